@@ -1,0 +1,43 @@
+/*
+ * Every name in a checkpoint directory, grouped by who writes it. Nobody else spells them.
+ */
+
+/** Committed last (temporary file, fsync, rename, fsync of the directory): its presence is the commit. */
+export const METADATA_FILE = 'metadata.json';
+
+/** Ours, beside the metadata. */
+export const OWN_FILES = {
+  /** files → segments → chunks with their digests; made on the node, before any byte leaves it */
+  manifest: 'manifest.json',
+  /** OCI specification of the source as captured */
+  spec: 'config.json',
+  /** present while a wanted upload is not published; not part of the checkpoint */
+  uploadPending: 'upload.pending',
+} as const;
+
+/** CRIU's images, VRAM inside. */
+export const CRIU_DIR = 'criu';
+/** Device map and state per GPU process. */
+export const CUDA_DIR = 'cuda';
+
+export const FS_DIR = 'fs';
+export const FS_FILES = {
+  /** added and changed paths of the rw layer, a pax tar without overlayfs' own whiteouts and attributes */
+  rootfsDiff: 'fs/rootfs-diff.tar',
+  /** JSON list of deleted paths, relative to the root, to be removed before the tar is unpacked */
+  deletedFiles: 'fs/deleted.files',
+  /** content of a /dev/shm that comes from outside the container */
+  devShm: 'fs/dev-shm.tar',
+} as const;
+
+export const LOGS_DIR = 'logs';
+export const LOG_FILES = {
+  dump: 'logs/dump.log',
+  runc: 'logs/runc.log',
+  events: 'logs/events.jsonl',
+} as const;
+
+/** Directory of a checkpoint below the node's `checkpoints` directory. */
+export function checkpointDirName(checkpointId: string): string {
+  return `checkpoint-${checkpointId}`;
+}

@@ -1,0 +1,82 @@
+/*
+ * metadata.json: what a checkpoint is, readable without any of our code. Schema version 1. Additive changes keep the
+ * version; a reader ignores fields that it does not know.
+ */
+import * as z from 'zod';
+import { containerId, namespace } from '../contract/common.ts';
+
+export const METADATA_VERSION = 1;
+
+const phaseTimes = z.object({
+  freezeMs: z.number(),
+  totalMs: z.number(),
+  unaccountedMs: z.number(),
+  parts: z.record(z.string(), z.number()),
+});
+
+export const metadata = z.object({
+  version: z.literal(METADATA_VERSION),
+  checkpointId: z.string(),
+  /** ISO time of the commit */
+  createdAt: z.string(),
+  labels: z.record(z.string(), z.string()),
+  container: z.object({
+    id: containerId,
+    namespace,
+    /** containerd runtime of the source, for example `io.containerd.runc.v2` */
+    runtime: z.string(),
+    /** image reference and digest; absent for a container made from a root file system */
+    image: z.object({ ref: z.string(), digest: z.string() }).optional(),
+    labels: z.record(z.string(), z.string()),
+    pod: z.object({ namespace: z.string(), name: z.string(), uid: z.string().optional(), container: z.string() }).optional(),
+  }),
+  node: z.object({
+    name: z.string(),
+    hostname: z.string(),
+    kernel: z.string(),
+    arch: z.string(),
+    cpuModel: z.string(),
+    cpuFlags: z.array(z.string()),
+    cgroupVersion: z.union([z.literal(1), z.literal(2)]),
+    criuVersion: z.string(),
+    runcVersion: z.string(),
+    containerdVersion: z.string(),
+    gpuDriver: z.string().optional(),
+  }),
+  capture: z.object({
+    engine: z.enum(['runc', 'containerd']),
+    /** capture method behind the engine: `criu` is the plain one */
+    method: z.string(),
+    tcp: z.enum(['keep', 'close']),
+    after: z.enum(['resume', 'hold', 'stop']),
+    criuOptions: z.array(z.object({ option: z.string(), reason: z.string() })),
+    phases: phaseTimes,
+    /** the connections stay locked by this nftables table of the source's network namespace until the restore */
+    networkHold: z.object({ table: z.string(), networkNamespace: z.string() }).optional(),
+  }),
+  /** host pid, pid in the container, parent (host), command; root first */
+  processes: z.array(
+    z.object({ hostPid: z.number(), nsPid: z.number(), parentHostPid: z.number(), command: z.string(), threads: z.number() }),
+  ),
+  gpuProcesses: z.array(z.object({ hostPid: z.number(), nsPid: z.number() })),
+  stdio: z.object({ terminal: z.boolean(), stdin: z.string(), stdout: z.string(), stderr: z.string() }),
+  /** as in the OCI specification, plus what /proc says */
+  mounts: z.array(
+    z.object({ destination: z.string(), type: z.string(), source: z.string(), options: z.array(z.string()), captured: z.boolean() }),
+  ),
+  rootfs: z.object({
+    /** `overlay`: diff of the upper directory; `diff-service`: containerd's; `none`: a host directory, not captured */
+    method: z.enum(['overlay', 'diff-service', 'none']),
+    snapshotter: z.string().optional(),
+    /** chain id of the image's top layer: parent of the new rw layer at restore */
+    parent: z.string().optional(),
+    deletedFiles: z.number(),
+  }),
+  networkNamespace: z.string().optional(),
+  sizes: z.object({ totalBytes: z.number(), imageBytes: z.number(), rootfsBytes: z.number() }),
+  /** Merkle root of manifest.json: fixes every byte of every file */
+  merkleRoot: z.string(),
+  parent: z.string().optional(),
+  warnings: z.array(z.string()),
+});
+export type Metadata = z.output<typeof metadata>;

@@ -1,0 +1,183 @@
+/*
+ * The contract of the workflow `checkpoint` and of its steps. One JSON object in, one out.
+ */
+import * as z from 'zod';
+import { checkpointId, containerTarget, durationMs, nodeName, timeoutsWithDefaults } from './common.ts';
+
+export const checkpointInput = z
+  .strictObject({
+    /** node that runs the container; its worker serves the queue `kybernate-node-<node>` */
+    node: nodeName,
+    container: containerTarget,
+    /** chosen by the caller to make the call idempotent; made from the start time otherwise */
+    checkpointId: checkpointId.optional(),
+    /**
+     * What happens to the source: `resume` lets it run on as soon as it is captured; `hold` leaves it frozen after the
+     * local commit until the signal `release` or the end of `holdBudgetMs`; `stop` ends it once `durability` is reached.
+     */
+    after: z.enum(['resume', 'hold', 'stop']).default('resume'),
+    /** How far the checkpoint must have come before the workflow completes. `verified` reads it back from the store. */
+    durability: z.enum(['local', 'remote', 'verified']).default('remote'),
+    /** `runc`: beside containerd, with our options. `containerd`: through Tasks.Checkpoint and the shim. */
+    engine: z.enum(['runc', 'containerd']).default('runc'),
+    /**
+     * `keep`: the state of established TCP connections is captured, the restore decides. With `after: stop` the
+     * connections stay locked until the restore, so that no byte is lost.
+     * `close`: a restore always finds them closed.
+     */
+    tcp: z.enum(['keep', 'close']).default('keep'),
+    /** Longest time that the workload may stand still. The runner undoes the capture when it is exceeded. */
+    freezeBudgetMs: durationMs.default(60_000),
+    /** Longest time that `hold` keeps the workload frozen before it runs on by itself. */
+    holdBudgetMs: durationMs.default(600_000),
+    /** free text pairs kept with the checkpoint, for `kybernate ls` */
+    labels: z.record(z.string().max(63), z.string().max(255)).default({}),
+    timeouts: timeoutsWithDefaults,
+  })
+  .refine((input) => input.after !== 'hold' || input.container !== undefined, 'hold needs a container');
+export type CheckpointInput = z.output<typeof checkpointInput>;
+/** What a caller writes: every field with a default may be left out. */
+export type CheckpointRequest = z.input<typeof checkpointInput>;
+
+/** Times inside the runner; they add up to `totalMs` but for `unaccountedMs`. */
+export interface PhaseTimes {
+  /** time that the workload stood still, from our first write to the freezer to the last */
+  readonly freezeMs: number;
+  readonly totalMs: number;
+  readonly unaccountedMs: number;
+  /** name of a part to its duration in ms, in order of time */
+  readonly parts: Readonly<Record<string, number>>;
+}
+
+export interface CheckpointResult {
+  readonly checkpointId: string;
+  readonly node: string;
+  /** containerd namespace and id of the source */
+  readonly container: { readonly namespace: string; readonly id: string };
+  /** what was reached */
+  readonly durability: 'local' | 'remote' | 'verified';
+  readonly source: 'running' | 'held' | 'stopped';
+  readonly freezeMs: number;
+  readonly phases: PhaseTimes;
+  readonly bytes: {
+    /** size of all files of the checkpoint */
+    readonly total: number;
+    /** after leaving out zero and known chunks, compressed: what was sent to the store; 0 with `local` */
+    readonly stored: number;
+  };
+  /** directory on the node */
+  readonly localPath: string;
+  /** manifest in the store, absent with `local` */
+  readonly remote?: string;
+  readonly gpuProcesses: number;
+  readonly warnings: readonly string[];
+}
+
+// ---- steps on the node ----
+
+/** What every step on a node carries: the operation is derived from the workflow's own ids. */
+export interface StepContext {
+  readonly checkpointId: string;
+  readonly container: { readonly namespace: string; readonly id: string };
+  /** fencing token of the container's lock; a token below the newest seen by the node is refused (`LockLost`) */
+  readonly token: number;
+}
+
+export interface ProbeInput {
+  /** resolve this container too (`ContainerNotFound`, `ContainerNotRunning`) */
+  readonly container?: z.output<typeof containerTarget>;
+}
+
+export interface NodeFacts {
+  readonly node: string;
+  readonly hostname: string;
+  readonly kernel: string;
+  readonly arch: string;
+  readonly cpuModel: string;
+  readonly cpuFlags: readonly string[];
+  readonly cgroupVersion: 1 | 2;
+  readonly criuVersion: string;
+  readonly runcVersion: string;
+  readonly containerdVersion: string;
+  readonly gpuDriver?: string;
+}
+
+export interface ProbeResult {
+  readonly facts: NodeFacts;
+  /** version of the step contracts that the worker speaks */
+  readonly protocolVersion: number;
+  readonly container?: { readonly namespace: string; readonly id: string; readonly initHostPid: number };
+  /** newest fencing token that the node has seen for the container */
+  readonly newestToken: number;
+}
+
+export interface PlanStepInput {
+  readonly context: StepContext;
+  readonly engine: 'runc' | 'containerd';
+  readonly tcp: 'keep' | 'close';
+  readonly after: 'resume' | 'hold' | 'stop';
+  readonly freezeBudgetMs: number;
+}
+
+/** Small: the whole plan stays on the node, in the operation's directory. */
+export interface PlanStepResult {
+  /** private memory of the tree plus the rw layer: what the checkpoint will take, roughly */
+  readonly estimatedBytes: number;
+  readonly processes: number;
+  readonly gpuProcesses: number;
+  /** CRIU options that will be used, with the reason of each */
+  readonly criuOptions: ReadonlyArray<{ readonly option: string; readonly reason: string }>;
+  readonly warnings: readonly string[];
+}
+
+export interface StartRunnerInput {
+  readonly context: StepContext;
+  readonly after: 'resume' | 'hold' | 'stop';
+  readonly freezeBudgetMs: number;
+  readonly holdBudgetMs: number;
+}
+
+export interface SaveGpuStateResult {
+  readonly gpuProcesses: number;
+  readonly vramBytes: number;
+  readonly durationMs: number;
+}
+
+export interface CaptureResult {
+  readonly phases: PhaseTimes;
+  readonly imageBytes: number;
+  readonly rootfsBytes: number;
+  readonly warnings: readonly string[];
+}
+
+/** Read back from the node after the workload was let go; every check must be true, or the error is `Poisoned`. */
+export interface ResumeResult {
+  readonly source: 'running' | 'held' | 'stopped' | 'gone';
+  readonly checks: Readonly<Record<string, boolean>>;
+}
+
+export interface CommitLocalInput {
+  readonly context: StepContext;
+  readonly labels: Readonly<Record<string, string>>;
+  /** leaves the mark `upload.pending`, which the publication removes */
+  readonly uploadPending: boolean;
+}
+
+export interface CommitLocalResult {
+  readonly localPath: string;
+  readonly totalBytes: number;
+  readonly files: number;
+  readonly merkleRoot: string;
+}
+
+export interface UploadResult {
+  /** bytes sent by this step in all its attempts; chunks found in the store are not sent */
+  readonly sentBytes: number;
+  readonly newChunks: number;
+  readonly reusedChunks: number;
+}
+
+export interface PublishResult {
+  /** where the manifest lies, as a URL of the store */
+  readonly remote: string;
+}

@@ -1,0 +1,55 @@
+/* Pieces that several contracts share. Every field is plain JSON; times are milliseconds, sizes bytes. */
+import * as z from 'zod';
+import { CHECKPOINT_ID_PATTERN, CONTAINER_ID_PATTERN, NAMESPACE_PATTERN, NODE_NAME_PATTERN } from '../ids.ts';
+
+export const nodeName = z.string().regex(NODE_NAME_PATTERN, 'a node name: lower case letters, digits, dots, dashes');
+export const checkpointId = z
+  .string()
+  .regex(CHECKPOINT_ID_PATTERN, 'a checkpoint id: lower case letters, digits, dots, dashes, at most 96 characters')
+  .refine((text) => !text.includes('..'), 'a checkpoint id must not contain ".."');
+export const containerId = z
+  .string()
+  .max(76)
+  .regex(CONTAINER_ID_PATTERN, 'a containerd id: letters and digits, joined by single dots, dashes or underscores');
+export const namespace = z.string().max(76).regex(NAMESPACE_PATTERN, 'a containerd namespace');
+export const durationMs = z.number().int().min(1).max(86_400_000 * 7);
+export const absolutePath = z
+  .string()
+  .max(4096)
+  .regex(/^\/[^\0]*$/, 'an absolute path')
+  .refine((text) => !text.split('/').includes('..'), 'a path must not contain ".."');
+
+/** Which container: by containerd id, or by its place in a Kubernetes pod. */
+export const containerTarget = z
+  .strictObject({
+    /** containerd container id */
+    id: containerId.optional(),
+    /** containerd namespace; `default`, or `k8s.io` when `pod` is given */
+    namespace: namespace.optional(),
+    /** found by the labels that the CRI plug-in sets on its containers */
+    pod: z
+      .strictObject({
+        namespace: z.string().min(1).max(253),
+        name: z.string().min(1).max(253),
+        container: z.string().min(1).max(253),
+      })
+      .optional(),
+  })
+  .refine((target) => (target.id === undefined) !== (target.pod === undefined), 'give either id or pod');
+export type ContainerTarget = z.output<typeof containerTarget>;
+
+/** Time limits of the steps; tests shrink them, users of slow machines raise them. */
+export const timeouts = z.strictObject({
+  /** how long a node may take to pick up a step before the node counts as unavailable */
+  nodePickupMs: durationMs.default(15_000),
+  /** how long to wait for the container's lock */
+  lockWaitMs: durationMs.default(600_000),
+  /** longest single step on the node (the freeze has its own budget) */
+  stepMs: durationMs.default(3_600_000),
+  /** silence after which a step's worker counts as dead */
+  heartbeatMs: durationMs.default(15_000),
+  /** how long an upload may wait for a store that does not answer */
+  uploadMs: durationMs.default(86_400_000),
+});
+export type Timeouts = z.output<typeof timeouts>;
+export const timeoutsWithDefaults = timeouts.prefault({});

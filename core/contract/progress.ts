@@ -1,0 +1,24 @@
+/* What a running operation tells: query `progress`, signal `reportProgress`. */
+import type { Phase } from '../phases.ts';
+
+export interface OperationProgress {
+  readonly phase: Phase;
+  readonly node: string;
+  readonly container: string;
+  readonly checkpointId?: string;
+  /** ISO time at which the phase began */
+  readonly phaseStartedAt: string;
+  readonly bytesDone?: number;
+  readonly bytesTotal?: number;
+  /** phases that are over, in order, with their wall time in ms */
+  readonly finished: ReadonlyArray<{ readonly phase: Phase; readonly durationMs: number }>;
+  readonly lastError?: string;
+  readonly outcome?: string;
+}
+
+/** Sent by a node at most every five seconds, and never from inside the freeze. */
+export interface ProgressReport {
+  readonly phase: string;
+  readonly bytesDone?: number;
+  readonly bytesTotal?: number;
+}

@@ -1,0 +1,173 @@
+/*
+ * The contract of the workflow `restore` and of its steps, and of the two calls that the runtime wrapper makes to the
+ * agent on its node.
+ */
+import * as z from 'zod';
+import { absolutePath, checkpointId, containerId, durationMs, namespace, nodeName, timeoutsWithDefaults } from './common.ts';
+
+export const restoreInput = z
+  .strictObject({
+    /** node on which the container is to run */
+    node: nodeName,
+    checkpointId: checkpointId.optional(),
+    /** a bare image directory on the node, without metadata; needs `unverified` and a configured restore root */
+    path: absolutePath.optional(),
+    unverified: z.boolean().default(false),
+    container: z
+      .strictObject({
+        /** id of the new container; `<source id>-<8 digits>` otherwise */
+        id: containerId.optional(),
+        /** containerd namespace; that of the source otherwise */
+        namespace: namespace.optional(),
+      })
+      .prefault({}),
+    /** `keep` needs the same addresses: the source's network namespace or its IP. `close` lets peers reconnect. */
+    tcp: z.enum(['keep', 'close']).default('close'),
+    /** network namespace to join; that of the captured spec otherwise (a new one, if the source had a private one) */
+    networkNamespace: absolutePath.optional(),
+    /** stdin is /dev/null; `log` appends stdout and stderr to a file of the node, `null` drops them */
+    stdio: z
+      .strictObject({ kind: z.enum(['null', 'log']).default('null'), path: absolutePath.optional() })
+      .prefault({}),
+    /** `store` ignores the copy on the node; `local` never asks the store */
+    source: z.enum(['auto', 'local', 'store']).default('auto'),
+    /** what to do when CRIU refuses: fail, or start the container afresh */
+    onFailure: z.enum(['fail', 'cold-start']).default('fail'),
+    /** longest time for the runtime to bring the processes back */
+    restoreBudgetMs: durationMs.default(300_000),
+    timeouts: timeoutsWithDefaults,
+  })
+  .refine((input) => (input.checkpointId === undefined) !== (input.path === undefined), {
+    message: 'give either checkpointId or path',
+    path: ['checkpointId'],
+  })
+  .refine((input) => input.path === undefined || input.unverified, {
+    message: 'a path restores only with unverified: true',
+    path: ['unverified'],
+  })
+  .refine((input) => input.stdio.kind !== 'log' || input.stdio.path !== undefined, {
+    message: 'stdio.kind log needs a path',
+    path: ['stdio', 'path'],
+  });
+export type RestoreInput = z.output<typeof restoreInput>;
+export type RestoreRequest = z.input<typeof restoreInput>;
+
+export interface RestoreResult {
+  readonly checkpointId?: string;
+  readonly node: string;
+  readonly container: { readonly namespace: string; readonly id: string };
+  readonly initHostPid: number;
+  /** `restored`, or `cold-started` under the policy of that name */
+  readonly how: 'restored' | 'cold-started';
+  /** from the first instruction of the runtime to running processes */
+  readonly restoreMs: number;
+  readonly fetchedBytes: number;
+  /** where the images came from */
+  readonly from: 'local' | 'store' | 'path';
+  readonly gpuProcesses: number;
+  readonly warnings: readonly string[];
+}
+
+// ---- steps ----
+
+export interface ResolveInput {
+  readonly node: string;
+  readonly checkpointId?: string;
+  readonly path?: string;
+  readonly unverified: boolean;
+  readonly source: 'auto' | 'local' | 'store';
+}
+
+/** What the workflow needs to know of a checkpoint before it touches a node's disk. */
+export interface ResolveResult {
+  readonly from: 'local' | 'store' | 'path';
+  readonly totalBytes: number;
+  readonly merkleRoot?: string;
+  readonly sourceContainer?: { readonly namespace: string; readonly id: string };
+}
+
+export interface RestoreContext {
+  readonly checkpointId?: string;
+  readonly path?: string;
+  /** the container to be made */
+  readonly container: { readonly namespace: string; readonly id: string };
+  readonly token: number;
+}
+
+export interface FetchImageResult {
+  readonly localPath: string;
+  readonly fetchedBytes: number;
+  readonly from: 'local' | 'store' | 'path';
+}
+
+export interface PlanRestoreInput {
+  readonly context: RestoreContext;
+  readonly tcp: 'keep' | 'close';
+  readonly networkNamespace?: string;
+}
+
+export interface PlanRestoreResult {
+  readonly warnings: readonly string[];
+}
+
+export interface CreateContainerInput {
+  readonly context: RestoreContext;
+  readonly localPath: string;
+  readonly tcp: 'keep' | 'close';
+  readonly networkNamespace?: string;
+  readonly onFailure: 'fail' | 'cold-start';
+  readonly stdio: { readonly kind: 'null' | 'log'; readonly path?: string };
+}
+
+export interface StartRestoredResult {
+  readonly initHostPid: number;
+  readonly restoreMs: number;
+  readonly how: 'restored' | 'cold-started';
+}
+
+// ---- the wrapper's calls to the agent: POST /v1/prepare-restore and /v1/complete-restore on the agent socket ----
+
+export const prepareRestoreRequest = z.strictObject({
+  /** operation that made this container, from the annotation `kybernate.io/operation`; absent when others made it */
+  operationId: z.string().regex(/^[0-9a-f]{32}$/).optional(),
+  /** what `kybernate.io/restore-from` or RESTORE_FROM says: a checkpoint id or an absolute path */
+  restoreFrom: z.string().min(1).max(4096),
+  /** where the wish came from; the environment takes ids only and may be switched off */
+  origin: z.enum(['annotation', 'environment']),
+  container: z.strictObject({ id: z.string().min(1).max(255), namespace: z.string().max(76).optional() }),
+  bundle: absolutePath,
+  pod: z.strictObject({ namespace: z.string(), name: z.string(), uid: z.string().optional() }).optional(),
+});
+export type PrepareRestoreRequest = z.output<typeof prepareRestoreRequest>;
+
+export interface PrepareRestoreResponse {
+  readonly operationId: string;
+  /** verified directory of the checkpoint, read-only, leased to this restore */
+  readonly checkpointDir: string;
+  /** directory of the CRIU images: `<checkpointDir>/criu`, or the path itself for a bare image */
+  readonly imageDir: string;
+  /** for CRIU's work files and logs of this restore; exists, empty */
+  readonly workDir: string;
+  readonly tcp: 'keep' | 'close';
+  readonly onFailure: 'fail' | 'cold-start';
+  /** false for a bare image directory: there is no metadata, spec or rw layer to apply */
+  readonly hasMetadata: boolean;
+}
+
+export const completeRestoreRequest = z.strictObject({
+  operationId: z.string().regex(/^[0-9a-f]{32}$/),
+  container: z.strictObject({ id: z.string().min(1).max(255), namespace: z.string().max(76).optional() }),
+  outcome: z.enum(['restored', 'cold-started', 'failed']),
+  initHostPid: z.number().int().min(0),
+  restoreMs: z.number().min(0),
+  /** name of a part to its duration in ms */
+  parts: z.record(z.string(), z.number()).default({}),
+  /** last error lines of CRIU and runc when the outcome is not `restored` */
+  errors: z.array(z.string().max(1000)).max(40).default([]),
+});
+export type CompleteRestoreRequest = z.output<typeof completeRestoreRequest>;
+
+export interface CompleteRestoreResponse {
+  /** false: the wrapper must end the container again (GPU restore failed) */
+  readonly proceed: boolean;
+}

@@ -1,0 +1,68 @@
+/*
+ * Identities. What people type never becomes a path unchecked: a string becomes one of these types only through its
+ * parser, and every parser refuses what could leave a directory.
+ */
+import { KybernateError } from './errors.ts';
+
+type Brand<Name extends string> = string & { readonly __brand: Name };
+
+export type CheckpointId = Brand<'CheckpointId'>;
+export type ContainerId = Brand<'ContainerId'>;
+export type NodeName = Brand<'NodeName'>;
+export type OperationId = Brand<'OperationId'>;
+
+/** Lower case, digits, `.`, `_`, `-`; starts with a letter or digit; at most 96 characters: safe as a file name. */
+export const CHECKPOINT_ID_PATTERN = /^[a-z0-9][a-z0-9._-]{0,95}$/;
+/** containerd's own rule for ids (identifiers.Validate), at most 76 characters. */
+export const CONTAINER_ID_PATTERN = /^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$/;
+/** A DNS subdomain: Kubernetes' rule for node names. */
+export const NODE_NAME_PATTERN = /^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/;
+export const NAMESPACE_PATTERN = CONTAINER_ID_PATTERN;
+export const OPERATION_ID_PATTERN = /^[0-9a-f]{32}$/;
+
+function parser<Id extends string>(what: string, pattern: RegExp): (text: string) => Id {
+  return (text) => {
+    if (!pattern.test(text) || text.includes('..')) {
+      throw new KybernateError('InvalidInput', `${what}: ${JSON.stringify(text)} does not match ${String(pattern)}`);
+    }
+    return text as Id;
+  };
+}
+
+export const parseCheckpointId: (text: string) => CheckpointId = parser('checkpointId', CHECKPOINT_ID_PATTERN);
+export const parseContainerId: (text: string) => ContainerId = parser('container.id', CONTAINER_ID_PATTERN);
+export const parseNodeName: (text: string) => NodeName = parser('node', NODE_NAME_PATTERN);
+export const parseOperationId: (text: string) => OperationId = parser('operationId', OPERATION_ID_PATTERN);
+
+/**
+ * @param startedAt ISO time of the workflow's start, so that ids sort by time
+ * @param random at least eight hexadecimal digits (uuid4 in a workflow)
+ */
+export function newCheckpointId(startedAt: string, random: string): CheckpointId {
+  const time = startedAt.replaceAll(/[^0-9]/g, '').slice(0, 14);
+  return parseCheckpointId(`ck-${time}-${random.replaceAll('-', '').slice(0, 8)}`);
+}
+
+/** One container on one node; the key of its lock, of its flock file and of its reservations. */
+export interface ContainerRef {
+  readonly node: string;
+  /** containerd namespace, `k8s.io` for Kubernetes */
+  readonly namespace: string;
+  readonly id: string;
+}
+
+export function containerKey(ref: ContainerRef): string {
+  return `${ref.node}/${ref.namespace}/${ref.id}`;
+}
+
+export function lockWorkflowId(ref: ContainerRef): string {
+  return `lock:${containerKey(ref)}`;
+}
+
+export function checkpointWorkflowId(target: string, generation: string): string {
+  return `checkpoint:${target}:${generation}`;
+}
+
+export function restoreWorkflowId(target: string, generation: string): string {
+  return `restore:${target}:${generation}`;
+}

@@ -1,0 +1,56 @@
+/*
+ * The words for where an operation is: in progress queries, search attributes, journals, metrics and the CLI alike.
+ */
+
+export const CHECKPOINT_PHASES = [
+  'probing',
+  'locking',
+  'planning',
+  'starting-runner',
+  'saving-gpu',
+  'capturing',
+  'resuming',
+  'committing',
+  'uploading',
+  'publishing',
+  'verifying',
+  'stopping',
+] as const;
+
+export const RESTORE_PHASES = [
+  'resolving',
+  'probing',
+  'locking',
+  'planning',
+  'fetching',
+  'creating',
+  'restoring',
+  'restoring-gpu',
+  'verifying',
+] as const;
+
+export const END_PHASES = ['rolling-back', 'done', 'failed', 'cancelled'] as const;
+
+export type CheckpointPhase = (typeof CHECKPOINT_PHASES)[number];
+export type RestorePhase = (typeof RESTORE_PHASES)[number];
+export type Phase = CheckpointPhase | RestorePhase | (typeof END_PHASES)[number];
+
+/**
+ * Steps inside the runner, in order. `frozen` is true while the workload does not run: a journal whose last step done
+ * is followed by a frozen one must be undone by whoever finds it without a live runner.
+ */
+export const RUNNER_STEPS = {
+  armed: { frozen: false },
+  'gpu-saved': { frozen: false },
+  freezing: { frozen: true },
+  frozen: { frozen: true },
+  dumped: { frozen: true },
+  captured: { frozen: true },
+  thawed: { frozen: false },
+  held: { frozen: true },
+  killed: { frozen: false },
+  resumed: { frozen: false },
+  undone: { frozen: false },
+} as const satisfies Record<string, { frozen: boolean }>;
+
+export type RunnerStep = keyof typeof RUNNER_STEPS;

@@ -1,0 +1,39 @@
+import { defineConfig } from 'vitest/config';
+
+/*
+ * unit: no root, no network, beside the sources. temporal: a real Temporal server, scripted activities.
+ * system: root, real containerd, runc, CRIU, Temporal, S3. One fork at a time where real servers are shared.
+ */
+const slow = { testTimeout: 120_000, hookTimeout: 180_000, teardownTimeout: 30_000, pool: 'forks' as const };
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: ['{core,native,engine,store,activities,workflows,workers,shim,cli,tools}/**/*.test.ts'],
+          pool: 'forks',
+        },
+      },
+      {
+        test: {
+          name: 'temporal',
+          include: ['test/temporal/**/*.test.ts'],
+          globalSetup: ['test/temporal/global-setup.ts'],
+          fileParallelism: false,
+          ...slow,
+        },
+      },
+      {
+        test: {
+          name: 'system',
+          include: ['test/system/**/*.test.ts'],
+          globalSetup: ['test/system/global-setup.ts'],
+          fileParallelism: false,
+          ...slow,
+        },
+      },
+    ],
+  },
+});
