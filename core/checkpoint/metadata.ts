@@ -28,7 +28,9 @@ export const metadata = z.object({
     /** image reference and digest; absent for a container made from a root file system */
     image: z.object({ ref: z.string(), digest: z.string() }).optional(),
     labels: z.record(z.string(), z.string()),
-    pod: z.object({ namespace: z.string(), name: z.string(), uid: z.string().optional(), container: z.string() }).optional(),
+    pod: z
+      .object({ namespace: z.string(), name: z.string(), uid: z.string().optional(), container: z.string() })
+      .optional(),
   }),
   node: z.object({
     name: z.string(),
@@ -56,13 +58,25 @@ export const metadata = z.object({
   }),
   /** host pid, pid in the container, parent (host), command; root first */
   processes: z.array(
-    z.object({ hostPid: z.number(), nsPid: z.number(), parentHostPid: z.number(), command: z.string(), threads: z.number() }),
+    z.object({
+      hostPid: z.number(),
+      nsPid: z.number(),
+      parentHostPid: z.number(),
+      command: z.string(),
+      threads: z.number(),
+    }),
   ),
   gpuProcesses: z.array(z.object({ hostPid: z.number(), nsPid: z.number() })),
   stdio: z.object({ terminal: z.boolean(), stdin: z.string(), stdout: z.string(), stderr: z.string() }),
   /** as in the OCI specification, plus what /proc says */
   mounts: z.array(
-    z.object({ destination: z.string(), type: z.string(), source: z.string(), options: z.array(z.string()), captured: z.boolean() }),
+    z.object({
+      destination: z.string(),
+      type: z.string(),
+      source: z.string(),
+      options: z.array(z.string()),
+      captured: z.boolean(),
+    }),
   ),
   rootfs: z.object({
     /** `overlay`: diff of the upper directory; `diff-service`: containerd's; `none`: a host directory, not captured */

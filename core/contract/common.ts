@@ -12,7 +12,11 @@ export const containerId = z
   .max(76)
   .regex(CONTAINER_ID_PATTERN, 'a containerd id: letters and digits, joined by single dots, dashes or underscores');
 export const namespace = z.string().max(76).regex(NAMESPACE_PATTERN, 'a containerd namespace');
-export const durationMs = z.number().int().min(1).max(86_400_000 * 7);
+export const durationMs = z
+  .number()
+  .int()
+  .min(1)
+  .max(86_400_000 * 7);
 export const absolutePath = z
   .string()
   .max(4096)

@@ -20,7 +20,11 @@ export interface LockRelease {
 }
 
 export interface LockState {
-  readonly holder?: LockRequest['holder'] & { readonly operation: string; readonly token: number; readonly since: string };
+  readonly holder?: LockRequest['holder'] & {
+    readonly operation: string;
+    readonly token: number;
+    readonly since: string;
+  };
   readonly waiting: ReadonlyArray<LockRequest>;
   readonly lastToken: number;
 }

@@ -3,7 +3,15 @@
  * agent on its node.
  */
 import * as z from 'zod';
-import { absolutePath, checkpointId, containerId, durationMs, namespace, nodeName, timeoutsWithDefaults } from './common.ts';
+import {
+  absolutePath,
+  checkpointId,
+  containerId,
+  durationMs,
+  namespace,
+  nodeName,
+  timeoutsWithDefaults,
+} from './common.ts';
 
 export const restoreInput = z
   .strictObject({
@@ -129,7 +137,10 @@ export interface StartRestoredResult {
 
 export const prepareRestoreRequest = z.strictObject({
   /** operation that made this container, from the annotation `kybernate.io/operation`; absent when others made it */
-  operationId: z.string().regex(/^[0-9a-f]{32}$/).optional(),
+  operationId: z
+    .string()
+    .regex(/^[0-9a-f]{32}$/)
+    .optional(),
   /** what `kybernate.io/restore-from` or RESTORE_FROM says: a checkpoint id or an absolute path */
   restoreFrom: z.string().min(1).max(4096),
   /** where the wish came from; the environment takes ids only and may be switched off */

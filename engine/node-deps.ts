@@ -1,0 +1,27 @@
+import type { Containerd } from '../native/containerd/containerd.ts';
+import type { Run } from '../native/run/run.ts';
+
+/** What one node is told once, at start (environment → workers/config.ts). All paths are absolute. */
+export interface NodeSettings {
+  readonly node: string;
+  /** `checkpoints/`, survives a reboot */
+  readonly stateDir: string;
+  /** tmpfs: `operations/`, `locks/`, `agent.sock` */
+  readonly runDir: string;
+  readonly containerdAddress: string;
+  readonly runcPath: string;
+  readonly criuPath: string;
+  /** root-owned directories below which `restore-from` may name a path */
+  readonly restoreRoots: readonly string[];
+  /** does a container's RESTORE_FROM variable count? Ids only, and off under Kubernetes. */
+  readonly restoreFromEnvironment: boolean;
+  /** containerd runtime for restored containers */
+  readonly restoreRuntime: string;
+}
+
+/** What the engine needs from the node; literal fakes in tests. */
+export interface NodeDeps {
+  readonly settings: NodeSettings;
+  readonly containerd: Containerd;
+  readonly run: Run;
+}
