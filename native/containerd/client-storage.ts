@@ -1,0 +1,62 @@
+import { KybernateError } from '../../core/errors.ts';
+import { LONG, orUndefined, QUICK, type Channel } from './channel.ts';
+import type { Containerd, Mount, SnapshotInfo } from './containerd.ts';
+
+const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
+/** Objects that nothing else refers to are collected unless they carry this label. */
+const GC_ROOT = 'containerd.io/gc.root';
+const SNAPSHOTS = 'snapshots.v1.Snapshots';
+
+type SnapshotCalls = 'statSnapshot' | 'prepareSnapshot' | 'viewSnapshot' | 'snapshotMounts' | 'removeSnapshot';
+
+/** Calls of the Snapshots service. */
+export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls> {
+  async function mounts(namespace: string, name: string, request: object): Promise<Mount[]> {
+    return (await call<{ mounts: Mount[] }>(namespace, SNAPSHOTS, name, request, LONG)).mounts;
+  }
+  return {
+    async statSnapshot(namespace, snapshotter, key) {
+      interface Answer {
+        info: SnapshotInfo | null;
+      }
+      const answer = await orUndefined(call<Answer>(namespace, SNAPSHOTS, 'Stat', { snapshotter, key }, QUICK));
+      const info = answer?.info ?? undefined;
+      return info === undefined ? undefined : { name: info.name, parent: info.parent, kind: info.kind.toLowerCase() };
+    },
+    prepareSnapshot: (namespace, snapshotter, key, parent, labels) =>
+      mounts(namespace, 'Prepare', { snapshotter, key, parent, labels }),
+    viewSnapshot: (namespace, snapshotter, key, parent) =>
+      mounts(namespace, 'View', { snapshotter, key, parent, labels: { [GC_ROOT]: new Date().toISOString() } }),
+    snapshotMounts: (namespace, snapshotter, key) => mounts(namespace, 'Mounts', { snapshotter, key }),
+    async removeSnapshot(namespace, snapshotter, key) {
+      await orUndefined(call(namespace, SNAPSHOTS, 'Remove', { snapshotter, key }, LONG));
+    },
+  };
+}
+
+/** Calls of the Diff and Content services. */
+export function contentCalls({ call, stream }: Channel): Pick<Containerd, 'diff' | 'readContent' | 'deleteContent'> {
+  return {
+    async diff(namespace, left, right, ref) {
+      interface Answer {
+        diff: { digest: string; size: number } | null;
+      }
+      const labels = { [GC_ROOT]: new Date().toISOString() };
+      const request = { left, right, mediaType: LAYER_MEDIA_TYPE, ref, labels };
+      const answer = await call<Answer>(namespace, 'diff.v1.Diff', 'Diff', request, LONG);
+      if (answer.diff === null) {
+        throw new KybernateError('Internal', `containerd: diff.v1.Diff/Diff in ${namespace} answered without a layer`);
+      }
+      return { digest: answer.diff.digest, size: answer.diff.size };
+    },
+    async *readContent(namespace, digest) {
+      const chunks = stream<{ data: Uint8Array }>(namespace, 'content.v1.Content', 'Read', { digest });
+      for await (const chunk of chunks) {
+        yield chunk.data;
+      }
+    },
+    async deleteContent(namespace, digest) {
+      await orUndefined(call(namespace, 'content.v1.Content', 'Delete', { digest }, QUICK));
+    },
+  };
+}

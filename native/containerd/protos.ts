@@ -1,0 +1,53 @@
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import {
+  loadSync,
+  type MessageTypeDefinition,
+  type MethodDefinition,
+  type PackageDefinition,
+} from '@grpc/proto-loader';
+import { KybernateError } from '../../core/errors.ts';
+
+const FILES = ['containers', 'tasks', 'snapshots', 'images', 'content', 'diff', 'leases', 'version', 'runc-options'];
+
+/** From the sources (`native/containerd/`) and from the compiled tree (`dist/native/containerd/`) alike. */
+function protoDirectory(): string {
+  for (let dir = import.meta.dirname; dir !== dirname(dir); dir = dirname(dir)) {
+    const candidate = join(dir, 'proto', 'containerd');
+    if (existsSync(candidate)) {
+      return candidate;
+    }
+  }
+  throw new KybernateError('Internal', `proto/containerd was not found above ${import.meta.dirname}`);
+}
+
+let loaded: PackageDefinition | undefined;
+
+function definitions(): PackageDefinition {
+  loaded ??= loadSync(
+    FILES.map((name) => `${name}.proto`),
+    { includeDirs: [protoDirectory()], longs: Number, enums: String, defaults: true, arrays: true, objects: true },
+  );
+  return loaded;
+}
+
+export type Method = MethodDefinition<object, object>;
+
+/** @param service for example `tasks.v1.Tasks` */
+export function methodOf(service: string, name: string): Method {
+  const definition = definitions()[`containerd.services.${service}`];
+  const method = definition === undefined ? undefined : (definition as Record<string, Method>)[name];
+  if (method === undefined) {
+    throw new KybernateError('Internal', `proto/containerd has no ${service}/${name}`);
+  }
+  return method;
+}
+
+/** @param name for example `containerd.runc.v1.Options` */
+export function messageOf(name: string): MessageTypeDefinition<object, object> {
+  const definition = definitions()[name];
+  if (definition === undefined || !('serialize' in definition) || typeof definition.serialize !== 'function') {
+    throw new KybernateError('Internal', `proto/containerd has no message ${name}`);
+  }
+  return definition as MessageTypeDefinition<object, object>;
+}
