@@ -50,6 +50,6 @@ test('checkpoint options are encoded field by field as the shim reads them', () 
   });
 
   expect(typeUrl).toBe('containerd.runc.v1.CheckpointOptions');
-  // exit=1, open_tcp=2, terminal=4, file_locks=5 as varints; image_path=8, work_path=9 as strings
-  expect([...value]).toEqual([8, 1, 16, 1, 32, 1, 40, 1, 66, 2, 47, 105, 74, 2, 47, 119]);
+  // exit=1, open_tcp=2, external_unix_sockets=3, terminal=4, file_locks=5 as varints; image_path=8, work_path=9 as strings
+  expect([...value]).toEqual([8, 1, 16, 1, 24, 0, 32, 1, 40, 1, 66, 2, 47, 105, 74, 2, 47, 119]);
 });
