@@ -11,6 +11,10 @@ export interface NodeSettings {
   readonly containerdAddress: string;
   readonly runcPath: string;
   readonly criuPath: string;
+  /** PATH of the programs that are started: CRIU's directory first, since runc looks it up there */
+  readonly programPath: string;
+  /** how a runner process is started; the operation's directory is added as the last argument */
+  readonly runnerCommand: readonly string[];
   /** root-owned directories below which `restore-from` may name a path */
   readonly restoreRoots: readonly string[];
   /** does a container's RESTORE_FROM variable count? Ids only, and off under Kubernetes. */

@@ -1,0 +1,249 @@
+/*
+ * How activities reach an operation's runner, and what they do when there is none. Every function here may be called
+ * any number of times, by any worker process, before and after the runner's death.
+ */
+import { spawn } from 'node:child_process';
+import { closeSync, existsSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { request } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
+import { isErrorType, KybernateError } from '../core/errors.ts';
+import type { Op } from '../core/op.ts';
+import { readProcess } from '../native/proc/tree.ts';
+import { removeUncommitted } from './commit.ts';
+import { mayBeFrozen, readJournal } from './journal.ts';
+import type { NodeDeps } from './node-deps.ts';
+import { killOperation, removeOperationCgroup } from './operation-cgroup.ts';
+import {
+  checkToken,
+  operationPaths,
+  readJson,
+  readPlan,
+  removeOperation,
+  type OperationPaths,
+  type OperationPlan,
+} from './operation.ts';
+import type { RunnerAnswer, RunnerCall } from './runner-server.ts';
+import { takeContainerLock } from './runner.ts';
+import { undoCapture } from './undo.ts';
+import { verifyRunning } from './verify-running.ts';
+
+/** Names an operation in every step. */
+export interface OperationRef {
+  readonly operationId: string;
+  readonly checkpointId: string;
+  readonly container: { readonly namespace: string; readonly id: string };
+  readonly token: number;
+}
+
+const RUNNER_START_MS = 15_000;
+
+/**
+ * Starts the operation's runner and returns when it holds the container's flock; joins a live one.
+ * @throws LockLost when another operation holds the container
+ */
+export async function startRunner(deps: NodeDeps, op: Op, ref: OperationRef): Promise<{ runnerPid: number }> {
+  const paths = operationPaths(deps.settings, ref.operationId);
+  planOf(deps, ref);
+  checkToken(deps.settings, ref.container, ref.token);
+  const live = runnerPid(paths);
+  if (live !== undefined) {
+    return { runnerPid: live };
+  }
+  if (existsSync(paths.journal)) {
+    throw new KybernateError('DumpFailed', `the runner of operation ${ref.operationId} died; its capture is undone`);
+  }
+  rmSync(paths.runner, { force: true });
+  const [program, ...args] = deps.settings.runnerCommand;
+  const log = openSync(paths.log, 'a', 0o600);
+  const child = spawn(String(program), [...args, paths.dir], { detached: true, stdio: ['ignore', log, log], cwd: '/' });
+  closeSync(log);
+  child.on('error', (error) => op.log.error({ error: error.message }, 'the runner could not be started'));
+  child.unref();
+  return waitForRunner(paths, op);
+}
+
+async function waitForRunner(paths: OperationPaths, op: Op): Promise<{ runnerPid: number }> {
+  const deadline = performance.now() + RUNNER_START_MS;
+  while (performance.now() < deadline) {
+    op.signal.throwIfAborted();
+    const state = readJson(paths.runner) as { error?: { type: string; message: string } } | undefined;
+    if (state?.error !== undefined) {
+      throw new KybernateError(isErrorType(state.error.type) ? state.error.type : 'Internal', state.error.message);
+    }
+    const pid = runnerPid(paths);
+    if (pid !== undefined) {
+      return { runnerPid: pid };
+    }
+    await sleep(10);
+  }
+  const tail = existsSync(paths.log) ? readFileSync(paths.log, 'utf8').slice(-2000) : '';
+  throw new KybernateError('Internal', `the runner did not start in ${RUNNER_START_MS} ms; nothing was touched. ${tail}`);
+}
+
+/** The GPU step: with no GPU process in the container there is nothing to do, and it says so. */
+export async function saveGpuState(deps: NodeDeps, op: Op, ref: OperationRef): Promise<SaveGpuStateResult> {
+  return (await ask(deps, op, ref, 'save-gpu-state')) as SaveGpuStateResult;
+}
+
+/** Captures through the runner; cancellation makes the runner undo, and is reported when it has. */
+export async function captureContainer(deps: NodeDeps, op: Op, ref: OperationRef): Promise<CaptureResult> {
+  return (await ask(deps, op, ref, 'capture')) as CaptureResult;
+}
+
+/**
+ * Makes the source run again and verifies it, with or without a runner. The compensation of everything before it.
+ * @throws Poisoned
+ */
+export async function resumeContainer(deps: NodeDeps, op: Op, ref: OperationRef): Promise<ResumeResult> {
+  const plan = readPlan(deps.settings, ref.operationId);
+  if (plan === undefined) {
+    // Nothing was planned, hence nothing touched; or all is over and cleaned.
+    return { source: 'running', checks: { untouched: true } };
+  }
+  const paths = operationPaths(deps.settings, ref.operationId);
+  if (runnerPid(paths) !== undefined) {
+    try {
+      return (await ask(deps, op, ref, 'resume')) as ResumeResult;
+    } catch (error) {
+      if (!(error instanceof RunnerGone)) {
+        throw error;
+      }
+    }
+  }
+  return undoWithoutRunner(deps, op, plan);
+}
+
+/** Ends the held source for good. Needs the live runner: who else knows that nobody resumed it meanwhile? */
+export async function stopContainer(deps: NodeDeps, op: Op, ref: OperationRef): Promise<ResumeResult> {
+  return (await ask(deps, op, ref, 'stop')) as ResumeResult;
+}
+
+/** The frozen section is over: the runner exits and the container's flock is free. Absent runner is success. */
+export async function endOperation(deps: NodeDeps, op: Op, ref: OperationRef): Promise<void> {
+  const paths = operationPaths(deps.settings, ref.operationId);
+  if (runnerPid(paths) !== undefined) {
+    await ask(deps, op, ref, 'end').catch((error: unknown) => {
+      if (!(error instanceof RunnerGone)) {
+        throw error;
+      }
+    });
+    await untilGone(paths);
+  }
+  await killOperation(ref.operationId, '');
+  removeOperationCgroup(ref.operationId);
+}
+
+async function untilGone(paths: OperationPaths): Promise<void> {
+  for (let attempt = 0; attempt < 400 && runnerPid(paths) !== undefined; attempt += 1) {
+    await sleep(5);
+  }
+}
+
+/** Removes the uncommitted capture and the operation's directory. A committed checkpoint stays. Idempotent. */
+export async function discardCapture(deps: NodeDeps, op: Op, ref: OperationRef): Promise<{ removed: boolean }> {
+  const plan = readPlan(deps.settings, ref.operationId);
+  await endOperation(deps, op, ref);
+  const removed = plan === undefined ? false : await removeUncommitted(plan.checkpointDir);
+  removeOperation(deps.settings, ref.operationId);
+  return { removed };
+}
+
+/** Undoes what a dead runner left. Takes the flock first: a second undo waits for nobody and is refused. */
+export async function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
+  const paths = operationPaths(deps.settings, plan.operationId);
+  if (!mayBeFrozen(readJournal(paths.journal))) {
+    return verifyRunning(plan, deps.run);
+  }
+  // What survives of the operation holds the flock by inheritance, and may still write to the workload.
+  await killOperation(plan.operationId, '');
+  const lock = takeContainerLock(plan);
+  try {
+    return await undoCapture(plan, deps.run, op.log);
+  } finally {
+    closeSync(lock);
+  }
+}
+
+export class RunnerGone extends KybernateError {
+  constructor(operationId: string, cause: unknown) {
+    super('DumpFailed', `the runner of operation ${operationId} is gone; what it left is undone`, { cause });
+  }
+}
+
+function planOf(deps: NodeDeps, ref: OperationRef): OperationPlan {
+  const plan = readPlan(deps.settings, ref.operationId);
+  if (plan === undefined) {
+    throw new KybernateError(
+      'DumpFailed',
+      `operation ${ref.operationId} is unknown on node ${deps.settings.node} (was the node rebooted?); nothing is frozen by it`,
+    );
+  }
+  return plan;
+}
+
+/** Pid of the live runner that has finished its start. */
+export function runnerPid(paths: OperationPaths): number | undefined {
+  const state = readJson(paths.runner) as { pid?: number; startTime?: number } | undefined;
+  if (state?.pid === undefined) {
+    return undefined;
+  }
+  const live = readProcess(state.pid);
+  return live !== undefined && live.startTime === state.startTime && live.state !== 'Z' ? state.pid : undefined;
+}
+
+async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall): Promise<unknown> {
+  planOf(deps, ref);
+  checkToken(deps.settings, ref.container, ref.token);
+  const paths = operationPaths(deps.settings, ref.operationId);
+  function cancel(): void {
+    // Its answer comes through the call that it ends.
+    callRunner(paths, 'cancel').catch(() => undefined);
+  }
+  if (call === 'capture') {
+    if (op.signal.aborted) {
+      cancel();
+    }
+    op.signal.addEventListener('abort', cancel, { once: true });
+  }
+  try {
+    const answer = await callRunner(paths, call).catch((error: unknown) => {
+      throw new RunnerGone(ref.operationId, error);
+    });
+    if (answer.error !== undefined) {
+      throw toError(answer.error, op);
+    }
+    return answer.result;
+  } finally {
+    op.signal.removeEventListener('abort', cancel);
+  }
+}
+
+function toError(error: NonNullable<RunnerAnswer['error']>, op: Op): unknown {
+  if (error.type === 'Cancelled') {
+    return op.signal.aborted ? op.signal.reason : new DOMException(error.message, 'AbortError');
+  }
+  return new KybernateError(isErrorType(error.type) ? error.type : 'Internal', error.message, {
+    details: (error.details ?? {}) as Record<string, unknown>,
+  });
+}
+
+function callRunner(paths: OperationPaths, call: RunnerCall): Promise<RunnerAnswer> {
+  return new Promise((resolve, reject) => {
+    const sent = request({ socketPath: paths.socket, path: `/${call}`, method: 'POST', agent: false }, (response) => {
+      let text = '';
+      response.setEncoding('utf8');
+      response.on('data', (part: string) => (text += part));
+      response.on('error', reject);
+      response.on('end', () => {
+        try {
+          resolve(JSON.parse(text) as RunnerAnswer);
+        } catch (error) {
+          reject(error as Error);
+        }
+      });
+    });
+    sent.on('error', reject);
+    sent.end();
+  });
+}

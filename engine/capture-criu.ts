@@ -1,0 +1,313 @@
+/*
+ * The plain capture: one CRIU dump, whole, by `runc checkpoint` beside containerd or by containerd's Tasks.Checkpoint.
+ *
+ * With the engine `runc` CRIU calls a small script (configuration option `action-script`, which reaches it through
+ * CRIU_CONFIG_FILE) at `pre-dump`, before it touches a task, and at `post-dump`, when its images are written and its
+ * link-remap files still exist. The script reports over a pair of fifos and waits for our word. So the freeze begins
+ * only when runc and CRIU have started, and the diff of the rw layer runs beside the dump.
+ * With the engine `containerd` the freeze begins before the call, and there is no post-dump moment.
+ */
+import { constants } from 'node:fs';
+import { mkdir, open, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { Socket } from 'node:net';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
+import { KybernateError } from '../core/errors.ts';
+import { dumpErrorLines } from '../native/criu/log.ts';
+import { holdConnections } from '../native/net/nft.ts';
+import type { RunResult } from '../native/run/run.ts';
+import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
+import { freeze, thaw } from './freezer.ts';
+import { joinOperationCgroup } from './operation-cgroup.ts';
+import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
+
+/** Name of the nftables table that keeps captured connections locked until a restore. */
+export function networkHoldTable(operationId: string): string {
+  return `kybernate-${operationId.slice(0, 16)}`;
+}
+
+/** A task in an uninterruptible sleep delays the freeze; the freeze budget bounds it too. */
+const FREEZE_TIMEOUT_MS = 10_000;
+
+export function createCriuCapture(context: CaptureContext): Capture {
+  return new CriuCapture(context);
+}
+
+class CriuCapture implements Capture {
+  readonly method = 'criu';
+  readonly #context: CaptureContext;
+  readonly #imageDir: string;
+  readonly #workDir: string;
+  readonly #warnings: string[] = [];
+  #rootfs: Promise<RootfsCapture> | undefined;
+  #networkHold: CaptureOutcome['networkHold'];
+
+  constructor(context: CaptureContext) {
+    this.#context = context;
+    this.#imageDir = join(context.plan.checkpointDir, CRIU_DIR);
+    this.#workDir = join(context.paths.dir, 'criu-work');
+  }
+
+  async plan(): Promise<void> {
+    const { plan } = this.#context;
+    for (const dir of [this.#imageDir, join(plan.checkpointDir, FS_DIR), join(plan.checkpointDir, LOGS_DIR)]) {
+      await mkdir(dir, { recursive: true, mode: 0o700 });
+    }
+    await mkdir(this.#workDir, { recursive: true, mode: 0o700 });
+    if (plan.engine === 'runc') {
+      await this.#planScript();
+    }
+  }
+
+  async freeze(): Promise<void> {
+    const { plan, timer } = this.#context;
+    try {
+      if (plan.engine === 'runc') {
+        await this.#dumpByRunc();
+      } else {
+        await this.#dumpByContainerd();
+      }
+      timer.part('rootfs');
+      await this.#rootfs;
+    } finally {
+      // Never leave the diff running behind a failed dump: its files are about to be removed.
+      await this.#rootfs?.catch(() => undefined);
+      await this.#saveLogs();
+    }
+  }
+
+  async release(): Promise<void> {
+    this.#context.timer.part('thaw');
+    await thaw(this.#context.plan.facts.freezer);
+    this.#context.timer.thawed();
+  }
+
+  async finish(): Promise<CaptureOutcome> {
+    const rootfs = await this.#rootfs;
+    return {
+      imageBytes: await directoryBytes(this.#imageDir),
+      rootfsBytes: rootfs?.bytes ?? 0,
+      deletedFiles: rootfs?.deletedFiles ?? 0,
+      rootfsMethod: rootfs?.method ?? 'none',
+      warnings: [...this.#warnings, ...(rootfs?.warnings ?? [])],
+      ...(this.#networkHold === undefined ? {} : { networkHold: this.#networkHold }),
+    };
+  }
+
+  get #fifos(): { events: string; answers: string; script: string; config: string } {
+    const { dir } = this.#context.paths;
+    return {
+      events: join(dir, 'criu.events'),
+      answers: join(dir, 'criu.answers'),
+      script: join(dir, 'criu-action.sh'),
+      config: join(dir, 'criu.conf'),
+    };
+  }
+
+  async #planScript(): Promise<void> {
+    const { plan, run } = this.#context;
+    const { events, answers, script, config } = this.#fifos;
+    await Promise.all([events, answers].map((file) => rm(file, { force: true })));
+    const made = await run('mkfifo', ['-m', '0600', events, answers]);
+    if (made.exitCode !== 0) {
+      throw new KybernateError('Internal', `mkfifo failed: ${made.stderr}; the workload is untouched`);
+    }
+    await writeFile(script, actionScript(events, answers), { mode: 0o700 });
+    // `sh` in front: /run is mounted noexec on many hosts.
+    const lines = [...plan.analysis.criuConfig, `action-script "sh ${script}"`];
+    await writeFile(config, `${lines.join('\n')}\n`, { mode: 0o600 });
+  }
+
+  async #dumpByRunc(): Promise<void> {
+    const { plan, timer, signal } = this.#context;
+    const { events, answers, config } = this.#fifos;
+    // Both ends open in one process: neither side ever blocks in open, and a dead CRIU is seen by runc's end.
+    const eventsFile = await open(events, constants.O_RDWR | constants.O_NONBLOCK);
+    const answersFile = await open(answers, constants.O_RDWR | constants.O_NONBLOCK);
+    const socket = new Socket({ fd: eventsFile.fd, readable: true, writable: false });
+    let failure: unknown;
+    const lines = createInterface({ input: socket });
+    lines.on('line', (event) => {
+      this.#onEvent(event).then(
+        () => answersFile.write('go\n'),
+        (error: unknown) => {
+          failure ??= error;
+          return answersFile.write('stop\n');
+        },
+      );
+    });
+    timer.part('runtime-start');
+    try {
+      const result = await this.#runCheckpoint(config);
+      if (failure !== undefined) {
+        throw failure;
+      }
+      signal.throwIfAborted();
+      if (result.exitCode !== 0) {
+        throw await this.#dumpFailed(result);
+      }
+      if (this.#rootfs === undefined) {
+        throw new KybernateError(
+          'DumpFailed',
+          `CRIU did not call the action script: is ${plan.settings.criuPath} older than 4.2, or CRIU_CONFIG_FILE dropped?`,
+        );
+      }
+    } finally {
+      lines.close();
+      socket.destroy();
+      await answersFile.close();
+    }
+  }
+
+  async #runCheckpoint(config: string): Promise<RunResult> {
+    const { plan, run, lockFd, signal } = this.#context;
+    const { facts, settings } = plan;
+    const argv = [
+      ...['--root', facts.runcRoot],
+      ...['--log', join(this.#workDir, 'runc.log'), '--log-format', 'json'],
+      ...['checkpoint', '--image-path', this.#imageDir, '--work-path', this.#workDir, '--leave-running'],
+      ...plan.analysis.runcFlags,
+      plan.container.id,
+    ];
+    return run(settings.runcPath, argv, {
+      signal,
+      env: { CRIU_CONFIG_FILE: config, PATH: settings.programPath },
+      extraFds: [lockFd],
+      onSpawn: (pid) => joinOperationCgroup(plan.operationId, 'work', pid),
+    });
+  }
+
+  /** @throws when the dump must not go on; CRIU is told to stop and undoes its part */
+  async #onEvent(event: string): Promise<void> {
+    const { timer, signal } = this.#context;
+    signal.throwIfAborted();
+    if (event === 'pre-dump') {
+      await this.#freezeWorkload();
+      timer.part('dump');
+      this.#startRootfs();
+    } else if (event === 'post-dump') {
+      timer.part('post-dump');
+      await this.#afterDump();
+      timer.part('runtime-exit');
+    }
+  }
+
+  async #freezeWorkload(): Promise<void> {
+    const { plan, timer, onFreezing, onFrozen } = this.#context;
+    onFreezing();
+    timer.part('freeze');
+    timer.frozen();
+    await freeze(plan.facts.freezer, FREEZE_TIMEOUT_MS);
+    onFrozen();
+  }
+
+  #startRootfs(): void {
+    const { plan, run, log, signal } = this.#context;
+    const op = { signal, log, progress: () => undefined };
+    this.#rootfs = captureRootfs({ run, containerd: this.#context.containerd }, plan.facts, plan.checkpointDir, op).then(
+      async (rootfs) => ({ ...rootfs, warnings: [...rootfs.warnings, ...(await captureDevShm({ run }, plan.facts, plan.checkpointDir, op))] }),
+    );
+    // Awaited in freeze(); this keeps an early failure from being reported as unhandled.
+    this.#rootfs.catch(() => undefined);
+  }
+
+  /** CRIU's images are written; its link-remap files still exist and its network lock still holds. */
+  async #afterDump(): Promise<void> {
+    const { plan, run } = this.#context;
+    if (plan.facts.upperDir !== undefined && plan.analysis.linkRemap) {
+      await this.#rootfs;
+      await captureLinkRemap({ run }, plan.facts.upperDir, plan.checkpointDir);
+    }
+    await this.#holdNetwork();
+  }
+
+  async #holdNetwork(): Promise<void> {
+    const { plan, run } = this.#context;
+    if (plan.after !== 'stop' || plan.tcp !== 'keep' || plan.analysis.establishedTcp.length === 0) {
+      return;
+    }
+    const table = networkHoldTable(plan.operationId);
+    await holdConnections(run, plan.facts.initHostPid, table, plan.analysis.establishedTcp);
+    this.#networkHold = { table, networkNamespace: plan.facts.networkNamespace.path ?? '' };
+  }
+
+  async #dumpByContainerd(): Promise<void> {
+    const { plan, timer, signal } = this.#context;
+    const containerd = this.#context.containerd();
+    await this.#freezeWorkload();
+    timer.part('dump');
+    this.#startRootfs();
+    const flags = plan.analysis.runcFlags;
+    try {
+      await containerd.checkpointTask(
+        plan.container.namespace,
+        plan.container.id,
+        {
+          imagePath: this.#imageDir,
+          workPath: this.#workDir,
+          exit: false,
+          openTcp: flags.includes('--tcp-established'),
+          externalUnixSockets: flags.includes('--ext-unix-sk'),
+          terminal: flags.includes('--shell-job'),
+          fileLocks: flags.includes('--file-locks'),
+        },
+        signal,
+      );
+    } catch (error) {
+      signal.throwIfAborted();
+      const lines = await dumpErrorLines(join(this.#workDir, 'dump.log'));
+      throw new KybernateError('DumpFailed', `containerd could not checkpoint the task: ${lines.join(' | ')}`, {
+        cause: error,
+        details: { criu: lines },
+      });
+    }
+  }
+
+  async #dumpFailed(result: RunResult): Promise<KybernateError> {
+    const { plan } = this.#context;
+    const lines = await dumpErrorLines(join(this.#workDir, 'dump.log'));
+    const why = result.startError ?? (result.signal === undefined ? `exit code ${result.exitCode}` : `signal ${result.signal}`);
+    const text = lines.length > 0 ? lines.join(' | ') : result.stderr.trim();
+    if (/No space left on device/i.test(`${text} ${result.stderr}`)) {
+      return new KybernateError('DiskFull', `the dump of ${plan.container.id} found no space below ${plan.checkpointDir}`);
+    }
+    return new KybernateError('DumpFailed', `runc checkpoint of ${plan.container.id} failed (${why}): ${text}`, {
+      details: { criu: lines, exitCode: result.exitCode, signal: result.signal },
+    });
+  }
+
+  /** CRIU's and runc's logs outlive the operation's directory; a failed dump's go to the checkpoint directory too. */
+  async #saveLogs(): Promise<void> {
+    const logs = join(this.#context.plan.checkpointDir, LOGS_DIR);
+    for (const name of ['dump.log', 'runc.log', 'stats-dump']) {
+      const from = join(this.#workDir, name);
+      try {
+        await rename(from, join(logs, name));
+      } catch {
+        // Across file systems, or never written.
+        await this.#context.run('cp', ['--', from, join(logs, name)]);
+      }
+    }
+  }
+}
+
+/**
+ * Runs in the host's namespaces as a child of CRIU, which waits for it. dash reads fast and forks nothing. When nobody
+ * answers, it waits: whoever undoes the operation kills it with CRIU.
+ */
+function actionScript(events: string, answers: string): string {
+  return [
+    'case "$CRTOOLS_SCRIPT_ACTION" in pre-dump | post-dump) ;; *) exit 0 ;; esac',
+    `echo "$CRTOOLS_SCRIPT_ACTION" >"${events}"`,
+    `read -r answer <"${answers}"`,
+    '[ "$answer" = go ]',
+    '',
+  ].join('\n');
+}
+
+async function directoryBytes(dir: string): Promise<number> {
+  const names = await readdir(dir);
+  const sizes = await Promise.all(names.map(async (name) => (await stat(join(dir, name))).size));
+  return sizes.reduce((sum, size) => sum + size, 0);
+}

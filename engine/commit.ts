@@ -1,0 +1,222 @@
+/*
+ * From a captured directory to a committed checkpoint. The runner leaves a draft of the metadata, everything but
+ * sizes and digests; the commit, outside the freeze, syncs every file, and writes metadata.json last. Until then the
+ * directory is not a checkpoint, and whoever finds it may remove it.
+ */
+import { constants } from 'node:fs';
+import { open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
+import { METADATA_VERSION, metadata as metadataSchema, type Metadata } from '../core/checkpoint/metadata.ts';
+import type { PhaseTimes } from '../core/contract/checkpoint.ts';
+import { KybernateError } from '../core/errors.ts';
+import type { Op } from '../core/op.ts';
+import type { CaptureOutcome } from './capture.ts';
+import { bootId, type OperationPlan } from './operation.ts';
+
+/** Beside the directory, so that everything inside it belongs to the checkpoint. */
+export function draftPath(checkpointDir: string): string {
+  return `${checkpointDir}.draft.json`;
+}
+
+/** What is known when the capture ends. */
+export type MetadataDraft = Omit<Metadata, 'createdAt' | 'labels' | 'sizes' | 'merkleRoot'> & {
+  readonly bootId: string;
+  readonly bytes: { readonly image: number; readonly rootfs: number };
+};
+
+export function draftMetadata(
+  plan: OperationPlan,
+  method: string,
+  outcome: CaptureOutcome,
+  phases: PhaseTimes,
+): MetadataDraft {
+  const { facts, analysis } = plan;
+  return {
+    version: METADATA_VERSION,
+    checkpointId: plan.checkpointId,
+    container: {
+      id: plan.container.id,
+      namespace: plan.container.namespace,
+      runtime: facts.record.runtime.name,
+      labels: { ...facts.record.labels },
+      ...(facts.image === undefined ? {} : { image: facts.image }),
+      ...(facts.pod === undefined ? {} : { pod: facts.pod }),
+    },
+    node: nodeMetadata(plan),
+    capture: {
+      engine: plan.engine,
+      method,
+      tcp: plan.tcp,
+      after: plan.after,
+      criuOptions: analysis.options.map(({ option, reason }) => ({ option, reason })),
+      phases: { ...phases, parts: { ...phases.parts } },
+      ...(outcome.networkHold === undefined ? {} : { networkHold: outcome.networkHold }),
+    },
+    processes: facts.processes.map(({ hostPid, nsPid, parentHostPid, command, threads }) => ({
+      hostPid,
+      nsPid,
+      parentHostPid,
+      command,
+      threads,
+    })),
+    gpuProcesses: [],
+    stdio: facts.stdio,
+    mounts: facts.mounts.map((mount) => ({ ...mount, options: [...mount.options] })),
+    rootfs: {
+      method: outcome.rootfsMethod,
+      deletedFiles: outcome.deletedFiles,
+      ...(facts.record.snapshotter === '' ? {} : { snapshotter: facts.record.snapshotter }),
+      ...(facts.snapshotParent === undefined ? {} : { parent: facts.snapshotParent }),
+    },
+    ...(facts.networkNamespace.path === undefined ? {} : { networkNamespace: facts.networkNamespace.path }),
+    warnings: [...analysis.warnings, ...outcome.warnings],
+    bootId: plan.bootId,
+    bytes: { image: outcome.imageBytes, rootfs: outcome.rootfsBytes },
+  };
+}
+
+function nodeMetadata({ nodeFacts }: OperationPlan): Metadata['node'] {
+  const { node, cpuFlags, gpuDriver, ...rest } = nodeFacts;
+  return { ...rest, name: node, cpuFlags: [...cpuFlags], ...(gpuDriver === undefined ? {} : { gpuDriver }) };
+}
+
+/** Writes the draft and the captured specification. Not synced: the commit does that. */
+export async function writeDraft(plan: OperationPlan, draft: MetadataDraft): Promise<void> {
+  await writeFile(join(plan.checkpointDir, OWN_FILES.spec), plan.facts.record.spec, { mode: 0o600 });
+  await writeFile(draftPath(plan.checkpointDir), JSON.stringify(draft), { mode: 0o600 });
+}
+
+/** @returns undefined when the directory is committed already, or was never captured */
+export async function readDraft(checkpointDir: string): Promise<MetadataDraft | undefined> {
+  try {
+    return JSON.parse(await readFile(draftPath(checkpointDir), 'utf8')) as MetadataDraft;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** The committed metadata, or undefined. */
+export async function readMetadata(checkpointDir: string): Promise<Metadata | undefined> {
+  let text: string;
+  try {
+    text = await readFile(join(checkpointDir, METADATA_FILE), 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      return undefined;
+    }
+    throw error;
+  }
+  const parsed = metadataSchema.safeParse(JSON.parse(text));
+  if (!parsed.success) {
+    throw new KybernateError('CheckpointCorrupt', `${join(checkpointDir, METADATA_FILE)} is not readable metadata`, {
+      cause: parsed.error,
+    });
+  }
+  return parsed.data;
+}
+
+/**
+ * Is what lies in the directory what the runner wrote? After a reboot unsynced files may be short or empty.
+ * @throws CheckpointCorrupt
+ */
+export function checkDraft(checkpointDir: string, draft: MetadataDraft | undefined): asserts draft is MetadataDraft {
+  if (draft === undefined) {
+    throw new KybernateError('CheckpointCorrupt', `${checkpointDir} holds no finished capture`);
+  }
+  if (draft.bootId !== bootId()) {
+    throw new KybernateError(
+      'CheckpointCorrupt',
+      `the node was rebooted between the capture and the commit of ${draft.checkpointId}: its files may be incomplete`,
+    );
+  }
+}
+
+export interface CommitFacts {
+  readonly labels: Readonly<Record<string, string>>;
+  readonly merkleRoot: string;
+  readonly totalBytes: number;
+  readonly uploadPending: boolean;
+}
+
+/**
+ * Syncs all files and makes the directory a checkpoint.
+ * @throws DiskFull
+ * Crash before the last rename: not a checkpoint; the call may be made again.
+ */
+export async function commitCheckpoint(
+  checkpointDir: string,
+  draft: MetadataDraft,
+  facts: CommitFacts,
+  op: Op,
+): Promise<Metadata> {
+  const { bootId: _boot, bytes, ...rest } = draft;
+  const metadata: Metadata = {
+    ...rest,
+    createdAt: new Date().toISOString(),
+    labels: { ...facts.labels },
+    sizes: { totalBytes: facts.totalBytes, imageBytes: bytes.image, rootfsBytes: bytes.rootfs },
+    merkleRoot: facts.merkleRoot,
+  };
+  try {
+    if (facts.uploadPending) {
+      await writeFile(join(checkpointDir, OWN_FILES.uploadPending), '', { mode: 0o600 });
+    }
+    await syncTree(checkpointDir, op);
+    await writeLast(checkpointDir, METADATA_FILE, `${JSON.stringify(metadata, null, 1)}\n`);
+    await rm(draftPath(checkpointDir), { force: true });
+    await syncPath(dirname(checkpointDir));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
+      throw new KybernateError('DiskFull', `no space to commit ${checkpointDir}; it is not a checkpoint`, { cause: error });
+    }
+    throw error;
+  }
+  return metadata;
+}
+
+/** Temporary file, fsync, rename, fsync of the directory. */
+async function writeLast(dir: string, name: string, text: string): Promise<void> {
+  const temporary = join(dir, `.${name}.tmp`);
+  const file = await open(temporary, 'w', 0o600);
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(temporary, join(dir, name));
+  await syncPath(dir);
+}
+
+async function syncTree(dir: string, op: Op): Promise<void> {
+  for (const entry of await readdir(dir, { withFileTypes: true })) {
+    op.signal.throwIfAborted();
+    const path = join(dir, entry.name);
+    await (entry.isDirectory() ? syncTree(path, op) : syncPath(path));
+  }
+  await syncPath(dir);
+}
+
+async function syncPath(path: string): Promise<void> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Removes what a capture left, unless it is committed. Idempotent. */
+export async function removeUncommitted(checkpointDir: string): Promise<boolean> {
+  const committed = await stat(join(checkpointDir, METADATA_FILE)).catch(() => undefined);
+  if (committed !== undefined) {
+    return false;
+  }
+  await rm(checkpointDir, { recursive: true, force: true });
+  await rm(draftPath(checkpointDir), { force: true });
+  return true;
+}

@@ -1,0 +1,91 @@
+/*
+ * The cgroups of an operation: `kybernate/<operationId>` below the root of the hierarchies that matter when a worker's
+ * own cgroup is killed or restarted. The runner moves itself there at its start; `work` below it holds runc and CRIU,
+ * so that an undo can end them without ending the runner.
+ */
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseOperationId } from '../core/ids.ts';
+
+const ROOT = '/sys/fs/cgroup';
+/** v1 hierarchies by which service managers and runtimes end a whole group. */
+const V1_HIERARCHIES = ['unified', 'systemd', 'pids', 'memory', 'devices', 'freezer'];
+
+function hierarchies(): string[] {
+  if (existsSync(join(ROOT, 'cgroup.controllers'))) {
+    return [ROOT];
+  }
+  return V1_HIERARCHIES.map((name) => join(ROOT, name)).filter((dir) => existsSync(join(dir, 'cgroup.procs')));
+}
+
+function groupDirs(operationId: string, part: '' | 'work'): string[] {
+  return hierarchies().map((root) => join(root, 'kybernate', parseOperationId(operationId), part));
+}
+
+/** Moves a process (and what it will fork) into the operation's cgroup. Hierarchies that refuse are left out. */
+export function joinOperationCgroup(operationId: string, part: '' | 'work', pid: number): void {
+  for (const dir of groupDirs(operationId, part)) {
+    try {
+      mkdirSync(dir, { recursive: true });
+      writeFileSync(join(dir, 'cgroup.procs'), String(pid));
+    } catch (error) {
+      // EROFS, EACCES: a hierarchy that is not ours to use. ESRCH: the process has ended already.
+      if (!['EROFS', 'EACCES', 'ESRCH', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')) {
+        throw error;
+      }
+    }
+  }
+}
+
+/** Host pids of every process in the operation's cgroup (`work` alone, or runner and work). */
+export function operationPids(operationId: string, part: '' | 'work'): number[] {
+  const pids = new Set<number>();
+  for (const dir of [...groupDirs(operationId, part), ...(part === '' ? groupDirs(operationId, 'work') : [])]) {
+    let text = '';
+    try {
+      text = readFileSync(join(dir, 'cgroup.procs'), 'utf8');
+    } catch {
+      // The group was never made in this hierarchy, or is gone: no process in it.
+    }
+    for (const line of text.split('\n')) {
+      if (line !== '') {
+        pids.add(Number(line));
+      }
+    }
+  }
+  pids.delete(process.pid);
+  return [...pids];
+}
+
+/** Kills every process of the group and waits until none is left. Returns the pids that were killed. */
+export async function killOperation(operationId: string, part: '' | 'work'): Promise<number[]> {
+  const killed = new Set<number>();
+  for (let attempt = 0; attempt < 500; attempt += 1) {
+    const pids = operationPids(operationId, part);
+    if (pids.length === 0) {
+      break;
+    }
+    for (const pid of pids) {
+      killed.add(pid);
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // ESRCH: it ended by itself in the meantime.
+      }
+    }
+    await sleep(4);
+  }
+  return [...killed];
+}
+
+/** Removes the empty groups; a group that still has processes stays (`kybernate doctor` shows it). */
+export function removeOperationCgroup(operationId: string): void {
+  for (const dir of [...groupDirs(operationId, 'work'), ...groupDirs(operationId, '')]) {
+    try {
+      rmdirSync(dir);
+    } catch {
+      // ENOENT: never made. EBUSY: a process is left in it.
+    }
+  }
+}

@@ -1,0 +1,124 @@
+/*
+ * The step before anything is touched: looks at the container, decides CRIU's options, refuses with every reason, and
+ * reserves what the capture will need. The plan stays on the node, in the operation's directory.
+ */
+import { mkdir, readdir, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import { checkpointDirName } from '../core/checkpoint/file-names.ts';
+import type { PlanStepInput, PlanStepResult } from '../core/contract/checkpoint.ts';
+import { KybernateError } from '../core/errors.ts';
+import { parseCheckpointId } from '../core/ids.ts';
+import type { Op } from '../core/op.ts';
+import { analyzeContainer } from './analysis.ts';
+import { probeNodeFacts } from './facts.ts';
+import { inspectContainer } from './inspect.ts';
+import { readMetadata } from './commit.ts';
+import type { NodeDeps } from './node-deps.ts';
+import { bootId, checkToken, listOperations, readPlan, writePlan, type OperationPlan } from './operation.ts';
+import { checkSource } from './preflight.ts';
+
+export interface PlanRequest extends PlanStepInput {
+  readonly operationId: string;
+  readonly workflow: { readonly workflowId: string; readonly runId: string };
+  readonly holdBudgetMs: number;
+}
+
+/** Plans are made one at a time, so that two of them never both see the same free disk. */
+let planning: Promise<unknown> = Promise.resolve();
+
+/** Directory of a checkpoint on this node, committed or not. */
+export function checkpointDir(deps: NodeDeps, checkpointId: string): string {
+  return join(deps.settings.stateDir, 'checkpoints', checkpointDirName(parseCheckpointId(checkpointId)));
+}
+
+/**
+ * Idempotent: a plan that this operation has made already is returned again.
+ * @throws ContainerNotFound, ContainerNotRunning, Incompatible, GpuUnsupported, DiskFull, LockLost, InvalidInput (the
+ * checkpoint id is taken)
+ */
+export function planCheckpoint(deps: NodeDeps, op: Op, request: PlanRequest): Promise<PlanStepResult> {
+  const result = planning.then(() => planOne(deps, op, request));
+  planning = result.catch(() => undefined);
+  return result;
+}
+
+async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<PlanStepResult> {
+  const { context } = request;
+  checkToken(deps.settings, context.container, context.token);
+  const made = readPlan(deps.settings, request.operationId);
+  if (made !== undefined) {
+    return resultOf(made);
+  }
+  const dir = checkpointDir(deps, context.checkpointId);
+  await refuseTakenId(dir, context.checkpointId);
+  const nodeFacts = await probeNodeFacts(deps);
+  const facts = await inspectContainer(deps, context.container);
+  const analysis = await analyzeContainer(deps, facts, { engine: request.engine, tcp: request.tcp, after: request.after });
+  op.signal.throwIfAborted();
+  const reservedBytes = analysis.estimatedBytes;
+  await checkSource(deps, { facts, analysis, nodeFacts });
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await checkDisk(deps, dir, request.operationId, reservedBytes);
+  const plan: OperationPlan = {
+    operationId: request.operationId,
+    checkpointId: context.checkpointId,
+    workflow: request.workflow,
+    container: context.container,
+    token: context.token,
+    engine: request.engine,
+    tcp: request.tcp,
+    after: request.after,
+    freezeBudgetMs: request.freezeBudgetMs,
+    holdBudgetMs: request.holdBudgetMs,
+    checkpointDir: dir,
+    reservedBytes,
+    nodeFacts,
+    facts,
+    analysis,
+    settings: deps.settings,
+    bootId: bootId(),
+  };
+  writePlan(plan);
+  return resultOf(plan);
+}
+
+function resultOf({ analysis, facts }: OperationPlan): PlanStepResult {
+  return {
+    estimatedBytes: analysis.estimatedBytes,
+    processes: facts.processes.length,
+    gpuProcesses: analysis.gpuProcesses.length,
+    criuOptions: analysis.options.map(({ option, reason }) => ({ option, reason })),
+    warnings: analysis.warnings,
+  };
+}
+
+/** A committed checkpoint is never overwritten; what an unfinished one left belongs to another live operation. */
+async function refuseTakenId(dir: string, checkpointId: string): Promise<void> {
+  const taken = (await readMetadata(dir)) !== undefined || (await readdir(dir).catch(() => [])).length > 0;
+  if (taken) {
+    throw new KybernateError(
+      'InvalidInput',
+      `checkpointId: ${checkpointId} exists on this node already; choose another id, or remove it first`,
+    );
+  }
+}
+
+/** Counts what other operations have reserved and not yet written: two checkpoints must not both pass. */
+async function checkDisk(deps: NodeDeps, dir: string, operationId: string, neededBytes: number): Promise<void> {
+  let reservedBytes = 0;
+  for (const other of await listOperations(deps.settings)) {
+    if (other !== operationId) {
+      reservedBytes += readPlan(deps.settings, other)?.reservedBytes ?? 0;
+    }
+  }
+  const disk = await statfs(dir);
+  const freeBytes = disk.bavail * disk.bsize;
+  if (freeBytes < neededBytes + reservedBytes) {
+    throw new KybernateError(
+      'DiskFull',
+      `${dir} has ${freeBytes} bytes free, the checkpoint may need ${neededBytes}` +
+        `${reservedBytes > 0 ? ` and others have reserved ${reservedBytes}` : ''}; the container was not touched`,
+      { details: { freeBytes, neededBytes, reservedBytes } },
+    );
+  }
+}

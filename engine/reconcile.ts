@@ -1,0 +1,56 @@
+/*
+ * Finds operations on this node that nobody finishes, at worker start and every 30 s. A workload that may stand still
+ * without a live runner is let go at once, whatever its workflow thinks. Everything else waits for Temporal's positive
+ * word that the workflow is closed: unreachable is not closed.
+ */
+import { messageOf } from '../core/errors.ts';
+import type { Op } from '../core/op.ts';
+import { discardCapture, runnerPid, undoWithoutRunner } from './attach.ts';
+import { mayBeFrozen, readJournal } from './journal.ts';
+import type { NodeDeps } from './node-deps.ts';
+import { listOperations, operationPaths, readPlan, removeOperation, type OperationPlan } from './operation.ts';
+
+export interface ReconcileResult {
+  /** operation ids whose frozen section was undone */
+  readonly undone: readonly string[];
+  /** operation ids whose left-overs were removed */
+  readonly cleaned: readonly string[];
+  readonly failed: ReadonlyArray<{ readonly operationId: string; readonly error: string }>;
+}
+
+/** @param isRunClosed true only on Temporal's own answer; undefined when it could not be asked */
+export async function reconcile(
+  deps: NodeDeps,
+  op: Op,
+  isRunClosed: (workflow: OperationPlan['workflow']) => Promise<boolean | undefined>,
+): Promise<ReconcileResult> {
+  const undone: string[] = [];
+  const cleaned: string[] = [];
+  const failed: { operationId: string; error: string }[] = [];
+  for (const operationId of await listOperations(deps.settings)) {
+    try {
+      const plan = readPlan(deps.settings, operationId);
+      if (plan === undefined) {
+        continue;
+      }
+      const paths = operationPaths(deps.settings, operationId);
+      if (runnerPid(paths) === undefined && mayBeFrozen(readJournal(paths.journal))) {
+        await undoWithoutRunner(deps, op, plan);
+        undone.push(operationId);
+      }
+      if ((await isRunClosed(plan.workflow)) === true) {
+        await discardCapture(deps, op, plan);
+        cleaned.push(operationId);
+      }
+    } catch (error) {
+      op.log.error({ operationId, error: messageOf(error) }, 'operation could not be reconciled');
+      failed.push({ operationId, error: messageOf(error) });
+    }
+  }
+  return { undone, cleaned, failed };
+}
+
+/** After the commit the operation's directory has served. */
+export function forgetOperation(deps: NodeDeps, operationId: string): void {
+  removeOperation(deps.settings, operationId);
+}

@@ -1,0 +1,248 @@
+/*
+ * The runner: one process for the frozen section of one operation, in a cgroup of its own and parent of runc, so that
+ * neither the worker's death nor its unit's or pod's restart touches a workload that stands still. It holds the
+ * container's flock, writes the journal, and finishes or undoes by itself; activities ask it over a unix socket and may
+ * come back as often as they like.
+ *
+ *   armed → gpu-saved → freezing → frozen → dumped → captured → thawed → resumed          (after: resume)
+ *                                                             → held → thawed → resumed   (after: hold)
+ *                                                             → held → killed             (after: stop)
+ * and from anywhere before `captured`: undone.
+ */
+import { closeSync, openSync } from 'node:fs';
+import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
+import { isKybernateError, KybernateError } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
+import type { RunnerStep } from '../core/phases.ts';
+import type { Containerd } from '../native/containerd/containerd.ts';
+import { tryLockExclusive } from '../native/libc/flock.ts';
+import type { Run } from '../native/run/run.ts';
+import type { Capture } from './capture.ts';
+import { createCriuCapture } from './capture-criu.ts';
+import { draftMetadata, writeDraft } from './commit.ts';
+import { thaw } from './freezer.ts';
+import { appendJournal } from './journal.ts';
+import { killFrozen } from './kill.ts';
+import { checkToken, lockFile, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
+import { PhaseTimer } from './phase-timer.ts';
+import { undoCapture } from './undo.ts';
+import { removeNetworkLocks, verifyRunning } from './verify-running.ts';
+
+export interface RunnerDeps {
+  readonly run: Run;
+  readonly containerd: () => Containerd;
+  readonly log: Logger;
+}
+
+/** @throws LockLost when another operation holds the container, or a newer token has been seen */
+export function takeContainerLock(plan: OperationPlan): number {
+  const fd = openSync(lockFile(plan.settings, plan.container), 'a', 0o600);
+  if (!tryLockExclusive(fd)) {
+    closeSync(fd);
+    throw new KybernateError(
+      'LockLost',
+      `another operation holds the lock of container ${plan.container.namespace}/${plan.container.id} on this node; ` +
+        `this one touched nothing`,
+    );
+  }
+  checkToken(plan.settings, plan.container, plan.token);
+  return fd;
+}
+
+export class Runner {
+  readonly plan: OperationPlan;
+  readonly #deps: RunnerDeps;
+  readonly #paths: OperationPaths;
+  readonly #abort = new AbortController();
+  readonly #lockFd: number;
+  #gpu: SaveGpuStateResult | undefined;
+  #capture: Promise<CaptureResult> | undefined;
+  #release: Promise<ResumeResult> | undefined;
+  #method: Capture | undefined;
+  #budget: NodeJS.Timeout | undefined;
+  #frozen = false;
+
+  constructor(plan: OperationPlan, deps: RunnerDeps) {
+    this.plan = plan;
+    this.#deps = deps;
+    this.#paths = operationPaths(plan.settings, plan.operationId);
+    this.#lockFd = takeContainerLock(plan);
+    this.#journal('armed', 'done', { freezeBudgetMs: plan.freezeBudgetMs });
+  }
+
+  /** CPU-only: the analysis refused every process that holds a GPU, so there is nothing to save. Idempotent. */
+  saveGpuState(): SaveGpuStateResult {
+    if (this.#gpu === undefined) {
+      this.#gpu = { gpuProcesses: this.plan.analysis.gpuProcesses.length, vramBytes: 0, durationMs: 0 };
+      this.#journal('gpu-saved', 'done', { ...this.#gpu });
+    }
+    return this.#gpu;
+  }
+
+  /** Captures; with `after: resume` the workload runs again when this returns. Joins a capture that is under way. */
+  capture(): Promise<CaptureResult> {
+    this.#capture ??= this.#captureOnce();
+    return this.#capture;
+  }
+
+  /**
+   * Lets the workload run, whatever state the operation is in, and verifies it. Idempotent; also the compensation.
+   * @throws Poisoned
+   */
+  async resume(): Promise<ResumeResult> {
+    this.cancel(new KybernateError('DumpFailed', 'the operation was asked to resume the workload before its capture ended'));
+    await this.#capture?.catch(() => undefined);
+    this.#release ??= this.#resumeOnce();
+    return this.#release;
+  }
+
+  /** Ends the frozen source. It never runs again; its connections stay locked when the capture asked for that. */
+  async stop(): Promise<ResumeResult> {
+    await this.#capture;
+    if (this.#release !== undefined) {
+      return this.#release;
+    }
+    checkToken(this.plan.settings, this.plan.container, this.plan.token);
+    this.#release = this.#stopOnce();
+    return this.#release;
+  }
+
+  /** Stops a capture that is under way; it undoes itself and fails with the reason. */
+  cancel(reason: Error): void {
+    if (this.#capture !== undefined && !this.#captured) {
+      this.#abort.abort(reason);
+    }
+  }
+
+  get frozen(): boolean {
+    return this.#frozen;
+  }
+
+  #captured = false;
+
+  async #captureOnce(): Promise<CaptureResult> {
+    const timer = new PhaseTimer();
+    timer.part('prepare');
+    this.saveGpuState();
+    checkToken(this.plan.settings, this.plan.container, this.plan.token);
+    const method = this.#createMethod(timer);
+    this.#method = method;
+    try {
+      await method.plan();
+      this.#abort.signal.throwIfAborted();
+      await method.freeze();
+      this.#abort.signal.throwIfAborted();
+      this.#journal('dumped', 'done');
+    } catch (error) {
+      throw await this.#undo(error);
+    }
+    this.#captured = true;
+    clearTimeout(this.#budget);
+    this.#journal('captured', 'done');
+    if (this.plan.after === 'resume') {
+      await this.#thaw(method);
+    } else {
+      this.#hold();
+    }
+    timer.part('finish');
+    const outcome = await method.finish();
+    const phases = timer.times();
+    await writeDraft(this.plan, draftMetadata(this.plan, method.method, outcome, phases));
+    return { phases, imageBytes: outcome.imageBytes, rootfsBytes: outcome.rootfsBytes, warnings: outcome.warnings };
+  }
+
+  #createMethod(timer: PhaseTimer): Capture {
+    return createCriuCapture({
+      plan: this.plan,
+      paths: this.#paths,
+      run: this.#deps.run,
+      containerd: this.#deps.containerd,
+      lockFd: this.#lockFd,
+      timer,
+      log: this.#deps.log,
+      signal: this.#abort.signal,
+      onFreezing: () => {
+        this.#journal('freezing', 'begin');
+        this.#frozen = true;
+        this.#budget = setTimeout(() => this.#abort.abort(this.#overBudget()), this.plan.freezeBudgetMs);
+      },
+      onFrozen: () => this.#journal('frozen', 'done'),
+    });
+  }
+
+  #overBudget(): KybernateError {
+    const { id, namespace } = this.plan.container;
+    return new KybernateError(
+      'FreezeBudgetExceeded',
+      `container ${namespace}/${id} stood still for its freeze budget of ${this.plan.freezeBudgetMs} ms before the ` +
+        `capture was complete; the capture was undone and the container runs`,
+      { details: { freezeBudgetMs: this.plan.freezeBudgetMs } },
+    );
+  }
+
+  /** @returns the error to report: the reason of the abort rather than what it caused */
+  async #undo(error: unknown): Promise<unknown> {
+    clearTimeout(this.#budget);
+    const reported: unknown = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
+    const result = undoCapture(this.plan, this.#deps.run, this.#deps.log);
+    this.#release = result;
+    try {
+      await result;
+    } catch (undoError) {
+      if (isKybernateError(undoError, 'Poisoned')) {
+        return new KybernateError('Poisoned', `${undoError.message} (after: ${String(reported)})`, {
+          details: undoError.details,
+          cause: reported,
+        });
+      }
+      return undoError;
+    }
+    this.#frozen = false;
+    return reported;
+  }
+
+  async #thaw(method: Capture): Promise<void> {
+    this.#journal('thawed', 'begin');
+    await method.release();
+    this.#frozen = false;
+    this.#journal('thawed', 'done');
+  }
+
+  /** The budget of the hold begins now; when it ends, the workload runs on by itself. */
+  #hold(): void {
+    this.#journal('held', 'done', { holdBudgetMs: this.plan.holdBudgetMs });
+    this.#budget = setTimeout(() => {
+      this.#deps.log.warn({ operationId: this.plan.operationId }, 'the hold budget is over: the workload runs on');
+      this.resume().catch((error: unknown) => {
+        this.#deps.log.error({ error: String(error) }, 'the workload could not be resumed after its hold');
+      });
+    }, this.plan.holdBudgetMs);
+  }
+
+  async #resumeOnce(): Promise<ResumeResult> {
+    clearTimeout(this.#budget);
+    if (this.#frozen) {
+      this.#journal('thawed', 'begin');
+      await removeNetworkLocks(this.plan, this.#deps.run);
+      await (this.#method?.release() ?? thaw(this.plan.facts.freezer));
+      this.#frozen = false;
+      this.#journal('thawed', 'done');
+    }
+    const result = await verifyRunning(this.plan, this.#deps.run);
+    this.#journal('resumed', 'done', { ...result });
+    return result;
+  }
+
+  async #stopOnce(): Promise<ResumeResult> {
+    clearTimeout(this.#budget);
+    this.#journal('killed', 'begin');
+    await killFrozen(this.plan);
+    this.#frozen = false;
+    this.#journal('killed', 'done');
+    return { source: 'stopped', checks: { initGone: true } };
+  }
+
+  #journal(step: RunnerStep, state: 'begin' | 'done' | 'failed', data?: Record<string, unknown>): void {
+    appendJournal(this.#paths.journal, { step, state, ...(data === undefined ? {} : { data }) });
+  }
+}

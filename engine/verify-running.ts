@@ -1,0 +1,76 @@
+/*
+ * Reads back whether a container's processes really run on: the end of every capture, failed or not. A check that does
+ * not hold after a short while means `Poisoned`: something of the operation still holds the workload.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { KybernateError } from '../core/errors.ts';
+import type { ResumeResult } from '../core/contract/checkpoint.ts';
+import { criuTables, deleteTable, listTables } from '../native/net/nft.ts';
+import { readProcess } from '../native/proc/tree.ts';
+import { socketsInRepair } from '../native/net/tcp-repair.ts';
+import type { Run } from '../native/run/run.ts';
+import { networkHoldTable } from './capture-criu.ts';
+import { freezerState } from './freezer.ts';
+import type { OperationPlan } from './operation.ts';
+
+const SETTLE_MS = 2000;
+
+/** Is the captured init process still the same one? */
+export function initIsAlive(plan: OperationPlan): boolean {
+  const init = readProcess(plan.facts.initHostPid);
+  return init !== undefined && init.startTime === plan.facts.initStartTime && init.state !== 'Z';
+}
+
+/**
+ * @returns `gone` when the container ended by itself: then nothing of ours can hold it
+ * @throws Poisoned with what was seen
+ */
+export async function verifyRunning(plan: OperationPlan, run: Run): Promise<ResumeResult> {
+  const deadline = performance.now() + SETTLE_MS;
+  for (;;) {
+    if (!initIsAlive(plan)) {
+      return { source: 'gone', checks: {} };
+    }
+    const checks = await runningChecks(plan, run);
+    const failed = Object.keys(checks).filter((name) => !checks[name]);
+    if (failed.length === 0) {
+      return { source: 'running', checks };
+    }
+    if (performance.now() > deadline) {
+      throw new KybernateError(
+        'Poisoned',
+        `container ${plan.container.namespace}/${plan.container.id} on ${plan.settings.node} was let go, but does not ` +
+          `verifiably run: ${failed.join(', ')} not as expected`,
+        { details: { checks } },
+      );
+    }
+    await sleep(50);
+  }
+}
+
+async function runningChecks(plan: OperationPlan, run: Run): Promise<Record<string, boolean>> {
+  const processes = plan.facts.processes
+    .map((process) => readProcess(process.hostPid))
+    .filter((process) => process !== undefined);
+  const tables = await listTables(run, plan.facts.initHostPid);
+  return {
+    freezerThawed: freezerState(plan.facts.freezer) === 'thawed',
+    notTraced: processes.every((process) => process.tracerPid === 0),
+    // A process that its user had stopped (T) before the capture is not ours to judge.
+    notStopped: processes.every((process) => process.state !== 't'),
+    noSocketInRepair: plan.facts.processes.every((process) => socketsInRepair(process.hostPid).length === 0),
+    noNetworkLock: !tables.some((table) => criuTables(plan, table) || table.name === networkHoldTable(plan.operationId)),
+  };
+}
+
+/** Removes what CRIU and we put into the container's network namespace. Absent tables are success. */
+export async function removeNetworkLocks(plan: OperationPlan, run: Run): Promise<void> {
+  if (!initIsAlive(plan)) {
+    return;
+  }
+  for (const table of await listTables(run, plan.facts.initHostPid)) {
+    if (criuTables(plan, table) || table.name === networkHoldTable(plan.operationId)) {
+      await deleteTable(run, plan.facts.initHostPid, table);
+    }
+  }
+}

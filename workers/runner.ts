@@ -1,0 +1,57 @@
+/*
+ * Entry of the runner process: `runner <directory of the operation>`. It moves itself into the operation's cgroup
+ * before it does anything else, and ignores the signals that end a worker.
+ */
+import { closeSync } from 'node:fs';
+import { basename } from 'node:path';
+import { pino } from 'pino';
+import { messageOf, KybernateError } from '../core/errors.ts';
+import { joinOperationCgroup } from '../engine/operation-cgroup.ts';
+import { operationPaths, readJson, writeJson, type OperationPlan } from '../engine/operation.ts';
+import { Runner } from '../engine/runner.ts';
+import { serveRunner } from '../engine/runner-server.ts';
+import { connectContainerd } from '../native/containerd/client.ts';
+import type { Containerd } from '../native/containerd/containerd.ts';
+import { readProcess } from '../native/proc/tree.ts';
+import { runExeca } from '../native/run/run-execa.ts';
+
+/** A runner that nobody asks for anything, and that holds nothing frozen, ends by itself. */
+const IDLE_MS = 10 * 60_000;
+
+export async function runnerMain(directory: string): Promise<void> {
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) {
+    process.on(signal, () => undefined);
+  }
+  const plan = readJson(`${directory}/plan.json`) as OperationPlan;
+  const paths = operationPaths(plan.settings, basename(directory));
+  const log = pino({ base: { operationId: plan.operationId, checkpointId: plan.checkpointId } });
+  joinOperationCgroup(plan.operationId, '', process.pid);
+  let containerd: Containerd | undefined;
+  try {
+    const runner = new Runner(plan, {
+      run: runExeca,
+      containerd: () => (containerd ??= connectContainerd(plan.settings.containerdAddress)),
+      log,
+    });
+    const end = (): never => process.exit(0);
+    await serveRunner(runner, paths.socket, end);
+    writeJson(paths.runner, { pid: process.pid, startTime: readProcess(process.pid)?.startTime });
+    setInterval(() => {
+      if (!runner.frozen) {
+        end();
+      }
+    }, IDLE_MS);
+    log.info({ msgPid: process.pid }, 'runner ready');
+  } catch (error) {
+    // Read by the activity that waits for the runner.
+    const type = error instanceof KybernateError ? error.type : 'Internal';
+    writeJson(paths.runner, { error: { type, message: messageOf(error) } });
+    log.error({ error: messageOf(error) }, 'runner refused');
+    process.exit(1);
+  }
+}
+
+if (process.argv[1] !== undefined && import.meta.filename === process.argv[1]) {
+  closeSync(0);
+  await runnerMain(String(process.argv[2]));
+}
