@@ -1,0 +1,144 @@
+/*
+ * The programs that Kybernate runs, where they are looked for, and which version is enough. First PATH (what the
+ * machine has is used when it is new enough), then the cache that set-up fills: one folder per program and version,
+ * made under another name and renamed, so that a program that is there is whole.
+ */
+import { spawnSync } from 'node:child_process';
+import { accessSync, constants, statSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { delimiter, join } from 'node:path';
+
+import { KybernateError } from '../../core/errors.ts';
+import { findVersion, isAtLeast } from './version.ts';
+
+export type Env = Readonly<Record<string, string | undefined>>;
+
+export interface ProgramSpec {
+  /** folder below `<cache>/programs` is `<package>-<version>` */
+  readonly package: string;
+  /** what set-up installs */
+  readonly version: string;
+  /** what is accepted from PATH; absent: any, the program cannot tell its version */
+  readonly minimum?: string;
+  readonly versionArgs?: readonly string[];
+  /** the part of the output that holds the version, when it is not the first dotted number */
+  readonly versionPattern?: RegExp;
+  readonly subdir: 'bin' | 'sbin';
+  /** looked at after PATH */
+  readonly extraDirs?: readonly string[];
+}
+
+const CONTAINERD = { package: 'containerd', version: '2.4.2', minimum: '2.0', subdir: 'bin' } as const;
+const CNI = { package: 'cni', version: '1.9.1', subdir: 'bin', extraDirs: ['/opt/cni/bin', '/usr/lib/cni'] } as const;
+
+export const PROGRAMS = {
+  // Older CRIU fails on kernels from 6.16 on: "sockets: Can't get 1:16 opt".
+  criu: { package: 'criu', version: '4.2.1', minimum: '4.2', versionArgs: ['--version'], subdir: 'sbin' },
+  containerd: { ...CONTAINERD, versionArgs: ['--version'] },
+  'containerd-shim-runc-v2': { ...CONTAINERD, versionArgs: ['-v'] },
+  ctr: { ...CONTAINERD, versionArgs: ['--version'] },
+  runc: { package: 'runc', version: '1.5.2', minimum: '1.2', versionArgs: ['--version'], subdir: 'bin' },
+  // A CLI built by `go install` calls itself 0.0.0-DEV; the server inside tells its version in both builds.
+  temporal: {
+    package: 'temporal',
+    version: '1.5.1',
+    minimum: '1.29',
+    versionArgs: ['--version'],
+    versionPattern: /Server (\d+\.\d+\.\d+)/,
+    subdir: 'bin',
+  },
+  versitygw: { package: 'versitygw', version: '1.8.0', minimum: '1.0.12', versionArgs: ['--version'], subdir: 'bin' },
+  bridge: CNI,
+  loopback: CNI,
+  'host-local': CNI,
+  portmap: CNI,
+} as const satisfies Record<string, ProgramSpec>;
+
+export type ProgramName = keyof typeof PROGRAMS;
+
+export interface FoundProgram {
+  readonly path: string;
+  /** as printed by a program on PATH, or that of the cache folder; absent when it cannot tell */
+  readonly version?: string;
+  readonly from: 'path' | 'cache';
+}
+
+/** KYBERNATE_CACHE, else $XDG_CACHE_HOME/kybernate, else ~/.cache/kybernate. */
+export function cacheDir(env: Env): string {
+  return env['KYBERNATE_CACHE'] || join(env['XDG_CACHE_HOME'] || join(env['HOME'] || homedir(), '.cache'), 'kybernate');
+}
+
+/** Folder of one package of programs, whether or not it is there: `<cache>/programs/<package>-<version>`. */
+export function packageDir(spec: ProgramSpec, env: Env): string {
+  return join(cacheDir(env), 'programs', `${spec.package}-${spec.version}`);
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    // Not there or not ours to run: both mean that the search goes on.
+    return false;
+  }
+}
+
+/** Every executable of that name on PATH, in order. */
+export function onPath(name: string, env: Env, extraDirs: readonly string[] = []): string[] {
+  const dirs = [...(env['PATH'] ?? '').split(delimiter), ...extraDirs].filter((dir) => dir.startsWith('/'));
+  return [...new Set(dirs)].map((dir) => join(dir, name)).filter(isExecutable);
+}
+
+/** What a program says its version is; undefined when it does not start or prints no number. */
+export function askVersion(path: string, args: readonly string[], pattern?: RegExp): string | undefined {
+  const result = spawnSync(path, args, { encoding: 'utf8', timeout: 20_000, stdio: ['ignore', 'pipe', 'pipe'] });
+  const text = `${result.stdout}\n${result.stderr}`;
+  return pattern === undefined ? findVersion(text) : pattern.exec(text)?.[1];
+}
+
+function locate(spec: ProgramSpec, name: string, env: Env): FoundProgram | undefined {
+  for (const path of onPath(name, env, spec.extraDirs)) {
+    if (spec.minimum === undefined) {
+      return { path, from: 'path' };
+    }
+    const version = askVersion(path, spec.versionArgs ?? [], spec.versionPattern);
+    if (version !== undefined && isAtLeast(version, spec.minimum)) {
+      return { path, version, from: 'path' };
+    }
+  }
+  const cached = join(packageDir(spec, env), spec.subdir, name);
+  return isExecutable(cached) ? { path: cached, version: spec.version, from: 'cache' } : undefined;
+}
+
+const found = new Map<string, FoundProgram>();
+
+/** As `findProgram`, with the version and the place. Found programs are remembered, missing ones looked for again. */
+export function describeProgram(name: ProgramName, env: Env): FoundProgram | undefined {
+  const key = [name, env['PATH'], cacheDir(env)].join('\0');
+  const known = found.get(key);
+  if (known !== undefined) {
+    return known;
+  }
+  const program = locate(PROGRAMS[name], name, env);
+  if (program !== undefined) {
+    found.set(key, program);
+  }
+  return program;
+}
+
+/** Absolute path of a program in a sufficient version: from PATH, else from the cache, else undefined. */
+export function findProgram(name: ProgramName, env: Env): string | undefined {
+  return describeProgram(name, env)?.path;
+}
+
+/** @throws Incompatible naming the set-up command when the program is not there */
+export function requireProgram(name: ProgramName, env: Env): string {
+  const path = findProgram(name, env);
+  if (path === undefined) {
+    throw new KybernateError(
+      'Incompatible',
+      `${name} is not installed in a sufficient version; run \`kybernate setup\``,
+    );
+  }
+  return path;
+}
