@@ -11,6 +11,7 @@ export const CHECKPOINT_PHASES = [
   'capturing',
   'resuming',
   'committing',
+  'holding',
   'uploading',
   'publishing',
   'verifying',

@@ -75,6 +75,9 @@ export interface CheckpointResult {
 
 // ---- steps on the node ----
 
+/** Version of the step contracts; a node worker that speaks another one is refused before anything is touched. */
+export const STEP_PROTOCOL_VERSION = 1;
+
 /** What every step on a node carries: the operation is derived from the workflow's own ids. */
 export interface StepContext {
   readonly checkpointId: string;
@@ -86,6 +89,8 @@ export interface StepContext {
 export interface ProbeInput {
   /** resolve this container too (`ContainerNotFound`, `ContainerNotRunning`) */
   readonly container?: z.output<typeof containerTarget>;
+  /** a container that is still to be made: only the newest token is looked up */
+  readonly target?: { readonly namespace: string; readonly id: string };
 }
 
 export interface NodeFacts {

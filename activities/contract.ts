@@ -1,0 +1,112 @@
+/*
+ * The activities by the queue that serves them: names, inputs and results only, so that workflows can be compiled
+ * against them without the node's types. Names are the wire: a changed meaning gets a new name.
+ */
+import type {
+  CaptureResult,
+  CommitLocalInput,
+  CommitLocalResult,
+  PlanStepInput,
+  PlanStepResult,
+  ProbeInput,
+  ProbeResult,
+  PublishResult,
+  ResumeResult,
+  SaveGpuStateResult,
+  StartRunnerInput,
+  StepContext,
+  UploadResult,
+} from '../core/contract/checkpoint.ts';
+import type { LockRequest } from '../core/contract/lock.ts';
+import type {
+  CreateContainerInput,
+  FetchImageResult,
+  PlanRestoreInput,
+  PlanRestoreResult,
+  ResolveInput,
+  ResolveResult,
+  RestoreContext,
+  StartRestoredResult,
+} from '../core/contract/restore.ts';
+import type { ContainerRef } from '../core/ids.ts';
+
+export interface StepInput {
+  readonly context: StepContext;
+}
+
+export interface RestoreStepInput {
+  readonly context: RestoreContext;
+}
+
+export interface StartRestoredInput extends RestoreStepInput {
+  /** longest time for the runtime to bring the processes back */
+  readonly restoreBudgetMs: number;
+}
+
+export interface FetchImageInput extends RestoreStepInput {
+  /** `local` and `path` verify what is on the node; `store` brings it there, every chunk checked */
+  readonly from: 'local' | 'store' | 'path';
+}
+
+/** Absent means: looked, and it is not there. A place that cannot be looked at is an error. */
+export interface Resolved {
+  readonly found?: ResolveResult;
+}
+
+export interface TransferInput {
+  readonly checkpointId: string;
+}
+
+export interface VerifyRemoteResult {
+  readonly chunks: number;
+  readonly bytes: number;
+}
+
+export interface RequestLockInput {
+  readonly container: ContainerRef;
+  readonly request: LockRequest;
+}
+
+export interface RunRef {
+  readonly workflowId: string;
+  readonly runId: string;
+}
+
+/** Queue `kybernate-node-<node>`: few slots, minutes long. */
+export interface NodeActivities {
+  planCheckpoint(input: PlanStepInput): Promise<PlanStepResult>;
+  startRunner(input: StartRunnerInput): Promise<void>;
+  saveGpuState(input: StepInput): Promise<SaveGpuStateResult>;
+  captureContainer(input: StepInput): Promise<CaptureResult>;
+  commitLocal(input: CommitLocalInput): Promise<CommitLocalResult>;
+  planRestore(input: PlanRestoreInput): Promise<PlanRestoreResult>;
+  createContainer(input: CreateContainerInput): Promise<void>;
+  startRestored(input: StartRestoredInput): Promise<StartRestoredResult>;
+}
+
+/** Queue `kybernate-node-<node>-ctl`: never waits behind work; every one may be repeated. */
+export interface NodeControlActivities {
+  probeNode(input: ProbeInput): Promise<ProbeResult>;
+  resumeContainer(input: StepInput): Promise<ResumeResult>;
+  stopContainer(input: StepInput): Promise<ResumeResult>;
+  endOperation(input: StepInput): Promise<void>;
+  discardCapture(input: StepInput): Promise<void>;
+  resolveLocal(input: ResolveInput): Promise<Resolved>;
+  removeRestored(input: RestoreStepInput): Promise<void>;
+  releaseRestoreLease(input: RestoreStepInput): Promise<void>;
+}
+
+/** Queue `kybernate-node-<node>-transfer`: bytes between the node and the store. */
+export interface TransferActivities {
+  uploadImage(input: TransferInput): Promise<UploadResult>;
+  publishManifest(input: TransferInput): Promise<PublishResult>;
+  verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
+  fetchImage(input: FetchImageInput): Promise<FetchImageResult>;
+}
+
+/** Queue `kybernate`: served by the control worker, no node involved. */
+export interface ControlActivities {
+  requestLock(input: RequestLockInput): Promise<void>;
+  isRunClosed(input: RunRef): Promise<{ closed: boolean }>;
+  findCheckpoint(input: { readonly checkpointId: string }): Promise<Resolved>;
+}

@@ -1,0 +1,195 @@
+import { CancellationScope, condition, setHandler, uuid4, workflowInfo } from '@temporalio/workflow';
+import type { StepInput } from '../activities/contract.ts';
+import {
+  checkpointInput,
+  type CaptureResult,
+  type CheckpointInput,
+  type CheckpointRequest,
+  type CheckpointResult,
+  type CommitLocalResult,
+  type ResumeResult,
+} from '../core/contract/checkpoint.ts';
+import type { ContainerTarget } from '../core/contract/common.ts';
+import { newCheckpointId } from '../core/ids.ts';
+import { Compensation } from './compensation.ts';
+import { parseOrFail } from './failures.ts';
+import { ContainerLockClient } from './lock-client.ts';
+import { releaseSignal } from './messages.ts';
+import { runOperation } from './operation.ts';
+import { resolvedContainer } from './probe.ts';
+import { ProgressTracker } from './progress.ts';
+import { controlProxy, nodeProxies, type NodeProxies } from './proxies.ts';
+
+/**
+ * Checkpoints a running container. The source stands still only inside `captureContainer` (and until it is let go with
+ * `after: hold | stop`). Until the local commit every failure removes what was made; after it nothing takes the
+ * checkpoint back: a failed upload leaves it on the node, marked as pending.
+ */
+export async function checkpoint(request: CheckpointRequest): Promise<CheckpointResult> {
+  const input = parseOrFail(checkpointInput, request);
+  const { node, timeouts } = input;
+  const checkpointId = input.checkpointId ?? newCheckpointId(workflowInfo().startTime.toISOString(), uuid4());
+  const container = targetName(input.container);
+  const progress = new ProgressTracker({ node, container, checkpointId, firstPhase: 'probing' });
+  const summary = `${container} on ${node}`;
+  const lock = new ContainerLockClient(controlProxy(summary));
+  const steps = nodeProxies({ node, timeouts, summary });
+  const undo = new Compensation();
+  const released = releaseHandler();
+
+  return runOperation({ node, undo, progress }, async () => {
+    const probe = await steps.probe.probeNode({ container: input.container });
+    const source = resolvedContainer(probe, node);
+    progress.resolved(`${source.namespace}/${source.id}`);
+
+    progress.enter('locking');
+    undo.push('releaseLock', () => lock.release(), { always: true });
+    const token = await lock.acquire(
+      { node, ...source },
+      { minToken: probe.newestToken, waitMs: timeouts.lockWaitMs },
+    );
+    const context = { checkpointId, container: source, token };
+    const step: StepInput = { context };
+
+    progress.enter('planning');
+    undo.push('endOperation', () => steps.undo.endOperation(step));
+    undo.push('discardCapture', () => steps.undo.discardCapture(step));
+    const { engine, tcp, after, freezeBudgetMs, holdBudgetMs } = input;
+    const plan = await steps.capture.planCheckpoint({ context, engine, tcp, after, freezeBudgetMs });
+    progress.gpu(plan.gpuProcesses);
+
+    progress.enter('starting-runner');
+    undo.push('resumeContainer', () => steps.undo.resumeContainer(step), { barrier: true });
+    await steps.capture.startRunner({ context, after, freezeBudgetMs, holdBudgetMs });
+
+    progress.enter('saving-gpu');
+    const gpu = await steps.capture.saveGpuState(step);
+
+    progress.enter('capturing');
+    const captured = await steps.capture.captureContainer(step);
+
+    const letGo = (): Promise<ResumeResult> => endCapture({ steps, step, undo, lock, progress }, 'resumeContainer');
+    const stop = (): Promise<ResumeResult> => endCapture({ steps, step, undo, lock, progress }, 'stopContainer');
+    const commit = async (): Promise<CommitLocalResult> => {
+      progress.enter('committing');
+      const uploadPending = input.durability !== 'local';
+      const local = await steps.work.commitLocal({ context, labels: input.labels, uploadPending });
+      undo.settle('discardCapture');
+      return local;
+    };
+    const store = (): Promise<Stored> => storeCheckpoint(steps, progress, { checkpointId, durability: input.durability });
+
+    let end: ResumeResult;
+    let local: CommitLocalResult;
+    let stored: Stored;
+    switch (after) {
+      case 'resume':
+        end = await letGo();
+        local = await commit();
+        stored = await store();
+        break;
+      case 'hold':
+        local = await commit();
+        progress.enter('holding');
+        await condition(released, holdBudgetMs);
+        end = await letGo();
+        stored = await store();
+        break;
+      case 'stop':
+        local = await commit();
+        stored = await store();
+        end = await stop();
+        break;
+    }
+    return {
+      ...resultOf(input, captured, local, stored),
+      checkpointId,
+      container: source,
+      source: end.source === 'gone' ? 'stopped' : end.source,
+      gpuProcesses: gpu.gpuProcesses,
+      warnings: [...plan.warnings, ...captured.warnings],
+    };
+  });
+}
+
+interface CaptureEnd {
+  readonly steps: NodeProxies;
+  readonly step: StepInput;
+  readonly undo: Compensation;
+  readonly lock: ContainerLockClient;
+  readonly progress: ProgressTracker;
+}
+
+/** The source runs again or is ended, verified; the operation on the node is over; others may have the container. */
+async function endCapture(parts: CaptureEnd, how: 'resumeContainer' | 'stopContainer'): Promise<ResumeResult> {
+  const { steps, step, undo, lock, progress } = parts;
+  progress.enter(how === 'resumeContainer' ? 'resuming' : 'stopping');
+  const end = await steps.thaw[how](step);
+  undo.settle('resumeContainer');
+  await steps.thaw.endOperation(step);
+  undo.settle('endOperation');
+  await CancellationScope.nonCancellable(() => lock.release());
+  undo.settle('releaseLock');
+  return end;
+}
+
+interface Stored {
+  readonly sentBytes: number;
+  readonly remote?: string;
+}
+
+async function storeCheckpoint(
+  steps: NodeProxies,
+  progress: ProgressTracker,
+  wanted: { checkpointId: string; durability: CheckpointInput['durability'] },
+): Promise<Stored> {
+  const { checkpointId, durability } = wanted;
+  if (durability === 'local') {
+    return { sentBytes: 0 };
+  }
+  progress.enter('uploading');
+  const upload = await steps.transfer.uploadImage({ checkpointId });
+  progress.enter('publishing');
+  const { remote } = await steps.transfer.publishManifest({ checkpointId });
+  if (durability === 'verified') {
+    progress.enter('verifying');
+    await steps.transfer.verifyRemote({ checkpointId });
+  }
+  return { sentBytes: upload.sentBytes, remote };
+}
+
+function resultOf(
+  input: CheckpointInput,
+  captured: CaptureResult,
+  local: CommitLocalResult,
+  stored: Stored,
+): Pick<CheckpointResult, 'node' | 'durability' | 'freezeMs' | 'phases' | 'bytes' | 'localPath' | 'remote'> {
+  return {
+    node: input.node,
+    durability: input.durability,
+    freezeMs: captured.phases.freezeMs,
+    phases: captured.phases,
+    bytes: { total: local.totalBytes, stored: stored.sentBytes },
+    localPath: local.localPath,
+    ...(stored.remote === undefined ? {} : { remote: stored.remote }),
+  };
+}
+
+function releaseHandler(): () => boolean {
+  let released = false;
+  setHandler(
+    releaseSignal,
+    () => {
+      released = true;
+    },
+    { description: 'after: hold — let the source run on now' },
+  );
+  return () => released;
+}
+
+function targetName(target: ContainerTarget): string {
+  const { pod } = target;
+  return pod === undefined
+    ? `${target.namespace ?? 'default'}/${target.id}`
+    : `${pod.namespace}/${pod.name}/${pod.container}`;
+}

@@ -1,0 +1,120 @@
+/* What a workflow fails with: always an ApplicationFailure whose type is a name of core/errors.ts, or a cancellation. */
+import { ActivityFailure, ApplicationFailure, TimeoutFailure, isCancellation } from '@temporalio/workflow';
+import type * as z from 'zod';
+import { parseInput } from '../core/contract/parse.ts';
+import { ERRORS, isErrorType, isKybernateError, messageOf, type ErrorDetails, type ErrorType } from '../core/errors.ts';
+import type { UndoReport } from './compensation.ts';
+
+export function failure(type: ErrorType, message: string, details: ErrorDetails = {}, cause?: Error): ApplicationFailure {
+  return ApplicationFailure.create({
+    type,
+    message,
+    nonRetryable: true,
+    details: [{ remedy: ERRORS[type].remedy, workload: ERRORS[type].workload, ...details }],
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+/** @throws ApplicationFailure `InvalidInput` naming every wrong field: a plain error would only block the task */
+export function parseOrFail<Schema extends z.ZodType>(schema: Schema, input: unknown): z.output<Schema> {
+  try {
+    return parseInput(schema, input);
+  } catch (error) {
+    throw isKybernateError(error) ? failure(error.type, error.message, error.details) : error;
+  }
+}
+
+/** Nobody took the step from the node's queue in time. */
+export function isPickupTimeout(error: unknown): boolean {
+  return (
+    error instanceof ActivityFailure &&
+    error.cause instanceof TimeoutFailure &&
+    error.cause.timeoutType === 'SCHEDULE_TO_START'
+  );
+}
+
+function isTimeout(error: unknown): boolean {
+  return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure;
+}
+
+/** The error type at the bottom of a failed step, if it has one. */
+export function typeOf(error: unknown): string | undefined {
+  if (error instanceof ApplicationFailure) {
+    return error.type ?? undefined;
+  }
+  return error instanceof Error && error.cause !== undefined ? typeOf(error.cause) : undefined;
+}
+
+/** Turns what a step threw into what the workflow fails with; a cancellation stays one. */
+export function asFailure(error: unknown, node: string): unknown {
+  if (isCancellation(error)) {
+    return error;
+  }
+  if (isTimeout(error)) {
+    return timeoutFailure(error as ActivityFailure, node);
+  }
+  const inner = error instanceof ActivityFailure ? error.cause : error;
+  if (inner instanceof ApplicationFailure && isErrorType(inner.type)) {
+    return ApplicationFailure.create({
+      type: inner.type,
+      message: inner.message,
+      nonRetryable: true,
+      details: inner.details ?? [],
+      ...(error instanceof ActivityFailure ? { cause: error } : {}),
+    });
+  }
+  if (error instanceof ActivityFailure) {
+    return failure('Internal', `${error.activityType}: ${messageOf(inner ?? error)}`, {}, error);
+  }
+  // A bug in workflow code blocks the task until it is fixed, as Temporal intends.
+  return error;
+}
+
+function timeoutFailure(error: ActivityFailure, node: string): ApplicationFailure {
+  const step = error.activityType;
+  const kind = (error.cause as TimeoutFailure).timeoutType;
+  if (kind === 'SCHEDULE_TO_START' || kind === 'HEARTBEAT') {
+    const what = kind === 'HEARTBEAT' ? `went silent during ${step}` : `did not take the step ${step}`;
+    return failure('NodeUnavailable', `the worker of node ${node} ${what}`, { node, step }, error);
+  }
+  // Retries that ran out of time carry the error of the last attempt below the timeout.
+  const type = typeOf(error);
+  const message = `${step} on node ${node} did not end in time (${messageOf(error.cause)})`;
+  return failure(isErrorType(type) ? type : 'Internal', message, { node, step, timeout: kind }, error);
+}
+
+/**
+ * What the operation ends with after its undo: the original error, unless something is left behind. `Poisoned` wins,
+ * since somebody has to look at the workload now. A node that is gone is not a failed compensation: its runner and its
+ * reconciler undo the rest without us.
+ */
+export function outcomeOf(error: unknown, report: UndoReport, node: string): unknown {
+  const original = asFailure(error, node);
+  if (report.failed.length === 0) {
+    return original;
+  }
+  const left = [...report.failed.map((entry) => entry.name), ...report.skipped];
+  const details = {
+    node,
+    left,
+    failed: report.failed.map(({ name, message, error: cause }) => ({ name, message, type: typeOf(cause) ?? null })),
+    skipped: report.skipped,
+    original: messageOf(original),
+  };
+  const cause = original instanceof Error ? { cause: original } : {};
+  const text = report.failed.map((entry) => `${entry.name}: ${messageOf(asFailure(entry.error, node))}`).join('; ');
+  const type: ErrorType = report.failed.some((entry) => typeOf(entry.error) === 'Poisoned')
+    ? 'Poisoned'
+    : report.failed.every((entry) => isTimeout(entry.error) && isNodeGone(asFailure(entry.error, node)))
+      ? 'NodeUnavailable'
+      : 'CompensationFailed';
+  const message =
+    type === 'NodeUnavailable'
+      ? `node ${node} went away; left to its reconciler: ${left.join(', ')}; after: ${messageOf(original)}`
+      : `undo on node ${node} failed (${text}); left: ${left.join(', ')}; after: ${messageOf(original)}`;
+  return failure(type, message, details, cause.cause);
+}
+
+function isNodeGone(error: unknown): boolean {
+  return error instanceof ApplicationFailure && error.type === 'NodeUnavailable';
+}

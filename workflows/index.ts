@@ -1,0 +1,4 @@
+/* The workflow types. Every export becomes one, so nothing else is exported here. */
+export { checkpoint } from './checkpoint.ts';
+export { containerLock } from './container-lock.ts';
+export { restore } from './restore.ts';

@@ -1,0 +1,43 @@
+/* The frame of every operation: the story runs, and whatever stops it, its undo stack is worked off once. */
+import { ApplicationFailure, CancellationScope, allHandlersFinished, condition, isCancellation, log } from '@temporalio/workflow';
+import { messageOf } from '../core/errors.ts';
+import type { Compensation } from './compensation.ts';
+import { outcomeOf } from './failures.ts';
+import { OUTCOME_CANCELLED, OUTCOME_COMPLETED, type ProgressTracker } from './progress.ts';
+
+export interface OperationFrame {
+  readonly node: string;
+  readonly undo: Compensation;
+  readonly progress: ProgressTracker;
+}
+
+/**
+ * @throws the story's own error after a complete undo; `CompensationFailed`, `Poisoned` or `NodeUnavailable` with what
+ *   is left on the node otherwise. A cancellation stays a cancellation only if the undo worked.
+ */
+export async function runOperation<Result>(frame: OperationFrame, story: () => Promise<Result>): Promise<Result> {
+  const { node, undo, progress } = frame;
+  try {
+    const result = await story();
+    progress.end('done', OUTCOME_COMPLETED);
+    await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+    return result;
+  } catch (error) {
+    const failed = await CancellationScope.nonCancellable(async () => {
+      if (!undo.isEmpty) {
+        progress.enter('rolling-back');
+      }
+      const report = await undo.run();
+      log.info('operation undone', { done: report.done, failed: report.failed.length, skipped: report.skipped });
+      await condition(allHandlersFinished);
+      return outcomeOf(error, report, node);
+    });
+    const type = failed instanceof ApplicationFailure ? (failed.type ?? 'Internal') : 'Internal';
+    if (isCancellation(failed)) {
+      progress.end('cancelled', OUTCOME_CANCELLED);
+    } else {
+      progress.end('failed', type, `${type}: ${messageOf(failed)}`);
+    }
+    throw failed;
+  }
+}

@@ -1,0 +1,24 @@
+/* What a probe's answer must say before anything else is done on the node. */
+import { STEP_PROTOCOL_VERSION, type ProbeResult } from '../core/contract/checkpoint.ts';
+import { failure } from './failures.ts';
+
+/** @throws Incompatible the node's worker speaks another version of the steps */
+export function checkProtocol(probe: ProbeResult, node: string): void {
+  if (probe.protocolVersion !== STEP_PROTOCOL_VERSION) {
+    throw failure(
+      'Incompatible',
+      `the worker of node ${node} speaks step protocol ${probe.protocolVersion}, this workflow ${STEP_PROTOCOL_VERSION}: upgrade the older one`,
+      { node },
+    );
+  }
+}
+
+/** @throws Incompatible; ContainerNotFound a node that answered without the container it was asked for */
+export function resolvedContainer(probe: ProbeResult, node: string): { namespace: string; id: string } {
+  checkProtocol(probe, node);
+  if (probe.container === undefined) {
+    throw failure('ContainerNotFound', `node ${node} resolved no container`, { node });
+  }
+  const { namespace, id } = probe.container;
+  return { namespace, id };
+}

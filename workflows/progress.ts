@@ -1,0 +1,149 @@
+/*
+ * Where an operation is: answered to the query `progress`, shown as a table in the Web UI, kept in search attributes.
+ * The table is pure; ProgressTracker connects it to the running workflow.
+ */
+import { setCurrentDetails, setHandler, upsertSearchAttributes } from '@temporalio/workflow';
+import type { OperationProgress, ProgressReport } from '../core/contract/progress.ts';
+import type { Phase } from '../core/phases.ts';
+import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
+import { progressQuery, reportProgressSignal } from './messages.ts';
+
+/** What `KybernateOutcome` says of an operation that ended well; otherwise it is the error type, or `Cancelled`. */
+export const OUTCOME_COMPLETED = 'Completed';
+export const OUTCOME_CANCELLED = 'Cancelled';
+
+export interface ProgressStart {
+  readonly node: string;
+  /** as the caller named it, until the node has resolved it */
+  readonly container: string;
+  readonly checkpointId?: string;
+  readonly firstPhase: Phase;
+}
+
+type KeywordName = (typeof SEARCH_ATTRIBUTES)[keyof typeof SEARCH_ATTRIBUTES];
+
+export class ProgressTracker {
+  #state: OperationProgress;
+
+  /** Registers the handlers and the first search attributes: call it before the first await. */
+  constructor(start: ProgressStart) {
+    const { firstPhase, ...rest } = start;
+    this.#state = { ...rest, phase: firstPhase, phaseStartedAt: now(), finished: [] };
+    setHandler(progressQuery, () => this.#state, { description: 'phase, bytes and times of this operation' });
+    setHandler(reportProgressSignal, (report) => this.report(report), { description: 'sent by the node' });
+    upsert({
+      [SEARCH_ATTRIBUTES.node]: start.node,
+      [SEARCH_ATTRIBUTES.container]: start.container,
+      [SEARCH_ATTRIBUTES.phase]: firstPhase,
+      ...(start.checkpointId === undefined ? {} : { [SEARCH_ATTRIBUTES.checkpointId]: start.checkpointId }),
+    });
+    this.#show();
+  }
+
+  get state(): OperationProgress {
+    return this.#state;
+  }
+
+  /** The node found which container is meant. */
+  resolved(container: string): void {
+    if (container !== this.#state.container) {
+      this.#state = { ...this.#state, container };
+      upsert({ [SEARCH_ATTRIBUTES.container]: container });
+      this.#show();
+    }
+  }
+
+  gpu(processes: number): void {
+    upsert({ [SEARCH_ATTRIBUTES.gpu]: processes > 0 ? 'yes' : 'no' });
+  }
+
+  enter(phase: Phase): void {
+    this.#state = entered(this.#state, phase, now());
+    upsert({ [SEARCH_ATTRIBUTES.phase]: phase });
+    this.#show();
+  }
+
+  report(report: ProgressReport): void {
+    this.#state = reported(this.#state, report);
+    this.#show();
+  }
+
+  end(phase: 'done' | 'failed' | 'cancelled', outcome: string, lastError?: string): void {
+    const state = entered(this.#state, phase, now());
+    this.#state = { ...state, outcome, ...(lastError === undefined ? {} : { lastError }) };
+    upsert({ [SEARCH_ATTRIBUTES.phase]: phase, [SEARCH_ATTRIBUTES.outcome]: outcome });
+    this.#show();
+  }
+
+  #show(): void {
+    setCurrentDetails(detailsTable(this.#state));
+  }
+}
+
+/** Closes the current phase and opens the next; entering the same phase again changes nothing. */
+export function entered(state: OperationProgress, phase: Phase, at: string): OperationProgress {
+  if (phase === state.phase) {
+    return state;
+  }
+  const durationMs = Date.parse(at) - Date.parse(state.phaseStartedAt);
+  const { bytesDone: _done, bytesTotal: _total, ...rest } = state;
+  return {
+    ...rest,
+    phase,
+    phaseStartedAt: at,
+    finished: [...state.finished, { phase: state.phase, durationMs }],
+  };
+}
+
+/** A report that comes late, after its step, is dropped: bytes belong to the phase in which they moved. */
+export function reported(state: OperationProgress, report: ProgressReport): OperationProgress {
+  if (report.phase !== state.phase) {
+    return state;
+  }
+  return {
+    ...state,
+    ...(report.bytesDone === undefined ? {} : { bytesDone: report.bytesDone }),
+    ...(report.bytesTotal === undefined ? {} : { bytesTotal: report.bytesTotal }),
+  };
+}
+
+/** Markdown for the Web UI. */
+export function detailsTable(state: OperationProgress): string {
+  const rows = state.finished.map(({ phase, durationMs }) => `| ${phase} | ${seconds(durationMs)} |`);
+  const last = state.outcome ?? currentBytes(state);
+  return [
+    `**${state.container}** on **${state.node}**${state.checkpointId === undefined ? '' : `, checkpoint \`${state.checkpointId}\``}`,
+    '',
+    '| phase | time |',
+    '|---|---|',
+    ...rows,
+    `| **${state.phase}** | ${last} |`,
+    ...(state.lastError === undefined ? [] : ['', state.lastError]),
+  ].join('\n');
+}
+
+function currentBytes(state: OperationProgress): string {
+  if (state.bytesDone === undefined) {
+    return 'since ' + state.phaseStartedAt;
+  }
+  const total = state.bytesTotal === undefined ? '' : ` of ${mebibytes(state.bytesTotal)}`;
+  return `${mebibytes(state.bytesDone)}${total} MiB`;
+}
+
+function mebibytes(bytes: number): string {
+  return (bytes / 1_048_576).toFixed(1);
+}
+
+function seconds(ms: number): string {
+  return `${(ms / 1000).toFixed(2)} s`;
+}
+
+function now(): string {
+  return new Date(Date.now()).toISOString();
+}
+
+function upsert(values: Partial<Record<KeywordName, string>>): void {
+  upsertSearchAttributes(
+    Object.entries(values).map(([name, value]) => ({ key: { name, type: 'KEYWORD' as const }, value })),
+  );
+}

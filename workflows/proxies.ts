@@ -1,0 +1,175 @@
+/*
+ * Every option of every activity, in a few classes. Each is bounded; what may take longer than 30 s has a heartbeat;
+ * every step on a node has a scheduleToStartTimeout, since a node that is gone would keep the step waiting for ever.
+ */
+import { ActivityCancellationType, proxyActivities, type ActivityOptions } from '@temporalio/workflow';
+import type {
+  ControlActivities,
+  NodeActivities,
+  NodeControlActivities,
+  TransferActivities,
+} from '../activities/contract.ts';
+import { NON_RETRYABLE_TYPES } from '../core/errors.ts';
+import type { Timeouts } from '../core/contract/common.ts';
+import { CONTROL_QUEUE, nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
+import { isPickupTimeout } from './failures.ts';
+
+/** Where the steps run, and how long they may take. */
+export interface NodeScope {
+  readonly node: string;
+  readonly timeouts: Timeouts;
+  /** shown beside each step in the Web UI */
+  readonly summary: string;
+}
+
+const HOUR_MS = 3_600_000;
+
+const retry = (maximumAttempts: number, maximumIntervalMs = 30_000): NonNullable<ActivityOptions['retry']> => ({
+  ...(maximumAttempts > 0 ? { maximumAttempts } : {}),
+  initialInterval: 1000,
+  backoffCoefficient: 2,
+  maximumInterval: maximumIntervalMs,
+  nonRetryableErrorTypes: [...NON_RETRYABLE_TYPES],
+});
+
+const base = (scope: Pick<NodeScope, 'summary'>): ActivityOptions => ({
+  // Undo must not start while the step still runs.
+  cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+  summary: scope.summary,
+});
+
+/** The option classes; exported for the test that checks them. */
+export const OPTION_CLASSES = {
+  /** Is the node there? Fails before anything is touched. */
+  probe: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: nodeControlQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
+    startToCloseTimeout: 10_000,
+    retry: retry(1),
+  }),
+  /** Plan, runner, GPU save, capture: a second attempt attaches to the runner of the first. */
+  capture: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: nodeQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
+    startToCloseTimeout: scope.timeouts.stepMs,
+    heartbeatTimeout: scope.timeouts.heartbeatMs,
+    retry: retry(3),
+  }),
+  /** Longer work on files and containers of the node. */
+  work: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: nodeQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
+    startToCloseTimeout: scope.timeouts.stepMs,
+    heartbeatTimeout: scope.timeouts.heartbeatMs,
+    retry: retry(3),
+  }),
+  /** Lets the workload run or ends it, on the queue that never waits behind work. */
+  thaw: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: nodeControlQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
+    startToCloseTimeout: scope.timeouts.stepMs,
+    heartbeatTimeout: scope.timeouts.heartbeatMs,
+    retry: retry(3),
+  }),
+  /** Waits for the store, and for a node that restarts: the checkpoint is safe on its disk meanwhile. */
+  transfer: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: transferQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.uploadMs,
+    scheduleToCloseTimeout: scope.timeouts.uploadMs,
+    startToCloseTimeout: scope.timeouts.uploadMs,
+    heartbeatTimeout: scope.timeouts.heartbeatMs,
+    retry: retry(0),
+  }),
+  /** Store to node, with somebody waiting for it. */
+  fetch: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: transferQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
+    startToCloseTimeout: scope.timeouts.stepMs,
+    heartbeatTimeout: scope.timeouts.heartbeatMs,
+    retry: retry(5),
+  }),
+  /** Catalogue and locks: no node involved. */
+  control: (scope: Pick<NodeScope, 'summary'>): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: CONTROL_QUEUE,
+    startToCloseTimeout: 20_000,
+    scheduleToCloseTimeout: 300_000,
+    retry: retry(0, 10_000),
+  }),
+  /** Undo: generous and stubborn, but not for ever. */
+  compensate: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: nodeControlQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.nodePickupMs * 2,
+    scheduleToCloseTimeout: Math.max(HOUR_MS, scope.timeouts.nodePickupMs * 4),
+    startToCloseTimeout: Math.max(600_000, scope.timeouts.heartbeatMs),
+    heartbeatTimeout: scope.timeouts.heartbeatMs,
+    retry: retry(10),
+  }),
+} as const;
+
+/** The activities of one node as an operation sees them. */
+export interface NodeProxies {
+  readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal'>;
+  readonly capture: Pick<NodeActivities, 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer'>;
+  readonly work: Pick<NodeActivities, 'commitLocal' | 'planRestore' | 'createContainer' | 'startRestored'>;
+  readonly thaw: Pick<
+    NodeControlActivities,
+    'resumeContainer' | 'stopContainer' | 'endOperation' | 'releaseRestoreLease'
+  >;
+  readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'verifyRemote'>;
+  readonly fetch: Pick<TransferActivities, 'fetchImage'>;
+  readonly undo: NodeControlActivities;
+}
+
+export function nodeProxies(scope: NodeScope): NodeProxies {
+  const probe = proxyActivities<NodeControlActivities>(OPTION_CLASSES.probe(scope));
+  const patient = <A extends object>(activities: A): A =>
+    whileNodeAnswers(activities, () => probe.probeNode({}), scope.timeouts.stepMs);
+  return {
+    probe,
+    capture: patient(proxyActivities<NodeActivities>(OPTION_CLASSES.capture(scope))),
+    work: patient(proxyActivities<NodeActivities>(OPTION_CLASSES.work(scope))),
+    thaw: proxyActivities<NodeControlActivities>(OPTION_CLASSES.thaw(scope)),
+    transfer: proxyActivities<TransferActivities>(OPTION_CLASSES.transfer(scope)),
+    fetch: patient(proxyActivities<TransferActivities>(OPTION_CLASSES.fetch(scope))),
+    undo: proxyActivities<NodeControlActivities>(OPTION_CLASSES.compensate(scope)),
+  };
+}
+
+export function controlProxy(summary: string): ControlActivities {
+  return proxyActivities<ControlActivities>(OPTION_CLASSES.control({ summary }));
+}
+
+/**
+ * The work queues have few slots, and waiting for one looks to Temporal like a node that is gone. So a step that nobody
+ * took is offered again as long as the node answers on its control queue, at most `patienceMs`.
+ */
+export function whileNodeAnswers<A extends object>(
+  activities: A,
+  ask: () => Promise<unknown>,
+  patienceMs: number,
+): A {
+  const wrap = (step: (...args: unknown[]) => Promise<unknown>) => async (...args: unknown[]) => {
+    const startedMs = Date.now();
+    for (;;) {
+      try {
+        return await step(...args);
+      } catch (error) {
+        if (!isPickupTimeout(error) || Date.now() - startedMs > patienceMs) {
+          throw error;
+        }
+        await ask();
+      }
+    }
+  };
+  return new Proxy(activities, {
+    get: (target, name) => wrap(Reflect.get(target, name) as (...args: unknown[]) => Promise<unknown>),
+  });
+}
