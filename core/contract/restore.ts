@@ -147,9 +147,17 @@ export const prepareRestoreRequest = z.strictObject({
   origin: z.enum(['annotation', 'environment']),
   container: z.strictObject({ id: z.string().min(1).max(255), namespace: z.string().max(76).optional() }),
   bundle: absolutePath,
+  /** what the container's annotations say; an operation that made the container overrules them */
+  tcp: z.enum(['keep', 'close']).default('close'),
+  onFailure: z.enum(['fail', 'cold-start']).default('fail'),
+  /** allows a bare image directory */
+  unverified: z.boolean().default(false),
   pod: z.strictObject({ namespace: z.string(), name: z.string(), uid: z.string().optional() }).optional(),
 });
+/** As the agent reads it. */
 export type PrepareRestoreRequest = z.output<typeof prepareRestoreRequest>;
+/** As the wrapper writes it. */
+export type PrepareRestoreCall = z.input<typeof prepareRestoreRequest>;
 
 export interface PrepareRestoreResponse {
   readonly operationId: string;
@@ -163,6 +171,8 @@ export interface PrepareRestoreResponse {
   readonly onFailure: 'fail' | 'cold-start';
   /** false for a bare image directory: there is no metadata, spec or rw layer to apply */
   readonly hasMetadata: boolean;
+  /** the wrapper ends a `runc restore` that takes longer */
+  readonly restoreBudgetMs: number;
 }
 
 export const completeRestoreRequest = z.strictObject({
@@ -177,6 +187,7 @@ export const completeRestoreRequest = z.strictObject({
   errors: z.array(z.string().max(1000)).max(40).default([]),
 });
 export type CompleteRestoreRequest = z.output<typeof completeRestoreRequest>;
+export type CompleteRestoreCall = z.input<typeof completeRestoreRequest>;
 
 export interface CompleteRestoreResponse {
   /** false: the wrapper must end the container again (GPU restore failed) */
