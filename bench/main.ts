@@ -1,0 +1,28 @@
+/*
+ * npm run bench -- <subject> [--quick] [--json]
+ * The last line is one JSON object: subject, ours, peer, ratio, difference, unit, goal, holds.
+ */
+import { parseArgs } from 'node:util';
+import { measure, type Subject } from './subject.ts';
+
+const SUBJECTS: Readonly<Record<string, () => Promise<Subject>>> = {
+  freeze: async () => (await import('./freeze.ts')).freezeSubject,
+  orchestration: async () => (await import('./orchestration.ts')).orchestrationSubject,
+  shim: async () => (await import('./shim.ts')).shimSubject,
+};
+
+const { values, positionals } = parseArgs({
+  options: { quick: { type: 'boolean', default: false }, json: { type: 'boolean', default: false } },
+  allowPositionals: true,
+});
+const load = SUBJECTS[positionals[0] ?? ''];
+if (load === undefined) {
+  console.error(`usage: npm run bench -- <${Object.keys(SUBJECTS).join(' | ')}> [--quick] [--json]`);
+  process.exit(2);
+}
+const subject = await load();
+if (!values.json) {
+  console.log(`${subject.name}: ${subject.what}`);
+}
+const report = await measure(subject, values.quick, (line) => (values.json ? console.error(line) : console.log(line)));
+console.log(JSON.stringify(report));
