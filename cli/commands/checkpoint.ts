@@ -1,0 +1,202 @@
+/* `kybernate checkpoint`: flags → CheckpointRequest → workflow `checkpoint` → progress → result. */
+import { Option } from 'commander';
+import type { Command } from 'commander';
+import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
+import type { Cli } from '../cli.ts';
+import { exitCodesHelp } from '../exit-codes.ts';
+import {
+  addHelpTexts,
+  durationArgument,
+  jsonOption,
+  labelArgument,
+  podArgument,
+  withoutUndefined,
+} from '../options.ts';
+import type { PodArgument } from '../options.ts';
+import { createOutput, renderPairs } from '../output.ts';
+import { runOperation } from '../run-operation.ts';
+import { formatBytes, formatDuration } from '../units.ts';
+import { checkRequest, readRequest } from '../validate.ts';
+import type { FlagNames } from '../validate.ts';
+
+export interface CheckpointFlags {
+  readonly pod?: PodArgument;
+  readonly node?: string;
+  readonly namespace?: string;
+  readonly id?: string;
+  readonly after?: CheckpointRequest['after'];
+  readonly durability?: CheckpointRequest['durability'];
+  readonly engine?: CheckpointRequest['engine'];
+  readonly tcp?: CheckpointRequest['tcp'];
+  readonly freezeBudget?: number;
+  readonly holdBudget?: number;
+  readonly label?: Readonly<Record<string, string>>;
+  readonly input?: string;
+  readonly workflowId?: string;
+  readonly detach?: boolean;
+  readonly json?: boolean;
+}
+
+export const CHECKPOINT_FLAGS: FlagNames = {
+  node: '--node',
+  container: '<container> or --pod',
+  'container.id': '<container>',
+  'container.namespace': '--namespace',
+  'container.pod': '--pod',
+  checkpointId: '--id',
+  after: '--after',
+  durability: '--durability',
+  engine: '--engine',
+  tcp: '--tcp',
+  freezeBudgetMs: '--freeze-budget',
+  holdBudgetMs: '--hold-budget',
+  labels: '--label',
+};
+
+/**
+ * A flag overrides the same field of the input file; labels are put together. Fields that nobody named stay away, so
+ * that the workflow's own defaults hold.
+ * @param node used when neither flag nor file names one
+ */
+export function checkpointRequest(
+  container: string | undefined,
+  flags: CheckpointFlags,
+  base: Readonly<Record<string, unknown>>,
+  node: () => string,
+): Record<string, unknown> {
+  const given = withoutUndefined({
+    checkpointId: flags.id,
+    after: flags.after,
+    durability: flags.durability,
+    engine: flags.engine,
+    tcp: flags.tcp,
+    freezeBudgetMs: flags.freezeBudget,
+    holdBudgetMs: flags.holdBudget,
+    labels: flags.label === undefined ? undefined : { ...(base['labels'] as object | undefined), ...flags.label },
+  });
+  // Naming a container on the command line replaces the file's one: id and pod of two sources do not mix.
+  const named = container !== undefined || flags.pod !== undefined;
+  const target = withoutUndefined({
+    ...(named ? {} : (base['container'] as object | undefined)),
+    id: container,
+    pod: flags.pod,
+    namespace: flags.namespace,
+  });
+  return {
+    ...base,
+    ...given,
+    node: flags.node ?? base['node'] ?? node(),
+    container: named ? target : withoutUndefined({ ...(base['container'] as object | undefined), ...target }),
+  };
+}
+
+export function renderCheckpointResult(result: CheckpointResult): string {
+  const source = { running: 'running', held: 'held: frozen until it is released', stopped: 'stopped' }[result.source];
+  const pairs = renderPairs([
+    ['checkpoint', result.checkpointId],
+    ['container', `${result.container.namespace}/${result.container.id} on ${result.node}`],
+    ['source', `${source}; it stood still for ${formatDuration(result.freezeMs)}`],
+    ['durability', result.durability],
+    ['size', `${formatBytes(result.bytes.total)}, ${formatBytes(result.bytes.stored)} sent to the store`],
+    ['local copy', result.localPath],
+    ['store', result.remote],
+    ['GPU processes', result.gpuProcesses === 0 ? undefined : String(result.gpuProcesses)],
+    ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
+  ]);
+  return `${pairs}\n\nrestore it: kybernate restore ${result.checkpointId}`;
+}
+
+export function addCheckpointCommand(program: Command, cli: Cli): void {
+  const command = program
+    .command('checkpoint')
+    .summary('capture a running container, its memory, files and sockets')
+    .description(
+      'Captures a running container on its node and stores the checkpoint. The container runs on as soon as it is ' +
+        'captured, unless --after says otherwise; whatever fails, it runs on.',
+    )
+    .argument('[container]', 'containerd id of the container')
+    .option('--pod <namespace/name/container>', 'name the container by its Kubernetes pod instead', podArgument)
+    .option('--node <name>', 'node that runs the container (default: KYBERNATE_NODE, or the host name)')
+    .option('--namespace <name>', 'containerd namespace (default: "default", or "k8s.io" with --pod)')
+    .option('--id <checkpoint id>', 'name of the checkpoint (default: made from the time)')
+    .addOption(
+      new Option('--after <what>', 'what becomes of the source (default: resume)').choices(['resume', 'hold', 'stop']),
+    )
+    .addOption(
+      new Option('--durability <level>', 'how far to come before it counts as done (default: remote)').choices([
+        'local',
+        'remote',
+        'verified',
+      ]),
+    )
+    .addOption(new Option('--engine <name>', 'who calls CRIU (default: runc)').choices(['runc', 'containerd']))
+    .addOption(new Option('--tcp <policy>', 'established TCP connections (default: keep)').choices(['keep', 'close']))
+    .option('--freeze-budget <duration>', 'longest time to stand still (default: 60s)', durationArgument)
+    .option('--hold-budget <duration>', 'with --after hold: run on by itself after (default: 10m)', durationArgument)
+    .option('--label <name=value>', 'kept with the checkpoint; any number of times', labelArgument)
+    .option('--input <file>', 'read the whole request as JSON from a file, or - for stdin; flags override it')
+    .option('--workflow-id <id>', 'workflow id, to make the call idempotent (default: made by the client)')
+    .option('--detach', 'print the workflow id and do not wait')
+    .addOption(jsonOption());
+  addHelpTexts(command, {
+    examples: [
+      ['kybernate checkpoint redis', 'checkpoint the container "redis" of this host and wait until it is stored'],
+      ['kybernate checkpoint --pod shop/cart-0/app --node worker-3', 'a container of a Kubernetes pod'],
+      [
+        'kybernate checkpoint redis --after stop --durability verified --json',
+        'end the source once every byte is read back',
+      ],
+      ['kybernate checkpoint --input request.json --freeze-budget 500ms', 'request from a file, one field overridden'],
+    ],
+    exitCodes: exitCodesHelp([
+      'ContainerNotFound',
+      'ContainerNotRunning',
+      'NodeUnavailable',
+      'Incompatible',
+      'GpuUnsupported',
+      'GpuBusy',
+      'GpuOutOfMemory',
+      'DumpFailed',
+      'FreezeBudgetExceeded',
+      'CheckpointCorrupt',
+      'StorageUnavailable',
+      'StorageDenied',
+      'DiskFull',
+      'LockLost',
+      'CompensationFailed',
+      'Poisoned',
+      'OperationTerminated',
+      'TemporalUnreachable',
+      'Cancelled',
+    ]),
+  });
+  command.action((container: string | undefined, flags: CheckpointFlags) => runCheckpoint(cli, container, flags));
+}
+
+async function runCheckpoint(cli: Cli, container: string | undefined, flags: CheckpointFlags): Promise<void> {
+  const output = createOutput(cli.streams, flags);
+  const { checkpointInput } = await import('../../core/contract/checkpoint.ts');
+  const base = await readRequest(flags.input, cli.terminal);
+  const request = await checkRequest(
+    checkpointInput,
+    checkpointRequest(container, flags, base, () => cli.config().node),
+    CHECKPOINT_FLAGS,
+  );
+  const operations = await cli.connect();
+  try {
+    const operation = await operations.checkpoint(request, withoutUndefined({ workflowId: flags.workflowId }));
+    await runOperation(cli, operations, operation, {
+      output,
+      title: `checkpoint of ${targetText(request)} on ${request.node}`,
+      detach: flags.detach,
+      render: renderCheckpointResult,
+    });
+  } finally {
+    await operations.close();
+  }
+}
+
+function targetText({ container }: CheckpointRequest): string {
+  const { pod } = container;
+  return pod === undefined ? (container.id ?? '') : `${pod.namespace}/${pod.name}/${pod.container}`;
+}

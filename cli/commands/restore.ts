@@ -1,0 +1,178 @@
+/* `kybernate restore`: flags → RestoreRequest → workflow `restore` → progress → result. */
+import { Option } from 'commander';
+import type { Command } from 'commander';
+import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
+import type { Cli } from '../cli.ts';
+import { exitCodesHelp } from '../exit-codes.ts';
+import { addHelpTexts, durationArgument, jsonOption, withoutUndefined } from '../options.ts';
+import { createOutput, renderPairs } from '../output.ts';
+import { runOperation } from '../run-operation.ts';
+import { formatBytes, formatDuration } from '../units.ts';
+import { checkRequest, readRequest } from '../validate.ts';
+import type { FlagNames } from '../validate.ts';
+
+export interface RestoreFlags {
+  readonly path?: string;
+  readonly unverified?: boolean;
+  readonly node?: string;
+  readonly name?: string;
+  readonly namespace?: string;
+  readonly tcp?: RestoreRequest['tcp'];
+  readonly networkNamespace?: string;
+  readonly logFile?: string;
+  readonly source?: RestoreRequest['source'];
+  readonly onFailure?: RestoreRequest['onFailure'];
+  readonly restoreBudget?: number;
+  readonly input?: string;
+  readonly workflowId?: string;
+  readonly detach?: boolean;
+  readonly json?: boolean;
+}
+
+export const RESTORE_FLAGS: FlagNames = {
+  node: '--node',
+  checkpointId: '<checkpoint>',
+  path: '--path',
+  unverified: '--unverified',
+  'container.id': '--name',
+  'container.namespace': '--namespace',
+  tcp: '--tcp',
+  networkNamespace: '--network-namespace',
+  stdio: '--log-file',
+  source: '--source',
+  onFailure: '--on-failure',
+  restoreBudgetMs: '--restore-budget',
+};
+
+/** A flag overrides the same field of the input file; `node` is used when neither names one. */
+export function restoreRequest(
+  checkpoint: string | undefined,
+  flags: RestoreFlags,
+  base: Readonly<Record<string, unknown>>,
+  node: () => string,
+): Record<string, unknown> {
+  const container = withoutUndefined({
+    ...(base['container'] as object | undefined),
+    id: flags.name ?? (base['container'] as { id?: string } | undefined)?.id,
+    namespace: flags.namespace ?? (base['container'] as { namespace?: string } | undefined)?.namespace,
+  });
+  return {
+    ...base,
+    ...withoutUndefined({
+      checkpointId: checkpoint,
+      path: flags.path,
+      unverified: flags.unverified,
+      container: Object.keys(container).length === 0 ? undefined : container,
+      tcp: flags.tcp,
+      networkNamespace: flags.networkNamespace,
+      stdio: flags.logFile === undefined ? undefined : { kind: 'log', path: flags.logFile },
+      source: flags.source,
+      onFailure: flags.onFailure,
+      restoreBudgetMs: flags.restoreBudget,
+    }),
+    node: flags.node ?? base['node'] ?? node(),
+  };
+}
+
+const FROM_TEXT: Readonly<Record<RestoreResult['from'], string>> = {
+  local: 'the copy on the node',
+  store: 'the store',
+  path: 'the given path',
+};
+
+export function renderRestoreResult(result: RestoreResult): string {
+  return renderPairs([
+    ['container', `${result.container.namespace}/${result.container.id} on ${result.node}`],
+    ['how', result.how === 'restored' ? 'restored' : 'cold-started: CRIU refused and --on-failure said so'],
+    [
+      'from',
+      `${FROM_TEXT[result.from]}${result.fetchedBytes > 0 ? `, ${formatBytes(result.fetchedBytes)} fetched` : ''}`,
+    ],
+    ['restore time', formatDuration(result.restoreMs)],
+    ['first process', `host pid ${String(result.initHostPid)}`],
+    ['GPU processes', result.gpuProcesses === 0 ? undefined : String(result.gpuProcesses)],
+    ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
+  ]);
+}
+
+export function addRestoreCommand(program: Command, cli: Cli): void {
+  const command = program
+    .command('restore')
+    .summary('bring a checkpoint back as a new container')
+    .description(
+      'Makes a new container from a checkpoint. Every byte is checked before a process runs from it. One checkpoint ' +
+        'restores any number of times.',
+    )
+    .argument('[checkpoint]', 'checkpoint id, as `kybernate ls` shows it')
+    .option('--path <directory>', 'instead of an id: a bare directory of CRIU images on the node')
+    .option('--unverified', 'needed with --path: nothing can be checked there')
+    .option('--node <name>', 'node to restore on (default: KYBERNATE_NODE, or the host name)')
+    .option('--name <container id>', 'containerd id of the new container (default: made from that of the source)')
+    .option('--namespace <name>', 'containerd namespace (default: that of the source)')
+    .addOption(new Option('--tcp <policy>', 'captured TCP connections (default: close)').choices(['keep', 'close']))
+    .option('--network-namespace <path>', 'join this network namespace (default: as captured)')
+    .option('--log-file <path>', 'append stdout and stderr to this file of the node (default: dropped)')
+    .addOption(new Option('--source <where>', 'which copy to use (default: auto)').choices(['auto', 'local', 'store']))
+    .addOption(new Option('--on-failure <policy>', 'when CRIU refuses (default: fail)').choices(['fail', 'cold-start']))
+    .option(
+      '--restore-budget <duration>',
+      'longest time for the processes to come back (default: 5m)',
+      durationArgument,
+    )
+    .option('--input <file>', 'read the whole request as JSON from a file, or - for stdin; flags override it')
+    .option('--workflow-id <id>', 'workflow id, to make the call idempotent (default: made by the client)')
+    .option('--detach', 'print the workflow id and do not wait')
+    .addOption(jsonOption());
+  addHelpTexts(command, {
+    examples: [
+      ['kybernate restore ck-20260301093012-1f3a9b2c', 'restore on this host, under a new container id'],
+      ['kybernate restore nightly --node worker-4 --source store', 'on another node, from the store'],
+      ['kybernate restore nightly --tcp keep --network-namespace /run/netns/app', 'with its connections alive'],
+      ['kybernate restore --path /srv/images/app --unverified', 'images that `ctr` or `runc` made'],
+    ],
+    exitCodes: exitCodesHelp([
+      'CheckpointNotFound',
+      'NodeUnavailable',
+      'Incompatible',
+      'RestoreRefused',
+      'GpuUnsupported',
+      'GpuOutOfMemory',
+      'RestoreFailed',
+      'CheckpointCorrupt',
+      'SignatureInvalid',
+      'StorageUnavailable',
+      'StorageDenied',
+      'DiskFull',
+      'LockLost',
+      'CompensationFailed',
+      'Poisoned',
+      'OperationTerminated',
+      'TemporalUnreachable',
+      'Cancelled',
+    ]),
+  });
+  command.action((checkpoint: string | undefined, flags: RestoreFlags) => runRestore(cli, checkpoint, flags));
+}
+
+async function runRestore(cli: Cli, checkpoint: string | undefined, flags: RestoreFlags): Promise<void> {
+  const output = createOutput(cli.streams, flags);
+  const { restoreInput } = await import('../../core/contract/restore.ts');
+  const base = await readRequest(flags.input, cli.terminal);
+  const request = await checkRequest(
+    restoreInput,
+    restoreRequest(checkpoint, flags, base, () => cli.config().node),
+    RESTORE_FLAGS,
+  );
+  const operations = await cli.connect();
+  try {
+    const operation = await operations.restore(request, withoutUndefined({ workflowId: flags.workflowId }));
+    await runOperation(cli, operations, operation, {
+      output,
+      title: `restore of ${request.checkpointId ?? request.path ?? ''} on ${request.node}`,
+      detach: flags.detach,
+      render: renderRestoreResult,
+    });
+  } finally {
+    await operations.close();
+  }
+}

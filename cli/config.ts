@@ -1,0 +1,61 @@
+/*
+ * What the CLI reads from the environment. The connection to Temporal is read by its own package (TEMPORAL_* and the
+ * file temporal.toml); the settings of the workers are read by workers/config.ts.
+ */
+import { hostname } from 'node:os';
+import { KybernateError } from '../core/errors.ts';
+import { parseNodeName } from '../core/ids.ts';
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+export interface CliConfig {
+  /** KYBERNATE_NODE: the node that commands mean when they name none; the host name, in lower case, otherwise */
+  readonly node: string;
+  /** KYBERNATE_STATE_DIR: where `ls`, `inspect` and `rm` look for the checkpoints of this node */
+  readonly stateDir: string;
+  /** KYBERNATE_RUN_DIR */
+  readonly runDir: string;
+  /** KYBERNATE_STORE: `file:///dir` or `s3://bucket[/prefix]` */
+  readonly store: string | undefined;
+  /** KYBERNATE_S3_ENDPOINT */
+  readonly s3Endpoint: string | undefined;
+  /** KYBERNATE_S3_REGION */
+  readonly s3Region: string;
+  /** KYBERNATE_UI: address of the Temporal Web UI, for the links that are printed; no link without it */
+  readonly uiUrl: string | undefined;
+}
+
+/** @throws InvalidInput naming the variable */
+export function readCliConfig(env: Environment): CliConfig {
+  return {
+    node: readNode(env),
+    stateDir: setOr(env['KYBERNATE_STATE_DIR'], '/var/lib/kybernate'),
+    runDir: setOr(env['KYBERNATE_RUN_DIR'], '/run/kybernate'),
+    store: set(env['KYBERNATE_STORE']),
+    s3Endpoint: set(env['KYBERNATE_S3_ENDPOINT']),
+    s3Region: setOr(env['KYBERNATE_S3_REGION'], 'us-east-1'),
+    uiUrl: set(env['KYBERNATE_UI'])?.replace(/\/+$/, ''),
+  };
+}
+
+function readNode(env: Environment): string {
+  const text = set(env['KYBERNATE_NODE']) ?? hostname().toLowerCase();
+  try {
+    return parseNodeName(text);
+  } catch (error) {
+    throw new KybernateError(
+      'InvalidInput',
+      `KYBERNATE_NODE (or the host name): ${JSON.stringify(text)} is no node name; give --node or set the variable`,
+      { cause: error },
+    );
+  }
+}
+
+/** A variable set to nothing counts as not set. */
+function set(value: string | undefined): string | undefined {
+  return value === undefined || value === '' ? undefined : value;
+}
+
+function setOr(value: string | undefined, fallback: string): string {
+  return set(value) ?? fallback;
+}

@@ -1,0 +1,171 @@
+import { describe, expect, it } from 'vitest';
+import { follow } from './follow.ts';
+import type { FollowOptions } from './follow.ts';
+import type { Operation } from './operation.ts';
+import { createInterrupts } from './terminal.ts';
+
+/** An operation that ends when told, and a person who answers when told. */
+function scene(options: { interactive: boolean }) {
+  const said: string[] = [];
+  const interrupts = createInterrupts(() => said.push('listening ended'));
+  const end = Promise.withResolvers<string>();
+  const answer = Promise.withResolvers<string | undefined>();
+  const asked = Promise.withResolvers<void>();
+  const cancelled = Promise.withResolvers<void>();
+  const operation: Operation<string> = {
+    workflowId: 'checkpoint:x',
+    result: () => end.promise,
+    progress: async () => undefined,
+    cancel: async () => {
+      said.push('cancel');
+      cancelled.resolve();
+    },
+  };
+  const followOptions: FollowOptions = {
+    painter: { update: () => undefined, pause: () => undefined, end: () => said.push('painted for the last time') },
+    note: (text) => said.push(text.split('\n')[0] ?? ''),
+    pollMs: 1,
+    terminal: {
+      interactive: options.interactive,
+      listen: () => interrupts,
+      ask: async () => {
+        asked.resolve();
+        return await answer.promise;
+      },
+      readAll: async () => '',
+    },
+  };
+  return {
+    said,
+    interrupts,
+    end,
+    answer,
+    asked: asked.promise,
+    cancelled: cancelled.promise,
+    operation,
+    followOptions,
+  };
+}
+
+const CANCELLING = 'cancelling: what was made is undone; Ctrl-C stops watching';
+
+describe('follow', () => {
+  it('returns the result and stops listening', async () => {
+    const { operation, followOptions, end, said } = scene({ interactive: true });
+
+    end.resolve('done');
+
+    expect(await follow(operation, followOptions)).toEqual({ kind: 'done', result: 'done' });
+    expect(said).toEqual(['painted for the last time', 'listening ended']);
+  });
+
+  it('throws what the operation failed with', async () => {
+    const { operation, followOptions, end } = scene({ interactive: true });
+
+    end.reject(new Error('DumpFailed'));
+
+    await expect(follow(operation, followOptions)).rejects.toThrow('DumpFailed');
+  });
+
+  it('detaches at Ctrl-C without a terminal, and does not cancel', async () => {
+    const { operation, followOptions, interrupts, said } = scene({ interactive: false });
+
+    interrupts.press();
+
+    expect(await follow(operation, followOptions)).toEqual({ kind: 'detached' });
+    expect(said).toEqual(['detached: the operation goes on', 'listening ended']);
+  });
+
+  it('asks at Ctrl-C on a terminal, and detaches when told so', async () => {
+    const { operation, followOptions, interrupts, answer, said } = scene({ interactive: true });
+
+    interrupts.press();
+    answer.resolve('d');
+
+    expect(await follow(operation, followOptions)).toEqual({ kind: 'detached' });
+    expect(said).not.toContain('cancel');
+  });
+
+  it('cancels when told so, and waits for the end of the operation', async () => {
+    const { operation, followOptions, interrupts, answer, cancelled, end, said } = scene({ interactive: true });
+
+    interrupts.press();
+    answer.resolve('Cancel');
+    const followed = follow(operation, followOptions);
+    await cancelled;
+    end.reject(new Error('cancelled'));
+
+    await expect(followed).rejects.toThrow('cancelled');
+    expect(said.slice(0, 2)).toEqual([CANCELLING, 'cancel']);
+  });
+
+  it('cancels at a second Ctrl-C while it asks', async () => {
+    const { operation, followOptions, interrupts, asked, cancelled, end, said } = scene({ interactive: true });
+
+    const followed = follow(operation, followOptions);
+    interrupts.press();
+    await asked;
+    interrupts.press();
+    await cancelled;
+    end.reject(new Error('cancelled'));
+
+    await expect(followed).rejects.toThrow('cancelled');
+    expect(said).toContain('cancel');
+  });
+
+  it('stops watching a cancellation at a third Ctrl-C', async () => {
+    const { operation, followOptions, interrupts, asked, cancelled, said } = scene({ interactive: true });
+
+    const followed = follow(operation, followOptions);
+    interrupts.press();
+    await asked;
+    interrupts.press();
+    await cancelled;
+    interrupts.press();
+
+    expect(await followed).toEqual({ kind: 'detached' });
+    expect(said).toContain('detached: the cancellation goes on');
+  });
+
+  it.each([['w'], [''], ['x'], [undefined]])('watches on when the answer is %j', async (line) => {
+    const { operation, followOptions, interrupts, answer, asked, end, said } = scene({ interactive: true });
+
+    const followed = follow(operation, followOptions);
+    interrupts.press();
+    await asked;
+    answer.resolve(line);
+    end.resolve('done');
+
+    expect(await followed).toEqual({ kind: 'done', result: 'done' });
+    expect(said).not.toContain('cancel');
+  });
+
+  it('takes the end of the operation for an answer', async () => {
+    const { operation, followOptions, interrupts, asked, end } = scene({ interactive: true });
+
+    const followed = follow(operation, followOptions);
+    interrupts.press();
+    await asked;
+    end.resolve('done');
+
+    expect(await followed).toEqual({ kind: 'done', result: 'done' });
+  });
+
+  it('goes on when the progress cannot be had, and says so once', async () => {
+    const { operation, followOptions, end, said } = scene({ interactive: false });
+    let looks = 0;
+    const silent: Operation<string> = {
+      ...operation,
+      progress: async () => {
+        looks += 1;
+        if (looks === 3) {
+          end.resolve('done');
+        }
+        throw new Error('no worker');
+      },
+    };
+
+    expect(await follow(silent, followOptions)).toEqual({ kind: 'done', result: 'done' });
+    expect(said.filter((text) => text === 'no progress to show: no worker')).toHaveLength(1);
+  });
+});

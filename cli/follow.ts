@@ -1,0 +1,164 @@
+/*
+ * Watches one operation to its end. Ctrl-C never ends an operation by accident: on a terminal it asks, elsewhere it
+ * stops watching and says how to cancel. The workflow itself needs nobody who watches.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { messageOf } from '../core/errors.ts';
+import type { OperationProgress } from '../core/contract/progress.ts';
+import type { Operation } from './operation.ts';
+import type { ProgressPainter } from './progress.ts';
+import type { Interrupts, Terminal } from './terminal.ts';
+
+export type Followed<Result> = { readonly kind: 'done'; readonly result: Result } | { readonly kind: 'detached' };
+
+export interface FollowOptions {
+  readonly painter: ProgressPainter;
+  readonly terminal: Terminal;
+  readonly note: (text: string) => void;
+  /** between two looks at the progress */
+  readonly pollMs: number;
+}
+
+const LAST_LOOK_MS = 1_000;
+
+type Answer = 'detach' | 'cancel' | 'watch';
+
+const QUESTION = 'Ctrl-C: [d]etach (the operation goes on), [c]ancel it (it is undone), or [w]atch on? ';
+
+/**
+ * @returns the result, or `detached` when the user stopped watching
+ * @throws what the operation failed with; a cancelled one throws Temporal's CancelledFailure
+ */
+export async function follow<Result>(operation: Operation<Result>, options: FollowOptions): Promise<Followed<Result>> {
+  const interrupts = options.terminal.listen();
+  const watch: Watch = { over: new AbortController(), asking: false };
+  // Settles once and never rejects, so that racing against it leaves no unhandled rejection behind.
+  const end = settle(operation.result());
+  void paint(operation, options, watch);
+  try {
+    let cancelling = false;
+    for (;;) {
+      const outcome = await Promise.race([end, interrupts.next()]);
+      if (outcome !== undefined) {
+        watch.over.abort();
+        await paintLast(operation, options);
+        return finish(outcome);
+      }
+      const answer = cancelling ? 'detach' : await decide(interrupts, end, options, watch);
+      if (answer === 'detach') {
+        options.painter.pause();
+        options.note(detachedText(operation.workflowId, cancelling));
+        return { kind: 'detached' };
+      }
+      if (answer === 'cancel') {
+        cancelling = true;
+        options.painter.pause();
+        options.note('cancelling: what was made is undone; Ctrl-C stops watching');
+        await operation.cancel();
+      }
+    }
+  } finally {
+    watch.over.abort();
+    interrupts.close();
+  }
+}
+
+interface Watch {
+  readonly over: AbortController;
+  /** a question stands on the screen: do not paint over it */
+  asking: boolean;
+}
+
+type Settled<Result> = { readonly result: Result } | { readonly error: unknown };
+
+async function settle<Result>(promise: Promise<Result>): Promise<Settled<Result>> {
+  try {
+    return { result: await promise };
+  } catch (error) {
+    // Not swallowed: `finish` throws it again.
+    return { error };
+  }
+}
+
+function finish<Result>(outcome: Settled<Result>): Followed<Result> {
+  if ('error' in outcome) {
+    throw outcome.error;
+  }
+  return { kind: 'done', result: outcome.result };
+}
+
+async function decide(
+  interrupts: Interrupts,
+  end: Promise<unknown>,
+  options: FollowOptions,
+  watch: Watch,
+): Promise<Answer> {
+  if (!options.terminal.interactive) {
+    return 'detach';
+  }
+  const asked = new AbortController();
+  options.painter.pause();
+  watch.asking = true;
+  try {
+    return await Promise.race([
+      options.terminal.ask(QUESTION, asked.signal).then(answerOf),
+      interrupts.next().then((): Answer => 'cancel'),
+      end.then((): Answer => 'watch'),
+    ]);
+  } finally {
+    asked.abort();
+    watch.asking = false;
+  }
+}
+
+/** Silence and anything unclear keep watching: neither choice is made by a slip. */
+function answerOf(line: string | undefined): Answer {
+  const letter = line?.trim().toLowerCase().charAt(0);
+  if (letter === 'd') {
+    return 'detach';
+  }
+  return letter === 'c' ? 'cancel' : 'watch';
+}
+
+export function detachedText(workflowId: string, cancelling: boolean): string {
+  const fate = cancelling ? 'the cancellation goes on' : 'the operation goes on';
+  return [
+    `detached: ${fate}`,
+    `  watch it:  kybernate watch ${workflowId}`,
+    ...(cancelling ? [] : [`  cancel it: kybernate cancel ${workflowId}`]),
+  ].join('\n');
+}
+
+async function paint<Result>(operation: Operation<Result>, options: FollowOptions, watch: Watch): Promise<void> {
+  const { signal } = watch.over;
+  let told = '';
+  while (!signal.aborted) {
+    let progress: OperationProgress | undefined;
+    try {
+      progress = await operation.progress();
+    } catch (error) {
+      // Progress is a courtesy: a query that fails (no worker, a closed workflow) must not end the watching, and the
+      // end of the operation is learnt from its result alone.
+      if (messageOf(error) !== told && !signal.aborted) {
+        told = messageOf(error);
+        options.painter.pause();
+        options.note(`no progress to show: ${told}`);
+      }
+    }
+    if (!signal.aborted && !watch.asking) {
+      options.painter.update(progress);
+    }
+    // Woken by the end of the operation; an aborted sleep is not an error here.
+    await sleep(options.pollMs, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+/** The phases that ended since the last look; not worth waiting for when nobody answers. */
+async function paintLast<Result>(operation: Operation<Result>, options: FollowOptions): Promise<void> {
+  const looked = operation.progress().catch(() => undefined);
+  const progress = await Promise.race([looked, sleep(LAST_LOOK_MS, undefined, { ref: false })]);
+  if (progress !== undefined) {
+    options.painter.update(progress);
+  }
+  options.painter.end();
+}

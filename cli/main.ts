@@ -1,0 +1,26 @@
+#!/usr/bin/env node
+/* Entry of the program: the process, its environment and its streams; everything else is below `run`. */
+import type { Cli } from './cli.ts';
+import { readCliConfig } from './config.ts';
+import { run } from './program.ts';
+import { createProcessTerminal } from './terminal.ts';
+
+let exitCode: number | undefined;
+const cli: Cli = {
+  env: process.env,
+  streams: process,
+  terminal: createProcessTerminal(),
+  config: () => readCliConfig(process.env),
+  connect: async () => {
+    const { connectOperations } = await import('./connect.ts');
+    return connectOperations(process.env);
+  },
+  setExitCode: (code) => {
+    exitCode = code;
+  },
+};
+
+const code = await run(process.argv.slice(2), cli);
+// Ends what is still under way, such as the long poll for a result that nobody waits for any more. Nothing is lost:
+// writes to terminals, files and pipes are synchronous on Linux.
+process.exit(code === 0 ? (exitCode ?? 0) : code);

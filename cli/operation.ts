@@ -1,0 +1,25 @@
+/* What the CLI needs of a running workflow; made from the client module, or written out in tests. */
+import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+import type { OperationProgress } from '../core/contract/progress.ts';
+import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
+
+export interface Operation<Result> {
+  readonly workflowId: string;
+  /** absent when the newest run of the workflow id is meant */
+  readonly runId?: string | undefined;
+  /** @throws what the workflow failed with */
+  result(): Promise<Result>;
+  /** @returns undefined while no worker has answered */
+  progress(): Promise<OperationProgress | undefined>;
+  /** Asks the workflow to stop at its next safe point and to undo what it made. */
+  cancel(): Promise<void>;
+}
+
+export interface Operations {
+  readonly namespace: string;
+  checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
+  restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
+  /** @throws OperationNotFound */
+  find(workflowId: string, runId?: string): Promise<Operation<unknown>>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,60 @@
+/* Options that several commands share, and the parsers of their values. */
+import { InvalidArgumentError, Option } from 'commander';
+import type { Command } from 'commander';
+import { parseDuration } from './units.ts';
+
+export function jsonOption(): Option {
+  return new Option('--json', 'print one JSON document on stdout and nothing else');
+}
+
+/** @throws InvalidArgumentError, which commander puts behind the name of the flag */
+export function durationArgument(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === undefined || ms < 1) {
+    throw new InvalidArgumentError('Give a number and a unit: 500ms, 60s, 5m, 2h.');
+  }
+  return ms;
+}
+
+/** Collects `--label k=v`, given any number of times. */
+export function labelArgument(text: string, previous: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const at = text.indexOf('=');
+  if (at < 1) {
+    throw new InvalidArgumentError('Give a name and a value: team=search.');
+  }
+  return { ...previous, [text.slice(0, at)]: text.slice(at + 1) };
+}
+
+export interface PodArgument {
+  readonly namespace: string;
+  readonly name: string;
+  readonly container: string;
+}
+
+export function podArgument(text: string): PodArgument {
+  const [namespace, name, container, ...rest] = text.split('/');
+  if (!namespace || !name || !container || rest.length > 0) {
+    throw new InvalidArgumentError('Give namespace/pod/container.');
+  }
+  return { namespace, name, container };
+}
+
+export interface HelpTexts {
+  /** command line and what it does */
+  readonly examples: ReadonlyArray<readonly [line: string, what: string]>;
+  /** from `exitCodesHelp` */
+  readonly exitCodes: string;
+}
+
+/** Examples and exit codes below the list of options. */
+export function addHelpTexts(command: Command, texts: HelpTexts): void {
+  const examples = texts.examples.map(([line, what]) => `  $ ${line}\n      ${what}`);
+  command.addHelpText('after', ['', 'Examples:', ...examples, texts.exitCodes].join('\n'));
+}
+
+/** Drops the keys whose value is undefined, which JSON and exact optional properties do not have. */
+export function withoutUndefined<T extends object>(value: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
+}

@@ -1,0 +1,96 @@
+/*
+ * The only place that writes to the terminal. The result of a command goes to stdout, everything said on the way to
+ * stderr. With --json stdout carries exactly one JSON document, the result or `{ "error": ... }`, and stderr nothing.
+ */
+import { EXIT_OK } from '../core/errors.ts';
+import { errorJson, renderError, reportOf } from './exit-codes.ts';
+import type { ErrorReport } from './exit-codes.ts';
+
+/** The part of a stream that is used; literal objects in tests. */
+export interface TextStream {
+  write(text: string): unknown;
+  readonly isTTY?: boolean | undefined;
+  readonly columns?: number | undefined;
+  readonly rows?: number | undefined;
+}
+
+export interface OutputStreams {
+  readonly stdout: TextStream;
+  readonly stderr: TextStream;
+}
+
+/** What a command says; made once a command by `createOutput`. */
+export interface Output {
+  readonly json: boolean;
+  /** @param human builds the text for people; not called with --json */
+  readonly result: (value: unknown, human: () => string) => void;
+  /** a remark on the way, to stderr; silent with --json */
+  readonly note: (text: string) => void;
+  readonly streams: OutputStreams;
+}
+
+export function createOutput(streams: OutputStreams, options: { readonly json?: boolean | undefined }): Output {
+  const json = options.json === true;
+  return {
+    json,
+    streams,
+    result: (value, human) => {
+      const text = json ? JSON.stringify(value, null, 2) : human();
+      streams.stdout.write(text === '' ? '' : `${text}\n`);
+    },
+    note: (text) => {
+      if (!json) {
+        streams.stderr.write(`${text}\n`);
+      }
+    },
+  };
+}
+
+/** @returns the exit code */
+export function writeError(streams: OutputStreams, error: unknown, json: boolean): number {
+  const report: ErrorReport = reportOf(error);
+  if (report.exitCode === EXIT_OK) {
+    return EXIT_OK;
+  }
+  if (json) {
+    streams.stdout.write(`${JSON.stringify(errorJson(report), null, 2)}\n`);
+  } else {
+    streams.stderr.write(`${renderError(report)}\n`);
+  }
+  return report.exitCode;
+}
+
+export interface Column<Row> {
+  readonly title: string;
+  readonly value: (row: Row) => string;
+  readonly align?: 'left' | 'right';
+}
+
+/** Columns two spaces apart, as wide as their widest cell; nothing is cut, so that ids can be copied. */
+export function renderTable<Row>(rows: readonly Row[], columns: ReadonlyArray<Column<Row>>): string {
+  const cells = [
+    columns.map((column) => column.title),
+    ...rows.map((row) => columns.map((column) => column.value(row))),
+  ];
+  const widths = columns.map((_, index) => Math.max(...cells.map((line) => line[index]?.length ?? 0)));
+  return cells
+    .map((line) =>
+      line
+        .map((cell, index) => {
+          const width = widths[index] ?? 0;
+          return columns[index]?.align === 'right' ? cell.padStart(width) : cell.padEnd(width);
+        })
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+/** `name   value` lines; pairs without a value are left out. */
+export function renderPairs(pairs: ReadonlyArray<readonly [name: string, value: string | undefined]>): string {
+  const known = pairs.filter((pair): pair is readonly [string, string] => pair[1] !== undefined);
+  const width = Math.max(0, ...known.map(([name]) => name.length));
+  return known
+    .map(([name, value]) => `${name.padEnd(width)}  ${value.replaceAll('\n', `\n${' '.repeat(width + 2)}`)}`)
+    .join('\n');
+}

@@ -1,0 +1,345 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { checkpointInput } from '../core/contract/checkpoint.ts';
+import { restoreInput } from '../core/contract/restore.ts';
+import { KybernateError } from '../core/errors.ts';
+import { createFakeCli } from '../test/harness/fake-cli.ts';
+import { CHECKPOINT_FLAGS } from './commands/checkpoint.ts';
+import { RESTORE_FLAGS } from './commands/restore.ts';
+import { createProgram, run } from './program.ts';
+
+let dir: string;
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'kybernate-cli-'));
+});
+afterAll(async () => {
+  await rm(dir, { recursive: true });
+});
+
+describe('checkpoint makes a request', () => {
+  it.each<[string, string[], object]>([
+    ['of a container id', ['redis'], { node: 'node-a', container: { id: 'redis' } }],
+    [
+      'of a pod',
+      ['--pod', 'shop/cart-0/app', '--node', 'node-b'],
+      { node: 'node-b', container: { pod: { namespace: 'shop', name: 'cart-0', container: 'app' } } },
+    ],
+    [
+      'with a namespace',
+      ['a1', '--namespace', 'k8s.io'],
+      { node: 'node-a', container: { id: 'a1', namespace: 'k8s.io' } },
+    ],
+    [
+      'with every other flag',
+      'redis --id nightly --after hold --durability verified --engine containerd --tcp close --freeze-budget 500ms --hold-budget 5m --label team=search --label when=a=b'.split(
+        ' ',
+      ),
+      {
+        node: 'node-a',
+        container: { id: 'redis' },
+        checkpointId: 'nightly',
+        after: 'hold',
+        durability: 'verified',
+        engine: 'containerd',
+        tcp: 'close',
+        freezeBudgetMs: 500,
+        holdBudgetMs: 300_000,
+        labels: { team: 'search', when: 'a=b' },
+      },
+    ],
+  ])('%s', async (_, args, request) => {
+    const fake = createFakeCli();
+
+    expect(await run(['checkpoint', '--json', ...args], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]).toEqual(['checkpoint', request, {}]);
+    expect(fake.calls.at(-1)).toEqual(['close']);
+  });
+
+  const file = {
+    node: 'node-f',
+    container: { id: 'from-file', namespace: 'k8s.io' },
+    labels: { a: '1', b: '2' },
+    freezeBudgetMs: 1000,
+    timeouts: { lockWaitMs: 5 },
+  };
+  it.each<[string, string[], object]>([
+    ['as the file says', [], file],
+    ['with one field overridden', ['--freeze-budget', '2s'], { ...file, freezeBudgetMs: 2000 }],
+    ['with labels put together', ['--label', 'b=3'], { ...file, labels: { a: '1', b: '3' } }],
+    ['of another namespace', ['--namespace', 'x'], { ...file, container: { id: 'from-file', namespace: 'x' } }],
+    ['of another container, whose namespace is its own', ['other'], { ...file, container: { id: 'other' } }],
+  ])('from a file, %s', async (_, args, request) => {
+    const path = join(dir, 'request.json');
+    await writeFile(path, JSON.stringify(file));
+    const fake = createFakeCli();
+
+    expect(await run(['checkpoint', '--json', '--input', path, ...args], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]).toEqual(['checkpoint', request, {}]);
+  });
+
+  it('from standard input', async () => {
+    const fake = createFakeCli({ stdin: '{"container":{"id":"redis"}}' });
+
+    expect(await run(['checkpoint', '--json', '--input', '-', '--workflow-id', 'w1'], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]).toEqual(['checkpoint', { node: 'node-a', container: { id: 'redis' } }, { workflowId: 'w1' }]);
+  });
+});
+
+describe('restore makes a request', () => {
+  it.each<[string, string[], object]>([
+    ['of an id', ['ck-1'], { node: 'node-a', checkpointId: 'ck-1' }],
+    ['of a path', ['--path', '/srv/x', '--unverified'], { node: 'node-a', path: '/srv/x', unverified: true }],
+    [
+      'with every other flag',
+      'ck-1 --node node-b --name new --namespace k8s.io --tcp keep --network-namespace /run/netns/a --log-file /var/log/a.log --source store --on-failure cold-start --restore-budget 1m'.split(
+        ' ',
+      ),
+      {
+        node: 'node-b',
+        checkpointId: 'ck-1',
+        container: { id: 'new', namespace: 'k8s.io' },
+        tcp: 'keep',
+        networkNamespace: '/run/netns/a',
+        stdio: { kind: 'log', path: '/var/log/a.log' },
+        source: 'store',
+        onFailure: 'cold-start',
+        restoreBudgetMs: 60_000,
+      },
+    ],
+  ])('%s', async (_, args, request) => {
+    const fake = createFakeCli();
+
+    expect(await run(['restore', '--json', ...args], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]).toEqual(['restore', request, {}]);
+  });
+});
+
+describe('wrong usage ends with 2, starts nothing and names the flag', () => {
+  it.each<[string, string[], string]>([
+    ['an unknown command', ['chekpoint'], "unknown command 'chekpoint'"],
+    ['an unknown flag', ['checkpoint', 'redis', '--fast'], "unknown option '--fast'"],
+    ['a value that is no choice', ['checkpoint', 'redis', '--after', 'sleep'], '--after'],
+    ['a duration without a unit', ['checkpoint', 'redis', '--freeze-budget', '60'], '--freeze-budget'],
+    ['a duration that is too long', ['checkpoint', 'redis', '--freeze-budget', '30d'], '--freeze-budget'],
+    ['a label without a value', ['checkpoint', 'redis', '--label', 'x'], '--label'],
+    ['a pod without a container', ['checkpoint', '--pod', 'a/b'], '--pod'],
+    ['no container', ['checkpoint'], '<container> or --pod'],
+    ['a container and a pod', ['checkpoint', 'redis', '--pod', 'a/b/c'], '<container> or --pod'],
+    ['a container id with a slash', ['checkpoint', 'a/b'], '<container>:'],
+    ['a node name in capitals', ['checkpoint', 'redis', '--node', 'Node'], '--node'],
+    ['an id that leaves the directory', ['checkpoint', 'redis', '--id', '../x'], '--id'],
+    ['a file that is not there', ['checkpoint', 'redis', '--input', '/nowhere/x.json'], '--input'],
+    ['no checkpoint', ['restore'], '<checkpoint>'],
+    ['a path without --unverified', ['restore', '--path', '/x'], '--unverified'],
+    ['a relative path', ['restore', '--path', 'x', '--unverified'], '--path'],
+    ['a relative log file', ['restore', 'ck-1', '--log-file', 'x'], '--log-file'],
+    ['too many arguments', ['restore', 'a', 'b'], 'too many arguments'],
+  ])('%s', async (_, args, named) => {
+    const fake = createFakeCli();
+
+    expect(await run(args, fake.cli)).toBe(2);
+
+    expect(fake.stderr()).toContain(named);
+    expect(fake.stderr()).toMatch(/^kybernate: InvalidInput: /);
+    expect(fake.calls).toEqual([]);
+  });
+
+  it('as JSON with --json', async () => {
+    const fake = createFakeCli();
+
+    expect(await run(['checkpoint', '--json'], fake.cli)).toBe(2);
+
+    expect(JSON.parse(fake.stdout())).toMatchObject({ error: { type: 'InvalidInput' } });
+    expect(fake.stderr()).toBe('');
+  });
+
+  it('for a wrong environment, but not for --help', async () => {
+    const fake = createFakeCli({ env: { KYBERNATE_NODE: 'NOT A NODE' } });
+
+    expect(await run(['--help'], fake.cli)).toBe(0);
+    expect(await run(['checkpoint', 'redis'], fake.cli)).toBe(2);
+
+    expect(fake.stderr()).toContain('KYBERNATE_NODE');
+  });
+});
+
+describe('an operation', () => {
+  const result = {
+    checkpointId: 'ck-1',
+    node: 'node-a',
+    container: { namespace: 'default', id: 'redis' },
+    durability: 'remote',
+    source: 'running',
+    freezeMs: 41.3,
+    phases: { freezeMs: 41.3, totalMs: 400, unaccountedMs: 1, parts: {} },
+    bytes: { total: 13_841_203, stored: 4_194_304 },
+    localPath: '/var/lib/kybernate/checkpoints/checkpoint-ck-1',
+    remote: 'file:///srv/store/checkpoints/ck-1/manifest.json',
+    gpuProcesses: 0,
+    warnings: ['io.max is not restored'],
+  };
+
+  it('prints its result for people', async () => {
+    const fake = createFakeCli({ operation: { result: async () => result } });
+
+    expect(await run(['checkpoint', 'redis'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toBe(`checkpoint  ck-1
+container   default/redis on node-a
+source      running; it stood still for 41 ms
+durability  remote
+size        13.2 MiB, 4.0 MiB sent to the store
+local copy  /var/lib/kybernate/checkpoints/checkpoint-ck-1
+store       file:///srv/store/checkpoints/ck-1/manifest.json
+warnings    io.max is not restored
+
+restore it: kybernate restore ck-1
+`);
+    expect(fake.stderr()).toMatch(/^workflow checkpoint:x\n/);
+  });
+
+  it('prints only its result with --json', async () => {
+    const fake = createFakeCli({ operation: { result: async () => result } });
+
+    expect(await run(['checkpoint', 'redis', '--json'], fake.cli)).toBe(0);
+
+    expect(JSON.parse(fake.stdout())).toEqual(result);
+    expect(fake.stderr()).toBe('');
+  });
+
+  it('is not waited for with --detach', async () => {
+    const fake = createFakeCli({ operation: { result: () => new Promise(() => undefined) } });
+
+    expect(await run(['checkpoint', 'redis', '--detach', '--json'], fake.cli)).toBe(0);
+
+    expect(JSON.parse(fake.stdout())).toEqual({ workflowId: 'checkpoint:x', runId: 'run-1', detached: true });
+  });
+
+  it('shows where the Web UI shows it, when that is known', async () => {
+    const fake = createFakeCli({ env: { KYBERNATE_UI: 'http://127.0.0.1:8233/' } });
+
+    await run(['checkpoint', 'redis', '--detach'], fake.cli);
+
+    expect(fake.stdout()).toContain('http://127.0.0.1:8233/namespaces/default/workflows/checkpoint%3Ax/run-1');
+  });
+
+  it('ends with the exit code of its failure, and the connection is closed', async () => {
+    const fake = createFakeCli({
+      operation: {
+        result: async () => {
+          throw new KybernateError('Poisoned', 'cannot thaw default/redis');
+        },
+      },
+    });
+
+    expect(await run(['checkpoint', 'redis'], fake.cli)).toBe(22);
+
+    expect(fake.stderr()).toContain('cannot thaw default/redis');
+    expect(fake.calls.at(-1)).toEqual(['close']);
+  });
+
+  it('is found again by `watch`', async () => {
+    const fake = createFakeCli({ operation: { result: async () => result } });
+
+    expect(await run(['watch', 'checkpoint:x', '--run-id', 'run-7'], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]).toEqual(['find', 'checkpoint:x', 'run-7']);
+    expect(fake.stdout()).toContain('restore it: kybernate restore ck-1');
+  });
+
+  it('is cancelled by `cancel`', async () => {
+    const fake = createFakeCli();
+
+    expect(await run(['cancel', 'checkpoint:x'], fake.cli)).toBe(0);
+
+    expect(fake.calls.map(([name]) => name)).toEqual(['find', 'cancel', 'close']);
+  });
+
+  it('that is left at Ctrl-C ends the command with 130', async () => {
+    const started = Promise.withResolvers<void>();
+    const fake = createFakeCli({
+      operation: {
+        result: async () => {
+          started.resolve();
+          return await new Promise(() => undefined);
+        },
+      },
+    });
+
+    const ended = run(['checkpoint', 'redis'], fake.cli);
+    await started.promise;
+    fake.pressCtrlC();
+
+    expect(await ended).toBe(0);
+    expect(fake.exitCode()).toBe(130);
+    expect(fake.stderr()).toContain('kybernate cancel checkpoint:x');
+  });
+});
+
+describe('the flags', () => {
+  /** Every path in a schema, without what only files can set. */
+  function paths(schema: { shape: object }): string[] {
+    return Object.keys(schema.shape).filter((key) => key !== 'timeouts');
+  }
+
+  it.each([
+    ['checkpoint', checkpointInput, CHECKPOINT_FLAGS],
+    ['restore', restoreInput, RESTORE_FLAGS],
+  ] as const)('of %s cover every field of the contract but the timeouts', (_, schema, flags) => {
+    const named = new Set(Object.keys(flags).map((path) => path.split('.')[0]));
+
+    expect(paths(schema as unknown as { shape: object }).filter((path) => !named.has(path))).toEqual([]);
+  });
+
+  it.each([
+    ['checkpoint', checkpointInput.parse({ node: 'n', container: { id: 'c' } }), CHECKPOINT_FLAGS],
+    ['restore', restoreInput.parse({ node: 'n', checkpointId: 'c' }), RESTORE_FLAGS],
+  ] as const)('of %s state the default of the contract', (name, defaults, flags) => {
+    const command = createProgram(createFakeCli().cli).commands.find((one) => one.name() === name);
+    const wrong = Object.entries(defaults).filter(([field, value]) => {
+      const option = command?.options.find((one) => one.long === flags[field]);
+      const stated = /\(default: (\w+)\)/.exec(option?.description ?? '')?.[1];
+      return typeof value === 'string' && stated !== undefined && stated !== value;
+    });
+
+    expect(wrong).toEqual([]);
+  });
+});
+
+describe('help', () => {
+  const commands = createProgram(createFakeCli().cli).commands;
+
+  it.each(commands.map((command) => [command.name()]))('of %s shows examples and exit codes', async (name) => {
+    const fake = createFakeCli();
+
+    expect(await run([name, '--help'], fake.cli)).toBe(0);
+
+    const nested = commands.find((command) => command.name() === name)?.commands ?? [];
+    if (nested.length === 0) {
+      expect(fake.stdout()).toMatch(/\nExamples:\n {2}\$ .*kybernate /);
+      expect(fake.stdout()).toMatch(/\nExit codes:\n/);
+    }
+  });
+
+  it('stands in for a missing command, which ends with 2', async () => {
+    const fake = createFakeCli();
+
+    expect(await run([], fake.cli)).toBe(2);
+
+    expect(fake.stderr()).toContain('Usage: kybernate');
+  });
+
+  it('has a version', async () => {
+    const fake = createFakeCli();
+
+    expect(await run(['--version'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+});

@@ -1,0 +1,78 @@
+/* All commands, and the one place that turns what a command throws into an exit code. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { EXIT_OK, EXIT_USAGE, KybernateError } from '../core/errors.ts';
+import type { Cli } from './cli.ts';
+import { addCheckpointCommand } from './commands/checkpoint.ts';
+import { addCompletionCommand } from './commands/completion.ts';
+import { addRestoreCommand } from './commands/restore.ts';
+import { addCancelCommand, addWatchCommand } from './commands/watch.ts';
+import { writeError } from './output.ts';
+
+/**
+ * The commands import what they need when they run: the help of the program must not wait for Temporal, S3 or zod.
+ */
+export function createProgram(cli: Cli): Command {
+  const program = new Command('kybernate');
+  program
+    .description('Durable checkpoint and restore of running containers; every operation is a Temporal workflow.')
+    .version(readVersion(), '-V, --version', 'print the version')
+    .helpCommand(false)
+    .showHelpAfterError(false)
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => cli.streams.stdout.write(text),
+      writeErr: (text) => cli.streams.stderr.write(text),
+      // Errors of usage are printed by `run`, like all others.
+      outputError: () => undefined,
+    })
+    .addHelpText('after', '\n`kybernate <command> --help` shows examples and exit codes. Errors: docs/errors.md.');
+  program.commandsGroup('Operations:');
+  addCheckpointCommand(program, cli);
+  addRestoreCommand(program, cli);
+  addWatchCommand(program, cli);
+  addCancelCommand(program, cli);
+  program.commandsGroup('Other:');
+  addCompletionCommand(program, cli);
+  return program;
+}
+
+/**
+ * Runs one command line; never throws.
+ * @param args without the names of Node and of the program
+ * @returns exit code, unless the command set its own
+ */
+export async function run(args: readonly string[], cli: Cli): Promise<number> {
+  const json = args.includes('--json');
+  try {
+    const program = createProgram(cli);
+    await program.parseAsync([...args], { from: 'user' });
+    return EXIT_OK;
+  } catch (error) {
+    if (!(error instanceof CommanderError)) {
+      return writeError(cli.streams, error, json);
+    }
+    // Printed already: the help that was asked for (0), or that stands in for a missing command (1).
+    if (error.exitCode === 0 || error.code === 'commander.help') {
+      return error.exitCode === 0 ? EXIT_OK : EXIT_USAGE;
+    }
+    const message = error.message.replace(/^error: /, '');
+    return writeError(cli.streams, new KybernateError('InvalidInput', message, { cause: error }), json);
+  }
+}
+
+/** Beside the sources in the repository, one directory further up in the built package. */
+function readVersion(): string {
+  for (const place of ['../package.json', '../../package.json']) {
+    try {
+      const manifest = JSON.parse(readFileSync(new URL(place, import.meta.url), 'utf8')) as { version?: unknown };
+      return String(manifest.version);
+    } catch (error) {
+      // Not there: the other place has it.
+      if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) {
+        throw error;
+      }
+    }
+  }
+  return 'unknown';
+}

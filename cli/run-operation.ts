@@ -1,0 +1,85 @@
+/* From a started operation to what the user sees: its progress, its result, or the line that says how to find it. */
+import { EXIT_CANCELLED } from '../core/errors.ts';
+import type { Cli } from './cli.ts';
+import { detachedText, follow } from './follow.ts';
+import type { Operation, Operations } from './operation.ts';
+import type { Output } from './output.ts';
+import type { Terminal } from './terminal.ts';
+import { createProgressPainter, createSilentPainter } from './progress.ts';
+
+const POLL_TERMINAL_MS = 250;
+const POLL_PLAIN_MS = 1_000;
+
+export interface RunOptions<Result> {
+  readonly output: Output;
+  /** first line of the progress: what is done to what, and where */
+  readonly title: string;
+  /** do not wait for the end */
+  readonly detach?: boolean | undefined;
+  /** result → text for people */
+  readonly render: (result: Result) => string;
+}
+
+/**
+ * Waits for the operation and prints its result. Prints the workflow id first: whatever happens to this process, the
+ * operation can be found again.
+ * @throws what the operation failed with
+ */
+export async function runOperation<Result>(
+  cli: Cli,
+  operations: Operations,
+  operation: Operation<Result>,
+  options: RunOptions<Result>,
+): Promise<void> {
+  const { output } = options;
+  const reference = { workflowId: operation.workflowId, ...(operation.runId && { runId: operation.runId }) };
+  const link = webLink(cli.config().uiUrl, operations.namespace, operation);
+  if (options.detach === true) {
+    output.result({ ...reference, detached: true }, () =>
+      [`started ${operation.workflowId}`, ...(link === undefined ? [] : [`  Web UI:    ${link}`])]
+        .concat(detachedText(operation.workflowId, false).split('\n').slice(1))
+        .join('\n'),
+    );
+    return;
+  }
+  output.note(`workflow ${operation.workflowId}${link === undefined ? '' : `\nWeb UI   ${link}`}`);
+  const stream = cli.streams.stderr;
+  const followed = await follow(operation, {
+    painter: output.json
+      ? createSilentPainter()
+      : createProgressPainter({ stream, title: options.title, now: Date.now }),
+    // Nobody is asked on behalf of a program that reads JSON.
+    terminal: output.json ? withoutPerson(cli.terminal) : cli.terminal,
+    note: output.note,
+    pollMs: stream.isTTY === true ? POLL_TERMINAL_MS : POLL_PLAIN_MS,
+  });
+  if (followed.kind === 'detached') {
+    output.result({ ...reference, detached: true }, () => '');
+    cli.setExitCode(EXIT_CANCELLED);
+    return;
+  }
+  output.result(followed.result, () => options.render(followed.result));
+}
+
+function withoutPerson(terminal: Terminal): Terminal {
+  return { ...terminal, interactive: false };
+}
+
+/** Where the Web UI shows the operation; undefined when nobody said where the Web UI is. */
+export function webLink(
+  uiUrl: string | undefined,
+  namespace: string,
+  operation: Pick<Operation<unknown>, 'workflowId' | 'runId'>,
+): string | undefined {
+  if (uiUrl === undefined) {
+    return undefined;
+  }
+  const path = [
+    'namespaces',
+    namespace,
+    'workflows',
+    operation.workflowId,
+    ...(operation.runId ? [operation.runId] : []),
+  ];
+  return `${uiUrl}/${path.map((part) => encodeURIComponent(part)).join('/')}`;
+}

@@ -1,0 +1,99 @@
+/* A CLI without a process and without Temporal: what it writes is kept, what it starts is recorded. */
+import type { Cli } from '../../cli/cli.ts';
+import { readCliConfig } from '../../cli/config.ts';
+import type { Environment } from '../../cli/config.ts';
+import type { Operation, Operations } from '../../cli/operation.ts';
+import { createInterrupts } from '../../cli/terminal.ts';
+
+export interface FakeCli {
+  readonly cli: Cli;
+  /** the name of the call and its arguments */
+  readonly calls: unknown[][];
+  stdout(): string;
+  stderr(): string;
+  exitCode(): number | undefined;
+  pressCtrlC(): void;
+}
+
+export interface FakeCliOptions {
+  readonly env?: Environment;
+  readonly stdin?: string;
+  readonly interactive?: boolean;
+  /** what a question is answered with; the question stays open without it */
+  readonly answer?: string;
+  /** what every started operation does; ends at once with {} without it */
+  readonly operation?: Partial<Operation<unknown>>;
+}
+
+export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
+  const written = { stdout: '', stderr: '' };
+  const calls: unknown[][] = [];
+  const interrupts: Array<() => void> = [];
+  let exitCode: number | undefined;
+  const env = { KYBERNATE_NODE: 'node-a', ...options.env };
+  return {
+    calls,
+    stdout: () => written.stdout,
+    stderr: () => written.stderr,
+    exitCode: () => exitCode,
+    pressCtrlC: () => interrupts.forEach((press) => press()),
+    cli: {
+      env,
+      config: () => readCliConfig(env),
+      connect: async () => createFakeOperations(calls, options.operation ?? {}),
+      setExitCode: (code) => {
+        exitCode = code;
+      },
+      streams: {
+        stdout: { write: (text) => (written.stdout += text) },
+        stderr: { write: (text) => (written.stderr += text) },
+      },
+      terminal: {
+        interactive: options.interactive ?? false,
+        listen: () => {
+          const made = createInterrupts(() => undefined);
+          interrupts.push(made.press);
+          return made;
+        },
+        ask: async (question) => {
+          calls.push(['ask', question]);
+          return options.answer ?? (await new Promise<string>(() => undefined));
+        },
+        readAll: async () => options.stdin ?? '',
+      },
+    },
+  };
+}
+
+function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<unknown>>): Operations {
+  function made(workflowId: string): Operation<never> {
+    return {
+      workflowId,
+      runId: 'run-1',
+      progress: async () => undefined,
+      cancel: async () => {
+        calls.push(['cancel', workflowId]);
+      },
+      ...behaviour,
+      result: async () => ((await behaviour.result?.()) ?? {}) as never,
+    };
+  }
+  return {
+    namespace: 'default',
+    checkpoint: async (request, start) => {
+      calls.push(['checkpoint', request, start]);
+      return made('checkpoint:x');
+    },
+    restore: async (request, start) => {
+      calls.push(['restore', request, start]);
+      return made('restore:x');
+    },
+    find: async (workflowId, runId) => {
+      calls.push(['find', workflowId, runId]);
+      return made(workflowId);
+    },
+    close: async () => {
+      calls.push(['close']);
+    },
+  };
+}
