@@ -13,6 +13,8 @@ export const OWN_FILES = {
   spec: 'config.json',
   /** present while a wanted upload is not published; not part of the checkpoint */
   uploadPending: 'upload.pending',
+  /** packs that this checkpoint has already sent; removed by the publication; not part of the checkpoint */
+  uploadLedger: 'upload.ledger',
 } as const;
 
 /** CRIU's images, VRAM inside. */

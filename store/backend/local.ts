@@ -1,0 +1,200 @@
+/*
+ * A directory as a store, on a disk or a shared file system: a key is a path below it. Temporary files lie in `.tmp`,
+ * which no key can name. Everything is for root alone (0700, 0600): the packs are memory of containers.
+ */
+import { randomBytes } from 'node:crypto';
+import type { Dirent, Stats } from 'node:fs';
+import { open, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { KybernateError, messageOf } from '../../core/errors.ts';
+import { errnoOf, isDiskFull, linkIfAbsent, makeDirsDurably, syncDir, writeSynced } from '../files.ts';
+import { checkKey, type Backend, type ByteRange, type CallOptions, type ObjectInfo } from './backend.ts';
+
+const TEMPORARY_DIR = '.tmp';
+
+/**
+ * Opens the directory `root`, making it if its parent allows.
+ * @throws StorageDenied, StorageUnavailable, DiskFull when it cannot be made or written
+ */
+export async function openLocalBackend(root: string): Promise<Backend> {
+  await attempt(root, () => makeDirsDurably(join(root, TEMPORARY_DIR)));
+  return new LocalBackend(root);
+}
+
+class LocalBackend implements Backend {
+  readonly url: string;
+  readonly #root: string;
+
+  constructor(root: string) {
+    this.#root = root;
+    this.url = pathToFileURL(root).href;
+  }
+
+  async put(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<void> {
+    const path = this.#path(key, signal);
+    await attempt(path, async () => {
+      const temporary = await this.#writeTemporary(path, bytes);
+      await rename(temporary, path);
+      await syncDir(dirname(path));
+    });
+  }
+
+  async putIfAbsent(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<boolean> {
+    const path = this.#path(key, signal);
+    return attempt(path, async () => linkIfAbsent(await this.#writeTemporary(path, bytes), path));
+  }
+
+  async get(key: string, options: CallOptions & { readonly range?: ByteRange } = {}): Promise<Uint8Array | undefined> {
+    const path = this.#path(key, options.signal);
+    return this.#unlessAbsent(path, async () => {
+      const handle = await open(path, 'r');
+      try {
+        const { size } = await handle.stat();
+        const { start, end } = clip(options.range, size);
+        const buffer = new Uint8Array(end - start);
+        let done = 0;
+        while (done < buffer.length) {
+          const { bytesRead } = await handle.read(buffer, done, buffer.length - done, start + done);
+          if (bytesRead === 0) {
+            throw new KybernateError('StorageUnavailable', `${path} became shorter while it was read`);
+          }
+          done += bytesRead;
+        }
+        return buffer;
+      } finally {
+        await handle.close();
+      }
+    });
+  }
+
+  async head(key: string, { signal }: CallOptions = {}): Promise<ObjectInfo | undefined> {
+    const path = this.#path(key, signal);
+    return this.#unlessAbsent(path, async () => toInfo(key, await stat(path)));
+  }
+
+  async *list(prefix: string, options: CallOptions & { readonly after?: string } = {}): AsyncGenerator<ObjectInfo> {
+    const slash = prefix.lastIndexOf('/');
+    yield* this.#walk(slash === -1 ? '' : checkKey(prefix.slice(0, slash)), prefix, options);
+  }
+
+  async delete(key: string, { signal }: CallOptions = {}): Promise<void> {
+    const path = this.#path(key, signal);
+    await this.#unlessAbsent(path, async () => {
+      await unlink(path);
+      await syncDir(dirname(path));
+    });
+  }
+
+  async sweep(olderThanMs: number, { signal }: CallOptions = {}): Promise<number> {
+    let removed = 0;
+    for (const name of await attempt(this.#root, () => readdir(join(this.#root, TEMPORARY_DIR)))) {
+      signal?.throwIfAborted();
+      const path = join(this.#root, TEMPORARY_DIR, name);
+      const info = await this.#unlessAbsent(path, () => stat(path));
+      if (info !== undefined && info.mtimeMs <= Date.now() - olderThanMs) {
+        await attempt(path, () => rm(path, { force: true }));
+        removed += 1;
+      }
+    }
+    return removed;
+  }
+
+  async close(): Promise<void> {
+    // Nothing is kept open between calls.
+  }
+
+  #path(key: string, signal: AbortSignal | undefined): string {
+    signal?.throwIfAborted();
+    return join(this.#root, checkKey(key));
+  }
+
+  async #writeTemporary(path: string, bytes: Uint8Array): Promise<string> {
+    await makeDirsDurably(dirname(path));
+    const temporary = join(this.#root, TEMPORARY_DIR, randomBytes(12).toString('hex'));
+    await writeSynced(temporary, bytes);
+    return temporary;
+  }
+
+  /** "No such file" counts as absent only while the store itself is there: an unmounted store has lost nothing. */
+  async #unlessAbsent<Result>(path: string, act: () => Promise<Result>): Promise<Result | undefined> {
+    return attempt(path, async () => {
+      try {
+        return await act();
+      } catch (error) {
+        if (errnoOf(error) !== 'ENOENT') {
+          throw error;
+        }
+        await stat(join(this.#root, TEMPORARY_DIR));
+        return undefined;
+      }
+    });
+  }
+
+  async *#walk(
+    dir: string,
+    prefix: string,
+    { signal, after }: CallOptions & { readonly after?: string },
+  ): AsyncGenerator<ObjectInfo> {
+    const path = join(this.#root, dir);
+    const found = await this.#unlessAbsent(path, () => readdir(path, { withFileTypes: true }));
+    // A directory sorts as its name and "/", as the keys below it do.
+    const names = (found ?? [])
+      .filter((entry) => !entry.name.startsWith('.'))
+      .map((entry): [string, Dirent] => [entry.isDirectory() ? `${entry.name}/` : entry.name, entry])
+      .sort(([left], [right]) => (left < right ? -1 : 1));
+    for (const [name, entry] of names) {
+      signal?.throwIfAborted();
+      const key = dir === '' ? name : `${dir}/${name}`;
+      const wanted = entry.isDirectory() ? key.startsWith(prefix) || prefix.startsWith(key) : key.startsWith(prefix);
+      const behind = after === undefined || key > after || (entry.isDirectory() && after.startsWith(key));
+      if (!wanted || !behind) {
+        continue;
+      }
+      if (entry.isDirectory()) {
+        yield* this.#walk(
+          key.slice(0, -1),
+          prefix,
+          after === undefined ? withSignal(signal) : { after, ...withSignal(signal) },
+        );
+        continue;
+      }
+      const info = await this.#unlessAbsent(key, () => stat(join(this.#root, key)));
+      if (info !== undefined) {
+        yield toInfo(key, info);
+      }
+    }
+  }
+}
+
+function withSignal(signal: AbortSignal | undefined): CallOptions {
+  return signal === undefined ? {} : { signal };
+}
+
+function clip(range: ByteRange | undefined, size: number): { start: number; end: number } {
+  if (range === undefined) {
+    return { start: 0, end: size };
+  }
+  if ('last' in range) {
+    return { start: Math.max(0, size - range.last), end: size };
+  }
+  const start = Math.min(range.offset, size);
+  return { start, end: Math.min(size, start + range.bytes) };
+}
+
+function toInfo(key: string, info: Stats): ObjectInfo {
+  return { key, bytes: info.size, modifiedMs: info.mtimeMs };
+}
+
+async function attempt<Result>(path: string, act: () => Promise<Result>): Promise<Result> {
+  try {
+    return await act();
+  } catch (error) {
+    if (error instanceof KybernateError) {
+      throw error;
+    }
+    const denied = ['EACCES', 'EPERM', 'EROFS', 'EEXIST', 'ENOTDIR', 'EISDIR', 'ELOOP'].includes(errnoOf(error) ?? '');
+    const type = isDiskFull(error) ? 'DiskFull' : denied ? 'StorageDenied' : 'StorageUnavailable';
+    throw new KybernateError(type, `the store at ${path} failed: ${messageOf(error)}`, { cause: error });
+  }
+}

@@ -1,0 +1,42 @@
+/* From the URL in the settings to a backend. */
+import { fileURLToPath } from 'node:url';
+import { KybernateError, messageOf } from '../../core/errors.ts';
+import type { Backend } from './backend.ts';
+import { openLocalBackend } from './local.ts';
+import type { S3Settings } from './s3.ts';
+
+export type StoreSettings = S3Settings;
+
+/**
+ * Opens `file:///dir` (made if missing) or `s3://bucket[/prefix]`. The credentials of S3 come from where the SDK looks
+ * for them; it is loaded only when it is needed.
+ * @throws InvalidInput for another URL; StorageDenied, StorageUnavailable, DiskFull when a directory cannot be used
+ */
+export async function openBackend(url: string, settings: StoreSettings = {}): Promise<Backend> {
+  const parsed = parseUrl(url);
+  if (parsed.protocol === 'file:') {
+    return openLocalBackend(toPath(parsed).replace(/(.)\/+$/, '$1'));
+  }
+  if (parsed.protocol === 's3:' && parsed.hostname !== '' && parsed.username === '') {
+    const { openS3Backend } = await import('./s3.ts');
+    const prefix = decodeURIComponent(parsed.pathname).replaceAll(/^\/+|\/+$/g, '');
+    return openS3Backend(parsed.hostname, prefix, settings);
+  }
+  throw new KybernateError('InvalidInput', `store ${JSON.stringify(url)}: write file:///dir or s3://bucket[/prefix]`);
+}
+
+function parseUrl(url: string): URL {
+  try {
+    return new URL(url);
+  } catch (error) {
+    throw new KybernateError('InvalidInput', `store ${JSON.stringify(url)} is not a URL`, { cause: error });
+  }
+}
+
+function toPath(url: URL): string {
+  try {
+    return fileURLToPath(url);
+  } catch (error) {
+    throw new KybernateError('InvalidInput', `store ${url.href}: ${messageOf(error)}`, { cause: error });
+  }
+}

@@ -1,0 +1,302 @@
+/*
+ * S3, or a server that speaks it, as a store; the only file that does. The SDK retries what is worth it (two attempts,
+ * with a pause) and checks what it uploads by CRC32; here its errors become ours, and silence is bounded: 2 attempts of
+ * at most 6 s each.
+ */
+import {
+  AbortMultipartUploadCommand,
+  DeleteObjectCommand,
+  GetObjectCommand,
+  HeadBucketCommand,
+  HeadObjectCommand,
+  ListMultipartUploadsCommand,
+  paginateListObjectsV2,
+  PutObjectCommand,
+  S3Client,
+  type GetObjectCommandOutput,
+} from '@aws-sdk/client-s3';
+import { Upload } from '@aws-sdk/lib-storage';
+import { KybernateError, messageOf } from '../../core/errors.ts';
+import { checkKey, type Backend, type ByteRange, type CallOptions, type ObjectInfo } from './backend.ts';
+
+const MiB = 2 ** 20;
+/** Larger objects go in parts. */
+const MULTIPART_FROM_BYTES = 96 * MiB;
+/** S3's limit is 10,000 parts of at least 5 MiB: the part grows with the object. */
+const MAX_PARTS = 9000;
+const ATTEMPTS = 2;
+const CONNECT_TIMEOUT_MS = 3000;
+/** Below 6000: from there on the SDK starts this clock 3 s late. */
+const IDLE_TIMEOUT_MS = 5900;
+
+export interface S3Settings {
+  /** URL of a server other than AWS; its buckets are addressed by path */
+  readonly endpoint?: string;
+  readonly region?: string;
+  /** otherwise the SDK finds them: environment, profile, instance role */
+  readonly credentials?: { readonly accessKeyId: string; readonly secretAccessKey: string };
+}
+
+/** @param prefix key prefix inside the bucket, without slashes at its ends; may be empty */
+export function openS3Backend(bucket: string, prefix: string, settings: S3Settings): Backend {
+  const client = new S3Client({
+    region: settings.region ?? 'us-east-1',
+    ...(settings.endpoint === undefined ? {} : { endpoint: settings.endpoint, forcePathStyle: true }),
+    ...(settings.credentials === undefined ? {} : { credentials: settings.credentials }),
+    maxAttempts: ATTEMPTS,
+    requestHandler: { connectionTimeout: CONNECT_TIMEOUT_MS, socketTimeout: IDLE_TIMEOUT_MS },
+  });
+  return new S3Backend(client, bucket, prefix);
+}
+
+/** Part size of a multipart upload of an object of `bytes`: whole MiB, at least 8, never more than `MAX_PARTS` parts. */
+export function multipartPartBytes(bytes: number): number {
+  return Math.max(8, Math.ceil(bytes / MAX_PARTS / MiB)) * MiB;
+}
+
+class S3Backend implements Backend {
+  readonly url: string;
+  readonly #client: S3Client;
+  readonly #bucket: string;
+  readonly #prefix: string;
+
+  constructor(client: S3Client, bucket: string, prefix: string) {
+    this.#client = client;
+    this.#bucket = bucket;
+    this.#prefix = prefix === '' ? '' : `${prefix}/`;
+    this.url = `s3://${bucket}${prefix === '' ? '' : `/${prefix}`}`;
+  }
+
+  async put(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<void> {
+    const params = { ...this.#at(key, signal), Body: bytes };
+    await this.#attempt(`put ${key}`, signal, async () => {
+      if (bytes.length < MULTIPART_FROM_BYTES) {
+        await this.#client.send(new PutObjectCommand(params), abortOn(signal));
+        return;
+      }
+      const partSize = multipartPartBytes(bytes.length);
+      const upload = new Upload({ client: this.#client, params, partSize, queueSize: 4, leavePartsOnError: false });
+      const abort = (): void => void upload.abort();
+      signal?.addEventListener('abort', abort, { once: true });
+      try {
+        await upload.done();
+      } finally {
+        signal?.removeEventListener('abort', abort);
+      }
+    });
+  }
+
+  async putIfAbsent(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<boolean> {
+    const put = new PutObjectCommand({ ...this.#at(key, signal), Body: bytes, IfNoneMatch: '*' });
+    return this.#attempt(`put ${key} if absent`, signal, async () => {
+      try {
+        await this.#client.send(put, abortOn(signal));
+        return true;
+      } catch (error) {
+        if (statusOf(error) === 412) {
+          return false;
+        }
+        throw error;
+      }
+    });
+  }
+
+  async get(key: string, options: CallOptions & { readonly range?: ByteRange } = {}): Promise<Uint8Array | undefined> {
+    const { range, signal } = options;
+    if (range !== undefined && ('last' in range ? range.last : range.bytes) === 0) {
+      return (await this.head(key, options)) === undefined ? undefined : new Uint8Array();
+    }
+    const read = new GetObjectCommand({
+      ...this.#at(key, signal),
+      ...(range === undefined ? {} : { Range: rangeHeader(range) }),
+    });
+    return this.#attempt(`get ${key}`, signal, async () => {
+      // The SDK retries until the first byte of the answer; a connection lost behind that is ours to try once more.
+      for (let attempt = 1; ; attempt += 1) {
+        const answer = await this.#open(read, signal);
+        if (answer === undefined || answer instanceof Uint8Array) {
+          return answer;
+        }
+        try {
+          return await answer.Body?.transformToByteArray();
+        } catch (error) {
+          signal?.throwIfAborted();
+          if (attempt === ATTEMPTS) {
+            throw error;
+          }
+        }
+      }
+    });
+  }
+
+  async head(key: string, { signal }: CallOptions = {}): Promise<ObjectInfo | undefined> {
+    const read = new HeadObjectCommand(this.#at(key, signal));
+    return this.#attempt(`head ${key}`, signal, async () => {
+      try {
+        const info = await this.#client.send(read, abortOn(signal));
+        return { key, bytes: info.ContentLength ?? 0, modifiedMs: info.LastModified?.getTime() ?? 0 };
+      } catch (error) {
+        if (statusOf(error) !== 404) {
+          throw error;
+        }
+      }
+      // The answer to HEAD has no body, so a missing bucket looks like a missing key: denied must not mean absent.
+      await this.#client
+        .send(new HeadBucketCommand({ Bucket: this.#bucket }), abortOn(signal))
+        .catch((error: unknown) => {
+          throw statusOf(error) === 404 ? this.#denied(`there is no bucket ${this.#bucket}`, error) : error;
+        });
+      return undefined;
+    });
+  }
+
+  async *list(prefix: string, options: CallOptions & { readonly after?: string } = {}): AsyncGenerator<ObjectInfo> {
+    const { signal, after } = options;
+    signal?.throwIfAborted();
+    const pages = paginateListObjectsV2(
+      { client: this.#client, pageSize: 1000 },
+      {
+        Bucket: this.#bucket,
+        Prefix: this.#prefix + prefix,
+        ...(after === undefined ? {} : { StartAfter: this.#prefix + after }),
+      },
+      abortOn(signal),
+    )[Symbol.asyncIterator]();
+    for (;;) {
+      const page = await this.#attempt(`list ${prefix}`, signal, () => pages.next());
+      if (page.done === true) {
+        return;
+      }
+      for (const object of page.value.Contents ?? []) {
+        const key = object.Key?.slice(this.#prefix.length);
+        if (key !== undefined && !key.endsWith('/')) {
+          yield { key, bytes: object.Size ?? 0, modifiedMs: object.LastModified?.getTime() ?? 0 };
+        }
+      }
+    }
+  }
+
+  async delete(key: string, { signal }: CallOptions = {}): Promise<void> {
+    const remove = new DeleteObjectCommand(this.#at(key, signal));
+    await this.#attempt(`delete ${key}`, signal, async () => {
+      try {
+        await this.#client.send(remove, abortOn(signal));
+      } catch (error) {
+        if (nameOf(error) !== 'NoSuchKey') {
+          throw error;
+        }
+      }
+    });
+  }
+
+  async sweep(olderThanMs: number, { signal }: CallOptions = {}): Promise<number> {
+    const limit = Date.now() - olderThanMs;
+    return this.#attempt('sweep multipart uploads', signal, async () => {
+      const list = new ListMultipartUploadsCommand({ Bucket: this.#bucket, Prefix: this.#prefix });
+      const { Uploads } = await this.#client.send(list, abortOn(signal));
+      const stale = (Uploads ?? []).filter(({ Initiated }) => Initiated !== undefined && Initiated.getTime() <= limit);
+      for (const { Key, UploadId } of stale) {
+        await this.#client.send(
+          new AbortMultipartUploadCommand({ Bucket: this.#bucket, Key, UploadId }),
+          abortOn(signal),
+        );
+      }
+      return stale.length;
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#client.destroy();
+  }
+
+  #at(key: string, signal: AbortSignal | undefined): { Bucket: string; Key: string } {
+    signal?.throwIfAborted();
+    return { Bucket: this.#bucket, Key: this.#prefix + checkKey(key) };
+  }
+
+  /** The open answer, no bytes for a range behind the end, undefined when there is no such object. */
+  async #open(
+    read: GetObjectCommand,
+    signal: AbortSignal | undefined,
+  ): Promise<GetObjectCommandOutput | Uint8Array | undefined> {
+    try {
+      return await this.#client.send(read, abortOn(signal));
+    } catch (error) {
+      if (nameOf(error) === 'NoSuchKey') {
+        return undefined;
+      }
+      if (statusOf(error) === 416) {
+        return new Uint8Array();
+      }
+      throw error;
+    }
+  }
+
+  async #attempt<Result>(what: string, signal: AbortSignal | undefined, act: () => Promise<Result>): Promise<Result> {
+    try {
+      return await act();
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw this.#mapError(what, error);
+    }
+  }
+
+  #mapError(what: string, error: unknown): unknown {
+    if (error instanceof KybernateError) {
+      return error;
+    }
+    const status = statusOf(error);
+    const text = `${what}: ${nameOf(error)}${status === undefined ? '' : ` (HTTP ${status})`}: ${messageOf(error)}`;
+    // A 404 that is not NoSuchKey is about the bucket, or (versitygw) the user.
+    if (DENIED_NAMES.has(nameOf(error)) || [301, 401, 403, 404].includes(status ?? 0)) {
+      return this.#denied(text, error);
+    }
+    // 409 is S3's answer to two conditional writes at once, 400 with these names damage on the way.
+    const passing = status === undefined || status >= 500 || [408, 409, 429].includes(status);
+    const type = passing || PASSING_NAMES.has(nameOf(error)) ? 'StorageUnavailable' : 'Internal';
+    return new KybernateError(type, `${this.url} failed: ${text}`, { details: { url: this.url }, cause: error });
+  }
+
+  #denied(text: string, cause: unknown): KybernateError {
+    return new KybernateError('StorageDenied', `${this.url} refuses us: ${text}`, {
+      details: { url: this.url },
+      cause,
+    });
+  }
+}
+
+const DENIED_NAMES = new Set([
+  'NoSuchBucket',
+  'InvalidBucketName',
+  'AccessDenied',
+  'AllAccessDisabled',
+  'InvalidAccessKeyId',
+  'SignatureDoesNotMatch',
+  'ExpiredToken',
+  'InvalidToken',
+  'PermanentRedirect',
+  'AuthorizationHeaderMalformed',
+  'CredentialsProviderError',
+]);
+const PASSING_NAMES = new Set(['BadDigest', 'RequestTimeout', 'IncompleteBody', 'SlowDown']);
+
+function rangeHeader(range: ByteRange): string {
+  return 'last' in range ? `bytes=-${range.last}` : `bytes=${range.offset}-${range.offset + range.bytes - 1}`;
+}
+
+function abortOn(signal: AbortSignal | undefined): { abortSignal?: AbortSignal } {
+  return signal === undefined ? {} : { abortSignal: signal };
+}
+
+function statusOf(error: unknown): number | undefined {
+  const metadata: unknown = error instanceof Error && '$metadata' in error ? error.$metadata : undefined;
+  const status: unknown =
+    typeof metadata === 'object' && metadata !== null && 'httpStatusCode' in metadata
+      ? metadata.httpStatusCode
+      : undefined;
+  return typeof status === 'number' ? status : undefined;
+}
+
+function nameOf(error: unknown): string {
+  return error instanceof Error ? error.name : 'unknown error';
+}
