@@ -1,0 +1,37 @@
+/*
+ * Numbers of the Linux ABI that we call by. x86-64 and arm64 share these system call numbers (all are newer than the
+ * generic table). Sources: include/uapi/asm-generic/unistd.h, linux/tcp.h, asm-generic/socket.h, sys/file.h.
+ */
+export const SYS_PIDFD_SEND_SIGNAL = 424;
+export const SYS_PIDFD_OPEN = 434;
+export const SYS_PIDFD_GETFD = 438;
+
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+
+export const SOL_SOCKET = 1;
+export const SO_TYPE = 3;
+export const SO_PROTOCOL = 38;
+export const SO_DOMAIN = 39;
+
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+
+export const IPPROTO_TCP = 6;
+export const TCP_REPAIR = 19;
+/** Leaves repair mode and sends a window probe, so that the peer hears of us: what CRIU does after a dump. */
+export const TCP_REPAIR_OFF = 0;
+
+export const ERRNO = {
+  EPERM: 1,
+  ENOENT: 2,
+  ESRCH: 3,
+  EBADF: 9,
+  EAGAIN: 11,
+  EACCES: 13,
+  ERANGE: 34,
+  ENODATA: 61,
+  ENOTSOCK: 88,
+  ENOPROTOOPT: 92,
+  EOPNOTSUPP: 95,
+} as const;

@@ -1,0 +1,59 @@
+/*
+ * libc through koffi, loaded at the first call. All calls here are short and synchronous. Types are spelt inline:
+ * koffi registers type names for the whole process, so a named type would have to begin with Kyb.
+ */
+import koffi from 'koffi';
+import { KybernateError } from '../../core/errors.ts';
+import { ERRNO } from './abi.ts';
+
+interface Libc {
+  readonly flock: (fd: number, operation: number) => number;
+  readonly close: (fd: number) => number;
+  readonly lgetxattr: (path: Uint8Array, name: string, value: Uint8Array | null, bytes: number) => number;
+  readonly llistxattr: (path: Uint8Array, list: Uint8Array | null, bytes: number) => number;
+  readonly getsockopt: (fd: number, level: number, option: number, value: Int32Array, length: Uint32Array) => number;
+  readonly setsockopt: (fd: number, level: number, option: number, value: Int32Array, length: number) => number;
+  /** three arguments after the number: what all our raw system calls take at most */
+  readonly syscall: (number: number, first: number, second: number, third: number) => number;
+}
+
+let loaded: Libc | undefined;
+
+export function libc(): Libc {
+  if (loaded === undefined) {
+    const lib = koffi.load('libc.so.6');
+    const syscall = lib.func('long syscall(long number, ...)') as (...args: unknown[]) => number;
+    loaded = {
+      flock: lib.func('int flock(int fd, int operation)') as Libc['flock'],
+      close: lib.func('int close(int fd)') as Libc['close'],
+      lgetxattr: lib.func(
+        'long lgetxattr(const uint8_t *path, const char *name, _Out_ uint8_t *value, size_t bytes)',
+      ) as Libc['lgetxattr'],
+      llistxattr: lib.func(
+        'long llistxattr(const uint8_t *path, _Out_ uint8_t *list, size_t bytes)',
+      ) as Libc['llistxattr'],
+      getsockopt: lib.func(
+        'int getsockopt(int fd, int level, int option, _Out_ int *value, _Inout_ uint32_t *length)',
+      ) as Libc['getsockopt'],
+      setsockopt: lib.func(
+        'int setsockopt(int fd, int level, int option, const int *value, uint32_t length)',
+      ) as Libc['setsockopt'],
+      syscall: (number, first, second, third) =>
+        syscall(number, 'long', first, 'long', second, 'long', third, 'long', 0),
+    };
+  }
+  return loaded;
+}
+
+const NAMES = new Map<number, string>(Object.entries(ERRNO).map(([name, number]) => [number, name]));
+
+/** Name of the last call's errno, for example `ESRCH`; `errno 22` for one that abi.ts does not name. */
+export function lastErrno(): string {
+  const errno = koffi.errno();
+  return NAMES.get(errno) ?? `errno ${errno}`;
+}
+
+export function libcError(call: string): KybernateError {
+  const errno = lastErrno();
+  return new KybernateError('Internal', `${call} failed: ${errno}`, { details: { call, errno } });
+}

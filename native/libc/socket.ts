@@ -1,0 +1,47 @@
+import {
+  AF_INET,
+  AF_INET6,
+  IPPROTO_TCP,
+  SO_DOMAIN,
+  SO_PROTOCOL,
+  SOL_SOCKET,
+  TCP_REPAIR,
+  TCP_REPAIR_OFF,
+} from './abi.ts';
+import { lastErrno, libc, libcError } from './bindings.ts';
+
+function getOption(fd: number, level: number, option: number): number | undefined {
+  const value = new Int32Array(1);
+  const length = Uint32Array.of(4);
+  if (libc().getsockopt(fd, level, option, value, length) === 0) {
+    return value[0];
+  }
+  if (['ENOTSOCK', 'ENOPROTOOPT', 'EOPNOTSUPP'].includes(lastErrno())) {
+    return undefined;
+  }
+  throw libcError(`getsockopt ${level}:${option}`);
+}
+
+export function isTcpSocket(fd: number): boolean {
+  const domain = getOption(fd, SOL_SOCKET, SO_DOMAIN);
+  return (domain === AF_INET || domain === AF_INET6) && getOption(fd, SOL_SOCKET, SO_PROTOCOL) === IPPROTO_TCP;
+}
+
+/** In repair mode a socket neither sends nor answers: left behind, the connection hangs for ever. */
+export function isInTcpRepair(fd: number): boolean {
+  return (getOption(fd, IPPROTO_TCP, TCP_REPAIR) ?? 0) !== 0;
+}
+
+/** Needs CAP_NET_ADMIN. */
+export function endTcpRepair(fd: number): void {
+  if (libc().setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, Int32Array.of(TCP_REPAIR_OFF), 4) !== 0) {
+    throw libcError(`setsockopt TCP_REPAIR off of descriptor ${fd}`);
+  }
+}
+
+/** Needs CAP_NET_ADMIN. What CRIU does to every connection that it dumps. */
+export function enterTcpRepair(fd: number): void {
+  if (libc().setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, Int32Array.of(1), 4) !== 0) {
+    throw libcError(`setsockopt TCP_REPAIR on of descriptor ${fd}`);
+  }
+}

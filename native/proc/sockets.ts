@@ -1,0 +1,148 @@
+/* Sockets of a process's network namespace. Sources: proc_net(5), include/net/tcp_states.h, net/unix/af_unix.c. */
+import { readProc } from './read.ts';
+
+/** In the order of the kernel's numbers, 1 first. */
+const TCP_STATES = [
+  'established',
+  'syn-sent',
+  'syn-received',
+  'fin-wait-1',
+  'fin-wait-2',
+  'time-wait',
+  'closed',
+  'close-wait',
+  'last-ack',
+  'listen',
+  'closing',
+  'new-syn-received',
+] as const;
+export type TcpState = (typeof TCP_STATES)[number];
+
+export interface Endpoint {
+  /** as nft and ss write it; IPv4-mapped IPv6 addresses as IPv4, which is what is on the wire */
+  readonly address: string;
+  readonly port: number;
+}
+
+export interface TcpSocket {
+  readonly family: 4 | 6;
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+  readonly state: TcpState;
+  /** 0 when no process owns it any more (time-wait) */
+  readonly inode: number;
+}
+
+export interface UnixSocket {
+  readonly inode: number;
+  readonly type: 'stream' | 'datagram' | 'seqpacket' | 'other';
+  readonly listening: boolean;
+  readonly path?: string;
+}
+
+/** /proc prints an address as 32-bit words in the machine's byte order; every supported machine is little endian. */
+export function parseAddress(hex: string): string {
+  const bytes = Buffer.from(hex, 'hex');
+  for (let word = 0; word < bytes.length; word += 4) {
+    bytes.subarray(word, word + 4).reverse();
+  }
+  if (bytes.length === 4) {
+    return [...bytes].join('.');
+  }
+  const mapped = bytes.subarray(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff && bytes[11] === 0xff;
+  if (mapped) {
+    return [...bytes.subarray(12)].join('.');
+  }
+  const groups = Array.from({ length: 8 }, (_, index) => bytes.readUInt16BE(index * 2).toString(16));
+  return compressZeros(groups);
+}
+
+/** RFC 5952: the longest run of two or more zero groups becomes `::`. */
+function compressZeros(groups: readonly string[]): string {
+  let best = { start: -1, length: 1 };
+  for (let start = 0; start < groups.length; start += 1) {
+    let length = 0;
+    while (groups[start + length] === '0') {
+      length += 1;
+    }
+    if (length > best.length) {
+      best = { start, length };
+    }
+  }
+  if (best.start === -1) {
+    return groups.join(':');
+  }
+  return `${groups.slice(0, best.start).join(':')}::${groups.slice(best.start + best.length).join(':')}`;
+}
+
+function parseEndpoint(text: string): Endpoint {
+  const [address, port] = text.split(':');
+  return { address: parseAddress(address ?? ''), port: Number.parseInt(port ?? '0', 16) };
+}
+
+export function parseTcpTable(text: string): TcpSocket[] {
+  return text
+    .split('\n')
+    .slice(1)
+    .flatMap((line) => {
+      const fields = line.trim().split(/\s+/);
+      const [, localText, remoteText, stateText] = fields;
+      const state = TCP_STATES[Number.parseInt(stateText ?? '', 16) - 1];
+      if (localText === undefined || remoteText === undefined || state === undefined) {
+        return [];
+      }
+      const local = parseEndpoint(localText);
+      const remote = parseEndpoint(remoteText);
+      const family = remote.address.includes(':') || local.address.includes(':') ? 6 : 4;
+      return [{ family, local, remote, state, inode: Number(fields[9] ?? 0) } satisfies TcpSocket];
+    });
+}
+
+export function parseUnixTable(text: string): UnixSocket[] {
+  const types: Readonly<Record<string, UnixSocket['type']>> = {
+    '0001': 'stream',
+    '0002': 'datagram',
+    '0005': 'seqpacket',
+  };
+  return text
+    .split('\n')
+    .slice(1)
+    .flatMap((line) => {
+      const match = /^\S+: \S+ \S+ (\S+) (\S+) \S+ +(\d+)(?: (.*))?$/.exec(line);
+      if (match === null) {
+        return [];
+      }
+      const [, flags = '0', type = '', inode, path] = match;
+      return [
+        {
+          inode: Number(inode),
+          type: types[type] ?? 'other',
+          // __SO_ACCEPTCON
+          listening: (Number.parseInt(flags, 16) & 0x10000) !== 0,
+          ...(path === undefined || path === '' ? {} : { path }),
+        },
+      ];
+    });
+}
+
+/** TCP sockets of the network namespace that this process lives in, IPv4 and IPv6. */
+export function tcpSockets(hostPid: number): TcpSocket[] {
+  return ['tcp', 'tcp6'].flatMap((name) => parseTcpTable(readProc(`/proc/${hostPid}/net/${name}`) ?? ''));
+}
+
+export function unixSockets(hostPid: number): UnixSocket[] {
+  return parseUnixTable(readProc(`/proc/${hostPid}/net/unix`) ?? '');
+}
+
+/** Inodes of packet, raw, netlink, SCTP, ... sockets, by the name of their table. */
+export function otherSockets(hostPid: number, table: 'packet' | 'raw' | 'raw6' | 'netlink' | 'udp' | 'udp6'): number[] {
+  // the inode is column 9 of the tables made like tcp's, the last one of packet and netlink
+  return (readProc(`/proc/${hostPid}/net/${table}`) ?? '')
+    .split('\n')
+    .slice(1)
+    .flatMap((line) => {
+      const fields = line.trim().split(/\s+/);
+      const inode = table === 'packet' || table === 'netlink' ? fields.at(-1) : fields[9];
+      return inode === undefined || inode === '' ? [] : [Number(inode)];
+    });
+}
