@@ -1,0 +1,228 @@
+/*
+ * Writes the tables of docs/ that repeat the code: errors, workflow inputs, variables, options of the CLI. A table stands
+ * between `<!-- generated: name -->` and `<!-- end -->`; a unit test fails when one is not current.
+ *
+ * node tools/gen-docs.ts           writes
+ * node tools/gen-docs.ts --check   ends with 1 when something would change
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { format, resolveConfig } from 'prettier';
+import * as z from 'zod';
+import { CLI_ERRORS } from '../cli/exit-codes.ts';
+import { createProgram } from '../cli/program.ts';
+import { containerTarget, timeouts } from '../core/contract/common.ts';
+import { checkpointInput } from '../core/contract/checkpoint.ts';
+import { restoreInput } from '../core/contract/restore.ts';
+import { ERRORS } from '../core/errors.ts';
+import type { ErrorRow } from '../core/errors.ts';
+import { schemaComments } from './schema-comments.ts';
+
+const ROOT = join(import.meta.dirname, '..');
+
+export const GENERATED_FILES = ['docs/errors.md', 'docs/configuration.md'] as const;
+
+/** Every generated section, by its name. */
+export function generatedSections(): ReadonlyMap<string, string> {
+  return new Map([
+    ['errors', errorTable()],
+    ['cli-errors', cliErrorTable()],
+    ['checkpoint-input', inputTable(checkpointInput, 'checkpoint', 'checkpointInput')],
+    ['restore-input', inputTable(restoreInput, 'restore', 'restoreInput')],
+    ['container-target', fieldTable(containerTarget, comments('common', 'containerTarget'))],
+    ['timeouts', fieldTable(timeouts, comments('common', 'timeouts'))],
+    ['cli', cliReference()],
+  ]);
+}
+
+/** @throws Error for a marker whose section nobody generates */
+export function withSections(text: string, sections: ReadonlyMap<string, string>): string {
+  return text.replaceAll(/<!-- generated: ([a-z-]+) -->\n[^]*?<!-- end -->/g, (_, name: string) => {
+    const content = sections.get(name);
+    if (content === undefined) {
+      throw new Error(`nobody generates the section "${name}"`);
+    }
+    return `<!-- generated: ${name} -->\n\n${content}\n\n<!-- end -->`;
+  });
+}
+
+/** Source of `file`, relative to the repository, as it stands and as it should stand. */
+export async function currentAndWanted(file: string): Promise<{ readonly current: string; readonly wanted: string }> {
+  const path = join(ROOT, file);
+  const current = readFileSync(path, 'utf8');
+  // The formatter aligns tables; it has the last word over the file.
+  const config = (await resolveConfig(path)) ?? {};
+  return { current, wanted: await format(withSections(current, generatedSections()), { ...config, filepath: path }) };
+}
+
+function table(header: readonly string[], rows: ReadonlyArray<readonly string[]>): string {
+  const lines = [header, header.map(() => '---'), ...rows];
+  return lines.map((cells) => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`).join('\n');
+}
+
+const WORKLOAD_MEANING: Readonly<Record<ErrorRow['workload'], string>> = {
+  untouched: 'untouched',
+  running: 'running',
+  held: 'held (frozen)',
+  unknown: 'unknown',
+  lost: 'lost',
+  none: '-',
+};
+
+function errorTable(): string {
+  return table(
+    ['Type', 'Exit code', 'Retried', 'Who acts', 'Workload', 'What to do'],
+    Object.entries<ErrorRow>(ERRORS).map(([type, row]) => [
+      `\`${type}\``,
+      String(row.exitCode),
+      row.retryable ? 'yes' : 'no',
+      row.actor,
+      WORKLOAD_MEANING[row.workload],
+      row.remedy,
+    ]),
+  );
+}
+
+function cliErrorTable(): string {
+  return table(
+    ['Type', 'Exit code', 'What to do'],
+    Object.entries(CLI_ERRORS).map(([type, row]) => [`\`${type}\``, String(row.exitCode), row.remedy]),
+  );
+}
+
+function comments(file: string, constName: string): Map<string, string> {
+  return schemaComments(readFileSync(join(ROOT, `core/contract/${file}.ts`), 'utf8'), constName);
+}
+
+/** The part of JSON Schema that our contracts use. */
+interface Field {
+  readonly type?: string;
+  readonly enum?: readonly string[];
+  readonly default?: unknown;
+  readonly properties?: Readonly<Record<string, Field>>;
+  readonly required?: readonly string[];
+  readonly additionalProperties?: unknown;
+}
+
+/** A workflow's input; fields that several contracts share have tables of their own. */
+function inputTable(schema: z.ZodType, file: string, constName: string): string {
+  return fieldTable(schema, comments(file, constName), {
+    timeouts: 'time limits, see [Timeouts](#timeouts)',
+    ...(constName === 'checkpointInput' && { container: 'the source, see [Container](#container)' }),
+  });
+}
+
+/** @param shared fields that are described elsewhere, with the words for it */
+function fieldTable(
+  schema: z.ZodType,
+  described: ReadonlyMap<string, string>,
+  shared: Readonly<Record<string, string>> = {},
+): string {
+  const rows: string[][] = [];
+  function add(field: Field, path: string, required: boolean): void {
+    const nested = shared[path] === undefined && field.properties !== undefined;
+    if (path !== '' && (!nested || described.has(path))) {
+      rows.push([
+        `\`${path}\``,
+        typeText(field),
+        defaultText(field, required),
+        shared[path] ?? described.get(path) ?? '',
+      ]);
+    }
+    for (const [name, child] of Object.entries(nested ? (field.properties ?? {}) : {})) {
+      add(child, path === '' ? name : `${path}.${name}`, field.required?.includes(name) ?? false);
+    }
+  }
+  add(z.toJSONSchema(schema, { io: 'input' }) as Field, '', true);
+  return table(['Field', 'Type', 'Default', 'Meaning'], rows);
+}
+
+function typeText(field: Field): string {
+  if (field.enum !== undefined) {
+    return field.enum.map((value) => `\`${value}\``).join(', ');
+  }
+  if (field.type === 'object') {
+    return field.properties === undefined ? 'object of strings' : 'object';
+  }
+  return field.type ?? '';
+}
+
+function defaultText(field: Field, required: boolean): string {
+  if (required) {
+    return 'required';
+  }
+  const value = field.default;
+  if (value === undefined || typeof value === 'object') {
+    return '';
+  }
+  return `\`${String(value)}\``;
+}
+
+function cliReference(): string {
+  const program = createProgram(documentedCli());
+  return visibleCommands(program, []).map(commandReference).join('\n\n');
+}
+
+function visibleCommands(command: Command, path: readonly string[]): Array<{ name: string; command: Command }> {
+  return command
+    .createHelp()
+    .visibleCommands(command)
+    .filter((child) => child.name() !== 'help')
+    .flatMap((child) => {
+      const name = [...path, child.name()];
+      return child.commands.length > 0 ? visibleCommands(child, name) : [{ name: name.join(' '), command: child }];
+    });
+}
+
+function commandReference({ name, command }: { name: string; command: Command }): string {
+  const args = command.registeredArguments.map((argument) =>
+    argument.required ? ` <${argument.name()}>` : ` [${argument.name()}]`,
+  );
+  const rows = command.options
+    .filter((option) => !option.hidden)
+    .map((option) => {
+      const choices = option.argChoices?.map((choice) => `\`${choice}\``).join(', ');
+      return [`\`${option.flags}\``, `${option.description}${choices === undefined ? '' : `; one of ${choices}`}`];
+    });
+  const heading = `### \`kybernate ${name}${args.join('')}\`\n\n${command.description()}`;
+  return rows.length === 0 ? heading : `${heading}\n\n${table(['Option', 'Meaning'], rows)}`;
+}
+
+/** Commands are only described here, never run. */
+function documentedCli(): Parameters<typeof createProgram>[0] {
+  function unused(): never {
+    throw new Error('gen-docs runs no command');
+  }
+  const silent = { write: () => undefined };
+  return {
+    env: {},
+    streams: { stdout: silent, stderr: silent },
+    terminal: { interactive: false, listen: unused, ask: unused, readAll: unused },
+    config: unused,
+    connect: unused,
+    setExitCode: unused,
+  };
+}
+
+async function main(check: boolean): Promise<number> {
+  let stale = 0;
+  for (const file of GENERATED_FILES) {
+    const { current, wanted } = await currentAndWanted(file);
+    if (current === wanted) {
+      continue;
+    }
+    stale += 1;
+    if (check) {
+      console.log(`${file} is not current: run node tools/gen-docs.ts`);
+    } else {
+      writeFileSync(join(ROOT, file), wanted);
+      console.log(`wrote ${file}`);
+    }
+  }
+  return check && stale > 0 ? 1 : 0;
+}
+
+if (import.meta.main) {
+  process.exitCode = await main(process.argv.includes('--check'));
+}
