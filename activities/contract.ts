@@ -13,7 +13,6 @@ import type {
   PublishResult,
   ResumeResult,
   SaveGpuStateResult,
-  StartRunnerInput,
   StepContext,
   UploadResult,
 } from '../core/contract/checkpoint.ts';
@@ -32,6 +31,10 @@ import type { ContainerRef } from '../core/ids.ts';
 
 export interface StepInput {
   readonly context: StepContext;
+}
+
+export interface PlanCheckpointInput extends PlanStepInput {
+  readonly holdBudgetMs: number;
 }
 
 export interface RestoreStepInput {
@@ -74,8 +77,8 @@ export interface RunRef {
 
 /** Queue `kybernate-node-<node>`: few slots, minutes long. */
 export interface NodeActivities {
-  planCheckpoint(input: PlanStepInput): Promise<PlanStepResult>;
-  startRunner(input: StartRunnerInput): Promise<void>;
+  planCheckpoint(input: PlanCheckpointInput): Promise<PlanStepResult>;
+  startRunner(input: StepInput): Promise<void>;
   saveGpuState(input: StepInput): Promise<SaveGpuStateResult>;
   captureContainer(input: StepInput): Promise<CaptureResult>;
   commitLocal(input: CommitLocalInput): Promise<CommitLocalResult>;

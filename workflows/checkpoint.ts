@@ -55,12 +55,12 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     undo.push('endOperation', () => steps.undo.endOperation(step));
     undo.push('discardCapture', () => steps.undo.discardCapture(step));
     const { engine, tcp, after, freezeBudgetMs, holdBudgetMs } = input;
-    const plan = await steps.capture.planCheckpoint({ context, engine, tcp, after, freezeBudgetMs });
+    const plan = await steps.capture.planCheckpoint({ context, engine, tcp, after, freezeBudgetMs, holdBudgetMs });
     progress.gpu(plan.gpuProcesses);
 
     progress.enter('starting-runner');
     undo.push('resumeContainer', () => steps.undo.resumeContainer(step), { barrier: true });
-    await steps.capture.startRunner({ context, after, freezeBudgetMs, holdBudgetMs });
+    await steps.capture.startRunner(step);
 
     progress.enter('saving-gpu');
     const gpu = await steps.capture.saveGpuState(step);

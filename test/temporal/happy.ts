@@ -1,0 +1,75 @@
+/* What every step answers where a scenario says nothing else. */
+import type {
+  ControlActivities,
+  NodeActivities,
+  NodeControlActivities,
+  TransferActivities,
+} from '../../activities/contract.ts';
+import { STEP_PROTOCOL_VERSION, type NodeFacts, type PhaseTimes } from '../../core/contract/checkpoint.ts';
+
+const FACTS: NodeFacts = {
+  node: 'node-a',
+  hostname: 'node-a',
+  kernel: '6.1.0',
+  arch: 'x86_64',
+  cpuModel: 'test',
+  cpuFlags: [],
+  cgroupVersion: 2,
+  criuVersion: '4.2.1',
+  runcVersion: '1.5.2',
+  containerdVersion: '2.4.2',
+};
+const PHASES: PhaseTimes = { freezeMs: 12, totalMs: 20, unaccountedMs: 0, parts: { freeze: 1, dump: 11 } };
+
+type Scripted = NodeActivities & NodeControlActivities & TransferActivities & Pick<ControlActivities, 'findCheckpoint'>;
+
+export const happyActivities: Scripted = {
+  probeNode: ({ container }) =>
+    Promise.resolve({
+      facts: FACTS,
+      protocolVersion: STEP_PROTOCOL_VERSION,
+      newestToken: 0,
+      ...(container === undefined
+        ? {}
+        : { container: { namespace: container.namespace ?? 'default', id: container.id ?? 'pod-c', initHostPid: 42 } }),
+    }),
+  planCheckpoint: () =>
+    Promise.resolve({ estimatedBytes: 1000, processes: 1, gpuProcesses: 0, criuOptions: [], warnings: ['plan'] }),
+  startRunner: () => Promise.resolve(),
+  saveGpuState: () => Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 1 }),
+  captureContainer: () => Promise.resolve({ phases: PHASES, imageBytes: 900, rootfsBytes: 100, warnings: ['capture'] }),
+  resumeContainer: () => Promise.resolve({ source: 'running', checks: { thawed: true } }),
+  stopContainer: () => Promise.resolve({ source: 'stopped', checks: { gone: true } }),
+  endOperation: () => Promise.resolve(),
+  discardCapture: () => Promise.resolve(),
+  commitLocal: ({ context }) =>
+    Promise.resolve({
+      localPath: `/var/lib/kybernate/checkpoints/checkpoint-${context.checkpointId}`,
+      totalBytes: 1000,
+      files: 9,
+      merkleRoot: 'ab'.repeat(32),
+    }),
+  uploadImage: () => Promise.resolve({ sentBytes: 700, newChunks: 3, reusedChunks: 1 }),
+  publishManifest: ({ checkpointId }) =>
+    Promise.resolve({ remote: `s3://bucket/checkpoints/${checkpointId}/manifest.json` }),
+  verifyRemote: () => Promise.resolve({ chunks: 4, bytes: 1000 }),
+  resolveLocal: () =>
+    Promise.resolve({
+      found: { from: 'local', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
+    }),
+  findCheckpoint: () =>
+    Promise.resolve({
+      found: { from: 'store', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
+    }),
+  fetchImage: ({ from }) =>
+    Promise.resolve({
+      localPath: '/var/lib/kybernate/checkpoints/x',
+      fetchedBytes: from === 'store' ? 1000 : 0,
+      from,
+    }),
+  planRestore: () => Promise.resolve({ warnings: [] }),
+  createContainer: () => Promise.resolve(),
+  startRestored: () => Promise.resolve({ initHostPid: 77, restoreMs: 100, how: 'restored' }),
+  removeRestored: () => Promise.resolve(),
+  releaseRestoreLease: () => Promise.resolve(),
+};

@@ -1,0 +1,196 @@
+/*
+ * One Temporal worker set for a whole test file: workflows and control activities on `kybernate`, and one scripted node
+ * on its three queues. A scenario is found by its workflow id, so that many run at once over the same workers.
+ */
+import { Context } from '@temporalio/activity';
+import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
+import { NativeConnection, Runtime, DefaultLogger, Worker, makeTelemetryFilterString } from '@temporalio/worker';
+import { inject } from 'vitest';
+
+import { lockActivities } from '../../activities/control/locks.ts';
+import { mapErrorsInterceptor } from '../../activities/map-errors.ts';
+import type {
+  ControlActivities,
+  NodeActivities,
+  NodeControlActivities,
+  TransferActivities,
+} from '../../activities/contract.ts';
+import type { CheckpointRequest } from '../../core/contract/checkpoint.ts';
+import type { LockInput } from '../../core/contract/lock.ts';
+import type { RestoreRequest } from '../../core/contract/restore.ts';
+import { CONTROL_QUEUE, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
+import { workflowBundlePath } from '../../workers/build-bundle.ts';
+import '../harness/provided.ts';
+import { happyActivities } from './happy.ts';
+
+export type AllActivities = NodeActivities & NodeControlActivities & TransferActivities & ControlActivities;
+export type StepName = keyof AllActivities;
+
+/** Replaces a step of one scenario; `happy` is what it would have returned. */
+export type Script = (input: never, happy: () => Promise<unknown>) => Promise<unknown>;
+
+export interface Scenario {
+  readonly steps?: Partial<Record<StepName, Script>>;
+}
+
+export const NODE = 'node-a';
+/** Small enough that a test does not wait, large enough for a busy machine. */
+export const TIMEOUTS = { nodePickupMs: 5000, heartbeatMs: 1000, lockWaitMs: 20_000, stepMs: 20_000, uploadMs: 30_000 };
+
+export interface Harness {
+  readonly client: Client;
+  checkpoint(id: string, scenario?: Scenario, request?: Partial<CheckpointRequest>): Promise<WorkflowHandle>;
+  restore(id: string, scenario?: Scenario, request?: Partial<RestoreRequest>): Promise<WorkflowHandle>;
+  script(workflowId: string, scenario: Scenario): void;
+  /** resolves when the step of this workflow has begun */
+  reached(workflowId: string, step: StepName): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** A step that fails for good. */
+export function fails(type: string): Script {
+  return () => Promise.reject(ApplicationFailure.nonRetryable(`scripted ${type}`, type));
+}
+
+/** Runs until the workflow is cancelled. */
+export const untilCancelled: Script = async () => {
+  const context = Context.current();
+  const beat = setInterval(() => context.heartbeat(), 50);
+  try {
+    return await context.cancelled;
+  } finally {
+    clearInterval(beat);
+  }
+};
+
+/** The first call goes to the script, later ones (the same step as an undo) succeed. */
+export function once(script: Script): Script {
+  let calls = 0;
+  return (input, happy) => {
+    calls += 1;
+    return calls === 1 ? script(input, happy) : happy();
+  };
+}
+
+/** Waits until `open` is called, then succeeds. */
+export function gate(): { script: Script; open(): void } {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  return { script: async (_input, happy) => promise.then(happy), open: () => resolve() };
+}
+
+export async function openHarness(options: { lock?: LockInput } = {}): Promise<Harness> {
+  Runtime.install({
+    logger: new DefaultLogger('ERROR'),
+    telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: 'ERROR', other: 'ERROR' }) } },
+  });
+  const { address, namespace } = inject('temporal');
+  const scenarios = new Map<string, Scenario>();
+  const begun = new Map<string, () => void>();
+  const [native, connection] = await Promise.all([
+    NativeConnection.connect({ address }),
+    Connection.connect({ address }),
+  ]);
+  const client = new Client({ connection, namespace });
+  const activities = scripted({ ...happyActivities, ...lockActivities(options.lock) }, scenarios, begun);
+  const workers = await startWorkers(native, namespace, activities);
+  const running = Promise.all(workers.map((worker) => worker.run()));
+
+  const start = (type: string, id: string, scenario: Scenario, request: object): Promise<WorkflowHandle> => {
+    scenarios.set(id, scenario);
+    return client.workflow.start(type, { workflowId: id, taskQueue: CONTROL_QUEUE, args: [request] });
+  };
+  return {
+    client,
+    checkpoint: (id, scenario = {}, request = {}) => start('checkpoint', id, scenario, checkpointOf(id, request)),
+    restore: (id, scenario = {}, request = {}) => start('restore', id, scenario, restoreOf(id, request)),
+    script(workflowId, scenario) {
+      scenarios.set(workflowId, scenario);
+    },
+    reached: (workflowId, step) =>
+      new Promise((resolve) => {
+        begun.set(`${workflowId} ${step}`, resolve);
+      }),
+    async close() {
+      workers.forEach((worker) => worker.shutdown());
+      await running;
+      await native.close();
+      await connection.close();
+    },
+  };
+}
+
+function checkpointOf(id: string, request: Partial<CheckpointRequest>): CheckpointRequest {
+  return { node: NODE, container: { id }, checkpointId: `ck-${id.toLowerCase()}`, timeouts: TIMEOUTS, ...request };
+}
+
+function restoreOf(id: string, request: Partial<RestoreRequest>): RestoreRequest {
+  return { node: NODE, checkpointId: `ck-${id.toLowerCase()}`, container: { id }, timeouts: TIMEOUTS, ...request };
+}
+
+async function startWorkers(
+  connection: NativeConnection,
+  namespace: string,
+  activities: AllActivities,
+): Promise<Worker[]> {
+  const common = { connection, namespace, interceptors: { activity: [mapErrorsInterceptor] } };
+  const control = await Worker.create({
+    ...common,
+    taskQueue: CONTROL_QUEUE,
+    activities,
+    workflowBundle: { codePath: await workflowBundlePath() },
+  });
+  const queues = [nodeQueue(NODE), nodeControlQueue(NODE), transferQueue(NODE)];
+  const node = await Promise.all(queues.map((taskQueue) => Worker.create({ ...common, taskQueue, activities })));
+  return [control, ...node];
+}
+
+function scripted(
+  happy: AllActivities,
+  scenarios: ReadonlyMap<string, Scenario>,
+  begun: ReadonlyMap<string, () => void>,
+): AllActivities {
+  const wrap = ([name, run]: [string, (input: never) => Promise<unknown>]) => {
+    const activity = async (input: never): Promise<unknown> => {
+      const workflowId = Context.current().info.workflowExecution?.workflowId ?? '';
+      begun.get(`${workflowId} ${name}`)?.();
+      const script = scenarios.get(workflowId)?.steps?.[name as StepName];
+      return script === undefined ? run(input) : script(input, () => run(input));
+    };
+    return [name, activity];
+  };
+  return Object.fromEntries(Object.entries(happy).map(wrap as never)) as AllActivities;
+}
+
+/**
+ * Steps in the order in which the workflow asked for them, lock signals included. A lock that was granted while its
+ * requester gave up is let go twice: counted once, since which of the two came first is chance.
+ */
+export async function stepsOf(handle: WorkflowHandle): Promise<string[]> {
+  const { events } = await handle.fetchHistory();
+  const steps = (events ?? []).flatMap((event) => {
+    const activity = event.activityTaskScheduledEventAttributes?.activityType?.name;
+    const signal = event.signalExternalWorkflowExecutionInitiatedEventAttributes?.signalName;
+    const step = activity ?? signal;
+    return step === undefined || step === null ? [] : [step];
+  });
+  return steps.filter((step, index) => step !== 'releaseLock' || steps[index - 1] !== 'releaseLock');
+}
+
+export type Outcome = { readonly result: unknown } | { readonly type: string; readonly message: string; readonly details?: unknown };
+
+/** How the workflow ended: its result, or the type of its failure (`Cancelled` for a cancellation). */
+export async function outcomeOf(handle: WorkflowHandle): Promise<Outcome> {
+  try {
+    return { result: await handle.result() };
+  } catch (error) {
+    const cause = error instanceof WorkflowFailedError ? error.cause : error;
+    if (cause instanceof CancelledFailure) {
+      return { type: 'Cancelled', message: cause.message };
+    }
+    if (cause instanceof ApplicationFailure) {
+      return { type: cause.type ?? '', message: cause.message, details: cause.details?.[0] };
+    }
+    throw error;
+  }
+}

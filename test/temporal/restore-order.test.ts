@@ -1,0 +1,125 @@
+/* Every step of `restore` × (throws, cancelled): what is undone, and in which order. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import { openHarness, outcomeOf, stepsOf, type Harness, type Scenario, type StepName } from './harness.ts';
+import { SCRIPTED_TYPE, endingWhenCancelledIn, endingWhenStepThrows, upTo } from './order.ts';
+
+const STORY = [
+  'resolveLocal',
+  'findCheckpoint',
+  'probeNode',
+  'requestLock',
+  'fetchImage',
+  'planRestore',
+  'createContainer',
+  'startRestored',
+  'releaseRestoreLease',
+  'releaseLock',
+];
+const AFTER_FETCH = ['releaseRestoreLease', 'releaseLock'];
+const AFTER_CREATE = ['removeRestored', 'releaseRestoreLease', 'releaseLock'];
+
+type Table = ReadonlyArray<readonly [step: StepName, undo: readonly string[]]>;
+
+const THROWS: Table = [
+  ['resolveLocal', []],
+  ['findCheckpoint', []],
+  ['probeNode', []],
+  ['requestLock', ['releaseLock']],
+  ['fetchImage', AFTER_FETCH],
+  ['planRestore', AFTER_FETCH],
+  ['createContainer', AFTER_CREATE],
+  ['startRestored', AFTER_CREATE],
+];
+const CANCELLED: Table = THROWS.map(([step, undo]) => [step, step === 'probeNode' ? ['releaseLock'] : undo]);
+
+let harness: Harness;
+beforeAll(async () => {
+  harness = await openHarness();
+});
+afterAll(() => harness.close());
+
+/** Not on the node, so that the store is asked too. */
+const notLocal = ({ steps }: Scenario): Scenario => ({
+  steps: { resolveLocal: () => Promise.resolve({}), ...steps },
+});
+
+describe('restore', () => {
+  it.concurrent('asks the node first, then the store, and does every step in order', async () => {
+    const handle = await harness.restore('restore-store', notLocal({}));
+    const outcome = await outcomeOf(handle);
+
+    expect(await stepsOf(handle)).toEqual(STORY);
+    expect(outcome).toMatchObject({
+      result: { how: 'restored', from: 'store', fetchedBytes: 1000, initHostPid: 77, checkpointId: 'ck-restore-store' },
+    });
+  });
+
+  it.concurrent('uses the copy on the node when there is one', async () => {
+    const handle = await harness.restore('restore-local');
+    const outcome = await outcomeOf(handle);
+
+    expect(await stepsOf(handle)).toEqual(STORY.filter((step) => step !== 'findCheckpoint'));
+    expect(outcome).toMatchObject({ result: { from: 'local', fetchedBytes: 0 } });
+  });
+
+  it.concurrent('ignores the copy on the node with source: store', async () => {
+    const handle = await harness.restore('restore-forced', {}, { source: 'store' });
+    const outcome = await outcomeOf(handle);
+
+    expect(await stepsOf(handle)).toEqual(STORY.filter((step) => step !== 'resolveLocal'));
+    expect(outcome).toMatchObject({ result: { from: 'store' } });
+  });
+
+  it.concurrent('fails with CheckpointNotFound when it is nowhere', async () => {
+    const nowhere = { steps: { findCheckpoint: () => Promise.resolve({}) } };
+
+    const outcome = await outcomeOf(await harness.restore('restore-nowhere', notLocal(nowhere)));
+
+    expect(outcome).toMatchObject({
+      type: 'CheckpointNotFound',
+      message: 'no checkpoint ck-restore-nowhere on node node-a nor in the store',
+    });
+  });
+
+  it.concurrent('names the new container after its source', async () => {
+    const outcome = await outcomeOf(await harness.restore('restore-named', {}, { container: {} }));
+
+    expect(outcome).toMatchObject({
+      result: { container: { namespace: 'default', id: expect.stringMatching(/^redis-r[0-9a-f]{8}$/) as string } },
+    });
+  });
+
+  it.concurrent('completes with a warning when only the lease could not be released', async () => {
+    const steps = { releaseRestoreLease: () => Promise.reject(new Error('no such lease')) };
+
+    const outcome = await outcomeOf(await harness.restore('restore-lease', { steps }));
+
+    expect(outcome).toMatchObject({
+      result: { warnings: [expect.stringContaining('lease on the images was not released') as string] },
+    });
+  });
+});
+
+describe('restore whose step throws', () => {
+  it.concurrent.each(THROWS)('%s is followed by %j', async (step, undo) => {
+    const id = `restore-throws-${step}`;
+
+    const ending = await endingWhenStepThrows((script) => harness.restore(id, notLocal(script)), step);
+
+    expect(ending.steps).toEqual(upTo(STORY, step, undo));
+    expect(ending.outcome).toMatchObject({ type: SCRIPTED_TYPE });
+  });
+});
+
+describe('restore cancelled inside a step', () => {
+  it.concurrent.each(CANCELLED)('%s is followed by %j', async (step, undo) => {
+    const id = `restore-cancelled-${step}`;
+
+    const start = (script: Scenario) => harness.restore(id, notLocal(script));
+    const ending = await endingWhenCancelledIn(harness, id, start, step);
+
+    expect(ending.steps).toEqual(upTo(STORY, step, undo));
+    expect(ending.outcome).toMatchObject({ type: 'Cancelled' });
+  });
+});
