@@ -22,13 +22,17 @@ export function defaultShimDir(): string {
   return fileURLToPath(new URL('../../shim', import.meta.url));
 }
 
+/** Folders of the shim, containerd, ctr, runc, CRIU and Node, for the front of a PATH. */
+export function stackDirs(env: Env, shimDir: string = defaultShimDir()): string[] {
+  const names = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu'] as const;
+  const dirs = names.map((name) => dirname(requireProgram(name, env)));
+  return [...new Set([shimDir, ...dirs, dirname(process.execPath)])];
+}
+
 /** PATH for containerd and everything below it: the chosen programs first, whatever else the machine has after them. */
-export function stackPath(env: Env, shimDir: string = defaultShimDir()): string {
-  const dirs = (['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu'] as const).map((name) =>
-    dirname(requireProgram(name, env)),
-  );
+export function stackPath(env: Env, shimDir?: string): string {
   const system = (env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin').split(delimiter);
-  return [...new Set([shimDir, ...dirs, dirname(process.execPath), ...system, '/usr/sbin', '/sbin'])].join(delimiter);
+  return [...new Set([...stackDirs(env, shimDir), ...system, '/usr/sbin', '/sbin'])].join(delimiter);
 }
 
 /** The client side of a private containerd, running or not. */

@@ -10,7 +10,6 @@ import { type Env, requireProgram } from '../setup/programs.ts';
 import { type Containerd, openContainerd } from './containerd-client.ts';
 import { endTasks, removeTraces } from './containerd-traces.ts';
 import { isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
-
 import { waitFor } from './wait.ts';
 
 /** sun_path holds 108 bytes; containerd appends `.ttrpc` to its address. */

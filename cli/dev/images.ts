@@ -16,7 +16,7 @@ import type { Containerd } from './containerd-client.ts';
 import { filesBelow, hostFile, planRootfs, type RootfsPlan, withLibraries, writeRootfs } from './rootfs.ts';
 
 /** Part of every key: raise it when the same files would give another archive. */
-const FORMAT = 2;
+const FORMAT = 3;
 /** Of Python's library: what no program in a container needs. `__pycache__` differs from machine to machine. */
 const PYTHON_SKIP: ReadonlySet<string> = new Set(
   ['__pycache__', 'test', 'idlelib', 'tkinter', 'lib2to3', 'ensurepip', 'turtledemo', 'pydoc_data'].concat([
@@ -28,6 +28,8 @@ const PYTHON_SKIP: ReadonlySet<string> = new Set(
 
 interface ImageSpec {
   readonly files: () => Promise<string[]>;
+  /** host file → image path, where they differ */
+  readonly names: Readonly<Record<string, string>>;
   readonly command: readonly string[];
   readonly env: readonly string[];
 }
@@ -45,14 +47,17 @@ async function pythonFiles(): Promise<string[]> {
 }
 
 export const IMAGES = {
-  'docker.io/kybernate/busybox:1': { files: () => Promise.resolve([]), command: ['/bin/sh'], env: [PATH] },
+  'docker.io/kybernate/busybox:1': { files: () => Promise.resolve([]), names: {}, command: ['/bin/sh'], env: [PATH] },
   'docker.io/kybernate/redis:1': {
-    files: () => withLibraries([hostFile('/usr/bin/redis-server'), hostFile('/usr/bin/redis-cli')]),
+    // One program under two names; package redis-server, which has the other name, would start a service.
+    files: () => withLibraries([hostFile('/usr/bin/redis-check-rdb'), hostFile('/usr/bin/redis-cli')]),
+    names: { '/usr/bin/redis-check-rdb': '/usr/bin/redis-server' },
     command: ['redis-server'],
     env: [PATH],
   },
   'docker.io/kybernate/python:1': {
     files: pythonFiles,
+    names: {},
     command: ['python3'],
     // Byte code would be written into the container's own layer at the first import.
     env: [PATH, 'PYTHONDONTWRITEBYTECODE=1', 'PYTHONUNBUFFERED=1', 'LANG=C.UTF-8'],
@@ -67,7 +72,10 @@ function keyOf(name: ImageName, plan: RootfsPlan): string {
     const { size, mtimeMs, mode } = statSync(file);
     hash.update(JSON.stringify([file, size, mtimeMs, mode]));
   }
-  return hash.update(JSON.stringify(plan.links)).digest('hex').slice(0, 16);
+  return hash
+    .update(JSON.stringify([plan.links, plan.names]))
+    .digest('hex')
+    .slice(0, 16);
 }
 
 async function archive(dir: string, target: string): Promise<void> {
@@ -133,7 +141,7 @@ async function writeLayout(layout: string, name: ImageName, layerTar: string): P
  * Crash: the archive is made in a directory of its own and renamed; a half-made one is never used.
  */
 export async function buildImage(name: ImageName, env: Env): Promise<string> {
-  const plan = await planRootfs(await IMAGES[name].files());
+  const plan = await planRootfs(await IMAGES[name].files(), IMAGES[name].names);
   const dir = join(cacheDir(env), 'images');
   const short = /\/([a-z]+):/.exec(name)?.[1] ?? 'image';
   const target = join(dir, `${short}-${keyOf(name, plan)}.tar`);

@@ -69,8 +69,10 @@ export function filesBelow(dir: string, skip: ReadonlySet<string>): string[] {
 }
 
 export interface RootfsPlan {
-  /** host files, each copied to `imagePath` of itself with its mode */
+  /** host files, each copied to `imagePath` of itself with its mode, unless `names` says where to */
   readonly files: readonly string[];
+  /** host file → image path */
+  readonly names: Readonly<Record<string, string>>;
   /** image path → link target */
   readonly links: Readonly<Record<string, string>>;
 }
@@ -100,13 +102,16 @@ export function hostFile(...candidates: readonly string[]): string {
 }
 
 /** The plan of an image: busybox with all its applets, and the given host files. */
-export async function planRootfs(files: readonly string[]): Promise<RootfsPlan> {
+export async function planRootfs(
+  files: readonly string[],
+  names: Readonly<Record<string, string>> = {},
+): Promise<RootfsPlan> {
   const busybox = hostFile('/usr/bin/busybox', '/bin/busybox');
   const own = await withLibraries([busybox]);
   const all = [...new Set([...own, ...files])].sort();
-  const present = new Set(all.map(imagePath));
+  const present = new Set(all.map((file) => names[file] ?? imagePath(file)));
   const applets = Object.entries(await busyboxLinks(busybox)).filter(([path]) => !present.has(path));
-  return { files: all, links: Object.fromEntries(applets) };
+  return { files: all, names, links: Object.fromEntries(applets) };
 }
 
 /** Copies the plan into an empty directory. Modes are kept, owners and times are left to the archive. */
@@ -124,7 +129,7 @@ export async function writeRootfs(plan: RootfsPlan, root: string): Promise<void>
   }
   const made = new Set<string>();
   for (const file of plan.files) {
-    const target = join(root, imagePath(file));
+    const target = join(root, plan.names[file] ?? imagePath(file));
     if (!made.has(dirname(target))) {
       await mkdir(dirname(target), { recursive: true });
       made.add(dirname(target));

@@ -1,0 +1,91 @@
+/* The two workers of the dev environment: the same commands that an operator would start. */
+import { extname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { KybernateError } from '../../core/errors.ts';
+import { CONTROL_QUEUE, nodeControlQueue, nodeQueue } from '../../core/task-queues.ts';
+import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
+import type { TemporalServer } from './temporal.ts';
+import { waitFor } from './wait.ts';
+
+/** In the order of their start; they are stopped in the reverse order. */
+export const WORKERS = ['worker-control', 'worker-node'] as const;
+/** A worker lets running activities end; those that go on belong to a runner, which outlives it. */
+const WORKER_GRACE_MS = 15_000;
+
+function mainFile(): string {
+  // main.ts in the repository, main.js in the built package
+  return fileURLToPath(new URL(`../main${extname(import.meta.url)}`, import.meta.url));
+}
+
+export interface WorkerOptions {
+  readonly dir: string;
+  readonly node: string;
+  readonly temporal: TemporalServer;
+  /** the whole environment of the workers */
+  readonly env: Readonly<Record<string, string>>;
+}
+
+/** True when somebody polls this queue; the server answers from memory, within milliseconds. */
+async function isPolled(temporal: TemporalServer, queue: string, type: 'WORKFLOW' | 'ACTIVITY'): Promise<boolean> {
+  const path = `/api/v1/namespaces/${temporal.namespace}/task-queues/${queue}`;
+  try {
+    const url = `${temporal.httpUrl}${path}?taskQueueType=TASK_QUEUE_TYPE_${type}`;
+    const response = await fetch(url, { signal: AbortSignal.timeout(2000) });
+    const body = (await response.json()) as { pollers?: unknown[] };
+    return (body.pollers ?? []).length > 0;
+  } catch {
+    // Not answered in time: asked again by the caller.
+    return false;
+  }
+}
+
+async function startWorker(options: WorkerOptions, name: (typeof WORKERS)[number]): Promise<DaemonRecord> {
+  const store = options.env['KYBERNATE_STORE'] ?? '';
+  const live = findDaemon(options.dir, name);
+  // Started for another store: its configuration is read only once.
+  if (live !== undefined && live.facts['store'] !== store) {
+    await stopDaemon(options.dir, name, WORKER_GRACE_MS);
+  }
+  return startDaemon(options.dir, {
+    name,
+    file: process.execPath,
+    args: [mainFile(), 'worker', name === 'worker-node' ? 'node' : 'control'],
+    env: options.env,
+    facts: { store },
+  });
+}
+
+/**
+ * Starts the workers that do not run, and waits until every queue is polled.
+ * @throws Internal with the end of the log of a worker that ended
+ */
+export async function startWorkers(options: WorkerOptions): Promise<void> {
+  const records = await Promise.all(WORKERS.map((name) => startWorker(options, name)));
+  const { temporal, node } = options;
+  await waitFor(
+    'poller on every task queue',
+    60_000,
+    async () => {
+      const dead = records.find((record) => !isAlive(record));
+      if (dead !== undefined) {
+        throw new KybernateError('Internal', `${dead.name} ended at its start:\n${logTail(dead.logFile)}`);
+      }
+      const polled = await Promise.all([
+        isPolled(temporal, CONTROL_QUEUE, 'WORKFLOW'),
+        isPolled(temporal, CONTROL_QUEUE, 'ACTIVITY'),
+        isPolled(temporal, nodeQueue(node), 'ACTIVITY'),
+        isPolled(temporal, nodeControlQueue(node), 'ACTIVITY'),
+      ]);
+      return polled.every(Boolean);
+    },
+    () => records.map((record) => `\n${record.name}:\n${logTail(record.logFile, 8)}`).join(''),
+  );
+}
+
+/** Stops both workers, the node's first. */
+export async function stopWorkers(dir: string): Promise<void> {
+  for (const name of WORKERS.toReversed()) {
+    await stopDaemon(dir, name, WORKER_GRACE_MS);
+  }
+}
