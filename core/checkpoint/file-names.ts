@@ -26,6 +26,8 @@ export const FS_DIR = 'fs';
 export const FS_FILES = {
   /** added and changed paths of the rw layer, a pax tar without overlayfs' own whiteouts and attributes */
   rootfsDiff: 'fs/rootfs-diff.tar',
+  /** files that CRIU linked for open files without a name; unpacked like the diff, consumed by the restore */
+  linkRemap: 'fs/link-remap.tar',
   /** JSON list of deleted paths, relative to the root, to be removed before the tar is unpacked */
   deletedFiles: 'fs/deleted.files',
   /** content of a /dev/shm that comes from outside the container */
