@@ -5,13 +5,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../core/errors.ts';
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
-import { criuTables, deleteTable, listTables } from '../native/net/nft.ts';
+import { deleteTable, type NftTable } from '../native/net/nft.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { socketsInRepair } from '../native/net/tcp-repair.ts';
 import type { Run } from '../native/run/run.ts';
 import { networkHoldTable } from './capture-criu.ts';
 import { freezerState } from './freezer.ts';
-import type { OperationPlan } from './operation.ts';
+import { dumpLogPlaces, networkLockTables } from './network-locks.ts';
+import { operationPaths, type OperationPlan } from './operation.ts';
 
 const SETTLE_MS = 2000;
 
@@ -52,14 +53,14 @@ async function runningChecks(plan: OperationPlan, run: Run): Promise<Record<stri
   const processes = plan.facts.processes
     .map((process) => readProcess(process.hostPid))
     .filter((process) => process !== undefined);
-  const tables = await listTables(run, plan.facts.initHostPid);
+  const tables = await lockTables(plan, run);
   return {
     freezerThawed: freezerState(plan.facts.freezer) === 'thawed',
     notTraced: processes.every((process) => process.tracerPid === 0),
     // A process that its user had stopped (T) before the capture is not ours to judge.
     notStopped: processes.every((process) => process.state !== 't'),
     noSocketInRepair: plan.facts.processes.every((process) => socketsInRepair(process.hostPid).length === 0),
-    noNetworkLock: !tables.some((table) => criuTables(plan, table) || table.name === networkHoldTable(plan.operationId)),
+    noNetworkLock: tables.length === 0,
   };
 }
 
@@ -68,9 +69,17 @@ export async function removeNetworkLocks(plan: OperationPlan, run: Run): Promise
   if (!initIsAlive(plan)) {
     return;
   }
-  for (const table of await listTables(run, plan.facts.initHostPid)) {
-    if (criuTables(plan, table) || table.name === networkHoldTable(plan.operationId)) {
-      await deleteTable(run, plan.facts.initHostPid, table);
-    }
+  for (const table of await lockTables(plan, run)) {
+    await deleteTable(run, plan.facts.initHostPid, table);
   }
+}
+
+function lockTables(plan: OperationPlan, run: Run): Promise<NftTable[]> {
+  const owner = {
+    initHostPid: plan.facts.initHostPid,
+    privateNetwork: plan.facts.networkNamespace.private,
+    dumpLogs: dumpLogPlaces(operationPaths(plan.settings, plan.operationId).dir, plan.checkpointDir),
+    holdTable: networkHoldTable(plan.operationId),
+  };
+  return networkLockTables(owner, run);
 }
