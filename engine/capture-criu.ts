@@ -8,12 +8,13 @@
  * With the engine `containerd` the freeze begins before the call, and there is no post-dump moment.
  */
 import { constants } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
+import { writeCriuConfig } from '../native/criu/config-file.ts';
 import { dumpErrorLines } from '../native/criu/log.ts';
 import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
@@ -95,28 +96,25 @@ class CriuCapture implements Capture {
     };
   }
 
-  get #fifos(): { events: string; answers: string; script: string; config: string } {
+  get #fifos(): { events: string; answers: string; config: string } {
     const { dir } = this.#context.paths;
     return {
       events: join(dir, 'criu.events'),
       answers: join(dir, 'criu.answers'),
-      script: join(dir, 'criu-action.sh'),
       config: join(dir, 'criu.conf'),
     };
   }
 
   async #planScript(): Promise<void> {
     const { plan, run } = this.#context;
-    const { events, answers, script, config } = this.#fifos;
+    const { events, answers, config } = this.#fifos;
     await Promise.all([events, answers].map((file) => rm(file, { force: true })));
     const made = await run('mkfifo', ['-m', '0600', events, answers]);
     if (made.exitCode !== 0) {
       throw new KybernateError('Internal', `mkfifo failed: ${made.stderr}; the workload is untouched`);
     }
-    await writeFile(script, actionScript(events, answers), { mode: 0o700 });
-    // `sh` in front: /run is mounted noexec on many hosts.
-    const lines = [...plan.analysis.criuConfig, `action-script "sh ${script}"`];
-    await writeFile(config, `${lines.join('\n')}\n`, { mode: 0o600 });
+    const script = await installActionScript(plan.settings.stateDir);
+    await writeCriuConfig(config, [...plan.analysis.criuConfig, { option: 'action-script', value: script }]);
   }
 
   async #dumpByRunc(): Promise<void> {
@@ -162,6 +160,7 @@ class CriuCapture implements Capture {
 
   async #runCheckpoint(config: string): Promise<RunResult> {
     const { plan, run, lockFd, signal } = this.#context;
+    const { events, answers } = this.#fifos;
     const { facts, settings } = plan;
     const argv = [
       ...['--root', facts.runcRoot],
@@ -172,7 +171,12 @@ class CriuCapture implements Capture {
     ];
     return run(settings.runcPath, argv, {
       signal,
-      env: { CRIU_CONFIG_FILE: config, PATH: settings.programPath },
+      env: {
+        CRIU_CONFIG_FILE: config,
+        KYBERNATE_EVENTS: events,
+        KYBERNATE_ANSWERS: answers,
+        PATH: settings.programPath,
+      },
       extraFds: [lockFd],
       onSpawn: (pid) => joinOperationCgroup(plan.operationId, 'work', pid),
     });
@@ -205,9 +209,15 @@ class CriuCapture implements Capture {
   #startRootfs(): void {
     const { plan, run, log, signal } = this.#context;
     const op = { signal, log, progress: () => undefined };
-    this.#rootfs = captureRootfs({ run, containerd: this.#context.containerd }, plan.facts, plan.checkpointDir, op).then(
-      async (rootfs) => ({ ...rootfs, warnings: [...rootfs.warnings, ...(await captureDevShm({ run }, plan.facts, plan.checkpointDir, op))] }),
-    );
+    this.#rootfs = captureRootfs(
+      { run, containerd: this.#context.containerd },
+      plan.facts,
+      plan.checkpointDir,
+      op,
+    ).then(async (rootfs) => ({
+      ...rootfs,
+      warnings: [...rootfs.warnings, ...(await captureDevShm({ run }, plan.facts, plan.checkpointDir, op))],
+    }));
     // Awaited in freeze(); this keeps an early failure from being reported as unhandled.
     this.#rootfs.catch(() => undefined);
   }
@@ -267,10 +277,14 @@ class CriuCapture implements Capture {
   async #dumpFailed(result: RunResult): Promise<KybernateError> {
     const { plan } = this.#context;
     const lines = await dumpErrorLines(join(this.#workDir, 'dump.log'));
-    const why = result.startError ?? (result.signal === undefined ? `exit code ${result.exitCode}` : `signal ${result.signal}`);
+    const why =
+      result.startError ?? (result.signal === undefined ? `exit code ${result.exitCode}` : `signal ${result.signal}`);
     const text = lines.length > 0 ? lines.join(' | ') : result.stderr.trim();
     if (/No space left on device/i.test(`${text} ${result.stderr}`)) {
-      return new KybernateError('DiskFull', `the dump of ${plan.container.id} found no space below ${plan.checkpointDir}`);
+      return new KybernateError(
+        'DiskFull',
+        `the dump of ${plan.container.id} found no space below ${plan.checkpointDir}`,
+      );
     }
     return new KybernateError('DumpFailed', `runc checkpoint of ${plan.container.id} failed (${why}): ${text}`, {
       details: { criu: lines, exitCode: result.exitCode, signal: result.signal },
@@ -293,17 +307,25 @@ class CriuCapture implements Capture {
 }
 
 /**
- * Runs in the host's namespaces as a child of CRIU, which waits for it. dash reads fast and forks nothing. When nobody
- * answers, it waits: whoever undoes the operation kills it with CRIU.
+ * Runs in the host's namespaces as a child of CRIU, which waits for it. It forks nothing. When nobody answers, it waits:
+ * whoever undoes the operation kills it with CRIU.
  */
-function actionScript(events: string, answers: string): string {
-  return [
-    'case "$CRTOOLS_SCRIPT_ACTION" in pre-dump | post-dump) ;; *) exit 0 ;; esac',
-    `echo "$CRTOOLS_SCRIPT_ACTION" >"${events}"`,
-    `read -r answer <"${answers}"`,
-    '[ "$answer" = go ]',
-    '',
-  ].join('\n');
+const ACTION_SCRIPT = `#!/bin/sh
+case "$CRTOOLS_SCRIPT_ACTION" in pre-dump | post-dump) ;; *) exit 0 ;; esac
+echo "$CRTOOLS_SCRIPT_ACTION" >"$KYBERNATE_EVENTS"
+read -r answer <"$KYBERNATE_ANSWERS"
+[ "$answer" = go ]
+`;
+
+/** The same for every operation, below the state directory: CRIU executes it, and /run is mounted noexec on many hosts. */
+async function installActionScript(stateDir: string): Promise<string> {
+  const file = join(stateDir, 'criu-action-script');
+  if ((await readFile(file, 'utf8').catch(() => '')) !== ACTION_SCRIPT) {
+    const temporary = `${file}.${process.pid}`;
+    await writeFile(temporary, ACTION_SCRIPT, { mode: 0o700 });
+    await rename(temporary, file);
+  }
+  return file;
 }
 
 async function directoryBytes(dir: string): Promise<number> {
