@@ -153,10 +153,8 @@ function defaultText(field: Field, required: boolean): string {
     return 'required';
   }
   const value = field.default;
-  if (value === undefined || typeof value === 'object') {
-    return '';
-  }
-  return `\`${String(value)}\``;
+  // The default of an object is put together from those of its fields.
+  return value === undefined || typeof value === 'object' ? '' : `\`${JSON.stringify(value).replaceAll('"', '')}\``;
 }
 
 function cliReference(): string {
