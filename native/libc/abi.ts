@@ -14,10 +14,19 @@ export const SO_TYPE = 3;
 export const SO_PROTOCOL = 38;
 export const SO_DOMAIN = 39;
 
+export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
+export const AF_NETLINK = 16;
+export const AF_PACKET = 17;
+
+export const SOCK_RAW = 3;
 
 export const IPPROTO_TCP = 6;
+export const IPPROTO_UDP = 17;
+export const IPPROTO_SCTP = 132;
+export const IPPROTO_UDPLITE = 136;
+export const IPPROTO_MPTCP = 262;
 export const TCP_REPAIR = 19;
 /** Leaves repair mode and sends a window probe, so that the peer hears of us: what CRIU does after a dump. */
 export const TCP_REPAIR_OFF = 0;

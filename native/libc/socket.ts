@@ -22,9 +22,23 @@ function getOption(fd: number, level: number, option: number): number | undefine
   throw libcError(`getsockopt ${level}:${option}`);
 }
 
-export function isTcpSocket(fd: number): boolean {
+export interface SocketKind {
+  readonly domain: number;
+  readonly type: number;
+  readonly protocol: number;
+}
+
+/** Undefined for a descriptor that is no socket. */
+export function socketKind(fd: number): SocketKind | undefined {
   const domain = getOption(fd, SOL_SOCKET, SO_DOMAIN);
-  return (domain === AF_INET || domain === AF_INET6) && getOption(fd, SOL_SOCKET, SO_PROTOCOL) === IPPROTO_TCP;
+  const type = getOption(fd, SOL_SOCKET, SO_TYPE);
+  const protocol = getOption(fd, SOL_SOCKET, SO_PROTOCOL);
+  return domain === undefined || type === undefined || protocol === undefined ? undefined : { domain, type, protocol };
+}
+
+export function isTcpSocket(fd: number): boolean {
+  const kind = socketKind(fd);
+  return (kind?.domain === AF_INET || kind?.domain === AF_INET6) && kind.protocol === IPPROTO_TCP;
 }
 
 /** In repair mode a socket neither sends nor answers: left behind, the connection hangs for ever. */

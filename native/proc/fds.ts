@@ -14,6 +14,8 @@ export interface OpenFd {
   readonly flags: number;
   /** id of the mount that the file was opened through */
   readonly mountId: number;
+  /** flock, fcntl and open-file-description locks and leases held through it */
+  readonly locks: number;
 }
 
 const DELETED = ' (deleted)';
@@ -57,6 +59,7 @@ export function openFds(hostPid: number): OpenFd[] {
         ...(inode === undefined ? {} : { inode: Number(inode) }),
         flags: Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(info)?.[1] ?? '0', 8),
         mountId: Number(/^mnt_id:\s*(\d+)$/m.exec(info)?.[1] ?? 0),
+        locks: [...info.matchAll(/^lock:/gm)].length,
       },
     ];
   });

@@ -2,7 +2,8 @@
 import { readProc, unescapeOctal } from './read.ts';
 
 export interface Mapping {
-  readonly start: string;
+  /** `<start>-<end>` as in /proc/<pid>/map_files */
+  readonly range: string;
   readonly shared: boolean;
   /** `major:minor`, hexadecimal; `00:00` for anonymous memory */
   readonly device: string;
@@ -16,16 +17,16 @@ const DELETED = ' (deleted)';
 
 export function parseMaps(text: string): Mapping[] {
   return text.split('\n').flatMap((line) => {
-    const match = /^([0-9a-f]+)-[0-9a-f]+ ...(.) [0-9a-f]+ (\S+) (\d+) *(.*)$/.exec(line);
+    const match = /^([0-9a-f]+-[0-9a-f]+) ...(.) [0-9a-f]+ (\S+) (\d+) *(.*)$/.exec(line);
     if (match === null) {
       return [];
     }
-    const [, start = '', sharing, device = '', inode, rawPath = ''] = match;
+    const [, range = '', sharing, device = '', inode, rawPath = ''] = match;
     const path = unescapeOctal(rawPath);
     const deleted = path.endsWith(DELETED);
     return [
       {
-        start,
+        range,
         shared: sharing === 's',
         device,
         inode: Number(inode),
