@@ -38,7 +38,9 @@ export function mapError(error: unknown, signal: AbortSignal): unknown {
 }
 
 function isAbort(error: unknown, signal: AbortSignal): boolean {
-  return error === signal.reason || (error instanceof Error && (error.name === 'AbortError' || error.name === 'ABORT_ERR'));
+  return (
+    error === signal.reason || (error instanceof Error && (error.name === 'AbortError' || error.name === 'ABORT_ERR'))
+  );
 }
 
 function cut(message: string): string {

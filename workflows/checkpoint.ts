@@ -44,10 +44,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
 
     progress.enter('locking');
     undo.push('releaseLock', () => lock.release(), { always: true });
-    const token = await lock.acquire(
-      { node, ...source },
-      { minToken: probe.newestToken, waitMs: timeouts.lockWaitMs },
-    );
+    const token = await lock.acquire({ node, ...source }, { minToken: probe.newestToken, waitMs: timeouts.lockWaitMs });
     const context = { checkpointId, container: source, token };
     const step: StepInput = { context };
 
@@ -77,7 +74,8 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       undo.settle('discardCapture');
       return local;
     };
-    const store = (): Promise<Stored> => storeCheckpoint(steps, progress, { checkpointId, durability: input.durability });
+    const store = (): Promise<Stored> =>
+      storeCheckpoint(steps, progress, { checkpointId, durability: input.durability });
 
     let end: ResumeResult;
     let local: CommitLocalResult;

@@ -41,7 +41,9 @@ export async function containerLock(request: LockInput): Promise<LockState> {
     },
     { description: 'ask for the lock' },
   );
-  setHandler(releaseLockSignal, (release) => change(released(state, release)), { description: 'let go, or stop waiting' });
+  setHandler(releaseLockSignal, (release) => change(released(state, release)), {
+    description: 'let go, or stop waiting',
+  });
   setHandler(stateQuery, () => state, { description: 'who holds the lock, who waits' });
   change(state);
 

@@ -5,7 +5,12 @@ import { parseInput } from '../core/contract/parse.ts';
 import { ERRORS, isErrorType, isKybernateError, messageOf, type ErrorDetails, type ErrorType } from '../core/errors.ts';
 import type { UndoReport } from './compensation.ts';
 
-export function failure(type: ErrorType, message: string, details: ErrorDetails = {}, cause?: Error): ApplicationFailure {
+export function failure(
+  type: ErrorType,
+  message: string,
+  details: ErrorDetails = {},
+  cause?: Error,
+): ApplicationFailure {
   return ApplicationFailure.create({
     type,
     message,

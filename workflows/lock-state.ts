@@ -44,5 +44,8 @@ export function lockDetails(state: LockState): string {
     state.holder === undefined
       ? 'free'
       : `held by \`${state.holder.workflowId}\` (${state.holder.operation}) since ${state.holder.since}, token ${state.holder.token}`;
-  return [holder, ...state.waiting.map((request, index) => `${index + 1}. \`${request.holder.workflowId}\` waits`)].join('\n\n');
+  return [
+    holder,
+    ...state.waiting.map((request, index) => `${index + 1}. \`${request.holder.workflowId}\` waits`),
+  ].join('\n\n');
 }

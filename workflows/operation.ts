@@ -1,5 +1,12 @@
 /* The frame of every operation: the story runs, and whatever stops it, its undo stack is worked off once. */
-import { ApplicationFailure, CancellationScope, allHandlersFinished, condition, isCancellation, log } from '@temporalio/workflow';
+import {
+  ApplicationFailure,
+  CancellationScope,
+  allHandlersFinished,
+  condition,
+  isCancellation,
+  log,
+} from '@temporalio/workflow';
 import { messageOf } from '../core/errors.ts';
 import type { Compensation } from './compensation.ts';
 import { outcomeOf } from './failures.ts';

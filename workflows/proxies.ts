@@ -151,24 +151,22 @@ export function controlProxy(summary: string): ControlActivities {
  * The work queues have few slots, and waiting for one looks to Temporal like a node that is gone. So a step that nobody
  * took is offered again as long as the node answers on its control queue, at most `patienceMs`.
  */
-export function whileNodeAnswers<A extends object>(
-  activities: A,
-  ask: () => Promise<unknown>,
-  patienceMs: number,
-): A {
-  const wrap = (step: (...args: unknown[]) => Promise<unknown>) => async (...args: unknown[]) => {
-    const startedMs = Date.now();
-    for (;;) {
-      try {
-        return await step(...args);
-      } catch (error) {
-        if (!isPickupTimeout(error) || Date.now() - startedMs > patienceMs) {
-          throw error;
+export function whileNodeAnswers<A extends object>(activities: A, ask: () => Promise<unknown>, patienceMs: number): A {
+  const wrap =
+    (step: (...args: unknown[]) => Promise<unknown>) =>
+    async (...args: unknown[]) => {
+      const startedMs = Date.now();
+      for (;;) {
+        try {
+          return await step(...args);
+        } catch (error) {
+          if (!isPickupTimeout(error) || Date.now() - startedMs > patienceMs) {
+            throw error;
+          }
+          await ask();
         }
-        await ask();
       }
-    }
-  };
+    };
   return new Proxy(activities, {
     get: (target, name) => wrap(Reflect.get(target, name) as (...args: unknown[]) => Promise<unknown>),
   });

@@ -47,10 +47,7 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
 
     progress.enter('locking');
     undo.push('releaseLock', () => lock.release(), { always: true });
-    const token = await lock.acquire(
-      { node, ...target },
-      { minToken: probe.newestToken, waitMs: timeouts.lockWaitMs },
-    );
+    const token = await lock.acquire({ node, ...target }, { minToken: probe.newestToken, waitMs: timeouts.lockWaitMs });
     const step: RestoreStepInput = {
       context: {
         container: target,

@@ -1,15 +1,43 @@
 /* Every step of `checkpoint` × (throws, cancelled): what is undone, and in which order. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
 import type { CheckpointRequest } from '../../core/contract/checkpoint.ts';
+import '../harness/provided.ts';
 import { openHarness, outcomeOf, stepsOf, type Harness, type StepName } from './harness.ts';
 import { SCRIPTED_TYPE, endingWhenCancelledIn, endingWhenStepThrows, upTo } from './order.ts';
 
 const BEFORE = ['probeNode', 'requestLock', 'planCheckpoint', 'startRunner', 'saveGpuState', 'captureContainer'];
 const STORIES = {
-  resume: [...BEFORE, 'resumeContainer', 'endOperation', 'releaseLock', 'commitLocal', 'uploadImage', 'publishManifest', 'verifyRemote'],
-  hold: [...BEFORE, 'commitLocal', 'resumeContainer', 'endOperation', 'releaseLock', 'uploadImage', 'publishManifest', 'verifyRemote'],
-  stop: [...BEFORE, 'commitLocal', 'uploadImage', 'publishManifest', 'verifyRemote', 'stopContainer', 'endOperation', 'releaseLock'],
+  resume: [
+    ...BEFORE,
+    'resumeContainer',
+    'endOperation',
+    'releaseLock',
+    'commitLocal',
+    'uploadImage',
+    'publishManifest',
+    'verifyRemote',
+  ],
+  hold: [
+    ...BEFORE,
+    'commitLocal',
+    'resumeContainer',
+    'endOperation',
+    'releaseLock',
+    'uploadImage',
+    'publishManifest',
+    'verifyRemote',
+  ],
+  stop: [
+    ...BEFORE,
+    'commitLocal',
+    'uploadImage',
+    'publishManifest',
+    'verifyRemote',
+    'stopContainer',
+    'endOperation',
+    'releaseLock',
+  ],
 } as const;
 
 const LETS_GO = ['resumeContainer', 'endOperation', 'releaseLock'];
@@ -46,11 +74,15 @@ const THROWS: Table = [
 ];
 
 /** A cancellation that is seen after the probe finds the lock being asked for: letting go of nothing does no harm. */
-const CANCELLED: Table = THROWS.map(([after, step, undo]) => [after, step, step === 'probeNode' ? ['releaseLock'] : undo]);
+const CANCELLED: Table = THROWS.map(([after, step, undo]) => [
+  after,
+  step,
+  step === 'probeNode' ? ['releaseLock'] : undo,
+]);
 
 let harness: Harness;
 beforeAll(async () => {
-  harness = await openHarness();
+  harness = await openHarness({ server: inject('temporal') });
 });
 afterAll(() => harness.close());
 

@@ -6,7 +6,6 @@ import { Context } from '@temporalio/activity';
 import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { NativeConnection, Runtime, DefaultLogger, Worker, makeTelemetryFilterString } from '@temporalio/worker';
-import { inject } from 'vitest';
 
 import { lockActivities } from '../../activities/control/locks.ts';
 import { mapErrorsInterceptor } from '../../activities/map-errors.ts';
@@ -21,7 +20,6 @@ import type { LockInput } from '../../core/contract/lock.ts';
 import type { RestoreRequest } from '../../core/contract/restore.ts';
 import { CONTROL_QUEUE, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
 import { workflowBundlePath } from '../../workers/build-bundle.ts';
-import '../harness/provided.ts';
 import { happyActivities } from './happy.ts';
 
 export type AllActivities = NodeActivities & NodeControlActivities & TransferActivities & ControlActivities;
@@ -38,6 +36,12 @@ export const NODE = 'node-a';
 /** Small enough that a test does not wait, large enough for a busy machine. */
 export const TIMEOUTS = { nodePickupMs: 5000, heartbeatMs: 1000, lockWaitMs: 20_000, stepMs: 20_000, uploadMs: 30_000 };
 
+export interface HarnessOptions {
+  readonly server: { readonly address: string; readonly namespace: string };
+  /** how locks watch their holders and end */
+  readonly lock?: LockInput;
+}
+
 export interface Harness {
   readonly client: Client;
   checkpoint(id: string, scenario?: Scenario, request?: Partial<CheckpointRequest>): Promise<WorkflowHandle>;
@@ -45,6 +49,8 @@ export interface Harness {
   script(workflowId: string, scenario: Scenario): void;
   /** resolves when the step of this workflow has begun */
   reached(workflowId: string, step: StepName): Promise<void>;
+  /** starts workers for queues of another node; the result stops them */
+  serve(queues: readonly string[]): Promise<() => Promise<void>>;
   close(): Promise<void>;
 }
 
@@ -64,6 +70,9 @@ export const untilCancelled: Script = async () => {
   }
 };
 
+/** Says nothing, not even a heartbeat, until its worker ends. */
+export const silent: Script = () => Context.current().cancelled;
+
 /** The first call goes to the script, later ones (the same step as an undo) succeed. */
 export function once(script: Script): Script {
   let calls = 0;
@@ -79,22 +88,40 @@ export function gate(): { script: Script; open(): void } {
   return { script: async (_input, happy) => promise.then(happy), open: () => resolve() };
 }
 
-export async function openHarness(options: { lock?: LockInput } = {}): Promise<Harness> {
+const IDENTITY = 'test';
+
+export async function openHarness(options: HarnessOptions): Promise<Harness> {
   Runtime.install({
     logger: new DefaultLogger('ERROR'),
     telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: 'ERROR', other: 'ERROR' }) } },
   });
-  const { address, namespace } = inject('temporal');
+  const { address, namespace } = options.server;
   const scenarios = new Map<string, Scenario>();
   const begun = new Map<string, () => void>();
   const [native, connection] = await Promise.all([
     NativeConnection.connect({ address }),
     Connection.connect({ address }),
   ]);
-  const client = new Client({ connection, namespace });
+  const client = new Client({ connection, namespace, identity: IDENTITY });
   const activities = scripted({ ...happyActivities, ...lockActivities(options.lock) }, scenarios, begun);
-  const workers = await startWorkers(native, namespace, activities);
-  const running = Promise.all(workers.map((worker) => worker.run()));
+  const common = {
+    connection: native,
+    namespace,
+    identity: IDENTITY,
+    interceptors: { activity: [mapErrorsInterceptor] },
+  };
+  const serve = async (queues: readonly string[]): Promise<() => Promise<void>> => {
+    const workers = await Promise.all(queues.map((taskQueue) => Worker.create({ ...common, taskQueue, activities })));
+    const running = Promise.all(workers.map((worker) => worker.run()));
+    return async () => {
+      workers.forEach((worker) => worker.shutdown());
+      await running;
+    };
+  };
+  const workflowBundle = { codePath: await workflowBundlePath() };
+  const control = await Worker.create({ ...common, taskQueue: CONTROL_QUEUE, activities, workflowBundle });
+  const controlRuns = control.run();
+  const stopNode = await serve(nodeQueues(NODE));
 
   const start = (type: string, id: string, scenario: Scenario, request: object): Promise<WorkflowHandle> => {
     scenarios.set(id, scenario);
@@ -111,9 +138,10 @@ export async function openHarness(options: { lock?: LockInput } = {}): Promise<H
       new Promise((resolve) => {
         begun.set(`${workflowId} ${step}`, resolve);
       }),
+    serve,
     async close() {
-      workers.forEach((worker) => worker.shutdown());
-      await running;
+      control.shutdown();
+      await Promise.all([controlRuns, stopNode()]);
       await native.close();
       await connection.close();
     },
@@ -128,21 +156,8 @@ function restoreOf(id: string, request: Partial<RestoreRequest>): RestoreRequest
   return { node: NODE, checkpointId: `ck-${id.toLowerCase()}`, container: { id }, timeouts: TIMEOUTS, ...request };
 }
 
-async function startWorkers(
-  connection: NativeConnection,
-  namespace: string,
-  activities: AllActivities,
-): Promise<Worker[]> {
-  const common = { connection, namespace, interceptors: { activity: [mapErrorsInterceptor] } };
-  const control = await Worker.create({
-    ...common,
-    taskQueue: CONTROL_QUEUE,
-    activities,
-    workflowBundle: { codePath: await workflowBundlePath() },
-  });
-  const queues = [nodeQueue(NODE), nodeControlQueue(NODE), transferQueue(NODE)];
-  const node = await Promise.all(queues.map((taskQueue) => Worker.create({ ...common, taskQueue, activities })));
-  return [control, ...node];
+export function nodeQueues(node: string): string[] {
+  return [nodeQueue(node), nodeControlQueue(node), transferQueue(node)];
 }
 
 function scripted(
@@ -150,16 +165,16 @@ function scripted(
   scenarios: ReadonlyMap<string, Scenario>,
   begun: ReadonlyMap<string, () => void>,
 ): AllActivities {
-  const wrap = ([name, run]: [string, (input: never) => Promise<unknown>]) => {
-    const activity = async (input: never): Promise<unknown> => {
+  const wrap = (name: string, run: (input: never) => Promise<unknown>): unknown => {
+    return async (input: never): Promise<unknown> => {
       const workflowId = Context.current().info.workflowExecution?.workflowId ?? '';
       begun.get(`${workflowId} ${name}`)?.();
       const script = scenarios.get(workflowId)?.steps?.[name as StepName];
       return script === undefined ? run(input) : script(input, () => run(input));
     };
-    return [name, activity];
   };
-  return Object.fromEntries(Object.entries(happy).map(wrap as never)) as AllActivities;
+  const steps = Object.entries(happy) as Array<[string, (input: never) => Promise<unknown>]>;
+  return Object.fromEntries(steps.map(([name, run]) => [name, wrap(name, run)])) as unknown as AllActivities;
 }
 
 /**
@@ -177,7 +192,8 @@ export async function stepsOf(handle: WorkflowHandle): Promise<string[]> {
   return steps.filter((step, index) => step !== 'releaseLock' || steps[index - 1] !== 'releaseLock');
 }
 
-export type Outcome = { readonly result: unknown } | { readonly type: string; readonly message: string; readonly details?: unknown };
+export type Outcome =
+  { readonly result: unknown } | { readonly type: string; readonly message: string; readonly details?: unknown };
 
 /** How the workflow ended: its result, or the type of its failure (`Cancelled` for a cancellation). */
 export async function outcomeOf(handle: WorkflowHandle): Promise<Outcome> {

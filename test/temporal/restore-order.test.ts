@@ -1,6 +1,7 @@
 /* Every step of `restore` × (throws, cancelled): what is undone, and in which order. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
+import '../harness/provided.ts';
 import { openHarness, outcomeOf, stepsOf, type Harness, type Scenario, type StepName } from './harness.ts';
 import { SCRIPTED_TYPE, endingWhenCancelledIn, endingWhenStepThrows, upTo } from './order.ts';
 
@@ -35,7 +36,7 @@ const CANCELLED: Table = THROWS.map(([step, undo]) => [step, step === 'probeNode
 
 let harness: Harness;
 beforeAll(async () => {
-  harness = await openHarness();
+  harness = await openHarness({ server: inject('temporal') });
 });
 afterAll(() => harness.close());
 

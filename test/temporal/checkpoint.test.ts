@@ -1,0 +1,351 @@
+/* What `checkpoint` promises beyond the order of its steps. */
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+
+import type { OperationProgress } from '../../core/contract/progress.ts';
+import type { LockState } from '../../core/contract/lock.ts';
+import { lockWorkflowId } from '../../core/ids.ts';
+import { SEARCH_ATTRIBUTES } from '../../core/search-attributes.ts';
+import { CONTROL_QUEUE, nodeControlQueue, nodeQueue } from '../../core/task-queues.ts';
+import { KybernateError } from '../../core/errors.ts';
+import '../harness/provided.ts';
+import {
+  NODE,
+  TIMEOUTS,
+  fails,
+  gate,
+  nodeQueues,
+  once,
+  openHarness,
+  outcomeOf,
+  silent,
+  stepsOf,
+  untilCancelled,
+  type Harness,
+} from './harness.ts';
+
+let harness: Harness;
+beforeAll(async () => {
+  harness = await openHarness({ server: inject('temporal') });
+});
+afterAll(() => harness.close());
+
+describe('checkpoint input', () => {
+  it.concurrent('started by its type name with raw JSON completes', async () => {
+    const handle = await harness.client.workflow.start('checkpoint', {
+      workflowId: 'typed-in-the-ui',
+      taskQueue: CONTROL_QUEUE,
+      args: [JSON.parse('{"node":"node-a","container":{"id":"web"},"durability":"local"}')],
+    });
+
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      result: {
+        checkpointId: expect.stringMatching(/^ck-\d{14}-[0-9a-f]{8}$/) as string,
+        node: 'node-a',
+        container: { namespace: 'default', id: 'web' },
+        durability: 'local',
+        source: 'running',
+        freezeMs: 12,
+        bytes: { total: 1000, stored: 0 },
+        gpuProcesses: 0,
+        warnings: ['plan', 'capture'],
+      },
+    });
+  });
+
+  it.concurrent.each([
+    ['an unknown field', { node: NODE, container: { id: 'web' }, nodee: 'x' }, 'nodee'],
+    ['a missing node', { container: { id: 'web' } }, 'node: '],
+    ['a wrong container id', { node: NODE, container: { id: '../etc' } }, 'container.id: '],
+    [
+      'a number for a word',
+      { node: NODE, container: { id: 'web' }, timeouts: { stepMs: 'long' } },
+      'timeouts.stepMs: ',
+    ],
+    ['a text instead of an object', 'web', 'input: '],
+    ['nothing at all', undefined, 'input: '],
+  ])('with %s fails with InvalidInput naming it', async (title, input, path) => {
+    const handle = await harness.client.workflow.start('checkpoint', {
+      workflowId: `bad input: ${title}`,
+      taskQueue: CONTROL_QUEUE,
+      args: input === undefined ? [] : [input],
+    });
+
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({ type: 'InvalidInput', message: expect.stringContaining(path) as string });
+    expect(await stepsOf(handle)).toEqual([]);
+  });
+
+  it.concurrent('finds a container by its place in a pod', async () => {
+    const pod = { namespace: 'prod', name: 'web-0', container: 'server' };
+
+    const handle = await harness.checkpoint('by-pod', {}, { container: { pod }, durability: 'local' });
+
+    expect(await outcomeOf(handle)).toMatchObject({ result: { container: { id: 'pod-c' } } });
+  });
+});
+
+describe('checkpoint durability', () => {
+  it.concurrent.each([
+    ['local', { stored: 0 }, []],
+    ['remote', { stored: 700 }, ['uploadImage', 'publishManifest']],
+    ['verified', { stored: 700 }, ['uploadImage', 'publishManifest', 'verifyRemote']],
+  ] as const)('%s ends after its steps', async (durability, bytes, steps) => {
+    const handle = await harness.checkpoint(`durability-${durability}`, {}, { durability });
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({ result: { durability, bytes } });
+    expect((await stepsOf(handle)).slice(-steps.length - 1)).toEqual(['commitLocal', ...steps]);
+  });
+
+  it.concurrent('retries the upload while the store is away, with the lock long released', async () => {
+    const lock = lockWorkflowId({ node: NODE, namespace: 'default', id: 'store-away' });
+    let states: LockState[] = [];
+    let attempts = 0;
+    const uploadImage = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => {
+      attempts += 1;
+      if (attempts < 3) {
+        states = [...states, await harness.client.workflow.getHandle(lock).query<LockState>('state')];
+        throw new KybernateError('StorageUnavailable', 'the store does not answer');
+      }
+      return happy();
+    };
+
+    const outcome = await outcomeOf(await harness.checkpoint('store-away', { steps: { uploadImage } }));
+
+    expect(outcome).toMatchObject({ result: { durability: 'remote' } });
+    expect(attempts).toBe(3);
+    expect(states.map((state) => state.holder)).toEqual([undefined, undefined]);
+  });
+
+  it.concurrent("fails with the store's error when it stays away longer than uploadMs", async () => {
+    const uploadImage = (): Promise<never> =>
+      Promise.reject(new KybernateError('StorageUnavailable', 'the store does not answer'));
+
+    const handle = await harness.checkpoint(
+      'store-gone',
+      { steps: { uploadImage } },
+      { timeouts: { ...TIMEOUTS, uploadMs: 1500 } },
+    );
+
+    expect(await outcomeOf(handle)).toMatchObject({ type: 'StorageUnavailable' });
+    expect((await stepsOf(handle)).at(-1)).toBe('uploadImage');
+  });
+});
+
+describe('checkpoint with after: hold', () => {
+  it.concurrent('keeps the source until the signal release', async () => {
+    const handle = await harness.checkpoint('hold-signal', {}, { after: 'hold', durability: 'local' });
+    await phaseReached(handle, 'holding');
+    const held = await stepsOf(handle);
+
+    await handle.signal('release');
+    const outcome = await outcomeOf(handle);
+
+    expect(held.at(-1)).toBe('commitLocal');
+    expect(outcome).toMatchObject({ result: { source: 'running' } });
+  });
+
+  it.concurrent('lets the source go and keeps the checkpoint when it is cancelled', async () => {
+    const handle = await harness.checkpoint('hold-cancel', {}, { after: 'hold' });
+    await phaseReached(handle, 'holding');
+
+    await handle.cancel();
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({ type: 'Cancelled' });
+    expect((await stepsOf(handle)).slice(-4)).toEqual([
+      'commitLocal',
+      'resumeContainer',
+      'endOperation',
+      'releaseLock',
+    ]);
+  });
+});
+
+describe('checkpoint whose undo fails', () => {
+  it.concurrent('keeps the capture and says Poisoned when the source does not come back', async () => {
+    const steps = { captureContainer: fails('DumpFailed'), resumeContainer: fails('Poisoned') };
+
+    const handle = await harness.checkpoint('poisoned', { steps });
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'Poisoned',
+      details: { left: ['resumeContainer', 'discardCapture', 'endOperation'], original: 'scripted DumpFailed' },
+    });
+    expect((await stepsOf(handle)).slice(-3)).toEqual(['captureContainer', 'resumeContainer', 'releaseLock']);
+  });
+
+  it.concurrent('says CompensationFailed with what is left, and tries the rest', async () => {
+    const steps = { captureContainer: fails('DumpFailed'), discardCapture: fails('DiskFull') };
+
+    const handle = await harness.checkpoint('undo-fails', { steps });
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'CompensationFailed',
+      details: { node: NODE, left: ['discardCapture'], failed: [{ name: 'discardCapture', type: 'DiskFull' }] },
+    });
+    expect((await stepsOf(handle)).slice(-2)).toEqual(['endOperation', 'releaseLock']);
+  });
+
+  it.concurrent('is not a cancellation any more when the undo of a cancelled step fails', async () => {
+    const steps = { captureContainer: once(untilCancelled), resumeContainer: fails('Poisoned') };
+    const reached = harness.reached('cancel-poisoned', 'captureContainer');
+
+    const handle = await harness.checkpoint('cancel-poisoned', { steps });
+    await reached;
+    await handle.cancel();
+
+    expect(await outcomeOf(handle)).toMatchObject({ type: 'Poisoned' });
+  });
+});
+
+describe('checkpoint on a node without a worker', () => {
+  it.concurrent('fails with NodeUnavailable within nodePickupMs', async () => {
+    const startedMs = performance.now();
+
+    const handle = await harness.checkpoint('no-worker', {}, { node: 'node-gone', timeouts: { nodePickupMs: 1000 } });
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'NodeUnavailable',
+      message: 'the worker of node node-gone did not take the step probeNode',
+      details: { node: 'node-gone' },
+    });
+    expect(performance.now() - startedMs).toBeLessThan(8000);
+    expect(await stepsOf(handle)).toEqual(['probeNode']);
+  });
+
+  it.concurrent('fails with Incompatible when the worker speaks another protocol', async () => {
+    const probeNode = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => ({
+      ...((await happy()) as object),
+      protocolVersion: 99,
+    });
+
+    const outcome = await outcomeOf(await harness.checkpoint('protocol', { steps: { probeNode } }));
+
+    expect(outcome).toMatchObject({ type: 'Incompatible' });
+  });
+
+  it.concurrent('says what is left to the reconciler when the node goes away in the capture', async () => {
+    const stop = await harness.serve(nodeQueues('node-lost'));
+    const reached = harness.reached('node-lost', 'captureContainer');
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 1000 };
+
+    const handle = await harness.checkpoint(
+      'node-lost',
+      { steps: { captureContainer: silent } },
+      { node: 'node-lost', timeouts },
+    );
+    await reached;
+    await stop();
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'NodeUnavailable',
+      details: { node: 'node-lost', left: ['resumeContainer', 'discardCapture', 'endOperation'] },
+    });
+    expect((await stepsOf(handle)).slice(-4)).toEqual([
+      'captureContainer',
+      'probeNode',
+      'resumeContainer',
+      'releaseLock',
+    ]);
+  });
+
+  it.concurrent('waits for a slot as long as the node answers on its control queue', async () => {
+    const stopControl = await harness.serve([nodeControlQueue('node-busy')]);
+    let probes = 0;
+    let stopWork: (() => Promise<void>) | undefined;
+    const probeNode = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => {
+      probes += 1;
+      if (probes === 3) {
+        stopWork = await harness.serve([nodeQueue('node-busy')]);
+      }
+      return happy();
+    };
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 1000 };
+
+    const handle = await harness.checkpoint(
+      'node-busy',
+      { steps: { probeNode } },
+      { node: 'node-busy', timeouts, durability: 'local' },
+    );
+    const outcome = await outcomeOf(handle);
+    await Promise.all([stopControl(), stopWork?.()]);
+
+    expect(outcome).toMatchObject({ result: { durability: 'local' } });
+    expect(probes).toBe(3);
+  });
+
+  it.concurrent('fails with NodeUnavailable when the worker falls silent in a step', async () => {
+    const timeouts = { ...TIMEOUTS, heartbeatMs: 300 };
+
+    const outcome = await outcomeOf(
+      await harness.checkpoint('silent', { steps: { captureContainer: silent } }, { timeouts }),
+    );
+
+    expect(outcome).toMatchObject({ type: 'NodeUnavailable', details: { step: 'captureContainer' } });
+  });
+});
+
+describe('checkpoint progress', () => {
+  it.concurrent('is told by query, details and search attributes', async () => {
+    const { script, open } = gate();
+    const reached = harness.reached('progress', 'uploadImage');
+    const handle = await harness.checkpoint('progress', { steps: { uploadImage: script } });
+    await reached;
+
+    await handle.signal('reportProgress', { phase: 'uploading', bytesDone: 5, bytesTotal: 10 });
+    await handle.signal('reportProgress', { phase: 'capturing', bytesDone: 99 });
+    const during = await handle.query<OperationProgress>('progress');
+    open();
+    await handle.result();
+    const after = await handle.query<OperationProgress>('progress');
+    const { searchAttributes } = await handle.describe();
+
+    expect(during).toMatchObject({ phase: 'uploading', bytesDone: 5, bytesTotal: 10, container: 'default/progress' });
+    expect(after).toMatchObject({ phase: 'done', outcome: 'Completed' });
+    expect(after.finished.map(({ phase }) => phase)).toEqual([
+      'probing',
+      'locking',
+      'planning',
+      'starting-runner',
+      'saving-gpu',
+      'capturing',
+      'resuming',
+      'committing',
+      'uploading',
+      'publishing',
+    ]);
+    expect(searchAttributes).toMatchObject({
+      [SEARCH_ATTRIBUTES.node]: [NODE],
+      [SEARCH_ATTRIBUTES.container]: ['default/progress'],
+      [SEARCH_ATTRIBUTES.checkpointId]: ['ck-progress'],
+      [SEARCH_ATTRIBUTES.phase]: ['done'],
+      [SEARCH_ATTRIBUTES.gpu]: ['no'],
+      [SEARCH_ATTRIBUTES.outcome]: ['Completed'],
+    });
+  });
+
+  it.concurrent('names the error of a failed operation', async () => {
+    const handle = await harness.checkpoint('progress-failed', { steps: { planCheckpoint: fails('Incompatible') } });
+    await outcomeOf(handle);
+
+    expect(await handle.query<OperationProgress>('progress')).toMatchObject({
+      phase: 'failed',
+      outcome: 'Incompatible',
+      lastError: 'Incompatible: scripted Incompatible',
+    });
+  });
+});
+
+async function phaseReached(handle: { query<T>(name: string): Promise<T> }, phase: string): Promise<void> {
+  await expect
+    .poll(async () => (await handle.query<OperationProgress>('progress')).phase, { timeout: 20_000, interval: 100 })
+    .toBe(phase);
+}
