@@ -26,6 +26,9 @@ export const DIGEST_BYTES = 32;
 /** Window of a chunk; a power of two, a multiple of every page size. */
 export const CHUNK_BYTES = 131_072;
 
+/** Page sizes of the kernels that CRIU runs on. */
+export const PAGE_BYTES = [4096, 16_384, 65_536] as const;
+export type PageBytes = (typeof PAGE_BYTES)[number];
 /** 4 TiB: a damaged manifest must not make a reader allocate without end. */
 const MAX_TOTAL_BYTES = 2 ** 42;
 
@@ -45,7 +48,7 @@ export const segment = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('file'), bytes: count, ...chunks }),
   z.strictObject({
     kind: z.literal('memory'),
-    pageBytes: z.union([z.literal(4096), z.literal(16_384), z.literal(65_536)]),
+    pageBytes: z.literal(PAGE_BYTES),
     /** [page number = address / pageBytes, pages] of runs of neighbouring pages, in the order of the file */
     runs: pairs,
     ...chunks,
@@ -161,7 +164,7 @@ export function segmentBytes(part: Segment): number {
 /** What of a segment decides where its chunks begin. */
 export type SegmentShape =
   | { readonly kind: 'file'; readonly bytes: number }
-  | { readonly kind: 'memory'; readonly pageBytes: number; readonly runs: readonly number[] };
+  | { readonly kind: 'memory'; readonly pageBytes: PageBytes; readonly runs: readonly number[] };
 
 /** Length of every chunk of a segment in bytes, in order; none is 0. */
 export function chunkLengths(shape: SegmentShape): number[] {

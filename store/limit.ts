@@ -1,0 +1,38 @@
+/* Bounded concurrency. */
+
+/**
+ * Calls `act` for every item, at most `limit` at a time, in order of the items. After the first failure or when
+ * `signal` aborts no further call starts, the running ones are waited for, and then that error is thrown.
+ */
+export async function forEachLimit<Item>(
+  items: Iterable<Item> | AsyncIterable<Item>,
+  limit: number,
+  signal: AbortSignal,
+  act: (item: Item) => Promise<void>,
+): Promise<void> {
+  const running = new Set<Promise<void>>();
+  const failures: unknown[] = [];
+  try {
+    for await (const item of items) {
+      signal.throwIfAborted();
+      const call = act(item)
+        .catch((error: unknown) => {
+          failures.push(error);
+        })
+        .finally(() => running.delete(call));
+      running.add(call);
+      if (running.size >= limit) {
+        await Promise.race(running);
+      }
+      if (failures.length > 0) {
+        break;
+      }
+    }
+  } finally {
+    await Promise.all(running);
+  }
+  if (failures.length > 0) {
+    throw failures[0];
+  }
+  signal.throwIfAborted();
+}

@@ -1,0 +1,258 @@
+/*
+ * What has to be read to get a published checkpoint's chunks, and the reading: every distinct chunk once, pack by pack,
+ * in ranges that join neighbours, several at a time; each chunk decoded and its digest checked before anybody sees it.
+ */
+import { parseManifest, type Manifest, type PublishedManifest } from '../core/checkpoint/manifest.ts';
+import type { PackEntry } from '../core/pack/pack.ts';
+import { KybernateError } from '../core/errors.ts';
+import type { Op } from '../core/op.ts';
+import type { Backend } from './backend/backend.ts';
+import { chunksOf } from './chunk-list.ts';
+import { decodeChunk } from './codec.ts';
+import { digestOf, hexDigestOf, toHex } from './digest.ts';
+import { DigestTable } from './digest-table.ts';
+import { fileListKey, packKey } from './keys.ts';
+import { forEachLimit } from './limit.ts';
+import { merkleRoot } from './merkle.ts';
+import { readPackIndex } from './pack-index.ts';
+
+const PARALLEL_INDEXES = 8;
+const PARALLEL_READS = 4;
+const READ_BYTES = 4 * 2 ** 20;
+/** Chunks of one read, decoded: well compressed ones must not pile up. */
+const RAW_BYTES = 16 * 2 ** 20;
+/** Unneeded bytes between two chunks that are cheaper to read than a second request. */
+const GAP_BYTES = 131_072;
+
+/** One place where a chunk belongs. */
+export interface Occurrence {
+  /** index in `manifest.files` */
+  readonly file: number;
+  readonly chunk: number;
+  /** in the file */
+  readonly offset: number;
+}
+
+export interface ReadPlan {
+  readonly manifest: Manifest;
+  /** text of the file list, byte for byte the node's manifest.json */
+  readonly listText: Uint8Array;
+  /** raw bytes of all distinct chunks */
+  readonly rawBytes: number;
+  /** bytes of file content that are not zeros */
+  readonly contentBytes: number;
+  readonly reads: readonly PackRead[];
+  occurrences(chunk: number): Occurrence[];
+}
+
+interface PlannedChunk {
+  /** number in the table of distinct chunks */
+  readonly chunk: number;
+  readonly entry: PackEntry;
+}
+
+/** One ranged read. */
+interface PackRead {
+  readonly pack: string;
+  readonly offset: number;
+  readonly bytes: number;
+  readonly chunks: readonly PlannedChunk[];
+}
+
+export interface DecodedChunk {
+  readonly chunk: number;
+  readonly raw: Uint8Array;
+}
+
+/**
+ * Reads file list and indexes and checks them against the manifest.
+ * @throws CheckpointCorrupt when the list is missing or not the manifest's, or a chunk is in none of its packs
+ */
+export async function planRead(backend: Backend, published: PublishedManifest, op: Op): Promise<ReadPlan> {
+  const { manifest, listText } = await readFileList(backend, published, op.signal);
+  const uses = new ChunkUses(manifest);
+  const entries: Array<{ readonly pack: string; readonly entry: PackEntry } | undefined> = Array.from({
+    length: uses.table.count,
+  });
+  await forEachLimit(published.packs, PARALLEL_INDEXES, op.signal, async ([pack]) => {
+    const index = await readPackIndex(backend, pack, op.signal);
+    for (const entry of index?.entries ?? []) {
+      const chunk = uses.table.find(entry.digest);
+      if (chunk !== undefined && entries[chunk] === undefined && entry.rawBytes === uses.bytesOf(chunk)) {
+        entries[chunk] = { pack, entry };
+      }
+    }
+    op.progress({ phase: 'fetching' });
+  });
+  const byPack = new Map<string, PlannedChunk[]>();
+  let rawBytes = 0;
+  for (const [chunk, place] of entries.entries()) {
+    if (place === undefined) {
+      throw missingChunk(published, manifest, uses, chunk);
+    }
+    const list = byPack.get(place.pack) ?? [];
+    byPack.set(place.pack, list);
+    list.push({ chunk, entry: place.entry });
+    rawBytes += place.entry.rawBytes;
+  }
+  const reads = [...byPack].flatMap(([pack, chunks]) => toReads(pack, chunks));
+  return {
+    manifest,
+    listText,
+    rawBytes,
+    contentBytes: uses.contentBytes,
+    reads,
+    occurrences: (chunk) => uses.occurrences(chunk),
+  };
+}
+
+/**
+ * Reads, decodes and checks every distinct chunk, and hands them over in batches, several at a time.
+ * @returns bytes read from packs
+ * @throws CheckpointCorrupt naming file, chunk and pack of the first bad chunk; whatever `take` throws
+ */
+export async function readAllChunks(
+  backend: Backend,
+  plan: ReadPlan,
+  op: Op,
+  take: (batch: readonly DecodedChunk[]) => Promise<void>,
+): Promise<number> {
+  let readBytes = 0;
+  await forEachLimit(plan.reads, PARALLEL_READS, op.signal, async (read) => {
+    const range = { offset: read.offset, bytes: read.bytes };
+    const stored = await backend.get(packKey(read.pack), { signal: op.signal, range });
+    readBytes += stored?.length ?? 0;
+    await take(await Promise.all(read.chunks.map((planned) => decodeAndCheck(plan, read, planned, stored))));
+  });
+  return readBytes;
+}
+
+async function decodeAndCheck(
+  plan: ReadPlan,
+  read: PackRead,
+  { chunk, entry }: PlannedChunk,
+  stored: Uint8Array | undefined,
+): Promise<DecodedChunk> {
+  const start = entry.offset - read.offset;
+  const body = stored?.subarray(start, start + entry.storedBytes);
+  const whole = body !== undefined && body.length === entry.storedBytes;
+  const raw = whole ? await decodeChunk(entry.codec, body, entry.rawBytes) : undefined;
+  if (raw === undefined || Buffer.compare(digestOf(raw), entry.digest) !== 0) {
+    const place = plan.occurrences(chunk)[0];
+    const file = plan.manifest.files[place?.file ?? 0]?.path ?? '';
+    const problem =
+      body === undefined ? 'the pack is missing' : whole ? 'its digest does not match' : 'the pack is cut off';
+    throw new KybernateError(
+      'CheckpointCorrupt',
+      `chunk ${place?.chunk ?? 0} of ${file} is damaged in pack ${read.pack}: ${problem}`,
+      { details: { file, chunk: place?.chunk ?? 0, pack: read.pack, digest: toHex(entry.digest) } },
+    );
+  }
+  return { chunk, raw };
+}
+
+async function readFileList(
+  backend: Backend,
+  published: PublishedManifest,
+  signal: AbortSignal,
+): Promise<{ manifest: Manifest; listText: Uint8Array }> {
+  const key = fileListKey(published.checkpointId, published.files.digest);
+  const where = `${backend.url}/${key}`;
+  const listText = await backend.get(key, { signal });
+  if (listText === undefined) {
+    throw new KybernateError('CheckpointCorrupt', `${where} is missing: the checkpoint cannot be read`);
+  }
+  if (hexDigestOf(listText) !== published.files.digest) {
+    throw new KybernateError('CheckpointCorrupt', `${where} is damaged: its digest does not match the manifest`);
+  }
+  const manifest = parseManifest(new TextDecoder().decode(listText), where);
+  if (manifest.merkleRoot !== published.merkleRoot || merkleRoot(manifest.files) !== published.merkleRoot) {
+    throw new KybernateError('CheckpointCorrupt', `${where} is damaged: its Merkle root is not the manifest's`);
+  }
+  return { manifest, listText };
+}
+
+function missingChunk(
+  published: PublishedManifest,
+  manifest: Manifest,
+  uses: ChunkUses,
+  chunk: number,
+): KybernateError {
+  const place = uses.occurrences(chunk)[0];
+  const file = manifest.files[place?.file ?? 0]?.path ?? '';
+  return new KybernateError(
+    'CheckpointCorrupt',
+    `chunk ${place?.chunk ?? 0} of ${file} is in none of the ${published.packs.length} packs of ${published.checkpointId}`,
+    { details: { file, chunk: place?.chunk ?? 0, digest: toHex(uses.table.digestAt(chunk)) } },
+  );
+}
+
+function toReads(pack: string, chunks: PlannedChunk[]): PackRead[] {
+  chunks.sort((left, right) => left.entry.offset - right.entry.offset);
+  const reads: Array<{ pack: string; offset: number; bytes: number; chunks: PlannedChunk[] }> = [];
+  let raw = 0;
+  for (const planned of chunks) {
+    const { offset, storedBytes, rawBytes } = planned.entry;
+    const read = reads.at(-1);
+    const end = offset + storedBytes;
+    const joins =
+      read !== undefined &&
+      offset - (read.offset + read.bytes) <= GAP_BYTES &&
+      end - read.offset <= READ_BYTES &&
+      raw + rawBytes <= RAW_BYTES;
+    if (joins) {
+      read.bytes = end - read.offset;
+      read.chunks.push(planned);
+      raw += rawBytes;
+    } else {
+      reads.push({ pack, offset, bytes: storedBytes, chunks: [planned] });
+      raw = rawBytes;
+    }
+  }
+  return reads;
+}
+
+/** Where each distinct chunk of a manifest belongs: linked lists in flat arrays: there may be millions. */
+class ChunkUses {
+  readonly table = new DigestTable();
+  contentBytes = 0;
+  readonly #first: number[] = [];
+  readonly #bytes: number[] = [];
+  readonly #file: number[] = [];
+  readonly #chunk: number[] = [];
+  readonly #offset: number[] = [];
+  readonly #next: number[] = [];
+
+  constructor(manifest: Manifest) {
+    for (const [file, entry] of manifest.files.entries()) {
+      for (const chunk of chunksOf(entry)) {
+        if (chunk.digest !== undefined) {
+          this.#add(file, chunk.index, chunk.offset, chunk.bytes, chunk.digest);
+        }
+      }
+    }
+  }
+
+  bytesOf(chunk: number): number {
+    return this.#bytes[chunk] ?? 0;
+  }
+
+  occurrences(chunk: number): Occurrence[] {
+    const places: Occurrence[] = [];
+    for (let at = this.#first[chunk] ?? -1; at !== -1; at = this.#next[at] ?? -1) {
+      places.push({ file: this.#file[at] ?? 0, chunk: this.#chunk[at] ?? 0, offset: this.#offset[at] ?? 0 });
+    }
+    return places.reverse();
+  }
+
+  #add(file: number, index: number, offset: number, bytes: number, digest: Uint8Array): void {
+    const chunk = this.table.add(digest);
+    this.#file.push(file);
+    this.#chunk.push(index);
+    this.#offset.push(offset);
+    this.#next.push(this.#first[chunk] ?? -1);
+    this.#first[chunk] = this.#file.length - 1;
+    this.#bytes[chunk] = bytes;
+    this.contentBytes += bytes;
+  }
+}
