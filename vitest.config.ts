@@ -12,7 +12,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['{core,native,engine,store,activities,workflows,workers,shim,cli,tools}/**/*.test.ts'],
+          include: ['{core,native,engine,store,activities,workflows,workers,client,shim,cli,tools}/**/*.test.ts'],
           pool: 'forks',
         },
       },

@@ -1,6 +1,5 @@
 /* What a workflow fails with: always an ApplicationFailure whose type is a name of core/errors.ts, or a cancellation. */
 import { ActivityFailure, ApplicationFailure, TimeoutFailure, isCancellation } from '@temporalio/workflow';
-import type * as z from 'zod';
 import { parseInput } from '../core/contract/parse.ts';
 import { ERRORS, isErrorType, isKybernateError, messageOf, type ErrorDetails, type ErrorType } from '../core/errors.ts';
 import type { UndoReport } from './compensation.ts';
@@ -21,7 +20,10 @@ export function failure(
 }
 
 /** @throws ApplicationFailure `InvalidInput` naming every wrong field: a plain error would only block the task */
-export function parseOrFail<Schema extends z.ZodType>(schema: Schema, input: unknown): z.output<Schema> {
+export function parseOrFail<Schema extends Parameters<typeof parseInput>[0]>(
+  schema: Schema,
+  input: unknown,
+): ReturnType<typeof parseInput<Schema>> {
   try {
     return parseInput(schema, input);
   } catch (error) {

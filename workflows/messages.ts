@@ -8,7 +8,7 @@ export const progressQuery = defineQuery<OperationProgress>('progress');
 /** Node to operation: bytes of a long step. */
 export const reportProgressSignal = defineSignal<[ProgressReport]>('reportProgress');
 /** `checkpoint` with `after: hold`: let the source run on now. */
-export const releaseSignal = defineSignal<[]>('release');
+export const releaseSignal = defineSignal('release');
 /** Lock to operation. */
 export const lockGrantedSignal = defineSignal<[LockGrant]>('lockGranted');
 /** Operation to lock; the same run may ask again. */

@@ -306,7 +306,7 @@ describe('checkpoint progress', () => {
     open();
     await handle.result();
     const after = await handle.query<OperationProgress>('progress');
-    const { searchAttributes } = await handle.describe();
+    const { typedSearchAttributes } = await handle.describe();
 
     expect(during).toMatchObject({ phase: 'uploading', bytesDone: 5, bytesTotal: 10, container: 'default/progress' });
     expect(after).toMatchObject({ phase: 'done', outcome: 'Completed' });
@@ -322,14 +322,16 @@ describe('checkpoint progress', () => {
       'uploading',
       'publishing',
     ]);
-    expect(searchAttributes).toMatchObject({
-      [SEARCH_ATTRIBUTES.node]: [NODE],
-      [SEARCH_ATTRIBUTES.container]: ['default/progress'],
-      [SEARCH_ATTRIBUTES.checkpointId]: ['ck-progress'],
-      [SEARCH_ATTRIBUTES.phase]: ['done'],
-      [SEARCH_ATTRIBUTES.gpu]: ['no'],
-      [SEARCH_ATTRIBUTES.outcome]: ['Completed'],
-    });
+    expect(Object.fromEntries(typedSearchAttributes.getAll().map(({ key, value }) => [key.name, value]))).toMatchObject(
+      {
+        [SEARCH_ATTRIBUTES.node]: NODE,
+        [SEARCH_ATTRIBUTES.container]: 'default/progress',
+        [SEARCH_ATTRIBUTES.checkpointId]: 'ck-progress',
+        [SEARCH_ATTRIBUTES.phase]: 'done',
+        [SEARCH_ATTRIBUTES.gpu]: 'no',
+        [SEARCH_ATTRIBUTES.outcome]: 'Completed',
+      },
+    );
   });
 
   it.concurrent('names the error of a failed operation', async () => {

@@ -83,7 +83,7 @@ export function once(script: Script): Script {
 }
 
 /** Waits until `open` is called, then succeeds. */
-export function gate(): { script: Script; open(): void } {
+export function gate(): { script: Script; open: () => void } {
   const { promise, resolve } = Promise.withResolvers<void>();
   return { script: async (_input, happy) => promise.then(happy), open: () => resolve() };
 }

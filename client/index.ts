@@ -1,0 +1,110 @@
+/*
+ * The typed client: what an operator, a controller or the CLI imports to start operations and follow them. A thin layer
+ * over @temporalio/client; whoever prefers that one needs only the names `checkpoint`, `restore` and the queue
+ * `kybernate`.
+ */
+import { Client, Connection, WorkflowNotFoundError } from '@temporalio/client';
+import { loadClientConnectConfig } from '@temporalio/envconfig';
+import { checkpointInput, type CheckpointRequest, type CheckpointResult } from '../core/contract/checkpoint.ts';
+import { parseInput } from '../core/contract/parse.ts';
+import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
+import { checkpointWorkflowId, restoreWorkflowId } from '../core/ids.ts';
+import { operationHandle, type OperationHandle } from './operation-handle.ts';
+import { startOperation } from './start-operation.ts';
+
+export type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+export type { OperationProgress } from '../core/contract/progress.ts';
+export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
+export { ERRORS, KybernateError, isKybernateError, type ErrorType } from '../core/errors.ts';
+export type { OperationHandle } from './operation-handle.ts';
+
+export interface KybernateClientOptions {
+  /** an open connection; it stays the caller's to close */
+  readonly connection?: Connection;
+  /** `host:port`; what TEMPORAL_* and temporal.toml say otherwise */
+  readonly address?: string;
+  /** TEMPORAL_NAMESPACE or the profile's otherwise, `default` at last */
+  readonly namespace?: string;
+  /** read instead of the process's environment */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+}
+
+export interface StartOptions {
+  /** whole workflow id; wins over `generation` */
+  readonly workflowId?: string;
+  /**
+   * Names this wish, for example the generation of a Kubernetes object: the same wish again joins the running or
+   * completed operation, and only a failed one is tried anew. Absent: every call is a new operation.
+   */
+  readonly generation?: string;
+}
+
+export interface KybernateClient {
+  readonly namespace: string;
+  /** @throws InvalidInput before anything is started */
+  checkpoint(request: CheckpointRequest, options?: StartOptions): Promise<OperationHandle<CheckpointResult>>;
+  /** @throws InvalidInput before anything is started */
+  restore(request: RestoreRequest, options?: StartOptions): Promise<OperationHandle<RestoreResult>>;
+  /** An operation that somebody started. @throws WorkflowNotFoundError */
+  find(workflowId: string, runId?: string): Promise<OperationHandle<unknown>>;
+  close(): Promise<void>;
+}
+
+export async function createKybernateClient(options: KybernateClientOptions = {}): Promise<KybernateClient> {
+  const { connection, namespace } = await connect(options);
+  const client = new Client({ connection, namespace });
+  return {
+    namespace,
+    checkpoint(request, start = {}) {
+      const input = parseInput(checkpointInput, request);
+      const { pod } = input.container;
+      const target = pod === undefined ? `${input.container.id}` : `${pod.namespace}/${pod.name}/${pod.container}`;
+      return startOperation(client, 'checkpoint', request, {
+        workflowId: start.workflowId ?? checkpointWorkflowId(target, start.generation ?? newGeneration()),
+        summary: `checkpoint ${target} on ${input.node}`,
+      });
+    },
+    restore(request, start = {}) {
+      const input = parseInput(restoreInput, request);
+      const target = String(input.checkpointId ?? input.path);
+      return startOperation(client, 'restore', request, {
+        workflowId: start.workflowId ?? restoreWorkflowId(target, start.generation ?? newGeneration()),
+        summary: `restore ${target} on ${input.node}`,
+      });
+    },
+    async find(workflowId, runId) {
+      const handle = client.workflow.getHandle(workflowId, runId);
+      const { runId: found } = await handle.describe();
+      return operationHandle(client, workflowId, found);
+    },
+    async close() {
+      if (options.connection === undefined) {
+        await connection.close();
+      }
+    },
+  };
+}
+
+export { WorkflowNotFoundError };
+
+async function connect(options: KybernateClientOptions): Promise<{ connection: Connection; namespace: string }> {
+  if (options.connection !== undefined) {
+    return { connection: options.connection, namespace: options.namespace ?? 'default' };
+  }
+  const env = options.env === undefined ? {} : { overrideEnvVars: present(options.env) };
+  const config = loadClientConnectConfig(env);
+  const address = options.address === undefined ? {} : { address: options.address };
+  return {
+    connection: await Connection.connect({ ...config.connectionOptions, ...address }),
+    namespace: options.namespace ?? config.namespace ?? 'default',
+  };
+}
+
+function present(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(env).filter((pair): pair is [string, string] => pair[1] !== undefined));
+}
+
+/** Sorts by time; two calls in one millisecond differ by chance. */
+function newGeneration(): string {
+  return `${Date.now().toString(36)}-${Math.floor(Math.random() * 0x1_0000).toString(16)}`;
+}

@@ -1,0 +1,33 @@
+import { WorkflowExecutionAlreadyStartedError, type Client } from '@temporalio/client';
+import { CONTROL_QUEUE } from '../core/task-queues.ts';
+import { operationHandle, type OperationHandle } from './operation-handle.ts';
+
+/**
+ * Starts the operation, or joins the one of this workflow id: a running or completed one is returned as it is, a failed
+ * one is tried anew.
+ */
+export async function startOperation<Result>(
+  client: Client,
+  type: 'checkpoint' | 'restore',
+  request: object,
+  options: { readonly workflowId: string; readonly summary: string },
+): Promise<OperationHandle<Result>> {
+  const { workflowId, summary } = options;
+  try {
+    const handle = await client.workflow.start(type, {
+      workflowId,
+      taskQueue: CONTROL_QUEUE,
+      args: [request],
+      staticSummary: summary,
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      workflowIdReusePolicy: 'ALLOW_DUPLICATE_FAILED_ONLY',
+    });
+    return operationHandle(client, workflowId, handle.firstExecutionRunId);
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) {
+      throw error;
+    }
+    const { runId } = await client.workflow.getHandle(workflowId).describe();
+    return operationHandle(client, workflowId, runId);
+  }
+}
