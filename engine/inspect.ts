@@ -1,0 +1,222 @@
+/*
+ * Everything about a running container that an operation needs to know, read once, before anything is touched. Plain
+ * JSON: it travels to the runner in plan.json.
+ */
+import type { ContainerTarget } from '../core/contract/common.ts';
+import { KybernateError } from '../core/errors.ts';
+import { parseSpec } from '../core/oci/spec.ts';
+import type { ContainerRecord, TaskRecord, TaskStatus } from '../native/containerd/containerd.ts';
+import { runcRoot } from '../native/containerd/runc-options.ts';
+import { cgroupPids, freezerCgroup, type CgroupDir } from '../native/proc/cgroup.ts';
+import { namespaceInode } from '../native/proc/ns.ts';
+import { processTree, readProcess, type ProcessInfo } from '../native/proc/tree.ts';
+import { readRuncState } from '../native/runc/runc.ts';
+import {
+  CRI_KIND,
+  imageOf,
+  mountsOf,
+  networkOf,
+  POD_CONTAINER,
+  POD_NAME,
+  POD_NAMESPACE,
+  podOf,
+  rootOf,
+  stdioOf,
+} from './inspect-parts.ts';
+import type { NodeDeps } from './node-deps.ts';
+
+export interface ContainerId {
+  readonly namespace: string;
+  readonly id: string;
+}
+
+export interface MountFacts {
+  readonly destination: string;
+  readonly type: string;
+  readonly source: string;
+  readonly options: readonly string[];
+  /** false: its content comes from outside (a bind mount) and is not in the checkpoint */
+  readonly captured: boolean;
+}
+
+export interface ProcessFacts extends ProcessInfo {
+  /** joined the container by exec: no descendant of init, so CRIU does not dump it and a restore does not have it */
+  readonly entered: boolean;
+}
+
+export interface ContainerFacts {
+  readonly ref: ContainerId;
+  readonly record: ContainerRecord;
+  readonly initHostPid: number;
+  readonly initStartTime: number;
+  /** root first */
+  readonly processes: readonly ProcessFacts[];
+  readonly freezer: CgroupDir;
+  /** processes in the container's cgroup that live in another pid namespace, outside of the container */
+  readonly foreignHostPids: readonly number[];
+  /** runc's `--root` for this container */
+  readonly runcRoot: string;
+  /** absent when runc does not know the container */
+  readonly bundle?: string;
+  readonly networkNamespace: {
+    readonly inode: number;
+    /** made for this container alone; false for the host's and for one that it joined (a pod's) */
+    readonly private: boolean;
+    readonly kind: 'host' | 'own' | 'joined';
+    /** of the one that it joined */
+    readonly path?: string;
+  };
+  readonly stdio: {
+    readonly terminal: boolean;
+    readonly stdin: string;
+    readonly stdout: string;
+    readonly stderr: string;
+  };
+  readonly mounts: readonly MountFacts[];
+  /** upper directory of the root overlay; absent for other file systems */
+  readonly upperDir?: string;
+  /** chain id of the image's top layer */
+  readonly snapshotParent?: string;
+  readonly image?: { readonly ref: string; readonly digest: string };
+  readonly pod?: {
+    readonly namespace: string;
+    readonly name: string;
+    readonly uid?: string;
+    readonly container: string;
+  };
+}
+
+/**
+ * Which container is meant. A restarted container of a pod leaves its forerunners' records behind: the one that runs
+ * is taken.
+ *
+ * @throws ContainerNotFound; ContainerNotRunning when a pod's container has no running task
+ */
+export async function resolveContainer(deps: NodeDeps, target: ContainerTarget): Promise<ContainerId> {
+  const { pod } = target;
+  if (pod === undefined) {
+    const ref = { namespace: target.namespace ?? 'default', id: target.id ?? '' };
+    await requireRecord(deps, ref);
+    return ref;
+  }
+  const namespace = target.namespace ?? 'k8s.io';
+  const wanted = { [POD_NAMESPACE]: pod.namespace, [POD_NAME]: pod.name, [POD_CONTAINER]: pod.container };
+  const filter = Object.entries(wanted).map(([label, value]) => `labels."${label}"==${JSON.stringify(value)}`);
+  const records = (await deps.containerd.listContainers(namespace, [filter.join(',')])).filter(
+    (record) => record.labels[CRI_KIND] !== 'sandbox',
+  );
+  const name = `${pod.namespace}/${pod.name}/${pod.container}`;
+  if (records.length === 0) {
+    throw new KybernateError(
+      'ContainerNotFound',
+      `no container ${name} in containerd namespace ${namespace} of ${deps.settings.node}`,
+    );
+  }
+  for (const record of records) {
+    const task = await deps.containerd.getTask(namespace, record.id);
+    if (task !== undefined && task.status !== 'stopped') {
+      return { namespace, id: record.id };
+    }
+  }
+  throw new KybernateError(
+    'ContainerNotRunning',
+    `container ${name} on ${deps.settings.node} is not running (${records.map((record) => record.id).join(', ')})`,
+  );
+}
+
+/** @throws ContainerNotFound, ContainerNotRunning, Incompatible (no freezer, specification not readable) */
+export async function inspectContainer(deps: NodeDeps, ref: ContainerId): Promise<ContainerFacts> {
+  const record = await requireRecord(deps, ref);
+  const task = await requireRunning(deps, ref);
+  const init = readProcess(task.pid);
+  const freezer = freezerCgroup(task.pid);
+  if (init === undefined) {
+    throw notRunning(ref, `its process ${task.pid} is gone`);
+  }
+  if (freezer === undefined) {
+    throw new KybernateError('Incompatible', `container ${nameOf(ref)} is in no cgroup with a freezer`);
+  }
+  const spec = parseSpec(record.spec, `specification of ${nameOf(ref)}`);
+  const root = runcRoot(ref.namespace, record.runtime.options);
+  const bundle = (await readRuncState(root, ref.id))?.bundle;
+  return {
+    ref,
+    record,
+    initHostPid: init.hostPid,
+    initStartTime: init.startTime,
+    ...processesOf(init, freezer.path),
+    freezer,
+    runcRoot: root,
+    ...(bundle === undefined ? {} : { bundle }),
+    networkNamespace: networkOf(spec, init.hostPid),
+    stdio: stdioOf(spec, task, init.hostPid),
+    mounts: mountsOf(spec),
+    ...(await rootOf(deps, ref, record, init.hostPid)),
+    ...(await imageOf(deps, ref, record)),
+    ...podOf(record),
+  };
+}
+
+async function requireRecord(deps: NodeDeps, ref: ContainerId): Promise<ContainerRecord> {
+  const record = await deps.containerd.getContainer(ref.namespace, ref.id);
+  if (record === undefined) {
+    throw new KybernateError(
+      'ContainerNotFound',
+      `no container ${ref.id} in containerd namespace ${ref.namespace} of ${deps.settings.node}`,
+      { details: { ...ref, node: deps.settings.node } },
+    );
+  }
+  return record;
+}
+
+/** Why a container with this task, or without one, cannot be checkpointed. */
+const NOT_RUNNING: Readonly<Record<Exclude<TaskStatus, 'running'>, string>> = {
+  created: 'it was created but not started',
+  stopped: 'it has ended',
+  paused: 'somebody else has paused it; resume it first',
+  pausing: 'somebody else is pausing it; resume it first',
+  unknown: 'containerd does not know the state of its task',
+};
+
+async function requireRunning(deps: NodeDeps, ref: ContainerId): Promise<TaskRecord> {
+  const task = await deps.containerd.getTask(ref.namespace, ref.id);
+  if (task === undefined) {
+    throw notRunning(ref, 'it has no task: it was never started, or its task was deleted');
+  }
+  if (task.status !== 'running') {
+    throw notRunning(ref, NOT_RUNNING[task.status]);
+  }
+  return task;
+}
+
+function notRunning(ref: ContainerId, why: string): KybernateError {
+  return new KybernateError('ContainerNotRunning', `container ${nameOf(ref)} does not run: ${why}`, {
+    details: { ...ref },
+  });
+}
+
+function nameOf(ref: ContainerId): string {
+  return `${ref.namespace}/${ref.id}`;
+}
+
+function processesOf(init: ProcessInfo, cgroup: string): Pick<ContainerFacts, 'processes' | 'foreignHostPids'> {
+  const initNamespace = namespaceInode(init.hostPid, 'pid');
+  const shared = initNamespace === namespaceInode('self', 'pid');
+  const tree = processTree(init.hostPid, cgroupPids(cgroup));
+  const inside = new Set([init.hostPid]);
+  const foreignHostPids: number[] = [];
+  const processes = tree.flatMap((process): ProcessFacts[] => {
+    if (inside.has(process.parentHostPid)) {
+      inside.add(process.hostPid);
+    }
+    const entered = !inside.has(process.hostPid);
+    // with the host's pid namespace only descent tells; a nested namespace is a descendant's
+    const foreign = entered && (shared || namespaceInode(process.hostPid, 'pid') !== initNamespace);
+    if (foreign) {
+      foreignHostPids.push(process.hostPid);
+      return [];
+    }
+    return [{ ...process, entered }];
+  });
+  return { processes, foreignHostPids };
+}
