@@ -1,0 +1,184 @@
+/*
+ * One table of CRIU's options as each program spells them: the only place that maps. A checkpoint records the options of
+ * its dump by our names, and the restore finds in the same row what it has to pass.
+ */
+
+/** Where a value for an option can be put. An absent field: that program has no way to set it. */
+export interface CriuOptionRow {
+  readonly type: 'flag' | 'path' | 'text' | 'list';
+  /** what happens when nothing is said */
+  readonly default: string;
+  readonly use: 'dump' | 'restore' | 'both';
+  readonly runc?: string;
+  /** `inverted`: true there means false here */
+  readonly containerd?: { readonly field: string; readonly inverted?: true };
+  readonly podman?: string;
+  /** word in a CRIU configuration file, without dashes */
+  readonly criu?: string;
+  /** field of CRIU's RPC where its command line has none */
+  readonly rpc?: string;
+  readonly meaning: string;
+}
+
+/*
+ * Sources: `runc checkpoint --help` and `runc restore --help` (1.5.2), containerd api/types/runc/options/oci.proto,
+ * podman-container-checkpoint(1), criu(8) and images/rpc.proto (4.2).
+ */
+export const CRIU_OPTIONS = {
+  imageDir: {
+    type: 'path',
+    default: 'none',
+    use: 'both',
+    runc: '--image-path',
+    containerd: { field: 'image_path' },
+    criu: 'images-dir',
+    meaning: 'directory of the images',
+  },
+  workDir: {
+    type: 'path',
+    default: 'the image directory',
+    use: 'both',
+    runc: '--work-path',
+    containerd: { field: 'work_path' },
+    criu: 'work-dir',
+    meaning: 'directory of logs and statistics',
+  },
+  parentDir: {
+    type: 'path',
+    default: 'none',
+    use: 'dump',
+    runc: '--parent-path',
+    containerd: { field: 'parent_path' },
+    podman: '--with-previous',
+    criu: 'prev-images-dir',
+    meaning: 'images of an earlier pre-dump',
+  },
+  leaveRunning: {
+    type: 'flag',
+    default: 'off',
+    use: 'dump',
+    runc: '--leave-running',
+    containerd: { field: 'exit', inverted: true },
+    podman: '--leave-running',
+    criu: 'leave-running',
+    meaning: 'the source runs on after the dump',
+  },
+  tcpEstablished: {
+    type: 'flag',
+    default: 'off',
+    use: 'both',
+    runc: '--tcp-established',
+    containerd: { field: 'open_tcp' },
+    podman: '--tcp-established',
+    criu: 'tcp-established',
+    meaning: 'established TCP connections are dumped and brought back',
+  },
+  tcpSkipInFlight: {
+    type: 'flag',
+    default: 'off',
+    use: 'dump',
+    runc: '--tcp-skip-in-flight',
+    criu: 'skip-in-flight',
+    meaning: 'half-open incoming connections are left out',
+  },
+  tcpClose: {
+    type: 'flag',
+    default: 'off',
+    use: 'restore',
+    podman: '--tcp-close',
+    criu: 'tcp-close',
+    meaning: 'connections of the image come back closed; runc has no flag for it, only the configuration file',
+  },
+  externalUnixSockets: {
+    type: 'flag',
+    default: 'off',
+    use: 'both',
+    runc: '--ext-unix-sk',
+    containerd: { field: 'external_unix_sockets' },
+    rpc: 'ext_unix_sk',
+    meaning: 'unix sockets whose peer lies outside the container',
+  },
+  terminal: {
+    type: 'flag',
+    default: 'off',
+    use: 'both',
+    runc: '--shell-job',
+    containerd: { field: 'terminal' },
+    criu: 'shell-job',
+    meaning: 'session or terminal led from outside the tree',
+  },
+  fileLocks: {
+    type: 'flag',
+    default: 'off',
+    use: 'both',
+    runc: '--file-locks',
+    containerd: { field: 'file_locks' },
+    podman: '--file-locks',
+    criu: 'file-locks',
+    meaning: 'file locks held by the tree',
+  },
+  emptyNamespaces: {
+    type: 'list',
+    default: 'none',
+    use: 'both',
+    runc: '--empty-ns',
+    containerd: { field: 'empty_namespaces' },
+    rpc: 'empty_ns',
+    meaning: 'namespaces made without their content',
+  },
+  manageCgroups: {
+    type: 'text',
+    default: 'soft',
+    use: 'both',
+    runc: '--manage-cgroups-mode',
+    containerd: { field: 'cgroups_mode' },
+    criu: 'manage-cgroups',
+    rpc: 'manage_cgroups_mode',
+    meaning: 'what CRIU does with cgroups; the stock shim does not pass it on',
+  },
+  linkRemap: {
+    type: 'flag',
+    default: 'off',
+    use: 'dump',
+    runc: '--link-remap',
+    podman: '--link-remap',
+    criu: 'link-remap',
+    meaning: 'deleted files that still have a name elsewhere are linked back for the dump',
+  },
+  lazyPages: {
+    type: 'flag',
+    default: 'off',
+    use: 'both',
+    runc: '--lazy-pages',
+    criu: 'lazy-pages',
+    meaning: 'memory is served by a page server after the processes run',
+  },
+  preDump: {
+    type: 'flag',
+    default: 'off',
+    use: 'dump',
+    runc: '--pre-dump',
+    podman: '--pre-checkpoint',
+    criu: 'pre-dump',
+    meaning: 'memory only, the source runs on',
+  },
+  autoDedup: {
+    type: 'flag',
+    default: 'off',
+    use: 'both',
+    runc: '--auto-dedup',
+    criu: 'auto-dedup',
+    meaning: 'pages are punched out of the images as they are used; never on our read-only images',
+  },
+} as const satisfies Record<string, CriuOptionRow>;
+
+export type CriuOption = keyof typeof CRIU_OPTIONS;
+
+const ROWS: ReadonlyArray<readonly [CriuOption, CriuOptionRow]> = Object.entries(CRIU_OPTIONS) as never;
+
+/** Our name for an option in any spelling of the table (`tcpEstablished`, `--tcp-established`, `tcp-established`). */
+export function criuOptionNamed(spelling: string): CriuOption | undefined {
+  const [word = ''] = spelling.split(/[\s=]/, 1);
+  const bare = word.replace(/^--/, '');
+  return ROWS.find(([name, row]) => name === bare || row.criu === bare || row.runc?.slice(2) === bare)?.[0];
+}

@@ -1,0 +1,251 @@
+/*
+ * How a `runc create` becomes a `runc restore`, as data: the specification of the new container made to fit the images,
+ * runc's arguments and CRIU's configuration. Pure; the wrapper carries it out, tests compare it with golden files.
+ *
+ * What must hold between images and specification (seen with runc 1.1 to 1.5 and CRIU 4.2):
+ * - every mount of the images that came from outside needs a bind mount of the same destination in the specification
+ *   (`mnt: No mapping for ...` otherwise); a mount that only the specification has is silently not made;
+ * - device nodes come back from the dumped /dev, but opening one needs its rule in the device cgroup;
+ * - network and pid namespaces are either in the images or outside of them, and the specification must agree;
+ * - the cgroup is that of the new specification: CRIU is told to leave cgroups alone.
+ */
+import type { Metadata } from '../checkpoint/metadata.ts';
+import { KybernateError } from '../errors.ts';
+import { RESTORE_FROM_VARIABLE } from './annotations.ts';
+import { CRIU_OPTIONS, criuOptionNamed } from './criu-options.ts';
+import type { CriuOptionRow } from './criu-options.ts';
+import type { RuncCreate } from './runc-argv.ts';
+import { runcRestoreArgv } from './runc-argv.ts';
+import type { OciDeviceRule, OciHook, OciLinux, OciMount, OciSpec } from './spec.ts';
+import { isBind, namespaceKind, namespacePath } from './spec.ts';
+
+export interface RestorePlanInput {
+  /** specification of the bundle, as its creator wrote it */
+  readonly newSpec: OciSpec;
+  /** specification of the source; absent for a bare image directory */
+  readonly capturedSpec?: OciSpec;
+  readonly metadata?: Pick<Metadata, 'capture' | 'stdio'>;
+  readonly create: RuncCreate;
+  readonly bundle: string;
+  readonly imageDir: string;
+  readonly workDir: string;
+  readonly tcp: 'keep' | 'close';
+  /** those of the captured specification's bind sources that exist on this node */
+  readonly presentSources: ReadonlySet<string>;
+}
+
+export interface RestorePlan {
+  readonly spec: OciSpec;
+  /** arguments of runc */
+  readonly argv: readonly string[];
+  /** content of the file that CRIU_CONFIG_FILE names; may be empty */
+  readonly criuConfigText: string;
+  /**
+   * CRIU writes the dumped host name into the UTS namespace. `keep` is the shared namespace whose name must be read
+   * before the restore and written back after it; `set` is the name that the new specification asks for.
+   */
+  readonly hostname?: { readonly keep: string } | { readonly set: string };
+  /** nftables table that holds the kept connections back; to be deleted after the restore */
+  readonly networkHoldTable?: string;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * @throws Incompatible the new container cannot take the images; `details.reasons` lists every reason
+ */
+export function restorePlan(input: RestorePlanInput): RestorePlan {
+  const reasons: string[] = [];
+  const warnings: string[] = [];
+  const spec = fitSpec(input, reasons, warnings);
+  if (reasons.length > 0) {
+    throw new KybernateError(
+      'Incompatible',
+      `container ${input.create.id} cannot take the images of ${input.imageDir}: ${reasons.join('; ')}`,
+      { details: { reasons } },
+    );
+  }
+  // A dump with closed connections has no state to bring back, whatever the restore asks for.
+  const keepTcp = input.tcp === 'keep' && input.metadata?.capture.tcp !== 'close';
+  const hostname = hostnamePlan(input.newSpec, input.capturedSpec);
+  const hold = input.metadata?.capture.networkHold;
+  return {
+    spec,
+    argv: runcRestoreArgv(input.create, {
+      imageDir: input.imageDir,
+      workDir: input.workDir,
+      bundle: input.bundle,
+      criuFlags: [
+        CRIU_OPTIONS.manageCgroups.runc,
+        'ignore',
+        ...(keepTcp ? [CRIU_OPTIONS.tcpEstablished.runc] : []),
+        ...recordedFlags(input.metadata),
+      ],
+    }),
+    criuConfigText: keepTcp ? '' : `${CRIU_OPTIONS.tcpClose.criu}\n`,
+    ...(hostname === undefined ? {} : { hostname }),
+    ...(hold === undefined ? {} : { networkHoldTable: hold.table }),
+    warnings,
+  };
+}
+
+/** Flags that a restore must repeat because the dump had them. Of a bare image nothing is known: allow what is harmless. */
+function recordedFlags(metadata: RestorePlanInput['metadata']): readonly string[] {
+  if (metadata === undefined) {
+    return [CRIU_OPTIONS.externalUnixSockets.runc, CRIU_OPTIONS.fileLocks.runc];
+  }
+  const flags = metadata.capture.criuOptions.flatMap((recorded) => {
+    const name = criuOptionNamed(recorded.option);
+    // TCP is decided by the restore; lazy pages and deduplication would need a server and writable images.
+    if (name === undefined || name === 'tcpEstablished' || name === 'lazyPages' || name === 'autoDedup') {
+      return [];
+    }
+    const row: CriuOptionRow = CRIU_OPTIONS[name];
+    return row.use === 'both' && row.type === 'flag' && row.runc !== undefined ? [row.runc] : [];
+  });
+  return [...new Set(flags)];
+}
+
+function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[]): OciSpec {
+  const { newSpec, capturedSpec } = input;
+  const env = (newSpec.process?.env ?? []).filter((entry) => !entry.startsWith(`${RESTORE_FROM_VARIABLE}=`));
+  const process = newSpec.process === undefined ? {} : { process: { ...newSpec.process, env } };
+  const withoutWish: OciSpec = { ...newSpec, ...process };
+  if (capturedSpec === undefined) {
+    return withoutWish;
+  }
+  checkTerminal(input, capturedSpec, reasons);
+  checkNamespaces(newSpec, capturedSpec, reasons, warnings);
+  return {
+    ...withoutWish,
+    mounts: fitMounts(input, capturedSpec, reasons, warnings),
+    linux: fitLinux(newSpec.linux ?? {}, capturedSpec.linux ?? {}),
+    ...(newSpec.hooks === undefined ? {} : { hooks: fitHooks(newSpec.hooks, warnings) }),
+  };
+}
+
+function checkTerminal(input: RestorePlanInput, capturedSpec: OciSpec, reasons: string[]): void {
+  const captured = input.metadata?.stdio.terminal ?? capturedSpec.process?.terminal ?? false;
+  const wanted = input.newSpec.process?.terminal ?? false;
+  if (captured !== wanted) {
+    reasons.push(
+      captured
+        ? 'the checkpoint was taken with a terminal, the new container has none'
+        : 'the checkpoint was taken without a terminal, the new container wants one',
+    );
+  }
+}
+
+function checkNamespaces(newSpec: OciSpec, captured: OciSpec, reasons: string[], warnings: string[]): void {
+  for (const type of ['network', 'pid', 'user']) {
+    const was = namespaceKind(captured, type);
+    const is = namespaceKind(newSpec, type);
+    if (was !== is) {
+      reasons.push(`${type} namespace: ${KIND_WORDS[was]} at the dump, ${KIND_WORDS[is]} now`);
+    }
+  }
+  for (const type of ['ipc', 'uts']) {
+    const was = namespaceKind(captured, type);
+    const is = namespaceKind(newSpec, type);
+    if (was === 'host' && is !== 'host') {
+      reasons.push(`${type} namespace: ${KIND_WORDS[was]} at the dump, ${KIND_WORDS[is]} now`);
+    } else if (was !== 'host' && is === 'host') {
+      warnings.push(`the ${type} namespace comes from the checkpoint, not from the host`);
+    }
+  }
+  if (namespacePath(newSpec, 'cgroup') !== undefined) {
+    reasons.push('cgroup namespace: a restore cannot join one');
+  }
+  for (const mappings of ['uidMappings', 'gidMappings'] as const) {
+    if (JSON.stringify(newSpec.linux?.[mappings] ?? []) !== JSON.stringify(captured.linux?.[mappings] ?? [])) {
+      reasons.push(`${mappings} of the user namespace differ`);
+    }
+  }
+}
+
+const KIND_WORDS = { host: "the host's", own: 'one of its own', joined: 'a joined one' } as const;
+
+function fitMounts(
+  input: RestorePlanInput,
+  captured: OciSpec,
+  reasons: string[],
+  warnings: string[],
+): readonly OciMount[] {
+  const wanted = new Map((captured.mounts ?? []).map((mount) => [normalized(mount.destination), mount]));
+  const kept = (input.newSpec.mounts ?? []).flatMap((mount) => {
+    const destination = normalized(mount.destination);
+    const before = wanted.get(destination);
+    if (before === undefined) {
+      warnings.push(`mount ${destination} is not in the checkpoint and will not be there`);
+      return [mount];
+    }
+    if (isBind(mount) && !isBind(before)) {
+      warnings.push(`mount ${destination}: the checkpoint brings its own ${before.type ?? 'file system'}`);
+    }
+    if (isBind(before) && !isBind(mount)) {
+      return [];
+    }
+    wanted.delete(destination);
+    return [mount];
+  });
+  const injected = [...wanted.values()].filter((mount) => {
+    const usable = !isBind(mount) || (mount.source !== undefined && input.presentSources.has(mount.source));
+    if (!usable) {
+      reasons.push(`mount ${mount.destination}: ${mount.source ?? 'its source'} does not exist on this node`);
+    }
+    return usable;
+  });
+  return [...kept, ...injected];
+}
+
+function fitLinux(linux: OciLinux, captured: OciLinux): OciLinux {
+  const rules = linux.resources?.devices ?? [];
+  const known = new Set(rules.map(ruleKey));
+  const missingRules = (captured.resources?.devices ?? []).filter((rule) => rule.allow && !known.has(ruleKey(rule)));
+  const paths = new Set((linux.devices ?? []).map((device) => device.path));
+  const missingDevices = (captured.devices ?? []).filter((device) => !paths.has(device.path));
+  return {
+    ...linux,
+    ...(missingDevices.length === 0 ? {} : { devices: [...(linux.devices ?? []), ...missingDevices] }),
+    ...(missingRules.length === 0 ? {} : { resources: { ...linux.resources, devices: [...rules, ...missingRules] } }),
+    // Masked files are mounts of the images that came from outside: exactly those of the dump must be offered.
+    ...(captured.maskedPaths === undefined ? {} : { maskedPaths: captured.maskedPaths }),
+    ...(captured.readonlyPaths === undefined ? {} : { readonlyPaths: captured.readonlyPaths }),
+  };
+}
+
+function ruleKey(rule: OciDeviceRule): string {
+  return [rule.allow, rule.type ?? 'a', rule.major ?? '*', rule.minor ?? '*', rule.access ?? ''].join(' ');
+}
+
+/** The NVIDIA hooks mount into a root that CRIU has not made yet; what they mount is in the images or injected. */
+function fitHooks(
+  hooks: Readonly<Record<string, readonly OciHook[]>>,
+  warnings: string[],
+): Readonly<Record<string, readonly OciHook[]>> {
+  return Object.fromEntries(
+    Object.entries(hooks).map(([kind, list]) => [
+      kind,
+      list.filter((hook) => {
+        const dropped = [hook.path, ...(hook.args ?? [])].some((word) => word.includes('nvidia'));
+        if (dropped) {
+          warnings.push(`hook ${hook.path} is left out: it cannot run in a restore`);
+        }
+        return !dropped;
+      }),
+    ]),
+  );
+}
+
+function hostnamePlan(newSpec: OciSpec, captured: OciSpec | undefined): RestorePlan['hostname'] {
+  const shared = namespacePath(newSpec, 'uts');
+  if (shared !== undefined) {
+    return { keep: shared };
+  }
+  const wanted = newSpec.hostname;
+  const named = wanted !== undefined && wanted !== '' && namespaceKind(newSpec, 'uts') === 'own';
+  return named && wanted !== captured?.hostname ? { set: wanted } : undefined;
+}
+
+function normalized(destination: string): string {
+  return destination.length > 1 ? destination.replace(/\/+$/, '') : destination;
+}

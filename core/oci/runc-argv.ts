@@ -1,0 +1,118 @@
+/*
+ * runc's command line, both ways: read what a shim asks for, write what we ask for. The grammar is that of runc 1.1 to
+ * 1.5: global options, a command, its options, the container id last; `--name value` and `--name=value` mean the same.
+ */
+import { KybernateError } from '../errors.ts';
+
+const GLOBAL_VALUES: ReadonlySet<string> = new Set(['--root', '--log', '--log-format', '--rootless', '--criu']);
+const CREATE_VALUES: ReadonlySet<string> = new Set([
+  '--bundle',
+  '-b',
+  '--console-socket',
+  '--pidfd-socket',
+  '--pid-file',
+  '--preserve-fds',
+]);
+
+export interface RuncCreate {
+  /** options before the command, as given */
+  readonly globals: readonly string[];
+  /** runc's own default when the shim gives none */
+  readonly root: string;
+  readonly log?: string;
+  readonly logFormat: 'text' | 'json';
+  readonly id: string;
+  /** absent: the working directory */
+  readonly bundle?: string;
+  readonly pidFile?: string;
+  readonly consoleSocket?: string;
+  readonly pidfdSocket?: string;
+  readonly noPivot: boolean;
+}
+
+/**
+ * @param argv arguments without the program's name
+ * @throws InvalidInput it is no `create` with a container id
+ */
+export function parseRuncCreate(argv: readonly string[]): RuncCreate {
+  const globals = readOptions(argv, 0, GLOBAL_VALUES);
+  if (argv[globals.next] !== 'create') {
+    throw new KybernateError('InvalidInput', `not a runc create: ${argv.join(' ')}`);
+  }
+  const own = readOptions(argv, globals.next + 1, CREATE_VALUES);
+  const id = argv[own.next];
+  if (id === undefined || id === '') {
+    throw new KybernateError('InvalidInput', `runc create without a container id: ${argv.join(' ')}`);
+  }
+  const bundle = own.values.get('--bundle') ?? own.values.get('-b');
+  return {
+    globals: argv.slice(0, globals.next),
+    root: globals.values.get('--root') ?? '/run/runc',
+    logFormat: globals.values.get('--log-format') === 'json' ? 'json' : 'text',
+    id,
+    noPivot: own.values.has('--no-pivot'),
+    ...optional('log', globals.values.get('--log')),
+    ...optional('bundle', bundle),
+    ...optional('pidFile', own.values.get('--pid-file')),
+    ...optional('consoleSocket', own.values.get('--console-socket')),
+    ...optional('pidfdSocket', own.values.get('--pidfd-socket')),
+  };
+}
+
+function readOptions(
+  argv: readonly string[],
+  start: number,
+  withValue: ReadonlySet<string>,
+): { values: Map<string, string>; next: number } {
+  const values = new Map<string, string>();
+  let next = start;
+  for (;;) {
+    const word = argv[next];
+    if (word === undefined || !word.startsWith('-')) {
+      return { values, next };
+    }
+    const equals = word.indexOf('=');
+    if (equals > 0) {
+      values.set(word.slice(0, equals), word.slice(equals + 1));
+    } else if (withValue.has(word)) {
+      next += 1;
+      values.set(word, argv[next] ?? '');
+    } else {
+      values.set(word, 'true');
+    }
+    next += 1;
+  }
+}
+
+export interface RuncRestore {
+  readonly imageDir: string;
+  readonly workDir: string;
+  readonly bundle: string;
+  /** flags of CRIU options, in order, for example `--tcp-established` */
+  readonly criuFlags: readonly string[];
+}
+
+/** Arguments of the `runc restore` that stands in for a `runc create`: detached, parent stays the shim. */
+export function runcRestoreArgv(create: RuncCreate, restore: RuncRestore): readonly string[] {
+  return [
+    ...create.globals,
+    'restore',
+    '--detach',
+    '--no-subreaper',
+    '--bundle',
+    restore.bundle,
+    '--image-path',
+    restore.imageDir,
+    '--work-path',
+    restore.workDir,
+    ...(create.pidFile === undefined ? [] : ['--pid-file', create.pidFile]),
+    ...(create.consoleSocket === undefined ? [] : ['--console-socket', create.consoleSocket]),
+    ...(create.noPivot ? ['--no-pivot'] : []),
+    ...restore.criuFlags,
+    create.id,
+  ];
+}
+
+function optional<Key extends string>(key: Key, value: string | undefined): Partial<Record<Key, string>> {
+  return (value === undefined || value === '' ? {} : { [key]: value }) as Partial<Record<Key, string>>;
+}

@@ -1,0 +1,161 @@
+/*
+ * What the node keeps of a restore while it lasts, in the operation's directory on tmpfs:
+ *   restore.json   what is restored into what, and how far it has come; written before every act it describes
+ *   work-<n>/      CRIU's work directory of the n-th attempt: its configuration and logs
+ * and `<runDir>/leases/<checkpointId>/<operationId>`: as long as it is there the checkpoint must not be removed.
+ */
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { KybernateError } from '../core/errors.ts';
+import { parseCheckpointId, parseOperationId } from '../core/ids.ts';
+import type { NodeSettings } from './node-deps.ts';
+import { listOperations, operationPaths, readJson, writeJson } from './operation.ts';
+
+export interface RestoreRecord {
+  readonly operationId: string;
+  readonly container: { readonly namespace: string; readonly id: string };
+  /** `worker`: our own step made the container; `others`: kubelet, ctr, ... did, and asked by annotation */
+  readonly madeBy: 'worker' | 'others';
+  /** absent for a path */
+  readonly checkpointId?: string;
+  readonly checkpointDir: string;
+  readonly imageDir: string;
+  readonly hasMetadata: boolean;
+  /** of the snapshot `kybernate-<operationId>`; empty when there is none of ours */
+  readonly snapshotter: string;
+  readonly tcp: 'keep' | 'close';
+  readonly onFailure: 'fail' | 'cold-start';
+  readonly restoreBudgetMs: number;
+  readonly stdio: { readonly kind: 'null' | 'log'; readonly path?: string };
+  readonly terminal: boolean;
+  /** bundle of the attempt that the wrapper is making */
+  readonly bundle?: string;
+  /** number of the newest work directory; 0 before the wrapper asked */
+  readonly attempt: number;
+  readonly state: 'registered' | 'prepared' | 'restored' | 'cold-started' | 'failed';
+  readonly restoreMs?: number;
+  /** last error lines of a failed attempt */
+  readonly errors?: readonly string[];
+  /** where the logs of a failed attempt are kept */
+  readonly savedLogs?: string;
+}
+
+type Settings = Pick<NodeSettings, 'runDir' | 'stateDir'>;
+
+/** Saved logs of failed restores; the oldest go first. */
+const MAX_SAVED_LOGS = 50;
+
+function recordFile(settings: Settings, operationId: string): string {
+  return join(operationPaths(settings, operationId).dir, 'restore.json');
+}
+
+/** @returns undefined when this node knows no such restore */
+export function readRestore(settings: Settings, operationId: string): RestoreRecord | undefined {
+  return readJson(recordFile(settings, operationId)) as RestoreRecord | undefined;
+}
+
+/** @throws Internal when this node knows no such restore */
+export function requireRestore(settings: Settings, operationId: string): RestoreRecord {
+  const record = readRestore(settings, operationId);
+  if (record === undefined) {
+    throw new KybernateError(
+      'Internal',
+      `no restore ${operationId} on this node: its container was not made, or the node was rebooted since`,
+    );
+  }
+  return record;
+}
+
+/** Atomic. Takes the lease first: a record without a lease would let the images go. */
+export function writeRestore(settings: Settings, record: RestoreRecord): RestoreRecord {
+  if (record.checkpointId !== undefined && record.state !== 'restored' && record.state !== 'cold-started') {
+    takeLease(settings, record.checkpointId, record.operationId);
+  }
+  mkdirSync(operationPaths(settings, record.operationId).dir, { recursive: true, mode: 0o700 });
+  writeJson(recordFile(settings, record.operationId), record);
+  return record;
+}
+
+/** A fresh work directory; CRIU consumes what it finds in an old one. */
+export function makeWorkDir(settings: Settings, operationId: string, attempt: number): string {
+  const dir = workDirOf(settings, operationId, attempt);
+  rmSync(dir, { recursive: true, force: true });
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  return dir;
+}
+
+export function workDirOf(settings: Settings, operationId: string, attempt: number): string {
+  return join(operationPaths(settings, operationId).dir, `work-${attempt}`);
+}
+
+/**
+ * Copies the logs of the newest attempt to disk before anything is cleaned.
+ * @returns the directory; undefined when there was nothing to save
+ */
+export function saveRestoreLogs(settings: Settings, record: RestoreRecord): string | undefined {
+  const workDir = workDirOf(settings, record.operationId, record.attempt);
+  if (record.attempt === 0 || !existsSync(workDir) || readdirSync(workDir).length === 0) {
+    return undefined;
+  }
+  const logs = join(settings.stateDir, 'logs');
+  const target = join(logs, `restore-${record.operationId}`);
+  mkdirSync(logs, { recursive: true, mode: 0o700 });
+  cpSync(workDir, target, { recursive: true });
+  pruneLogs(logs, target);
+  return target;
+}
+
+function pruneLogs(logs: string, keep: string): void {
+  const saved = readdirSync(logs)
+    .filter((name) => name.startsWith('restore-'))
+    .map((name) => join(logs, name))
+    .filter((dir) => dir !== keep)
+    .map((dir) => ({ dir, mtimeMs: statSync(dir).mtimeMs }))
+    .sort((a, b) => b.mtimeMs - a.mtimeMs);
+  for (const { dir } of saved.slice(MAX_SAVED_LOGS - 1)) {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+function leaseDir(settings: Settings, checkpointId: string): string {
+  return join(settings.runDir, 'leases', parseCheckpointId(checkpointId));
+}
+
+/** Idempotent. */
+export function takeLease(settings: Settings, checkpointId: string, operationId: string): void {
+  const dir = leaseDir(settings, checkpointId);
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  writeFileSync(join(dir, parseOperationId(operationId)), '', { mode: 0o600 });
+}
+
+/** Idempotent. */
+export function releaseLease(settings: Settings, checkpointId: string, operationId: string): void {
+  const dir = leaseDir(settings, checkpointId);
+  rmSync(join(dir, parseOperationId(operationId)), { force: true });
+  try {
+    rmdirSync(dir);
+  } catch {
+    // ENOTEMPTY: others hold the checkpoint too. ENOENT: it was released before.
+  }
+}
+
+/** Operations that restore from this checkpoint right now: while there is one, it must not be removed from the node. */
+export function restoresUsing(settings: Settings, checkpointId: string): readonly string[] {
+  const dir = leaseDir(settings, checkpointId);
+  return existsSync(dir) ? readdirSync(dir).sort() : [];
+}
+
+/** Every restore that has a record on this node. */
+export async function listRestores(settings: Settings): Promise<readonly RestoreRecord[]> {
+  const ids = await listOperations(settings);
+  return ids.flatMap((operationId) => readRestore(settings, operationId) ?? []);
+}
+
+/** The restore is over, whatever came of it. Idempotent. */
+export function forgetRestore(settings: Settings, operationId: string): void {
+  const record = readRestore(settings, operationId);
+  if (record?.checkpointId !== undefined) {
+    releaseLease(settings, record.checkpointId, operationId);
+  }
+  rmSync(operationPaths(settings, operationId).dir, { recursive: true, force: true });
+}

@@ -1,0 +1,193 @@
+/*
+ * The second half of a restore: the task, in which the wrapper restores, and the undo of everything. The undo touches
+ * nothing that does not carry the operation's id.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { RestoreContext, StartRestoredResult } from '../core/contract/restore.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
+import { LABELS } from '../core/oci/annotations.ts';
+import type { Op } from '../core/op.ts';
+import type { ContainerRecord, TaskRecord } from '../native/containerd/containerd.ts';
+import { readProcess } from '../native/proc/tree.ts';
+import type { NodeDeps } from './node-deps.ts';
+import { checkToken } from './operation.ts';
+import { type RestoreRecord, forgetRestore, readRestore, requireRestore, writeRestore } from './restore-operation.ts';
+import { taskStdio } from './restore-stdio.ts';
+
+const GONE_MS = 20_000;
+/** The wrapper ends a late runc by itself and cleans up; only when that hangs too are we the ones who give up. */
+const WRAPPER_GRACE_MS = 30_000;
+const BEAT_MS = 1000;
+const SIGKILL = 9;
+
+export interface RestoreRef {
+  readonly operationId: string;
+  readonly container: { readonly namespace: string; readonly id: string };
+}
+
+/**
+ * Creates the task, in which the wrapper restores, and verifies that its init process runs. Repeated after a success it
+ * returns the same; repeated after a half-made task it starts over.
+ * @throws RestoreFailed with CRIU's last error lines; nothing of the task is left, the container is
+ */
+export async function startRestored(
+  deps: NodeDeps,
+  op: Op,
+  input: { readonly context: RestoreContext; readonly operationId: string; readonly restoreBudgetMs: number },
+): Promise<StartRestoredResult> {
+  const { operationId, context } = input;
+  const { namespace, id } = context.container;
+  checkToken(deps.settings, context.container, context.token);
+  const record = requireRestore(deps.settings, operationId);
+  const container = await ownContainer(deps, { operationId, container: context.container });
+  if (container === undefined) {
+    throw new KybernateError('Internal', `container ${namespace}/${id} of restore ${operationId} is gone`);
+  }
+  const task = await deps.containerd.getTask(namespace, id);
+  if (task !== undefined && isDone(record) && (task.status === 'running' || task.status === 'created')) {
+    return finishStart(deps, record, task);
+  }
+  await endTask(deps, namespace, id);
+  const begun = writeRestore(deps.settings, {
+    ...record,
+    state: 'registered',
+    restoreBudgetMs: input.restoreBudgetMs,
+  });
+  const rootfs =
+    container.snapshotKey === ''
+      ? []
+      : await deps.containerd.snapshotMounts(namespace, container.snapshotter, container.snapshotKey);
+  const beat = setInterval(() => op.progress({ phase: 'restoring' }), BEAT_MS);
+  try {
+    await withinBudget(
+      deps.containerd.createTask(namespace, { id, rootfs, ...taskStdio(begun) }),
+      input.restoreBudgetMs + WRAPPER_GRACE_MS,
+    );
+  } catch (error) {
+    throw startError(deps, record, error);
+  } finally {
+    clearInterval(beat);
+  }
+  op.signal.throwIfAborted();
+  const created = await deps.containerd.getTask(namespace, id);
+  if (created === undefined) {
+    throw new KybernateError('RestoreFailed', `the task of ${namespace}/${id} ended at once`);
+  }
+  return finishStart(deps, requireRestore(deps.settings, operationId), created);
+}
+
+async function finishStart(deps: NodeDeps, record: RestoreRecord, task: TaskRecord): Promise<StartRestoredResult> {
+  const { namespace, id } = record.container;
+  // `runc start` of a restored container does nothing, but containerd waits for the call before it reports the task as
+  // running; a cold start begins here.
+  const initHostPid = task.status === 'created' ? (await deps.containerd.startTask(namespace, id)).pid : task.pid;
+  const state = readProcess(initHostPid)?.state ?? 'gone';
+  if (state === 'gone' || state === 'Z' || state === 'X') {
+    throw new KybernateError(
+      'RestoreFailed',
+      `process ${initHostPid} of ${namespace}/${id} ended right after its restore (state ${state})`,
+    );
+  }
+  return {
+    initHostPid,
+    restoreMs: record.restoreMs ?? 0,
+    how: record.state === 'cold-started' ? 'cold-started' : 'restored',
+  };
+}
+
+function startError(deps: NodeDeps, before: RestoreRecord, error: unknown): KybernateError {
+  const record = readRestore(deps.settings, before.operationId);
+  const { namespace, id } = before.container;
+  const lines = record?.state === 'failed' ? (record.errors ?? []) : [];
+  const text = lines.length > 0 ? lines.join('; ') : messageOf(error);
+  const logs = record?.savedLogs;
+  return new KybernateError(
+    'RestoreFailed',
+    `container ${namespace}/${id} was not restored: ${text}${logs === undefined ? '' : `; logs: ${logs}`}`,
+    { details: { errors: lines, ...(logs === undefined ? {} : { logs }) }, cause: error },
+  );
+}
+
+/**
+ * The undo: task, container and snapshot, when they are this operation's; the lease and the operation's directory.
+ * Idempotent.
+ * @throws Internal the task cannot be ended
+ */
+export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): Promise<void> {
+  const { namespace, id } = ref.container;
+  const container = await deps.containerd.getContainer(namespace, id);
+  if (container?.labels[LABELS.operation] === ref.operationId) {
+    await endTask(deps, namespace, id);
+    await deps.containerd.deleteContainer(namespace, id);
+  }
+  const snapshotter = container?.snapshotter ?? readRestore(deps.settings, ref.operationId)?.snapshotter ?? '';
+  if (snapshotter !== '') {
+    await deps.containerd.removeSnapshot(namespace, snapshotter, snapshotKeyOf(ref.operationId));
+  }
+  forgetRestore(deps.settings, ref.operationId);
+  op.log.info({ operationId: ref.operationId, container: id, namespace }, 'restored container removed');
+}
+
+/** The restore is over and its container stays: gives the checkpoint free. Idempotent. */
+export async function releaseRestoreLease(deps: NodeDeps, _op: Op, ref: RestoreRef): Promise<void> {
+  forgetRestore(deps.settings, ref.operationId);
+  return Promise.resolve();
+}
+
+function isDone(record: RestoreRecord): boolean {
+  return record.state === 'restored' || record.state === 'cold-started';
+}
+
+/** @throws InvalidInput the id is taken by a container that this operation did not make */
+export async function ownContainer(deps: NodeDeps, ref: RestoreRef): Promise<ContainerRecord | undefined> {
+  const { namespace, id } = ref.container;
+  const existing = await deps.containerd.getContainer(namespace, id);
+  if (existing !== undefined && existing.labels[LABELS.operation] !== ref.operationId) {
+    throw new KybernateError(
+      'InvalidInput',
+      `container.id: ${namespace}/${id} exists already on ${deps.settings.node}; nothing was touched`,
+    );
+  }
+  return existing;
+}
+
+async function endTask(deps: NodeDeps, namespace: string, id: string): Promise<void> {
+  const deadline = performance.now() + GONE_MS;
+  for (;;) {
+    const task = await deps.containerd.getTask(namespace, id);
+    if (task === undefined) {
+      return;
+    }
+    if (task.status === 'stopped') {
+      await deps.containerd.deleteTask(namespace, id);
+      return;
+    }
+    if (performance.now() > deadline) {
+      throw new KybernateError('Internal', `the task of ${namespace}/${id} is still ${task.status} after SIGKILL`);
+    }
+    try {
+      await deps.containerd.killTask(namespace, id, SIGKILL, true);
+    } catch {
+      // It ended between the two calls; if it did not, the deadline tells.
+    }
+    await sleep(50);
+  }
+}
+
+/** Named by the operation: nobody else makes or removes it. */
+export function snapshotKeyOf(operationId: string): string {
+  return `kybernate-${operationId}`;
+}
+
+async function withinBudget<Result>(work: Promise<Result>, ms: number): Promise<Result> {
+  const stop = new AbortController();
+  const late = sleep(ms, undefined, { signal: stop.signal }).then(() => {
+    throw new KybernateError('RestoreFailed', `containerd did not make the task within ${ms} ms`);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    stop.abort();
+    late.catch(() => undefined);
+  }
+}

@@ -1,0 +1,207 @@
+/*
+ * A checkpoint brought back as a new container of this node: first what can be known before anything is made, then the
+ * container. restore-start.ts has the rest: start and undo. Every step may be repeated by another attempt or another
+ * worker process; the container and its snapshot carry the operation's id.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { OWN_FILES } from '../core/checkpoint/file-names.ts';
+import type { Metadata } from '../core/checkpoint/metadata.ts';
+import type {
+  CreateContainerInput,
+  PlanRestoreInput,
+  PlanRestoreResult,
+  RestoreContext,
+} from '../core/contract/restore.ts';
+import { KybernateError } from '../core/errors.ts';
+import { LABELS } from '../core/oci/annotations.ts';
+import { restorePlan } from '../core/oci/restore-plan.ts';
+import { namespaceReasons, restoredSpec } from '../core/oci/restored-spec.ts';
+import { type OciSpec, bindSources, parseSpec } from '../core/oci/spec.ts';
+import type { Op } from '../core/op.ts';
+import { encodeRuncOptions } from '../native/containerd/runc-options.ts';
+import type { NodeDeps } from './node-deps.ts';
+import { checkToken } from './operation.ts';
+import { checkRestoreTarget } from './preflight.ts';
+import { readRestore, takeLease, writeRestore } from './restore-operation.ts';
+import { bareImageDir, readMetadata } from './restore-source.ts';
+import { ownContainer, snapshotKeyOf } from './restore-start.ts';
+
+export { type RestoreRef, releaseRestoreLease, removeRestored, startRestored } from './restore-start.ts';
+
+/** The budget is set by the start; until then this is what a wrapper that asks too early is told. */
+const NO_BUDGET_MS = 30_000;
+
+/** Labels by which other managers find their containers; a copy must not look like one of theirs. */
+const FOREIGN_LABELS = ['io.cri-containerd', 'io.kubernetes.', 'nerdctl/', 'containerd.io/gc.', 'kybernate.io/'];
+
+interface Captured {
+  readonly metadata: Metadata;
+  readonly spec: OciSpec;
+}
+
+/**
+ * Everything that can be known before anything is made; leases the checkpoint on this node.
+ * @param input `checkpointDir` holds a committed checkpoint
+ * @throws Incompatible with every reason, LockLost, CheckpointNotFound, CheckpointCorrupt, InvalidInput
+ */
+export async function planRestore(
+  deps: NodeDeps,
+  op: Op,
+  input: PlanRestoreInput & { readonly operationId: string; readonly checkpointDir: string },
+): Promise<PlanRestoreResult> {
+  const { context, operationId, checkpointDir } = input;
+  checkToken(deps.settings, context.container, context.token);
+  if (context.checkpointId !== undefined) {
+    takeLease(deps.settings, context.checkpointId, operationId);
+  }
+  const captured = readCaptured(checkpointDir);
+  await ownContainer(deps, { operationId, container: context.container });
+  const target = restoredSpec({ ...specInput(captured, context, operationId, input), onFailure: 'fail' });
+  const reasons = [
+    ...(await checkRestoreTarget(deps, captured.metadata, { op, container: context.container })),
+    ...namespaceReasons(target, existsSync),
+  ];
+  const warnings: string[] = [];
+  try {
+    const plan = restorePlan({
+      newSpec: target,
+      capturedSpec: captured.spec,
+      metadata: captured.metadata,
+      create: { globals: [], root: '/', logFormat: 'json', id: context.container.id, noPivot: false },
+      bundle: '/',
+      imageDir: checkpointDir,
+      workDir: '/',
+      tcp: input.tcp,
+      presentSources: new Set(bindSources(captured.spec).filter((path) => existsSync(path))),
+    });
+    warnings.push(...plan.warnings);
+  } catch (error) {
+    reasons.push(...planReasons(error));
+  }
+  if (reasons.length > 0) {
+    throw new KybernateError(
+      'Incompatible',
+      `${context.checkpointId ?? checkpointDir} cannot be restored on ${deps.settings.node}: ${reasons.join('; ')}`,
+      { details: { reasons } },
+    );
+  }
+  if (input.tcp === 'keep' && captured.metadata.capture.tcp === 'close') {
+    warnings.push('the checkpoint was taken with its connections closed: they cannot be kept');
+  }
+  return { warnings };
+}
+
+function planReasons(error: unknown): readonly string[] {
+  const reasons = error instanceof KybernateError ? error.details['reasons'] : undefined;
+  if (!Array.isArray(reasons)) {
+    throw error;
+  }
+  return reasons.map(String);
+}
+
+/**
+ * Makes container and snapshot, and registers the restore for the wrapper's call. The container first: it refers to the
+ * snapshot, which containerd's garbage collector would otherwise take between the two.
+ * @throws InvalidInput the id belongs to another container, LockLost, CheckpointNotFound
+ */
+export async function createRestoreContainer(
+  deps: NodeDeps,
+  op: Op,
+  input: CreateContainerInput & { readonly operationId: string },
+): Promise<void> {
+  const { context, operationId, localPath } = input;
+  const { namespace, id } = context.container;
+  checkToken(deps.settings, context.container, context.token);
+  const captured = readCaptured(localPath);
+  const { parent, method, snapshotter } = captured.metadata.rootfs;
+  const snapshotKey = method === 'none' || parent === undefined ? '' : snapshotKeyOf(operationId);
+  const spec = restoredSpec({ ...specInput(captured, context, operationId, input), onFailure: input.onFailure });
+  const known = readRestore(deps.settings, operationId);
+  writeRestore(deps.settings, {
+    operationId,
+    container: context.container,
+    madeBy: 'worker',
+    ...(context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId }),
+    checkpointDir: localPath,
+    imageDir: bareImageDir(localPath),
+    hasMetadata: true,
+    snapshotter: snapshotKey === '' ? '' : (snapshotter ?? 'overlayfs'),
+    tcp: input.tcp,
+    onFailure: input.onFailure,
+    restoreBudgetMs: known?.restoreBudgetMs ?? NO_BUDGET_MS,
+    stdio: { kind: input.stdio.kind, ...(input.stdio.path === undefined ? {} : { path: input.stdio.path }) },
+    terminal: captured.metadata.stdio.terminal,
+    attempt: known?.attempt ?? 0,
+    state: known?.state ?? 'registered',
+  });
+  const existing = await ownContainer(deps, { operationId, container: context.container });
+  if (existing === undefined) {
+    await deps.containerd.createContainer(namespace, {
+      id,
+      labels: labelsOf(captured.metadata, operationId, context),
+      image: await imageOf(deps, namespace, captured.metadata),
+      runtime: {
+        name: deps.settings.restoreRuntime,
+        // the form `slice:prefix:name` means nothing to runc without it
+        ...(spec.linux?.cgroupsPath?.includes(':') === true
+          ? { options: encodeRuncOptions({ systemdCgroup: true }) }
+          : {}),
+      },
+      spec: JSON.stringify(spec),
+      snapshotter: snapshotKey === '' ? '' : (snapshotter ?? 'overlayfs'),
+      snapshotKey,
+      sandboxId: '',
+    });
+  }
+  if (snapshotKey !== '' && parent !== undefined) {
+    const overlay = snapshotter ?? 'overlayfs';
+    if ((await deps.containerd.statSnapshot(namespace, overlay, snapshotKey)) === undefined) {
+      await deps.containerd.prepareSnapshot(namespace, overlay, snapshotKey, parent, {
+        [LABELS.operation]: operationId,
+      });
+    }
+  }
+  op.log.info({ operationId, container: id, namespace, checkpointId: context.checkpointId }, 'container made');
+}
+
+function readCaptured(checkpointDir: string): Captured {
+  const metadata = readMetadata(checkpointDir);
+  const file = join(checkpointDir, OWN_FILES.spec);
+  return { metadata, spec: parseSpec(readFileSync(file, 'utf8'), file) };
+}
+
+function specInput(
+  captured: Captured,
+  context: RestoreContext,
+  operationId: string,
+  input: { readonly tcp: 'keep' | 'close'; readonly networkNamespace?: string },
+): Omit<Parameters<typeof restoredSpec>[0], 'onFailure'> {
+  return {
+    captured: captured.spec,
+    source: { namespace: captured.metadata.container.namespace, id: captured.metadata.container.id },
+    container: context.container,
+    operationId,
+    restoreFrom: context.checkpointId ?? context.path ?? captured.metadata.checkpointId,
+    tcp: input.tcp,
+    unverified: context.path !== undefined,
+    ...(input.networkNamespace === undefined ? {} : { networkNamespace: input.networkNamespace }),
+  };
+}
+
+function labelsOf(metadata: Metadata, operationId: string, context: RestoreContext): Record<string, string> {
+  const kept = Object.entries(metadata.container.labels).filter(
+    ([key]) => !FOREIGN_LABELS.some((prefix) => key.startsWith(prefix)),
+  );
+  return {
+    ...Object.fromEntries(kept),
+    [LABELS.operation]: operationId,
+    [LABELS.restoredFrom]: context.checkpointId ?? metadata.checkpointId,
+  };
+}
+
+/** A name that this node does not know would make tools stumble over the container. */
+async function imageOf(deps: NodeDeps, namespace: string, metadata: Metadata): Promise<string> {
+  const ref = metadata.container.image?.ref;
+  return ref !== undefined && (await deps.containerd.getImage(namespace, ref)) !== undefined ? ref : '';
+}

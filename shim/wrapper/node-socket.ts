@@ -1,0 +1,89 @@
+/* Client of the agent on this node: HTTP/JSON over its unix socket, by node:http alone. */
+import { request } from 'node:http';
+import type {
+  CompleteRestoreCall,
+  CompleteRestoreResponse,
+  PrepareRestoreCall,
+  PrepareRestoreResponse,
+} from '../../core/contract/restore.ts';
+import { KybernateError, isErrorType } from '../../core/errors.ts';
+
+export interface Agent {
+  /** May take as long as a download. */
+  prepareRestore(call: PrepareRestoreCall): Promise<PrepareRestoreResponse>;
+  completeRestore(call: CompleteRestoreCall): Promise<CompleteRestoreResponse>;
+}
+
+/** A checkpoint may have to come from the store first. */
+const PREPARE_TIMEOUT_MS = 3_600_000;
+const COMPLETE_TIMEOUT_MS = 60_000;
+
+/**
+ * @param socketPath the agent's socket; looked at when a call is made
+ * Every call throws NodeUnavailable when nobody answers there, or the error that the agent reports.
+ */
+export function connectAgent(socketPath: string): Agent {
+  return {
+    prepareRestore: async (call) =>
+      (await post(socketPath, '/v1/prepare-restore', call, PREPARE_TIMEOUT_MS)) as PrepareRestoreResponse,
+    completeRestore: async (call) =>
+      (await post(socketPath, '/v1/complete-restore', call, COMPLETE_TIMEOUT_MS)) as CompleteRestoreResponse,
+  };
+}
+
+async function post(socketPath: string, path: string, body: unknown, timeoutMs: number): Promise<unknown> {
+  const { status, text } = await exchange(socketPath, path, JSON.stringify(body), timeoutMs);
+  let answer: unknown;
+  try {
+    answer = JSON.parse(text);
+  } catch (error) {
+    throw new KybernateError('Internal', `the agent at ${socketPath} answered ${path} with ${status} and no JSON`, {
+      cause: error,
+    });
+  }
+  if (status === 200) {
+    return answer;
+  }
+  const { type, message, details } = (answer as { error?: Record<string, unknown> }).error ?? {};
+  throw new KybernateError(
+    isErrorType(type) ? type : 'Internal',
+    typeof message === 'string' ? message : `the agent at ${socketPath} answered ${path} with ${status}`,
+    { details: typeof details === 'object' && details !== null ? (details as Record<string, unknown>) : {} },
+  );
+}
+
+function exchange(
+  socketPath: string,
+  path: string,
+  body: string,
+  timeoutMs: number,
+): Promise<{ status: number; text: string }> {
+  return new Promise((resolve, reject) => {
+    const unavailable = (why: string, cause?: unknown): void =>
+      reject(
+        new KybernateError('NodeUnavailable', `the Kybernate agent at ${socketPath} does not answer (${why})`, {
+          cause,
+        }),
+      );
+    const call = request(
+      {
+        socketPath,
+        path,
+        method: 'POST',
+        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
+        timeout: timeoutMs,
+      },
+      (response) => {
+        const chunks: Buffer[] = [];
+        response.on('data', (chunk: Buffer) => chunks.push(chunk));
+        response.on('error', (error) => unavailable(error.message, error));
+        response.on('end', () => {
+          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') });
+        });
+      },
+    );
+    call.on('timeout', () => call.destroy(new Error(`nothing for ${timeoutMs} ms`)));
+    call.on('error', (error: NodeJS.ErrnoException) => unavailable(error.code ?? error.message, error));
+    call.end(body);
+  });
+}

@@ -1,0 +1,170 @@
+/*
+ * The agent of this node: HTTP/JSON on a unix socket that root alone can open, for the runtime wrapper and local tools.
+ *   POST /v1/prepare-restore    core/contract/restore.ts
+ *   POST /v1/complete-restore
+ *   GET  /v1/health
+ * Errors are `{ "error": { type, message, details } }` with the names of docs/errors.md.
+ */
+import { chmodSync, mkdirSync, rmSync } from 'node:fs';
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { parseInput } from '../core/contract/parse.ts';
+import { completeRestoreRequest, prepareRestoreRequest } from '../core/contract/restore.ts';
+import { type ErrorType, KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
+import type { Logger, Op } from '../core/op.ts';
+import type { NodeDeps } from '../engine/node-deps.ts';
+import { completeRestore, prepareRestore, sweepRestores } from '../engine/restore-agent.ts';
+import type { SourceAccess } from '../engine/restore-source.ts';
+
+export interface AgentOptions extends SourceAccess {
+  readonly deps: NodeDeps;
+  readonly log: Logger;
+}
+
+export interface AgentServer {
+  readonly socketPath: string;
+  /** Stops answering new calls and waits for those under way. */
+  close(): Promise<void>;
+}
+
+const MAX_BODY_BYTES = 256 * 1024;
+const SWEEP_MS = 60_000;
+
+/** Everything else is 500: the caller reads the type, the status is for tools that know only HTTP. */
+const STATUS: Partial<Record<ErrorType, number>> = {
+  InvalidInput: 400,
+  RestoreRefused: 403,
+  CheckpointNotFound: 404,
+  ContainerNotFound: 404,
+  Incompatible: 409,
+  CheckpointCorrupt: 422,
+  SignatureInvalid: 422,
+  StorageUnavailable: 503,
+  NodeUnavailable: 503,
+  DiskFull: 507,
+};
+
+export function agentSocketPath(runDir: string): string {
+  return join(runDir, 'agent.sock');
+}
+
+/**
+ * Listens on `<runDir>/agent.sock`, mode 0600 in a directory of mode 0700; replaces the socket of an agent that died.
+ * @throws Internal another agent answers there
+ */
+export async function startAgent(options: AgentOptions): Promise<AgentServer> {
+  const { deps, log } = options;
+  const stop = new AbortController();
+  const op: Op = { signal: stop.signal, log, progress: () => undefined };
+  const socketPath = agentSocketPath(deps.settings.runDir);
+  mkdirSync(deps.settings.runDir, { recursive: true, mode: 0o700 });
+  chmodSync(deps.settings.runDir, 0o700);
+  if (await answers(socketPath)) {
+    throw new KybernateError('Internal', `another agent serves ${socketPath}; one node has one worker`);
+  }
+  rmSync(socketPath, { force: true });
+  const server = createServer((request, response) => {
+    void handle(options, op, request, response);
+  });
+  // A prepared restore may wait for a download as long as the wrapper does.
+  server.requestTimeout = 0;
+  await listen(server, socketPath);
+  chmodSync(socketPath, 0o600);
+  await sweepRestores(deps, op);
+  const sweep = setInterval(() => {
+    sweepRestores(deps, op).catch((error: unknown) =>
+      log.error({ error: messageOf(error) }, 'sweep of restores failed'),
+    );
+  }, SWEEP_MS);
+  sweep.unref();
+  log.info({ socketPath }, 'agent listens');
+  return {
+    socketPath,
+    async close() {
+      clearInterval(sweep);
+      stop.abort();
+      await new Promise<void>((resolve) => {
+        server.close(() => resolve());
+        server.closeIdleConnections();
+      });
+    },
+  };
+}
+
+function listen(server: Server, socketPath: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(socketPath, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+}
+
+/** Refused or absent: nobody is there. */
+function answers(socketPath: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(socketPath);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
+
+async function handle(
+  options: AgentOptions,
+  op: Op,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  try {
+    const answer = await route(options, op, request);
+    send(response, 200, answer);
+  } catch (error) {
+    const known = isKybernateError(error) ? error : new KybernateError('Internal', messageOf(error), { cause: error });
+    const level = known.type === 'Internal' ? 'error' : 'warn';
+    op.log[level]({ url: request.url, type: known.type, error: known.message }, 'call to the agent failed');
+    send(response, STATUS[known.type] ?? 500, {
+      error: { type: known.type, message: known.message, details: known.details },
+    });
+  }
+}
+
+async function route(options: AgentOptions, op: Op, request: IncomingMessage): Promise<unknown> {
+  const { deps } = options;
+  switch (`${request.method ?? ''} ${request.url ?? ''}`) {
+    case 'GET /v1/health':
+      return { status: 'ok', node: deps.settings.node };
+    case 'POST /v1/prepare-restore':
+      return prepareRestore(deps, op, options, parseInput(prepareRestoreRequest, await bodyOf(request)));
+    case 'POST /v1/complete-restore':
+      return completeRestore(deps, op, parseInput(completeRestoreRequest, await bodyOf(request)));
+    default:
+      throw new KybernateError('InvalidInput', `the agent has no ${request.method ?? ''} ${request.url ?? ''}`);
+  }
+}
+
+async function bodyOf(request: IncomingMessage): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > MAX_BODY_BYTES) {
+      throw new KybernateError('InvalidInput', `the body is longer than ${MAX_BODY_BYTES} bytes`);
+    }
+    chunks.push(chunk);
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch (error) {
+    throw new KybernateError('InvalidInput', `the body is not JSON: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+function send(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(`${JSON.stringify(body)}\n`);
+}
