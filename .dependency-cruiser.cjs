@@ -46,7 +46,7 @@ module.exports = {
     may(
       'cli-layer',
       'cli',
-      ['core', 'native', 'engine', 'store', 'workers', 'client', 'cli', 'tools'],
+      ['core', 'native', 'engine', 'store', 'workers', 'client', 'shim', 'cli', 'tools'],
       'the CLI starts workflows by name',
     ),
     {

@@ -1,11 +1,11 @@
 /* The client side of a private containerd: its address, its PATH and ctr, whether it runs or not. */
 import { delimiter, dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 
 import { KybernateError } from '../../core/errors.ts';
 import type { RunResult } from '../../native/run/run.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
+import { shimDirOf } from './shim.ts';
 
 export interface Containerd {
   readonly address: string;
@@ -18,27 +18,23 @@ export interface Containerd {
   ctrOk(args: readonly string[], timeoutMs?: number): Promise<string>;
 }
 
-export function defaultShimDir(): string {
-  return fileURLToPath(new URL('../../shim', import.meta.url));
-}
-
-/** Folders of the shim, containerd, ctr, runc, CRIU and Node, for the front of a PATH. */
-export function stackDirs(env: Env, shimDir: string = defaultShimDir()): string[] {
+/** Folders of the Kybernate shim, containerd, ctr, runc, CRIU and Node, for the front of a PATH. */
+export function stackDirs(dir: string, env: Env): string[] {
   const names = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu'] as const;
   const dirs = names.map((name) => dirname(requireProgram(name, env)));
-  return [...new Set([shimDir, ...dirs, dirname(process.execPath)])];
+  return [...new Set([shimDirOf(dir), ...dirs, dirname(process.execPath)])];
 }
 
 /** PATH for containerd and everything below it: the chosen programs first, whatever else the machine has after them. */
-export function stackPath(env: Env, shimDir?: string): string {
+function stackPath(dir: string, env: Env): string {
   const system = (env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin').split(delimiter);
-  return [...new Set([...stackDirs(env, shimDir), ...system, '/usr/sbin', '/sbin'])].join(delimiter);
+  return [...new Set([...stackDirs(dir, env), ...system, '/usr/sbin', '/sbin'])].join(delimiter);
 }
 
 /** The client side of a private containerd, running or not. */
-export function openContainerd(dir: string, env: Env, shimDir?: string): Containerd {
+export function openContainerd(dir: string, env: Env): Containerd {
   const address = join(dir, 'containerd.sock');
-  const path = stackPath(env, shimDir);
+  const path = stackPath(dir, env);
   const ctr = (args: readonly string[], timeoutMs = 120_000): Promise<RunResult> =>
     // Without the variable every call prints that cgroup v1 goes away one day.
     runExeca(requireProgram('ctr', env), ['--address', address, ...args], {

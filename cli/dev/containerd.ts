@@ -10,6 +10,7 @@ import { type Env, requireProgram } from '../setup/programs.ts';
 import { type Containerd, openContainerd } from './containerd-client.ts';
 import { endTasks, removeTraces } from './containerd-traces.ts';
 import { isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
+import { ensureShim } from './shim.ts';
 import { waitFor } from './wait.ts';
 
 /** sun_path holds 108 bytes; containerd appends `.ttrpc` to its address. */
@@ -20,10 +21,8 @@ export interface ContainerdOptions {
   /** state directory, made when absent; short, since the socket lies in it */
   readonly dir: string;
   readonly env: Env;
-  /** extra variables for containerd, hence for its shims and their wrapper */
-  readonly shimEnv?: Readonly<Record<string, string>>;
-  /** folder of `containerd-shim-kybernate-v1`; default: the repository's or package's shim/ */
-  readonly shimDir?: string;
+  /** KYBERNATE_RUN_DIR of the node worker, where the shim's wrapper finds its agent */
+  readonly runDir: string;
   /** serve CRI, Kubernetes' interface, too; default false */
   readonly cri?: boolean;
 }
@@ -72,7 +71,7 @@ function criConfig(dir: string, restrictOomScoreAdj: boolean): string {
  */
 export async function startContainerd(options: ContainerdOptions): Promise<Containerd> {
   const { dir, env } = options;
-  const containerd = openContainerd(dir, env, options.shimDir);
+  const containerd = openContainerd(dir, env);
   if (Buffer.byteLength(`${containerd.address}.ttrpc`) > MAX_SOCKET_PATH_BYTES) {
     throw new KybernateError(
       'InvalidInput',
@@ -83,12 +82,13 @@ export async function startContainerd(options: ContainerdOptions): Promise<Conta
   chmodSync(dir, 0o711);
   const config = containerdConfig(dir, { cri: options.cri === true, restrictOomScoreAdj: !mayLowerOomScore() });
   const configFile = join(dir, 'containerd.toml');
+  await ensureShim(dir, options.runDir, env);
   writeFileSync(configFile, config);
   const record = await startDaemon(dir, {
     name: 'containerd',
     file: requireProgram('containerd', env),
     args: ['--config', configFile],
-    env: { ...env, ...options.shimEnv, PATH: containerd.path },
+    env: { ...env, PATH: containerd.path },
     facts: { address: containerd.address },
   });
   await waitFor(

@@ -13,7 +13,17 @@ import { stopTemporal } from './temporal.ts';
 import { stopWorkers } from './workers.ts';
 
 /** What `up` and the daemons make below the directory: anything else in it is the user's and stays. */
-const RUNTIME = ['root', 'state', 'opt', 'cni', 'logs', 'containerd.toml', 'containerd.sock', 'containerd.sock.ttrpc'];
+const RUNTIME = [
+  'root',
+  'state',
+  'opt',
+  'cni',
+  'shim',
+  'logs',
+  'containerd.toml',
+  'containerd.sock',
+  'containerd.sock.ttrpc',
+];
 /** Temporal's histories, checkpoints and stores: what `--keep` keeps. */
 const DATA = ['temporal.db', 'temporal.db-shm', 'temporal.db-wal', 'node', 'store', 's3'];
 

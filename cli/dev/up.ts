@@ -56,10 +56,7 @@ async function startServers(paths: DevPaths, options: UpOptions, note: (text: st
   const { env } = options;
   const base = withoutSettings(env);
   const [containerd, temporal, s3] = await Promise.all([
-    timed('containerd', note, () =>
-      // The wrapper of the shim finds the node worker's agent below the run directory.
-      startContainerd({ dir, env: base, shimEnv: { KYBERNATE_RUN_DIR: paths.runDir } }),
-    ),
+    timed('containerd', note, () => startContainerd({ dir, env: base, runDir: paths.runDir })),
     timed('Temporal', note, () => startTemporal({ dir, env: base, ui: true, wellKnownPorts: true })),
     options.store === 's3' ? timed('the S3 server', note, () => startS3({ dir, env: base })) : undefined,
   ]);
@@ -98,7 +95,7 @@ export async function up(options: UpOptions): Promise<DevEnvironment> {
       ),
     ]);
     const ctr = requireProgram('ctr', env);
-    return { ...servers, paths, node, variables, ctr, programDirs: stackDirs(env) };
+    return { ...servers, paths, node, variables, ctr, programDirs: stackDirs(paths.dir, env) };
   });
 }
 

@@ -24,12 +24,13 @@ export interface ProgramSpec {
   /** the part of the output that holds the version, when it is not the first dotted number */
   readonly versionPattern?: RegExp;
   readonly subdir: 'bin' | 'sbin';
-  /** looked at after PATH */
-  readonly extraDirs?: readonly string[];
+  /** looked at instead of PATH */
+  readonly dirs?: readonly string[];
 }
 
 const CONTAINERD = { package: 'containerd', version: '2.4.2', minimum: '2.0', subdir: 'bin' } as const;
-const CNI = { package: 'cni', version: '1.9.1', subdir: 'bin', extraDirs: ['/opt/cni/bin', '/usr/lib/cni'] } as const;
+// Not on PATH: iproute2 has a program named bridge, too.
+const CNI = { package: 'cni', version: '1.9.1', subdir: 'bin', dirs: ['/opt/cni/bin', '/usr/lib/cni'] } as const;
 
 export const PROGRAMS = {
   // Older CRIU fails on kernels from 6.16 on: "sockets: Can't get 1:16 opt".
@@ -83,10 +84,15 @@ function isExecutable(path: string): boolean {
   }
 }
 
-/** Every executable of that name on PATH, in order. */
-export function onPath(name: string, env: Env, extraDirs: readonly string[] = []): string[] {
-  const dirs = [...(env['PATH'] ?? '').split(delimiter), ...extraDirs].filter((dir) => dir.startsWith('/'));
-  return [...new Set(dirs)].map((dir) => join(dir, name)).filter(isExecutable);
+/** Every executable of that name in these folders, in order. */
+export function inDirs(name: string, dirs: readonly string[]): string[] {
+  const absolute = dirs.filter((dir) => dir.startsWith('/'));
+  return [...new Set(absolute)].map((dir) => join(dir, name)).filter(isExecutable);
+}
+
+/** The folders of PATH, in order. */
+export function pathDirs(env: Env): string[] {
+  return (env['PATH'] ?? '').split(delimiter);
 }
 
 /** What a program says its version is; undefined when it does not start or prints no number. */
@@ -97,7 +103,7 @@ export function askVersion(path: string, args: readonly string[], pattern?: RegE
 }
 
 function locate(spec: ProgramSpec, name: string, env: Env): FoundProgram | undefined {
-  for (const path of onPath(name, env, spec.extraDirs)) {
+  for (const path of inDirs(name, spec.dirs ?? pathDirs(env))) {
     if (spec.minimum === undefined) {
       return { path, from: 'path' };
     }

@@ -17,8 +17,10 @@ const OWNER_FILE = 'owner.json';
 
 export interface TestServers {
   readonly dir: string;
+  /** KYBERNATE_RUN_DIR for node workers: the shim's wrapper looks for the agent there */
+  readonly runDir: string;
   temporal(): Promise<TemporalServer>;
-  containerd(options?: { shimEnv?: Record<string, string>; cri?: boolean }): Promise<Containerd>;
+  containerd(options?: { cri?: boolean }): Promise<Containerd>;
   s3(): Promise<S3Server>;
   /** Stops everything and removes the directory. */
   close(): Promise<void>;
@@ -57,10 +59,12 @@ export async function openTestServers(): Promise<TestServers> {
   const startTicks = readProcStat(process.pid)?.startTicks ?? '';
   writeFileSync(join(dir, OWNER_FILE), JSON.stringify({ pid: process.pid, startTicks }));
   const env = process.env;
+  const runDir = join(dir, 'run');
   return {
     dir,
+    runDir,
     temporal: () => startTemporal({ dir, env }),
-    containerd: (options = {}) => startContainerd({ dir, env, ...options }),
+    containerd: (options = {}) => startContainerd({ dir, env, runDir, ...options }),
     s3: () => startS3({ dir, env }),
     close: () => closeDir(dir),
   };

@@ -9,6 +9,8 @@ export interface ProvidedContainerd {
   readonly path: string;
   /** every test image is imported here; containers of other namespaces need `importImages` first */
   readonly namespace: string;
+  /** KYBERNATE_RUN_DIR of its shims: node workers of the tests use the same */
+  readonly runDir: string;
 }
 
 declare module 'vitest' {

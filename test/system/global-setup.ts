@@ -15,12 +15,13 @@ export async function setup(project: TestProject): Promise<void> {
     throw new Error('system tests need root: they run containers');
   }
   servers = await openTestServers();
+  const { runDir } = servers;
   try {
     const [temporal, containerd, s3] = await Promise.all([servers.temporal(), servers.containerd(), servers.s3()]);
     await importImages(containerd, NAMESPACE, Object.keys(IMAGES) as ImageName[], process.env);
     const { address, dir, path } = containerd;
     project.provide('temporal', temporal);
-    project.provide('containerd', { address, dir, path, namespace: NAMESPACE });
+    project.provide('containerd', { address, dir, path, namespace: NAMESPACE, runDir });
     project.provide('s3', s3);
     const [runc, criu, ctr] = (['runc', 'criu', 'ctr'] as const).map((name) => requireProgram(name, process.env));
     project.provide('programs', { runc: runc ?? '', criu: criu ?? '', ctr: ctr ?? '' });

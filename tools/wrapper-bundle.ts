@@ -1,0 +1,57 @@
+/* The bundle of the shim's wrapper: one small file for Node, built by esbuild, kept under a hash of what went in. */
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { mkdir, readdir, rename, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+/** Everything that the wrapper may import (the layer rules say so). */
+const SOURCES = ['core', 'native', 'engine', 'shim'];
+
+/** Bundles shim/wrapper/main.ts into `outFile`, which appears whole or not at all. */
+export async function buildWrapper(outFile: string): Promise<void> {
+  const { build } = await import('esbuild');
+  const result = await build({
+    entryPoints: [join(ROOT, 'shim', 'wrapper', 'main.ts')],
+    bundle: true,
+    write: false,
+    platform: 'node',
+    target: 'node24',
+    format: 'esm',
+    minify: true,
+    legalComments: 'none',
+    logLevel: 'warning',
+  });
+  const [file] = result.outputFiles;
+  if (file === undefined) {
+    throw new Error('esbuild wrote no bundle of the wrapper');
+  }
+  await mkdir(dirname(outFile), { recursive: true });
+  const temporary = `${outFile}.${process.pid}`;
+  await writeFile(temporary, file.contents);
+  await rename(temporary, outFile);
+}
+
+async function sourcesHash(): Promise<string> {
+  const hash = createHash('sha256').update(readFileSync(join(ROOT, 'package-lock.json')));
+  for (const folder of SOURCES) {
+    const names = (await readdir(join(ROOT, folder), { recursive: true })).filter(
+      (name) => name.endsWith('.ts') && !name.endsWith('.test.ts'),
+    );
+    for (const name of names.sort()) {
+      hash.update(`${folder}/${name}\0`).update(readFileSync(join(ROOT, folder, name)));
+    }
+  }
+  return hash.digest('hex').slice(0, 16);
+}
+
+/** Path of a bundle of the present sources; made (a moment) unless it is there. */
+export async function wrapperBundlePath(): Promise<string> {
+  const cache = join(ROOT, 'node_modules', '.cache', 'kybernate');
+  const file = join(cache, `kybernate-wrapper-${await sourcesHash()}.mjs`);
+  if (!existsSync(file)) {
+    await buildWrapper(file);
+  }
+  return file;
+}
