@@ -7,20 +7,21 @@
  * only when runc and CRIU have started, and the diff of the rw layer runs beside the dump.
  * With the engine `containerd` the freeze begins before the call, and there is no post-dump moment.
  */
-import { constants } from 'node:fs';
+import { constants, openSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
-import { writeCriuConfig } from '../native/criu/config-file.ts';
+import { criuConfigText } from '../native/criu/config-file.ts';
 import { dumpErrorLines } from '../native/criu/log.ts';
 import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { freeze, thaw } from './freezer.ts';
 import { joinOperationCgroup } from './operation-cgroup.ts';
+import { liveConnections } from './live-processes.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
 
 /** Name of the nftables table that keeps captured connections locked until a restore. */
@@ -114,16 +115,17 @@ class CriuCapture implements Capture {
       throw new KybernateError('Internal', `mkfifo failed: ${made.stderr}; the workload is untouched`);
     }
     const script = await installActionScript(plan.settings.stateDir);
-    await writeCriuConfig(config, [...plan.analysis.criuConfig, { option: 'action-script', value: script }]);
+    const lines = [...plan.analysis.criuConfig, criuConfigText([{ option: 'action-script', value: script }])];
+    await writeFile(config, lines.join('\n'), { mode: 0o600 });
   }
 
   async #dumpByRunc(): Promise<void> {
     const { plan, timer, signal } = this.#context;
     const { events, answers, config } = this.#fifos;
     // Both ends open in one process: neither side ever blocks in open, and a dead CRIU is seen by runc's end.
-    const eventsFile = await open(events, constants.O_RDWR | constants.O_NONBLOCK);
+    const eventsFd = openSync(events, constants.O_RDWR | constants.O_NONBLOCK);
     const answersFile = await open(answers, constants.O_RDWR | constants.O_NONBLOCK);
-    const socket = new Socket({ fd: eventsFile.fd, readable: true, writable: false });
+    const socket = new Socket({ fd: eventsFd, readable: true, writable: false });
     let failure: unknown;
     const lines = createInterface({ input: socket });
     lines.on('line', (event) => {
@@ -234,11 +236,15 @@ class CriuCapture implements Capture {
 
   async #holdNetwork(): Promise<void> {
     const { plan, run } = this.#context;
-    if (plan.after !== 'stop' || plan.tcp !== 'keep' || plan.analysis.establishedTcp.length === 0) {
+    if (plan.after !== 'stop' || plan.tcp !== 'keep' || plan.facts.networkNamespace.private) {
+      return;
+    }
+    const connections = liveConnections(plan.facts);
+    if (connections.length === 0) {
       return;
     }
     const table = networkHoldTable(plan.operationId);
-    await holdConnections(run, plan.facts.initHostPid, table, plan.analysis.establishedTcp);
+    await holdConnections(run, plan.facts.initHostPid, table, connections);
     this.#networkHold = { table, networkNamespace: plan.facts.networkNamespace.path ?? '' };
   }
 

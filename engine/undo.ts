@@ -10,6 +10,7 @@ import { listProcesses } from '../native/proc/tree.ts';
 import type { Run } from '../native/run/run.ts';
 import { freezeNow, thaw } from './freezer.ts';
 import { appendJournal } from './journal.ts';
+import { liveProcesses } from './live-processes.ts';
 import { killOperation } from './operation-cgroup.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
@@ -26,7 +27,7 @@ export async function undoCapture(plan: OperationPlan, run: Run, log: Logger): P
     freezeNow(plan.facts.freezer);
   }
   const killed = [...(await killOperation(plan.operationId, 'work')), ...killForeignDump(plan)];
-  for (const process of plan.facts.processes) {
+  for (const process of liveProcesses(plan.facts)) {
     leaveTcpRepair(process.hostPid);
   }
   await removeNetworkLocks(plan, run);
@@ -49,7 +50,7 @@ function killForeignDump(plan: OperationPlan): number[] {
   const doomed = new Set(
     processes.filter((process) => process.commandLine.includes(plan.checkpointDir)).map((process) => process.hostPid),
   );
-  for (let before = -1; before !== doomed.size; ) {
+  for (let before = -1; before !== doomed.size;) {
     before = doomed.size;
     for (const process of processes) {
       if (doomed.has(process.parentHostPid)) {

@@ -11,6 +11,7 @@ import { socketsInRepair } from '../native/net/tcp-repair.ts';
 import type { Run } from '../native/run/run.ts';
 import { networkHoldTable } from './capture-criu.ts';
 import { freezerState } from './freezer.ts';
+import { liveProcesses } from './live-processes.ts';
 import { dumpLogPlaces, networkLockTables } from './network-locks.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 
@@ -50,16 +51,14 @@ export async function verifyRunning(plan: OperationPlan, run: Run): Promise<Resu
 }
 
 async function runningChecks(plan: OperationPlan, run: Run): Promise<Record<string, boolean>> {
-  const processes = plan.facts.processes
-    .map((process) => readProcess(process.hostPid))
-    .filter((process) => process !== undefined);
+  const processes = liveProcesses(plan.facts);
   const tables = await lockTables(plan, run);
   return {
     freezerThawed: freezerState(plan.facts.freezer) === 'thawed',
     notTraced: processes.every((process) => process.tracerPid === 0),
     // A process that its user had stopped (T) before the capture is not ours to judge.
     notStopped: processes.every((process) => process.state !== 't'),
-    noSocketInRepair: plan.facts.processes.every((process) => socketsInRepair(process.hostPid).length === 0),
+    noSocketInRepair: processes.every((process) => socketsInRepair(process.hostPid).length === 0),
     noNetworkLock: tables.length === 0,
   };
 }

@@ -74,6 +74,9 @@ function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<u
       cancel: async () => {
         calls.push(['cancel', workflowId]);
       },
+      release: async () => {
+        calls.push(['release', workflowId]);
+      },
       ...behaviour,
       result: async () => ((await behaviour.result?.()) ?? {}) as never,
     };

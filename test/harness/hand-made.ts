@@ -1,0 +1,123 @@
+/*
+ * A checkpoint made without the engine: plain `runc checkpoint`, the rw layer by tar, metadata written by hand. The
+ * restore side is tested against it alone.
+ */
+import { lstatSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { inject } from 'vitest';
+import { METADATA_FILE, OWN_FILES, checkpointDirName } from '../../core/checkpoint/file-names.ts';
+import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import type { Containerd } from '../../native/containerd/containerd.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
+
+export interface HandMade {
+  readonly containerd: Containerd;
+  readonly namespace: string;
+  readonly container: string;
+  readonly stateDir: string;
+  readonly checkpointId: string;
+  /** flags of `runc checkpoint`, for example `--tcp-established` */
+  readonly flags?: readonly string[];
+  readonly metadata?: Partial<Metadata>;
+}
+
+/** @returns directory of the checkpoint */
+export async function checkpointByHand(input: HandMade): Promise<string> {
+  const { containerd, namespace, container, checkpointId } = input;
+  const dir = join(input.stateDir, 'checkpoints', checkpointDirName(checkpointId));
+  for (const part of ['criu', 'fs', 'work']) {
+    mkdirSync(join(dir, part), { recursive: true, mode: 0o700 });
+  }
+  const record = await containerd.getContainer(namespace, container);
+  if (record === undefined) {
+    throw new Error(`no container ${container}`);
+  }
+  await must('runc', [
+    ...['--root', `/run/containerd/runc/${namespace}`, 'checkpoint', '--leave-running', ...(input.flags ?? [])],
+    ...['--image-path', join(dir, 'criu'), '--work-path', join(dir, 'work'), container],
+  ]);
+  await saveLayer(containerd, namespace, { snapshotter: record.snapshotter, key: record.snapshotKey }, dir);
+  const parent = (await containerd.statSnapshot(namespace, record.snapshotter, record.snapshotKey))?.parent;
+  writeFileSync(join(dir, OWN_FILES.spec), record.spec);
+  const spec = JSON.parse(record.spec) as { process?: { terminal?: boolean } };
+  const metadata: Metadata = {
+    version: 1,
+    checkpointId,
+    createdAt: new Date().toISOString(),
+    labels: {},
+    container: { id: container, namespace, runtime: record.runtime.name, labels: {} },
+    node: {
+      name: 'test',
+      hostname: 'test',
+      kernel: '6.1.0',
+      arch: process.arch,
+      cpuModel: 'any',
+      cpuFlags: [],
+      cgroupVersion: 1,
+      criuVersion: '4.2',
+      runcVersion: '1.5.2',
+      containerdVersion: '2.4.2',
+    },
+    capture: {
+      engine: 'runc',
+      method: 'criu',
+      tcp: 'keep',
+      after: 'resume',
+      criuOptions: [],
+      phases: { freezeMs: 0, totalMs: 0, unaccountedMs: 0, parts: {} },
+    },
+    processes: [],
+    gpuProcesses: [],
+    stdio: { terminal: spec.process?.terminal ?? false, stdin: 'null', stdout: 'null', stderr: 'null' },
+    mounts: [],
+    rootfs: {
+      method: 'overlay',
+      snapshotter: record.snapshotter,
+      ...(parent === undefined ? {} : { parent }),
+      deletedFiles: 0,
+    },
+    sizes: { totalBytes: 0, imageBytes: 0, rootfsBytes: 0 },
+    merkleRoot: '',
+    warnings: [],
+    ...input.metadata,
+  };
+  writeFileSync(join(dir, METADATA_FILE), JSON.stringify(metadata));
+  return dir;
+}
+
+/** Overlayfs' own form of a deletion is a character device 0:0 in the upper directory. */
+async function saveLayer(
+  containerd: Containerd,
+  namespace: string,
+  snapshot: { snapshotter: string; key: string },
+  dir: string,
+): Promise<void> {
+  const mounts = await containerd.snapshotMounts(namespace, snapshot.snapshotter, snapshot.key);
+  const upper = mounts[0]?.options.find((option) => option.startsWith('upperdir='))?.slice('upperdir='.length);
+  if (upper === undefined) {
+    throw new Error(`snapshot ${snapshot.key} has no upper directory`);
+  }
+  const deleted = below(upper)
+    .filter((path) => lstatSync(path).isCharacterDevice())
+    .map((path) => relative(upper, path));
+  writeFileSync(join(dir, 'fs/deleted.files'), JSON.stringify(deleted));
+  await must('tar', [
+    ...['--create', '--numeric-owner', '--xattrs', `--file=${join(dir, 'fs/rootfs-diff.tar')}`, `--directory=${upper}`],
+    ...deleted.map((path) => `--exclude=./${path}`),
+    '.',
+  ]);
+}
+
+function below(dir: string): string[] {
+  return readdirSync(dir, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(dir, entry.name);
+    return entry.isDirectory() ? [path, ...below(path)] : [path];
+  });
+}
+
+async function must(program: string, args: readonly string[]): Promise<void> {
+  const result = await runExeca(program, args, { env: { PATH: inject('containerd').path } });
+  if (result.exitCode !== 0) {
+    throw new Error(`${program} ${args.join(' ')}: ${result.startError ?? result.stderr}`);
+  }
+}

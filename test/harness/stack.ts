@@ -1,0 +1,233 @@
+/*
+ * A control worker and a node worker over the servers of the run, with a state directory and a store of their own, and
+ * what a test does to containers. Workers are real processes: a test may kill them.
+ */
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { inject } from 'vitest';
+
+import { openContainerd } from '../../cli/dev/containerd-client.ts';
+import { devVariables, withoutSettings } from '../../cli/dev/environment.ts';
+import { findDaemon, stopDaemon } from '../../cli/dev/process.ts';
+import { startWorkers, stopWorkers } from '../../cli/dev/workers.ts';
+import { createKybernateClient, type KybernateClient } from '../../client/index.ts';
+import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
+import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
+import { requireProgram } from '../../cli/setup/programs.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
+import './provided.ts';
+
+export const BUSYBOX = 'docker.io/kybernate/busybox:1';
+export const REDIS = 'docker.io/kybernate/redis:1';
+export const PYTHON = 'docker.io/kybernate/python:1';
+
+export interface StackOptions {
+  /** `s3` uses the run's S3 server with a prefix of its own; default: a directory */
+  readonly store?: 'dir' | 's3';
+  readonly env?: Readonly<Record<string, string>>;
+  /** made by the test: a small tmpfs, for example */
+  readonly stateDir?: string;
+}
+
+export class Stack {
+  readonly dir: string;
+  readonly node: string;
+  readonly stateDir: string;
+  readonly storeDir: string;
+  readonly runDir: string;
+  readonly namespace: string;
+  readonly client: KybernateClient;
+  readonly variables: Record<string, string>;
+  readonly #containers: string[] = [];
+
+  private constructor(dir: string, node: string, client: KybernateClient, options: StackOptions) {
+    const { runDir, namespace, dir: containerdDir } = inject('containerd');
+    this.dir = dir;
+    this.node = node;
+    this.client = client;
+    this.namespace = namespace;
+    this.runDir = runDir;
+    this.stateDir = options.stateDir ?? join(dir, 'node');
+    this.storeDir = join(dir, 'store');
+    const paths = { dir, runDir, stateDir: this.stateDir, storeDir: this.storeDir };
+    const servers = {
+      containerd: openContainerd(containerdDir, process.env),
+      temporal: inject('temporal'),
+      ...(options.store === 's3' ? { s3: inject('s3') } : {}),
+    };
+    const variables = devVariables(paths, node, servers, process.env);
+    const store = options.store === 's3' ? `s3://${inject('s3').bucket}/${node}` : `file://${this.storeDir}`;
+    this.variables = { ...variables, KYBERNATE_STORE: store, KYBERNATE_LOG_LEVEL: 'warn', ...options.env };
+  }
+
+  static async open(options: StackOptions = {}): Promise<Stack> {
+    const dir = mkdtempSync(join(inject('containerd').dir, 's-'));
+    const temporal = inject('temporal');
+    const client = await createKybernateClient({ address: temporal.address, namespace: temporal.namespace });
+    const stack = new Stack(dir, `node-${dir.slice(-6).toLowerCase()}`, client, options);
+    for (const path of [stack.runDir, stack.stateDir, stack.storeDir]) {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+    }
+    await stack.startWorkers();
+    return stack;
+  }
+
+  async startWorkers(): Promise<void> {
+    const env = { ...withoutSettings(process.env), ...this.variables, PATH: inject('containerd').path };
+    await startWorkers({ dir: this.dir, node: this.node, temporal: inject('temporal'), env });
+  }
+
+  /** SIGKILL, as a node's OOM killer would. */
+  killNodeWorker(): void {
+    const record = findDaemon(this.dir, 'worker-node');
+    if (record !== undefined) {
+      process.kill(record.pid, 'SIGKILL');
+    }
+  }
+
+  async stopNodeWorker(): Promise<void> {
+    await stopDaemon(this.dir, 'worker-node');
+  }
+
+  async ctr(...args: string[]): Promise<string> {
+    return openContainerd(inject('containerd').dir, process.env).ctrOk(['-n', this.namespace, ...args]);
+  }
+
+  /** `ctr run -d`; removed at the end. */
+  async runContainer(
+    id: string,
+    image: string,
+    command: readonly string[],
+    flags: readonly string[] = [],
+  ): Promise<string> {
+    this.#containers.push(id);
+    await this.ctr('run', '-d', '--null-io', ...flags, image, id, ...command);
+    return id;
+  }
+
+  async exec(id: string, ...command: string[]): Promise<string> {
+    return this.ctr('tasks', 'exec', '--exec-id', `x${Math.random().toString(16).slice(2)}`, id, ...command);
+  }
+
+  /** Content of a file inside, read through a process of the container. */
+  async read(id: string, path: string): Promise<string> {
+    return this.exec(id, '/bin/cat', path);
+  }
+
+  async readJson<T>(id: string, path: string): Promise<T> {
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        return JSON.parse(await this.read(id, path)) as T;
+      } catch (error) {
+        if (attempt > 40) {
+          throw error;
+        }
+        await sleep(100);
+      }
+    }
+  }
+
+  async removeContainer(id: string): Promise<void> {
+    const containerd = openContainerd(inject('containerd').dir, process.env);
+    const ctr = (...args: string[]): Promise<unknown> => containerd.ctr(['-n', this.namespace, ...args]);
+    await ctr('tasks', 'kill', '-s', 'SIGKILL', '-a', id);
+    await ctr('tasks', 'rm', '-f', id);
+    await ctr('containers', 'rm', id);
+    await ctr('snapshots', 'rm', id);
+  }
+
+  checkpoint(container: string, request: Partial<CheckpointRequest> = {}): Promise<CheckpointResult> {
+    return this.startCheckpoint(container, request).then((handle) => handle.result());
+  }
+
+  startCheckpoint(
+    container: string,
+    request: Partial<CheckpointRequest> = {},
+  ): ReturnType<KybernateClient['checkpoint']> {
+    return this.client.checkpoint({
+      node: this.node,
+      container: { id: container, namespace: this.namespace },
+      durability: 'local',
+      ...request,
+    });
+  }
+
+  async restore(checkpointId: string, id: string, request: Partial<RestoreRequest> = {}): Promise<RestoreResult> {
+    this.#containers.push(id);
+    const handle = await this.client.restore({
+      node: this.node,
+      checkpointId,
+      container: { id, namespace: this.namespace },
+      ...request,
+    });
+    return handle.result();
+  }
+
+  /** Ids of committed checkpoints on the node. */
+  localCheckpoints(): string[] {
+    const dir = join(this.stateDir, 'checkpoints');
+    try {
+      return readdirSync(dir).filter((name) => name.startsWith('checkpoint-') && !name.endsWith('.json'));
+    } catch {
+      return [];
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const id of this.#containers) {
+      await this.removeContainer(id);
+    }
+    await stopWorkers(this.dir);
+    await this.client.close();
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+}
+
+/** Waits for a condition that polls; a test never sleeps for a fixed time to await something. */
+export async function until(
+  what: string,
+  condition: () => Promise<boolean> | boolean,
+  timeoutMs = 20_000,
+): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!(await condition())) {
+    if (performance.now() > deadline) {
+      throw new Error(`timed out waiting for ${what}`);
+    }
+    await sleep(20);
+  }
+}
+
+/** Adds a network namespace with loopback up, joined to the host by a veth pair; returns its path and addresses. */
+export async function makeNetworkNamespace(
+  name: string,
+  subnet: number,
+): Promise<{ path: string; address: string; remove(): Promise<void> }> {
+  const ip = async (...args: string[]): Promise<void> => {
+    const result = await runExeca('ip', args);
+    if (result.exitCode !== 0) {
+      throw new Error(`ip ${args.join(' ')}: ${result.stderr}`);
+    }
+  };
+  const address = `10.231.${subnet}.2`;
+  await ip('netns', 'add', name);
+  await ip('link', 'add', `${name}-h`, 'type', 'veth', 'peer', 'name', `${name}-c`, 'netns', name);
+  await ip('addr', 'add', `10.231.${subnet}.1/24`, 'dev', `${name}-h`);
+  await ip('link', 'set', `${name}-h`, 'up');
+  await ip('-n', name, 'link', 'set', 'lo', 'up');
+  await ip('-n', name, 'addr', 'add', `${address}/24`, 'dev', `${name}-c`);
+  await ip('-n', name, 'link', 'set', `${name}-c`, 'up');
+  return {
+    path: `/run/netns/${name}`,
+    address,
+    remove: async () => {
+      await ip('netns', 'del', name).catch(() => undefined);
+      await ip('link', 'del', `${name}-h`).catch(() => undefined);
+    },
+  };
+}
+
+export function criuPath(): string {
+  return requireProgram('criu', process.env);
+}

@@ -1,0 +1,179 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { connect } from 'node:net';
+import { createInterface } from 'node:readline';
+import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { findDaemon } from '../../cli/dev/process.ts';
+import { readJournal } from '../../engine/journal.ts';
+import { listProcesses } from '../../native/proc/tree.ts';
+import { listTables } from '../../native/net/nft.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
+import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
+import { workload } from '../harness/workloads.ts';
+
+let stack: Stack;
+
+beforeAll(async () => {
+  stack = await Stack.open();
+});
+afterAll(async () => {
+  await stack.close();
+});
+
+interface MemoryState {
+  readonly token: string;
+  readonly sequence: number;
+  readonly checksum: string;
+}
+
+async function startMemory(id: string, mib: number): Promise<MemoryState> {
+  await stack.runContainer(id, PYTHON, ['/usr/bin/python3', '/w/memory.py', String(mib), '64'], workload());
+  return stack.readJson<MemoryState>(id, '/tmp/state.json');
+}
+
+/** Waits until the journal of some operation of this node says that the container is frozen. */
+async function untilFrozen(): Promise<string> {
+  let found = '';
+  await until('the freeze', () => {
+    found =
+      stack
+        .operations()
+        .find((dir) => readJournal(join(dir, 'journal.jsonl')).some((entry) => entry.step === 'frozen')) ?? '';
+    return found !== '';
+  });
+  return found;
+}
+
+async function runsOn(id: string, since: MemoryState): Promise<void> {
+  await until(`${id} to run on`, async () => {
+    const now = await stack.readJson<MemoryState>(id, '/tmp/state.json');
+    return now.token === since.token && now.sequence > since.sequence + 10;
+  });
+}
+
+test('the worker is killed in the freeze: the runner finishes and the checkpoint completes', async () => {
+  const before = await startMemory('worker-dies', 400);
+
+  const handle = await stack.startCheckpoint('worker-dies', { timeouts: { heartbeatMs: 3000 } });
+  const operation = await untilFrozen();
+  stack.killNodeWorker();
+  await until('the runner to thaw', () =>
+    readJournal(join(operation, 'journal.jsonl')).some((entry) => entry.step === 'thawed' && entry.state === 'done'),
+  );
+  await runsOn('worker-dies', before);
+  await stack.startWorkers();
+  const result = await handle.result();
+
+  expect(result.source).toBe('running');
+  expect(stack.localCheckpoints()).toContain(`checkpoint-${result.checkpointId}`);
+});
+
+test('Temporal does not answer in the freeze: the workload runs on, the checkpoint completes when it answers again', async () => {
+  const before = await startMemory('temporal-stops', 400);
+  const temporal = findDaemon(inject('containerd').dir, 'temporal');
+
+  const handle = await stack.startCheckpoint('temporal-stops');
+  const operation = await untilFrozen();
+  process.kill(Number(temporal?.pid), 'SIGSTOP');
+  try {
+    await until('the runner to thaw', () =>
+      readJournal(join(operation, 'journal.jsonl')).some((entry) => entry.step === 'thawed' && entry.state === 'done'),
+    );
+    await runsOn('temporal-stops', before);
+  } finally {
+    process.kill(Number(temporal?.pid), 'SIGCONT');
+  }
+  const result = await handle.result();
+
+  expect(result.source).toBe('running');
+});
+
+test('CRIU is killed with open connections: the capture fails, server and client go on, nothing is left', async () => {
+  const network = await makeNetworkNamespace('kybkill', 14);
+  const flags = [...workload(), '--with-ns', `network:${network.path}`];
+  try {
+    await stack.runContainer('criu-dies', PYTHON, ['/usr/bin/python3', '/w/server.py', '7002'], flags);
+    const socket = await connected(network.address, 7002);
+    let received = 0;
+    createInterface({ input: socket }).on('line', () => (received += 1));
+    const timer = setInterval(() => socket.write('x\n'), 10);
+    await until('traffic', () => received > 20);
+
+    const handle = await stack.startCheckpoint('criu-dies');
+    const operation = await untilFrozen();
+    await until(
+      'CRIU to die',
+      () => {
+        const criu = listProcesses().filter((process) => process.commandLine.includes('criu swrk'));
+        criu.forEach((process) => globalThis.process.kill(process.hostPid, 'SIGKILL'));
+        return criu.length > 0;
+      },
+      3000,
+    );
+    await expect(handle.result()).rejects.toMatchObject({ type: 'DumpFailed' });
+    const seen = received;
+    await until('traffic after it', () => received > seen + 20);
+    clearInterval(timer);
+    socket.destroy();
+
+    expect(await listTables(runExeca, network.path)).toEqual([]);
+    expect(stack.localCheckpoints()).not.toContain(`checkpoint-${handle.checkpointId}`);
+    expect(stack.freezerOf('criu-dies')).toBe('THAWED');
+    expect(operation).not.toBe('');
+  } finally {
+    await stack.removeContainer('criu-dies');
+    await network.remove();
+  }
+});
+
+test('the runner is killed in the freeze: the container is let go and nothing half-made stays', async () => {
+  const before = await startMemory('runner-dies', 400);
+
+  const handle = await stack.startCheckpoint('runner-dies');
+  const operation = await untilFrozen();
+  const { pid } = JSON.parse(readFileSync(join(operation, 'runner.json'), 'utf8')) as { pid: number };
+  process.kill(pid, 'SIGKILL');
+
+  await expect(handle.result()).rejects.toMatchObject({ type: 'DumpFailed' });
+  await runsOn('runner-dies', before);
+  expect(stack.localCheckpoints()).not.toContain(`checkpoint-${handle.checkpointId}`);
+});
+
+test('a freeze budget that is too small undoes the capture and says so', async () => {
+  const before = await startMemory('budget', 400);
+
+  await expect(stack.checkpoint('budget', { freezeBudgetMs: 20 })).rejects.toMatchObject({
+    type: 'FreezeBudgetExceeded',
+  });
+
+  await runsOn('budget', before);
+});
+
+test('cancelling in the capture lets the container run and leaves nothing', async () => {
+  const before = await startMemory('cancelled', 400);
+
+  const handle = await stack.startCheckpoint('cancelled', { timeouts: { heartbeatMs: 2000 } });
+  await untilFrozen();
+  await handle.cancel();
+
+  await expect(handle.result()).rejects.toMatchObject({ cancelled: true });
+  await runsOn('cancelled', before);
+  expect(stack.localCheckpoints()).not.toContain(`checkpoint-${handle.checkpointId}`);
+});
+
+async function connected(host: string, port: number): Promise<ReturnType<typeof connect>> {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await new Promise((resolve, reject) => {
+        const socket = connect({ host, port });
+        socket.once('connect', () => resolve(socket));
+        socket.once('error', reject);
+      });
+    } catch (error) {
+      if (attempt > 50) {
+        throw error;
+      }
+      await new Promise((wake) => setTimeout(wake, 100));
+    }
+  }
+}
