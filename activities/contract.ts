@@ -41,6 +41,11 @@ export interface RestoreStepInput {
   readonly context: RestoreContext;
 }
 
+export interface PlanRestoreStepInput extends PlanRestoreInput {
+  /** directory of the checkpoint on the node, as `fetchImage` returned it */
+  readonly localPath: string;
+}
+
 export interface StartRestoredInput extends RestoreStepInput {
   /** longest time for the runtime to bring the processes back */
   readonly restoreBudgetMs: number;
@@ -61,7 +66,8 @@ export interface TransferInput {
 }
 
 export interface VerifyRemoteResult {
-  readonly chunks: number;
+  readonly files: number;
+  /** read back from the store, as stored there */
   readonly bytes: number;
 }
 
@@ -82,7 +88,7 @@ export interface NodeActivities {
   saveGpuState(input: StepInput): Promise<SaveGpuStateResult>;
   captureContainer(input: StepInput): Promise<CaptureResult>;
   commitLocal(input: CommitLocalInput): Promise<CommitLocalResult>;
-  planRestore(input: PlanRestoreInput): Promise<PlanRestoreResult>;
+  planRestore(input: PlanRestoreStepInput): Promise<PlanRestoreResult>;
   createContainer(input: CreateContainerInput): Promise<void>;
   startRestored(input: StartRestoredInput): Promise<StartRestoredResult>;
 }

@@ -16,7 +16,7 @@ import { parseOrFail } from './failures.ts';
 import { ContainerLockClient } from './lock-client.ts';
 import { releaseSignal } from './messages.ts';
 import { runOperation } from './operation.ts';
-import { resolvedContainer } from './probe.ts';
+import { checkStore, resolvedContainer } from './probe.ts';
 import { ProgressTracker } from './progress.ts';
 import { controlProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 
@@ -40,6 +40,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
   return runOperation({ node, undo, progress }, async () => {
     const probe = await steps.probe.probeNode({ container: input.container });
     const source = resolvedContainer(probe, node);
+    checkStore(probe, input);
     progress.resolved(`${source.namespace}/${source.id}`);
 
     progress.enter('locking');

@@ -1,5 +1,5 @@
 /* What a probe's answer must say before anything else is done on the node. */
-import { STEP_PROTOCOL_VERSION, type ProbeResult } from '../core/contract/checkpoint.ts';
+import { STEP_PROTOCOL_VERSION, type CheckpointInput, type ProbeResult } from '../core/contract/checkpoint.ts';
 import { failure } from './failures.ts';
 
 /** @throws Incompatible the node's worker speaks another version of the steps */
@@ -21,4 +21,15 @@ export function resolvedContainer(probe: ProbeResult, node: string): { namespace
   }
   const { namespace, id } = probe.container;
   return { namespace, id };
+}
+
+/** @throws InvalidInput more durability is asked for than a node without a store can give: better said before than after */
+export function checkStore(probe: ProbeResult, input: Pick<CheckpointInput, 'node' | 'durability'>): void {
+  if (input.durability !== 'local' && probe.store === undefined) {
+    throw failure(
+      'InvalidInput',
+      `durability: node ${input.node} has no store, so ${input.durability} cannot be reached; set KYBERNATE_STORE there or ask for local`,
+      { node: input.node },
+    );
+  }
 }

@@ -64,14 +64,15 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
     const fetched = await steps.fetch.fetchImage({ context, from: image.from });
 
     progress.enter('planning');
-    const plan = await steps.work.planRestore({ context, tcp: input.tcp, ...network });
+    const { localPath } = fetched;
+    const plan = await steps.work.planRestore({ context, localPath, tcp: input.tcp, ...network });
 
     progress.enter('creating');
     undo.push('removeRestored', () => steps.undo.removeRestored(step), { barrier: true });
     const { tcp, onFailure, stdio } = input;
     await steps.work.createContainer({
       context,
-      localPath: fetched.localPath,
+      localPath,
       tcp,
       onFailure,
       stdio: { kind: stdio.kind, ...(stdio.path === undefined ? {} : { path: stdio.path }) },

@@ -114,6 +114,8 @@ export interface ProbeResult {
   readonly container?: { readonly namespace: string; readonly id: string; readonly initHostPid: number };
   /** newest fencing token that the node has seen for the container */
   readonly newestToken: number;
+  /** URL of the node's store; absent: it has none, only `durability: local` can be reached */
+  readonly store?: string;
 }
 
 export interface PlanStepInput {

@@ -29,6 +29,7 @@ export const happyActivities: Scripted = {
       facts: FACTS,
       protocolVersion: STEP_PROTOCOL_VERSION,
       newestToken: 0,
+      store: 's3://bucket',
       ...(container === undefined
         ? {}
         : { container: { namespace: container.namespace ?? 'default', id: container.id ?? 'pod-c', initHostPid: 42 } }),
@@ -52,7 +53,7 @@ export const happyActivities: Scripted = {
   uploadImage: () => Promise.resolve({ sentBytes: 700, newChunks: 3, reusedChunks: 1 }),
   publishManifest: ({ checkpointId }) =>
     Promise.resolve({ remote: `s3://bucket/checkpoints/${checkpointId}/manifest.json` }),
-  verifyRemote: () => Promise.resolve({ chunks: 4, bytes: 1000 }),
+  verifyRemote: () => Promise.resolve({ files: 4, bytes: 1000 }),
   resolveLocal: () =>
     Promise.resolve({
       found: { from: 'local', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },

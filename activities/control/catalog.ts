@@ -1,0 +1,26 @@
+import { cancellationSignal } from '@temporalio/activity';
+import { isKybernateError } from '../../core/errors.ts';
+import type { Backend } from '../../store/backend/backend.ts';
+import { getManifest } from '../../store/catalog.ts';
+import type { ControlActivities } from '../contract.ts';
+import { resolvedFrom } from '../resolved.ts';
+
+/** @param backend the store; absent: this worker has none, so nothing is found there */
+export function catalogActivities(backend?: () => Promise<Backend>): Pick<ControlActivities, 'findCheckpoint'> {
+  return {
+    async findCheckpoint({ checkpointId }) {
+      if (backend === undefined) {
+        return {};
+      }
+      try {
+        const { metadata } = await getManifest(await backend(), checkpointId, cancellationSignal());
+        return { found: resolvedFrom('store', metadata) };
+      } catch (error) {
+        if (isKybernateError(error, 'CheckpointNotFound')) {
+          return {};
+        }
+        throw error;
+      }
+    },
+  };
+}

@@ -1,0 +1,59 @@
+import {
+  captureContainer,
+  discardCapture,
+  endOperation,
+  resumeContainer,
+  saveGpuState,
+  startRunner,
+  stopContainer,
+  type OperationRef,
+} from '../../engine/attach.ts';
+import { readMetadata } from '../../engine/commit.ts';
+import { planCheckpoint } from '../../engine/plan.ts';
+import type { NodeActivities, NodeControlActivities, StepInput } from '../contract.ts';
+import { withOp, type ActivityOp } from '../op.ts';
+import { commitLocal, forgetEnded } from './commit.ts';
+import type { NodeActivityDeps } from './deps.ts';
+
+type CheckpointWork = 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer' | 'commitLocal';
+type CheckpointControl = 'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture';
+
+/** The runner has budgets of its own and says nothing while it works; when it dies, the call to it ends. */
+const RUNNER_CALL = { stallMs: 86_400_000 } as const;
+
+export function checkpointWork(deps: NodeActivityDeps): Pick<NodeActivities, CheckpointWork> {
+  const { node } = deps;
+  return {
+    planCheckpoint: (input) =>
+      withOp({}, (op) => planCheckpoint(node, op, { ...input, operationId: op.operationId, workflow: op.workflow })),
+    startRunner: (input) =>
+      withOp({}, async (op) => {
+        await startRunner(node, op, refOf(op, input));
+      }),
+    saveGpuState: (input) => withOp(RUNNER_CALL, (op) => saveGpuState(node, op, refOf(op, input))),
+    captureContainer: (input) => withOp(RUNNER_CALL, (op) => captureContainer(node, op, refOf(op, input))),
+    commitLocal: (input) => withOp({ phase: 'committing' }, (op) => commitLocal(deps, op, input)),
+  };
+}
+
+export function checkpointControl({ node, catalog }: NodeActivityDeps): Pick<NodeControlActivities, CheckpointControl> {
+  return {
+    resumeContainer: (input) => withOp(RUNNER_CALL, (op) => resumeContainer(node, op, refOf(op, input))),
+    stopContainer: (input) => withOp(RUNNER_CALL, (op) => stopContainer(node, op, refOf(op, input))),
+    endOperation: (input) =>
+      withOp({}, async (op) => {
+        await endOperation(node, op, refOf(op, input));
+        if ((await readMetadata(catalog.pathOf(input.context.checkpointId))) !== undefined) {
+          forgetEnded(node, op.operationId);
+        }
+      }),
+    discardCapture: (input) =>
+      withOp({}, async (op) => {
+        await discardCapture(node, op, refOf(op, input));
+      }),
+  };
+}
+
+function refOf(op: ActivityOp, { context }: StepInput): OperationRef {
+  return { operationId: op.operationId, ...context };
+}

@@ -1,0 +1,50 @@
+/* The commit joins engine and store: the store describes the files, the engine makes the directory a checkpoint. */
+import { join } from 'node:path';
+import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
+import { encodeManifest, type Manifest } from '../../core/checkpoint/manifest.ts';
+import type { CommitLocalInput, CommitLocalResult } from '../../core/contract/checkpoint.ts';
+import { runnerPid } from '../../engine/attach.ts';
+import { checkDraft, commitCheckpoint, readDraft, readMetadata } from '../../engine/commit.ts';
+import type { NodeDeps } from '../../engine/node-deps.ts';
+import { operationPaths } from '../../engine/operation.ts';
+import { forgetOperation } from '../../engine/reconcile.ts';
+import { describeCheckpoint } from '../../store/describe.ts';
+import { mapDiskFull, writeFileDurably } from '../../store/files.ts';
+import type { ActivityOp } from '../op.ts';
+import type { NodeActivityDeps } from './deps.ts';
+
+/**
+ * Idempotent: what an earlier attempt committed is reported again.
+ * @throws DiskFull, CheckpointCorrupt (rebooted since the capture)
+ */
+export async function commitLocal(
+  { node, catalog }: NodeActivityDeps,
+  op: ActivityOp,
+  { context, labels, uploadPending }: CommitLocalInput,
+): Promise<CommitLocalResult> {
+  const dir = catalog.pathOf(context.checkpointId);
+  const draft = await readDraft(dir);
+  if (draft === undefined && (await readMetadata(dir)) !== undefined) {
+    return resultOf(dir, await catalog.manifest(context.checkpointId));
+  }
+  checkDraft(dir, draft);
+  const manifest = await describeCheckpoint(dir, op);
+  const { merkleRoot, totalBytes } = manifest;
+  await writeFileDurably(join(dir, OWN_FILES.manifest), encodeManifest(manifest)).catch((error: unknown) => {
+    throw mapDiskFull(error, dir);
+  });
+  await commitCheckpoint(dir, draft, { labels, merkleRoot, totalBytes, uploadPending }, op);
+  forgetEnded(node, op.operationId);
+  return resultOf(dir, manifest);
+}
+
+/** With `after: hold | stop` the runner still holds the source: its directory goes with the end of the operation. */
+export function forgetEnded(node: NodeDeps, operationId: string): void {
+  if (runnerPid(operationPaths(node.settings, operationId)) === undefined) {
+    forgetOperation(node, operationId);
+  }
+}
+
+function resultOf(localPath: string, { totalBytes, merkleRoot, files }: Manifest): CommitLocalResult {
+  return { localPath, totalBytes, merkleRoot, files: files.length };
+}

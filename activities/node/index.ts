@@ -1,0 +1,23 @@
+/* The registry of what a node does, by queue. */
+import type { NodeActivities, NodeControlActivities } from '../contract.ts';
+import { withOp } from '../op.ts';
+import { checkpointControl, checkpointWork } from './checkpoint.ts';
+import type { NodeActivityDeps } from './deps.ts';
+import { probeNode } from './probe.ts';
+import { restoreControl, restoreWork } from './restore.ts';
+
+export type { NodeActivityDeps } from './deps.ts';
+
+/** Queue `kybernate-node-<node>`. */
+export function createNodeActivities(deps: NodeActivityDeps): NodeActivities {
+  return { ...checkpointWork(deps), ...restoreWork(deps) };
+}
+
+/** Queue `kybernate-node-<node>-ctl`. */
+export function createNodeControlActivities(deps: NodeActivityDeps): NodeControlActivities {
+  return {
+    probeNode: (input) => withOp({}, () => probeNode(deps, input)),
+    ...checkpointControl(deps),
+    ...restoreControl(deps),
+  };
+}

@@ -1,0 +1,53 @@
+import { releaseLease } from '../../engine/restore-operation.ts';
+import {
+  createRestoreContainer,
+  planRestore,
+  releaseRestoreLease,
+  removeRestored,
+  startRestored,
+  type RestoreRef,
+} from '../../engine/restore.ts';
+import type { NodeActivities, NodeControlActivities, RestoreStepInput } from '../contract.ts';
+import { withOp, type ActivityOp } from '../op.ts';
+import type { NodeActivityDeps } from './deps.ts';
+import { resolveLocal } from './resolve.ts';
+
+type RestoreWork = 'planRestore' | 'createContainer' | 'startRestored';
+type RestoreControl = 'resolveLocal' | 'removeRestored' | 'releaseRestoreLease';
+
+/** What the engine allows itself beyond the budget before it gives up on the wrapper, with room to spare. */
+const BUDGET_GRACE_MS = 120_000;
+
+export function restoreWork({ node }: NodeActivityDeps): Pick<NodeActivities, RestoreWork> {
+  return {
+    planRestore: ({ localPath, ...input }) =>
+      withOp({}, (op) => planRestore(node, op, { ...input, operationId: op.operationId, checkpointDir: localPath })),
+    createContainer: (input) =>
+      withOp({}, (op) => createRestoreContainer(node, op, { ...input, operationId: op.operationId })),
+    startRestored: (input) =>
+      withOp({ phase: 'restoring', stallMs: input.restoreBudgetMs + BUDGET_GRACE_MS }, (op) =>
+        startRestored(node, op, { ...input, operationId: op.operationId }),
+      ),
+  };
+}
+
+export function restoreControl(deps: NodeActivityDeps): Pick<NodeControlActivities, RestoreControl> {
+  const { node } = deps;
+  return {
+    resolveLocal: (input) => resolveLocal(deps, input),
+    removeRestored: (input) => withOp({}, (op) => removeRestored(node, op, refOf(op, input))),
+    releaseRestoreLease: (input) =>
+      withOp({}, async (op) => {
+        const { checkpointId } = input.context;
+        // Taken by the fetch, which may have failed before the engine wrote its own record of the restore.
+        if (checkpointId !== undefined) {
+          releaseLease(node.settings, checkpointId, op.operationId);
+        }
+        await releaseRestoreLease(node, op, refOf(op, input));
+      }),
+  };
+}
+
+function refOf(op: ActivityOp, { context }: RestoreStepInput): RestoreRef {
+  return { operationId: op.operationId, container: context.container };
+}

@@ -1,0 +1,37 @@
+import type { FetchImageResult } from '../../core/contract/restore.ts';
+import { KybernateError } from '../../core/errors.ts';
+import { restoresUsing, takeLease } from '../../engine/restore-operation.ts';
+import { resolveSource } from '../../engine/restore-source.ts';
+import type { FetchImageInput } from '../contract.ts';
+import type { ActivityOp } from '../op.ts';
+import { fetchVerified, verifyDirectory, type TransferDeps } from './source-access.ts';
+
+/** Brings the images to the node, or checks those that are there; leases them until `releaseRestoreLease`. */
+export async function fetchImage(
+  deps: TransferDeps,
+  op: ActivityOp,
+  { context, from }: FetchImageInput,
+): Promise<FetchImageResult> {
+  const { settings, catalog } = deps;
+  const { checkpointId, path } = context;
+  if (path !== undefined) {
+    const verifyCheckpoint = (dir: string): Promise<void> => verifyDirectory(dir, op);
+    const fetchCheckpoint = (): Promise<never> =>
+      Promise.reject(new KybernateError('InvalidInput', `${path} is no id`));
+    const wish = { restoreFrom: path, origin: 'annotation', unverified: true } as const;
+    const source = await resolveSource(settings, { fetchCheckpoint, verifyCheckpoint }, wish);
+    return { localPath: source.checkpointDir, fetchedBytes: 0, from };
+  }
+  if (checkpointId === undefined) {
+    throw new KybernateError('InvalidInput', 'give either checkpointId or path');
+  }
+  takeLease(settings, checkpointId, op.operationId);
+  if (from === 'local') {
+    const { path: localPath } = await catalog.get(checkpointId);
+    await verifyDirectory(localPath, op);
+    return { localPath, fetchedBytes: 0, from };
+  }
+  const mayReplace = (): boolean => restoresUsing(settings, checkpointId).every((id) => id === op.operationId);
+  const { dir, bytes } = await fetchVerified(deps, op, checkpointId, mayReplace);
+  return { localPath: dir, fetchedBytes: bytes, from };
+}

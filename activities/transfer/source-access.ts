@@ -1,0 +1,65 @@
+/* How the bytes of a checkpoint come to this node and are checked there: for our own restores and for the agent's. */
+import { mkdir, readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
+import { parseManifest } from '../../core/checkpoint/manifest.ts';
+import { KybernateError, isKybernateError } from '../../core/errors.ts';
+import type { Op } from '../../core/op.ts';
+import type { NodeSettings } from '../../engine/node-deps.ts';
+import type { Backend } from '../../store/backend/backend.ts';
+import { fetchCheckpoint } from '../../store/fetch.ts';
+import type { LocalCatalog } from '../../store/local-catalog.ts';
+import { verifyLocal } from '../../store/verify.ts';
+
+export interface TransferDeps {
+  readonly settings: NodeSettings;
+  readonly catalog: LocalCatalog;
+  /** opened at its first use, so that a store that is away does not keep the worker from starting; absent: no store */
+  readonly backend?: () => Promise<Backend>;
+}
+
+/** @throws InvalidInput this node has no store */
+export async function storeOf({ settings, backend }: TransferDeps): Promise<Backend> {
+  if (backend === undefined) {
+    throw new KybernateError('InvalidInput', `node ${settings.node} has no store: KYBERNATE_STORE is not set there`);
+  }
+  return backend();
+}
+
+/** Reads every file of a committed directory and compares it with its manifest. @throws CheckpointCorrupt */
+export async function verifyDirectory(dir: string, op: Op): Promise<void> {
+  const file = join(dir, OWN_FILES.manifest);
+  await verifyLocal(dir, parseManifest(await readFile(file, 'utf8'), file), op);
+}
+
+/**
+ * Brings a checkpoint from the store, every chunk checked. A copy that is there already is read and checked instead;
+ * a damaged one is replaced unless another restore uses it.
+ * @returns its directory and the bytes that were read from the store
+ */
+export async function fetchVerified(
+  deps: TransferDeps,
+  op: Op,
+  checkpointId: string,
+  mayReplace: () => boolean,
+): Promise<{ dir: string; bytes: number }> {
+  const backend = await storeOf(deps);
+  const dir = deps.catalog.pathOf(checkpointId);
+  await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
+  const request = { checkpointId, backend, destDir: dir, op };
+  const { bytes } = await fetchCheckpoint(request);
+  if (bytes > 0) {
+    return { dir, bytes };
+  }
+  try {
+    await verifyDirectory(dir, op);
+    return { dir, bytes: 0 };
+  } catch (error) {
+    if (!isKybernateError(error, 'CheckpointCorrupt') || !mayReplace()) {
+      throw error;
+    }
+    op.log.warn({ checkpointId, dir, reason: error.message }, 'damaged local copy is replaced from the store');
+  }
+  await deps.catalog.remove(checkpointId);
+  return { dir, bytes: (await fetchCheckpoint(request)).bytes };
+}

@@ -1,0 +1,95 @@
+/* What the workers read from the environment, once, at their start. The only place that does. */
+import { hostname } from 'node:os';
+import { delimiter, dirname, extname, isAbsolute } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as z from 'zod';
+import { absolutePath, nodeName } from '../core/contract/common.ts';
+import { KybernateError } from '../core/errors.ts';
+import type { NodeSettings } from '../engine/node-deps.ts';
+
+const storeUrl = z.string().regex(/^(file:\/\/\/|s3:\/\/[^/@]+)/, 'write file:///dir or s3://bucket[/prefix]');
+const program = z.string().regex(/^[^\0]+$/);
+
+export const workerEnv = z.object({
+  /** name of this node, part of its task queues; the host name, in lower case, otherwise */
+  KYBERNATE_NODE: nodeName.prefault(() => hostname().toLowerCase()),
+  /** checkpoints of this node; survives a reboot */
+  KYBERNATE_STATE_DIR: absolutePath.default('/var/lib/kybernate'),
+  /** journals, locks and sockets; must be a tmpfs */
+  KYBERNATE_RUN_DIR: absolutePath.default('/run/kybernate'),
+  /** where checkpoints are stored: `file:///dir` or `s3://bucket[/prefix]`; without it only `durability: local` works */
+  KYBERNATE_STORE: storeUrl.optional(),
+  /** S3 server other than AWS, for example `http://127.0.0.1:7070` */
+  KYBERNATE_S3_ENDPOINT: z.url().optional(),
+  /** region of the bucket; keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or where the AWS SDK looks */
+  KYBERNATE_S3_REGION: z.string().default('us-east-1'),
+  /** socket of containerd */
+  KYBERNATE_CONTAINERD_ADDRESS: absolutePath.default('/run/containerd/containerd.sock'),
+  /** runc: a path, or a name to look up in PATH */
+  KYBERNATE_RUNC: program.default('runc'),
+  /** CRIU: a path, or a name to look up in PATH */
+  KYBERNATE_CRIU: program.default('criu'),
+  /** directories, separated by colons, below which `restore-from` may name a path */
+  KYBERNATE_RESTORE_ROOTS: z
+    .string()
+    .default('')
+    .transform((text) => text.split(':').filter((path) => path !== ''))
+    .pipe(z.array(absolutePath)),
+  /** may a container ask for a restore by its variable RESTORE_FROM? Ids only, even then. */
+  KYBERNATE_RESTORE_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
+  /** containerd runtime of restored containers */
+  KYBERNATE_RESTORE_RUNTIME: z.string().min(1).default('io.containerd.runc.kybernate.v1'),
+  /** least level that is logged */
+  KYBERNATE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
+  /** `host:port` where Prometheus reads metrics; none otherwise */
+  KYBERNATE_METRICS_ADDRESS: z
+    .string()
+    .regex(/^[^:]+:\d+$/, 'write host:port')
+    .optional(),
+  /** programs are looked up there */
+  PATH: z.string().default('/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'),
+});
+export type WorkerConfig = z.output<typeof workerEnv>;
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** @throws InvalidInput naming every variable that is wrong, what it holds and what was expected */
+export function readWorkerConfig(env: Environment = process.env): WorkerConfig {
+  // A variable set to nothing counts as not set.
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
+  const parsed = workerEnv.safeParse(given);
+  if (parsed.success) {
+    return parsed.data;
+  }
+  const issues = parsed.error.issues.map((issue) => {
+    const name = String(issue.path[0]);
+    return `${name}: ${JSON.stringify(given[name] ?? '')} is wrong: ${issue.message}`;
+  });
+  throw new KybernateError('InvalidInput', issues.join('; '), { details: { issues } });
+}
+
+/** For the log of a start: what counts, without passwords in URLs and without PATH. */
+export function redacted(config: WorkerConfig): Record<string, unknown> {
+  const { PATH: _path, ...rest } = config;
+  const hide = (value: unknown): unknown =>
+    typeof value === 'string' ? value.replace(/^(\w+:\/\/)[^/@]*@/, '$1***@') : value;
+  return Object.fromEntries(Object.entries(rest).map(([name, value]) => [name, hide(value)]));
+}
+
+export function nodeSettings(config: WorkerConfig): NodeSettings {
+  const { KYBERNATE_CRIU: criuPath, KYBERNATE_RUNC: runcPath, PATH } = config;
+  const first = [criuPath, runcPath].filter((path) => isAbsolute(path)).map((path) => dirname(path));
+  return {
+    node: config.KYBERNATE_NODE,
+    stateDir: config.KYBERNATE_STATE_DIR,
+    runDir: config.KYBERNATE_RUN_DIR,
+    containerdAddress: config.KYBERNATE_CONTAINERD_ADDRESS,
+    runcPath,
+    criuPath,
+    programPath: [...new Set([...first, ...PATH.split(delimiter)])].join(delimiter),
+    runnerCommand: [process.execPath, fileURLToPath(new URL(`./runner${extname(import.meta.url)}`, import.meta.url))],
+    restoreRoots: config.KYBERNATE_RESTORE_ROOTS,
+    restoreFromEnvironment: config.KYBERNATE_RESTORE_FROM_ENV === 'allow',
+    restoreRuntime: config.KYBERNATE_RESTORE_RUNTIME,
+  };
+}

@@ -1,0 +1,47 @@
+/* The control worker: all workflows, and the activities that need no node. Unprivileged. */
+import { hostname } from 'node:os';
+import { Worker } from '@temporalio/worker';
+import { createControlActivities } from '../activities/control/index.ts';
+import { mapErrorsInterceptor } from '../activities/map-errors.ts';
+import type { LockInput } from '../core/contract/lock.ts';
+import type { Logger } from '../core/op.ts';
+import { CONTROL_QUEUE } from '../core/task-queues.ts';
+import { workflowBundlePath } from './build-bundle.ts';
+import { readWorkerConfig, redacted, type Environment } from './config.ts';
+import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, storeOpener } from './runtime.ts';
+import { runWorkers, type RunningWorker } from './run-workers.ts';
+
+export interface ControlWorkerOptions {
+  readonly env?: Environment;
+  readonly log?: Logger;
+  /** for tests: how locks watch their holders and end */
+  readonly lock?: LockInput;
+}
+
+/**
+ * Starts polling and returns; `done` ends when the worker has.
+ * @throws InvalidInput a variable is wrong; Incompatible the Temporal server is away or not prepared
+ */
+export async function startControlWorker(options: ControlWorkerOptions = {}): Promise<RunningWorker> {
+  const env = options.env ?? process.env;
+  const config = readWorkerConfig(env);
+  const log = options.log ?? createLog(config);
+  installRuntime(config, log);
+  const { connection, namespace } = await connectTemporal(env);
+  const backend = storeOpener(config);
+  const worker = await Worker.create({
+    connection,
+    namespace,
+    taskQueue: CONTROL_QUEUE,
+    identity: `kybernate-control@${hostname()}`,
+    workflowBundle: { codePath: await workflowBundlePath() },
+    activities: createControlActivities({
+      ...(backend === undefined ? {} : { backend }),
+      ...(options.lock === undefined ? {} : { lock: options.lock }),
+    }),
+    interceptors: { activity: [mapErrorsInterceptor] },
+    shutdownGraceTime: SHUTDOWN_GRACE_MS,
+  });
+  log.info({ namespace, config: redacted(config) }, 'control worker starts');
+  return runWorkers({ workers: [worker], connection, log });
+}

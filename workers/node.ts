@@ -1,0 +1,149 @@
+/*
+ * The node worker, one a node: three queues over one connection (work, control, transfer), the agent of the runtime
+ * wrapper, and the reconciliation of what earlier workers left.
+ */
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { Client } from '@temporalio/client';
+import { Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
+import { isRunClosed } from '../activities/control/runs.ts';
+import { mapErrorsInterceptor } from '../activities/map-errors.ts';
+import { createNodeActivities, createNodeControlActivities } from '../activities/node/index.ts';
+import { createTransferActivities, type TransferDeps } from '../activities/transfer/index.ts';
+import { fetchVerified, verifyDirectory } from '../activities/transfer/source-access.ts';
+import { messageOf } from '../core/errors.ts';
+import type { Logger, Op } from '../core/op.ts';
+import { nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
+import type { NodeDeps } from '../engine/node-deps.ts';
+import { reconcile } from '../engine/reconcile.ts';
+import { restoresUsing } from '../engine/restore-operation.ts';
+import type { SourceAccess } from '../engine/restore-source.ts';
+import { connectContainerd } from '../native/containerd/client.ts';
+import { runExeca } from '../native/run/run-execa.ts';
+import { localCatalog, type LocalCatalog } from '../store/local-catalog.ts';
+import { startAgent } from './agent.ts';
+import { nodeSettings, readWorkerConfig, redacted, type Environment, type WorkerConfig } from './config.ts';
+import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, storeOpener } from './runtime.ts';
+import { runWorkers, type RunningWorker } from './run-workers.ts';
+
+/** Slots per queue: captures are few, and what thaws a workload never waits behind them. */
+const SLOTS = { work: 2, control: 20, transfer: 2 } as const;
+const RECONCILE_MS = 30_000;
+
+export interface NodeWorkerOptions {
+  readonly env?: Environment;
+  readonly log?: Logger;
+}
+
+/**
+ * Starts polling and returns; `done` ends when all three workers have.
+ * @throws InvalidInput a variable is wrong; Incompatible the Temporal server is away or not prepared; Internal another
+ *   worker serves this node
+ */
+export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<RunningWorker> {
+  const env = options.env ?? process.env;
+  const config = readWorkerConfig(env);
+  const log = options.log ?? createLog(config);
+  installRuntime(config, log);
+  const settings = nodeSettings(config);
+  const node: NodeDeps = { settings, containerd: connectContainerd(settings.containerdAddress), run: runExeca };
+  const { connection, namespace } = await connectTemporal(env);
+  const catalog = localCatalog(join(settings.stateDir, 'checkpoints'));
+  const backend = storeOpener(config);
+  const transfer: TransferDeps = { settings, catalog, ...(backend === undefined ? {} : { backend }) };
+  const stop = new AbortController();
+  const op: Op = { signal: stop.signal, log, progress: () => undefined };
+  const agent = await startAgent({ deps: node, log, ...sourceAccess(node, transfer, op) });
+  const stopReconciling = await startReconciling(node, op, new Client({ connection, namespace }));
+  const workers = await createWorkers({ config, connection, namespace, node, catalog, transfer });
+  log.info({ namespace, config: redacted(config) }, 'node worker starts');
+  return runWorkers({
+    workers,
+    connection,
+    log,
+    async cleanUp() {
+      stopReconciling();
+      stop.abort();
+      await agent.close();
+      node.containerd.close();
+    },
+  });
+}
+
+interface WorkerParts {
+  readonly config: WorkerConfig;
+  readonly connection: NativeConnection;
+  readonly namespace: string;
+  readonly node: NodeDeps;
+  readonly catalog: LocalCatalog;
+  readonly transfer: TransferDeps;
+}
+
+function createWorkers({ config, connection, namespace, node, catalog, transfer }: WorkerParts): Promise<Worker[]> {
+  const name = config.KYBERNATE_NODE;
+  const url = config.KYBERNATE_STORE;
+  const deps = { node, catalog, ...(url === undefined ? {} : { storeUrl: url }) };
+  const create = (
+    taskQueue: string,
+    slots: number,
+    activities: NonNullable<WorkerOptions['activities']>,
+  ): Promise<Worker> =>
+    Worker.create({
+      connection,
+      namespace,
+      taskQueue,
+      activities,
+      identity: `kybernate-node/${name}@${hostname()}`,
+      maxConcurrentActivityTaskExecutions: slots,
+      interceptors: { activity: [mapErrorsInterceptor] },
+      shutdownGraceTime: SHUTDOWN_GRACE_MS,
+    });
+  return Promise.all([
+    create(nodeQueue(name), SLOTS.work, createNodeActivities(deps)),
+    create(nodeControlQueue(name), SLOTS.control, createNodeControlActivities(deps)),
+    create(transferQueue(name), SLOTS.transfer, createTransferActivities(transfer)),
+  ]);
+}
+
+/** For restores that others ask for, through the agent. */
+function sourceAccess(node: NodeDeps, transfer: TransferDeps, op: Op): SourceAccess {
+  return {
+    async fetchCheckpoint(checkpointId) {
+      const unused = (): boolean => restoresUsing(node.settings, checkpointId).length === 0;
+      return (await fetchVerified(transfer, op, checkpointId, unused)).dir;
+    },
+    verifyCheckpoint: (dir) => verifyDirectory(dir, op),
+  };
+}
+
+/** Once before the first task is taken, then every 30 s. */
+async function startReconciling(node: NodeDeps, op: Op, client: Client): Promise<() => void> {
+  const closed = async ({ workflowId, runId }: { workflowId: string; runId: string }): Promise<boolean | undefined> => {
+    try {
+      return await isRunClosed(client, workflowId, runId);
+    } catch (error) {
+      op.log.warn({ workflowId, error: messageOf(error) }, 'cannot ask Temporal about a left-over');
+      return undefined;
+    }
+  };
+  let busy = false;
+  const once = async (): Promise<void> => {
+    if (busy) {
+      return;
+    }
+    busy = true;
+    try {
+      const { undone, cleaned, failed } = await reconcile(node, op, closed);
+      if (undone.length + cleaned.length + failed.length > 0) {
+        op.log.warn({ undone, cleaned, failed }, 'operations reconciled');
+      }
+    } catch (error) {
+      op.log.error({ error: messageOf(error) }, 'reconciliation failed');
+    } finally {
+      busy = false;
+    }
+  };
+  await once();
+  const timer = setInterval(() => void once(), RECONCILE_MS);
+  return () => clearInterval(timer);
+}

@@ -1,0 +1,163 @@
+/* What every Temporal worker process has in common: log, metrics, connection, start-up checks. */
+import { loadClientConnectConfig } from '@temporalio/envconfig';
+import {
+  NativeConnection,
+  Runtime,
+  makeTelemetryFilterString,
+  type LogLevel,
+  type LogMetadata,
+  type Logger as TemporalLogger,
+} from '@temporalio/worker';
+import { pino, type Logger as PinoLogger } from 'pino';
+import { KybernateError, messageOf } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
+import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
+import { openBackend } from '../store/backend/open.ts';
+import type { Backend } from '../store/backend/backend.ts';
+import type { Environment, WorkerConfig } from './config.ts';
+
+/** How long a stopping worker lets its activities finish before it cancels them. */
+export const SHUTDOWN_GRACE_MS = 10_000;
+const WORKER_HEARTBEAT_MS = 10_000;
+/** Activities last from milliseconds to half an hour; the default buckets end at 10 s. */
+const DURATION_BUCKETS_S = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800];
+
+export function createLog(config: WorkerConfig): Logger {
+  return pino({ level: config.KYBERNATE_LOG_LEVEL, base: { node: config.KYBERNATE_NODE } });
+}
+
+let installed = false;
+
+/** Once per process, before the first connection: JSON log through `log`, worker heartbeats, metrics if asked for. */
+export function installRuntime(config: WorkerConfig, log: Logger): void {
+  if (installed) {
+    return;
+  }
+  installed = true;
+  const address = config.KYBERNATE_METRICS_ADDRESS;
+  Runtime.install({
+    logger: temporalLogger(log as PinoLogger),
+    workerHeartbeatInterval: WORKER_HEARTBEAT_MS,
+    // The entry decides when a process ends; it stops all its workers in order.
+    shutdownSignals: [],
+    telemetryOptions: {
+      logging: { forward: {}, filter: makeTelemetryFilterString({ core: 'WARN', other: 'WARN' }) },
+      ...(address === undefined
+        ? {}
+        : {
+            metrics: {
+              prometheus: {
+                bindAddress: address,
+                useSecondsForDurations: true,
+                unitSuffix: true,
+                histogramBucketOverrides: { temporal_activity_execution_latency: DURATION_BUCKETS_S },
+              },
+              globalTags: { node: config.KYBERNATE_NODE },
+            },
+          }),
+    },
+  });
+}
+
+export interface TemporalConnection {
+  readonly connection: NativeConnection;
+  readonly namespace: string;
+}
+
+/**
+ * Connects as TEMPORAL_* and temporal.toml say, and checks that the server is prepared.
+ * @throws KybernateError `Incompatible` when namespace or search attributes are missing, with the command that makes them
+ */
+export async function connectTemporal(env: Environment): Promise<TemporalConnection> {
+  const overrideEnvVars = Object.fromEntries(
+    Object.entries(env).filter((pair): pair is [string, string] => pair[1] !== undefined),
+  );
+  const config = loadClientConnectConfig({ overrideEnvVars });
+  const namespace = config.namespace ?? 'default';
+  const address = config.connectionOptions.address ?? 'localhost:7233';
+  const connection = await NativeConnection.connect({ ...config.connectionOptions }).catch((error: unknown) => {
+    throw new KybernateError(
+      'Incompatible',
+      `no Temporal server answers on ${address} (${messageOf(error)}); start one (kybernate up) or set TEMPORAL_ADDRESS`,
+      { cause: error },
+    );
+  });
+  try {
+    await checkServer(connection, namespace, address);
+    return { connection, namespace };
+  } catch (error) {
+    await connection.close();
+    throw error;
+  }
+}
+
+const GRPC_NOT_FOUND = 5;
+
+async function checkServer(connection: NativeConnection, namespace: string, address: string): Promise<void> {
+  try {
+    await connection.workflowService.describeNamespace({ namespace });
+  } catch (error) {
+    if (codeOf(error) !== GRPC_NOT_FOUND) {
+      throw error;
+    }
+    throw notPrepared(`the Temporal server on ${address} has no namespace ${namespace}`, error);
+  }
+  const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace });
+  const missing = Object.values(SEARCH_ATTRIBUTES).filter((name) => !Object.hasOwn(customAttributes, name));
+  if (missing.length > 0) {
+    throw notPrepared(`namespace ${namespace} on ${address} lacks the search attributes ${missing.join(', ')}`);
+  }
+}
+
+function notPrepared(what: string, cause?: unknown): KybernateError {
+  return new KybernateError('Incompatible', `${what}: run "kybernate temporal apply" first`, { cause });
+}
+
+function codeOf(error: unknown): number {
+  return typeof error === 'object' && error !== null && 'code' in error ? Number(error.code) : -1;
+}
+
+/** Opened at the first use and kept; a failed opening is tried anew by the next caller. */
+export function storeOpener(config: WorkerConfig): (() => Promise<Backend>) | undefined {
+  const { KYBERNATE_STORE: url, KYBERNATE_S3_ENDPOINT: endpoint, KYBERNATE_S3_REGION: region } = config;
+  if (url === undefined) {
+    return undefined;
+  }
+  let opened: Promise<Backend> | undefined;
+  return () => {
+    opened ??= openBackend(url, { region, ...(endpoint === undefined ? {} : { endpoint }) }).catch((error: unknown) => {
+      opened = undefined;
+      throw error;
+    });
+    return opened;
+  };
+}
+
+function temporalLogger(log: PinoLogger): TemporalLogger {
+  const write = (level: LogLevel, message: string, meta: LogMetadata = {}): void => {
+    const name = level.toLowerCase() as 'trace' | 'debug' | 'info' | 'warn' | 'error';
+    log[name](serializable(meta), message);
+  };
+  return {
+    log: write,
+    trace: (message, meta) => write('TRACE', message, meta),
+    debug: (message, meta) => write('DEBUG', message, meta),
+    info: (message, meta) => write('INFO', message, meta),
+    warn: (message, meta) => write('WARN', message, meta),
+    error: (message, meta) => write('ERROR', message, meta),
+  };
+}
+
+/** JSON knows no bigint, and an Error would become `{}`. */
+function serializable(meta: LogMetadata): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(meta).map(([key, value]: [string, unknown]) => [
+      key,
+      typeof value === 'bigint'
+        ? value.toString()
+        : value instanceof Error
+          ? { type: value.name, message: value.message }
+          : value,
+    ]),
+  );
+}
