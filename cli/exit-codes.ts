@@ -12,6 +12,11 @@ export const CLI_ERRORS = {
     workload: 'none',
     remedy: 'list the operations with `temporal workflow list`; Temporal forgets closed ones after its retention time',
   },
+  CheckpointInUse: {
+    exitCode: 67,
+    workload: 'none',
+    remedy: 'wait until the restore or upload is over, or remove it with --force',
+  },
   OperationTerminated: {
     exitCode: 68,
     workload: 'unknown',
@@ -86,6 +91,10 @@ function reportOfLink(link: Error): ErrorReport | undefined {
   }
   if (link.name === 'WorkflowNotFoundError') {
     return report('OperationNotFound', messageOf(link), {});
+  }
+  if (link.name === 'NamespaceNotFoundError') {
+    const message = `the Temporal server has no such namespace: ${messageOf(link)}; make it with \`kybernate temporal apply\``;
+    return report('TemporalUnreachable', message, {});
   }
   if (isUnreachable(link)) {
     return report('TemporalUnreachable', `the Temporal server does not answer: ${messageOf(link)}`, {});

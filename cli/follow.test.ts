@@ -16,6 +16,7 @@ function scene(options: { interactive: boolean }) {
     workflowId: 'checkpoint:x',
     result: () => end.promise,
     progress: async () => undefined,
+    release: async () => undefined,
     cancel: async () => {
       said.push('cancel');
       cancelled.resolve();

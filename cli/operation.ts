@@ -13,13 +13,15 @@ export interface Operation<Result> {
   progress(): Promise<OperationProgress | undefined>;
   /** Asks the workflow to stop at its next safe point and to undo what it made. */
   cancel(): Promise<void>;
+  /** `after: hold`: lets the source run on now. */
+  release(): Promise<void>;
 }
 
 export interface Operations {
   readonly namespace: string;
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
-  /** @throws OperationNotFound */
+  /** @throws WorkflowNotFoundError, which is shown as OperationNotFound */
   find(workflowId: string, runId?: string): Promise<Operation<unknown>>;
   close(): Promise<void>;
 }

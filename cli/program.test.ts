@@ -253,12 +253,12 @@ restore it: kybernate restore ck-1
     expect(fake.stdout()).toContain('restore it: kybernate restore ck-1');
   });
 
-  it('is cancelled by `cancel`', async () => {
+  it.each(['cancel', 'release'])('is asked to %s', async (request) => {
     const fake = createFakeCli();
 
-    expect(await run(['cancel', 'checkpoint:x'], fake.cli)).toBe(0);
+    expect(await run([request, 'checkpoint:x'], fake.cli)).toBe(0);
 
-    expect(fake.calls.map(([name]) => name)).toEqual(['find', 'cancel', 'close']);
+    expect(fake.calls.map(([name]) => name)).toEqual(['find', request, 'close']);
   });
 
   it('that is left at Ctrl-C ends the command with 130', async () => {

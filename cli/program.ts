@@ -5,8 +5,12 @@ import { EXIT_OK, EXIT_USAGE, KybernateError } from '../core/errors.ts';
 import type { Cli } from './cli.ts';
 import { addCheckpointCommand } from './commands/checkpoint.ts';
 import { addCompletionCommand } from './commands/completion.ts';
+import { addInspectCommand } from './commands/inspect.ts';
+import { addLsCommand } from './commands/ls.ts';
 import { addRestoreCommand } from './commands/restore.ts';
-import { addCancelCommand, addWatchCommand } from './commands/watch.ts';
+import { addRmCommand } from './commands/rm.ts';
+import { addTemporalCommand } from './commands/temporal.ts';
+import { addCancelCommand, addReleaseCommand, addWatchCommand } from './commands/watch.ts';
 import { writeError } from './output.ts';
 
 /**
@@ -32,7 +36,13 @@ export function createProgram(cli: Cli): Command {
   addRestoreCommand(program, cli);
   addWatchCommand(program, cli);
   addCancelCommand(program, cli);
+  addReleaseCommand(program, cli);
+  program.commandsGroup('Checkpoints:');
+  addLsCommand(program, cli);
+  addInspectCommand(program, cli);
+  addRmCommand(program, cli);
   program.commandsGroup('Other:');
+  addTemporalCommand(program, cli);
   addCompletionCommand(program, cli);
   return program;
 }

@@ -1,4 +1,4 @@
-/* `kybernate watch` and `kybernate cancel`: an operation that somebody started, by its workflow id. */
+/* `kybernate watch`, `cancel` and `release`: an operation that somebody started, by its workflow id. */
 import type { Command } from 'commander';
 import type { CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RestoreResult } from '../../core/contract/restore.ts';
@@ -6,6 +6,7 @@ import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
+import type { Operation } from '../operation.ts';
 import { runOperation } from '../run-operation.ts';
 import { renderCheckpointResult } from './checkpoint.ts';
 import { renderRestoreResult } from './restore.ts';
@@ -25,8 +26,8 @@ export function addWatchCommand(program: Command, cli: Cli): void {
     .addOption(jsonOption());
   addHelpTexts(command, {
     examples: [
-      ['kybernate watch checkpoint:default/redis:1', 'follow a checkpoint'],
-      ['kybernate watch checkpoint:default/redis:1 --json', 'wait for it, then print its result as JSON'],
+      ['kybernate watch checkpoint:redis:1', 'follow a checkpoint'],
+      ['kybernate watch checkpoint:redis:1 --json', 'wait for it, then print its result as JSON'],
     ],
     exitCodes: exitCodesHelp(['OperationNotFound', 'OperationTerminated', 'TemporalUnreachable', 'Cancelled']).concat(
       '\n  else the exit code of the error that the operation failed with, see docs/errors.md',
@@ -50,27 +51,50 @@ export function addCancelCommand(program: Command, cli: Cli): void {
     .summary('cancel an operation; what it made is undone')
     .description(
       'Asks an operation to stop at its next safe point and to undo what it made. The workload of a checkpoint runs on.',
-    )
-    .argument('<workflow id>', 'as printed when the operation was started, or in the Web UI')
-    .option('--run-id <id>', 'this run, when the workflow id was used again')
-    .addOption(jsonOption());
+    );
   addHelpTexts(command, {
-    examples: [['kybernate cancel checkpoint:default/redis:1', 'stop a checkpoint; `kybernate watch` shows its end']],
+    examples: [['kybernate cancel checkpoint:redis:1', 'stop a checkpoint; `kybernate watch` shows its end']],
     exitCodes: exitCodesHelp(['OperationNotFound', 'TemporalUnreachable']),
   });
-  command.action(async (workflowId: string, flags: WatchFlags) => {
-    const output = createOutput(cli.streams, flags);
-    const operations = await cli.connect();
-    try {
-      const operation = await operations.find(workflowId, flags.runId);
-      await operation.cancel();
-      output.result({ workflowId, cancelRequested: true }, () =>
-        [`cancellation of ${workflowId} requested`, `  watch it: kybernate watch ${workflowId}`].join('\n'),
-      );
-    } finally {
-      await operations.close();
-    }
+  addRequest(command, cli, async (operation) => {
+    await operation.cancel();
+    return 'cancellation';
   });
+}
+
+export function addReleaseCommand(program: Command, cli: Cli): void {
+  const command = program
+    .command('release')
+    .summary('let a held container run on')
+    .description('Ends the hold of a checkpoint that was made with --after hold: its container runs on now.');
+  addHelpTexts(command, {
+    examples: [['kybernate release checkpoint:redis:1', 'before the hold budget is over']],
+    exitCodes: exitCodesHelp(['OperationNotFound', 'TemporalUnreachable']),
+  });
+  addRequest(command, cli, async (operation) => {
+    await operation.release();
+    return 'release';
+  });
+}
+
+/** Sends something to an operation without waiting for what it does about it. */
+function addRequest(command: Command, cli: Cli, send: (operation: Operation<unknown>) => Promise<string>): void {
+  command
+    .argument('<workflow id>', 'as printed when the operation was started, or in the Web UI')
+    .option('--run-id <id>', 'this run, when the workflow id was used again')
+    .addOption(jsonOption())
+    .action(async (workflowId: string, flags: WatchFlags) => {
+      const output = createOutput(cli.streams, flags);
+      const operations = await cli.connect();
+      try {
+        const requested = await send(await operations.find(workflowId, flags.runId));
+        output.result({ workflowId, requested }, () =>
+          [`${requested} of ${workflowId} requested`, `  watch it: kybernate watch ${workflowId}`].join('\n'),
+        );
+      } finally {
+        await operations.close();
+      }
+    });
 }
 
 /** The result of a workflow whose type is not known here: recognised by its fields. */

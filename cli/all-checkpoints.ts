@@ -1,0 +1,125 @@
+/* The checkpoints that a user can see: those on this node and those in the store, as one list. */
+import { join } from 'node:path';
+import type { Metadata } from '../core/checkpoint/metadata.ts';
+import { isKybernateError, messageOf } from '../core/errors.ts';
+import type { Backend } from '../store/backend/backend.ts';
+import type { RemoteCheckpoint } from '../store/catalog.ts';
+import type { LocalCatalog, LocalCheckpoint } from '../store/local-catalog.ts';
+import type { CliConfig } from './config.ts';
+
+export interface SeenCheckpoint {
+  readonly checkpointId: string;
+  readonly metadata: Metadata;
+  readonly local?: LocalCheckpoint;
+  readonly remote?: RemoteCheckpoint;
+}
+
+/** `pending`: on this node, and on its way to the store. */
+export type SeenDurability = 'local' | 'pending' | 'remote';
+
+export function durabilityOf(checkpoint: SeenCheckpoint): SeenDurability {
+  if (checkpoint.remote !== undefined) {
+    return 'remote';
+  }
+  return checkpoint.local?.uploadPending === true ? 'pending' : 'local';
+}
+
+export interface SeenList {
+  /** newest first */
+  readonly checkpoints: readonly SeenCheckpoint[];
+  /** what could not be read, in words */
+  readonly problems: readonly string[];
+  /** the store could not be listed at all: the list is not complete */
+  readonly storeError?: unknown;
+}
+
+/** @param storeUrl undefined when no store is configured: only this node is looked at */
+export async function listAll(config: CliConfig, storeUrl: string | undefined): Promise<SeenList> {
+  const problems: string[] = [];
+  const local = await listLocal(config, problems);
+  let remote: readonly RemoteCheckpoint[] = [];
+  let storeError: unknown;
+  if (storeUrl === undefined) {
+    problems.push('no store is configured (KYBERNATE_STORE or --store): only this node is shown');
+  } else {
+    try {
+      remote = await listStore(config, storeUrl, problems);
+    } catch (error) {
+      if (!isKybernateError(error, 'StorageUnavailable') && !isKybernateError(error, 'StorageDenied')) {
+        throw error;
+      }
+      storeError = error;
+      problems.push(`the store is not shown: ${messageOf(error)}`);
+    }
+  }
+  const checkpoints = merge(local, remote);
+  return { checkpoints, problems, ...(storeError === undefined ? {} : { storeError }) };
+}
+
+export function checkpointsDir(config: CliConfig): string {
+  return join(config.stateDir, 'checkpoints');
+}
+
+export async function openLocalCatalog(config: CliConfig): Promise<LocalCatalog> {
+  const { localCatalog } = await import('../store/local-catalog.ts');
+  return localCatalog(checkpointsDir(config));
+}
+
+async function listLocal(config: CliConfig, problems: string[]): Promise<readonly LocalCheckpoint[]> {
+  try {
+    const { checkpoints, damaged } = await (await openLocalCatalog(config)).list();
+    problems.push(...damaged.map(({ checkpointId, reason }) => `${checkpointId} on this node: ${reason}`));
+    return checkpoints;
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && (error.code === 'EACCES' || error.code === 'EPERM'))) {
+      throw error;
+    }
+    problems.push(`the checkpoints of this node are not shown: ${error.message}; run it as root`);
+    return [];
+  }
+}
+
+async function listStore(config: CliConfig, url: string, problems: string[]): Promise<readonly RemoteCheckpoint[]> {
+  const { listCheckpoints } = await import('../store/catalog.ts');
+  return withStore(config, url, async (backend) => {
+    const { checkpoints, damaged } = await listCheckpoints(backend);
+    problems.push(...damaged.map(({ checkpointId, reason }) => `${checkpointId} in the store: ${reason}`));
+    return checkpoints;
+  });
+}
+
+/** Opens the store for one use. */
+export async function withStore<Result>(
+  config: CliConfig,
+  url: string,
+  use: (backend: Backend) => Promise<Result>,
+): Promise<Result> {
+  const { openBackend } = await import('../store/backend/open.ts');
+  const backend = await openBackend(url, {
+    region: config.s3Region,
+    ...(config.s3Endpoint === undefined ? {} : { endpoint: config.s3Endpoint }),
+  });
+  try {
+    return await use(backend);
+  } finally {
+    await backend.close();
+  }
+}
+
+/** Newest first; a checkpoint that is in both places is one. */
+export function merge(local: readonly LocalCheckpoint[], remote: readonly RemoteCheckpoint[]): SeenCheckpoint[] {
+  const seen = new Map<string, SeenCheckpoint>();
+  for (const one of local) {
+    seen.set(one.checkpointId, { checkpointId: one.checkpointId, metadata: one.metadata, local: one });
+  }
+  for (const one of remote) {
+    const here = seen.get(one.checkpointId);
+    seen.set(one.checkpointId, { metadata: one.metadata, ...here, checkpointId: one.checkpointId, remote: one });
+  }
+  return [...seen.values()].sort(newestFirst);
+}
+
+function newestFirst(left: SeenCheckpoint, right: SeenCheckpoint): number {
+  const times = right.metadata.createdAt.localeCompare(left.metadata.createdAt);
+  return times === 0 ? left.checkpointId.localeCompare(right.checkpointId) : times;
+}

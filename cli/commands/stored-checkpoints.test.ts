@@ -1,0 +1,313 @@
+/* ls, inspect and rm against a real directory of checkpoints and a real store in a directory. */
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import { takeLease } from '../../engine/restore-operation.ts';
+import { openBackend } from '../../store/backend/open.ts';
+import { describeCheckpoint } from '../../store/describe.ts';
+import { acquireLease } from '../../store/lease.ts';
+import { publishManifest } from '../../store/publish.ts';
+import { createFakeCli } from '../../test/harness/fake-cli.ts';
+import type { FakeCli } from '../../test/harness/fake-cli.ts';
+import { createCliOp } from '../cli-op.ts';
+import { run } from '../program.ts';
+
+const op = createCliOp(() => undefined);
+const OPERATION = '0123456789abcdef0123456789abcdef';
+let root: string;
+let storeUrl: string;
+
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), 'kybernate-ls-'));
+  storeUrl = `file://${join(root, 'store')}`;
+});
+afterEach(async () => {
+  await rm(root, { recursive: true });
+});
+
+function cliHere(env: Record<string, string | undefined> = {}): FakeCli {
+  return createFakeCli({
+    env: {
+      KYBERNATE_STATE_DIR: join(root, 'state'),
+      KYBERNATE_RUN_DIR: join(root, 'run'),
+      KYBERNATE_STORE: storeUrl,
+      ...env,
+    },
+  });
+}
+
+function localDir(id: string): string {
+  return join(root, 'state/checkpoints', `checkpoint-${id}`);
+}
+
+/** A committed checkpoint on this node. */
+async function commit(id: string, fields: { createdAt?: string; pending?: boolean } = {}): Promise<void> {
+  const dir = localDir(id);
+  await mkdir(join(dir, 'criu'), { recursive: true });
+  await writeFile(join(dir, 'config.json'), '{}');
+  await writeFile(join(dir, 'criu/inventory.img'), `images of ${id} `.repeat(1000));
+  const manifest = await describeCheckpoint(dir, op);
+  await writeFile(join(dir, 'manifest.json'), `${JSON.stringify(manifest)}\n`);
+  const metadata = metadataOf(id, fields.createdAt ?? '2026-03-01T09:30:00.000Z', manifest.merkleRoot);
+  await writeFile(join(dir, 'metadata.json'), JSON.stringify(metadata));
+  if (fields.pending === true) {
+    await writeFile(join(dir, 'upload.pending'), '');
+  }
+}
+
+async function publish(id: string): Promise<void> {
+  const backend = await openBackend(storeUrl);
+  await publishManifest({ checkpointId: id, dir: localDir(id), backend, op });
+  await backend.close();
+}
+
+function metadataOf(id: string, createdAt: string, merkleRoot: string): Metadata {
+  return {
+    version: 1,
+    checkpointId: id,
+    createdAt,
+    labels: { team: 'search' },
+    container: { id: 'redis', namespace: 'default', runtime: 'io.containerd.runc.v2', labels: {} },
+    node: {
+      name: 'node-a',
+      hostname: 'node-a',
+      kernel: '6.18.0',
+      arch: 'x86_64',
+      cpuModel: 'a processor',
+      cpuFlags: [],
+      cgroupVersion: 1,
+      criuVersion: '4.2.1',
+      runcVersion: '1.5.2',
+      containerdVersion: '2.4.2',
+    },
+    capture: {
+      engine: 'runc',
+      method: 'criu',
+      tcp: 'keep',
+      after: 'resume',
+      criuOptions: [{ option: 'tcp-established', reason: '1 established connection' }],
+      phases: { freezeMs: 41.3, totalMs: 400, unaccountedMs: 1, parts: {} },
+    },
+    processes: [{ hostPid: 4711, nsPid: 1, parentHostPid: 4700, command: 'redis-server', threads: 6 }],
+    gpuProcesses: [],
+    stdio: { terminal: false, stdin: 'null', stdout: 'file', stderr: 'file' },
+    mounts: [{ destination: '/data', type: 'bind', source: '/srv/data', options: [], captured: false }],
+    rootfs: { method: 'overlay', deletedFiles: 0 },
+    sizes: { totalBytes: 13_841_203, imageBytes: 13_631_488, rootfsBytes: 209_715 },
+    merkleRoot,
+    warnings: [],
+  };
+}
+
+describe('ls', () => {
+  it('shows both places as one list, newest first', async () => {
+    await commit('a-local', { createdAt: '2026-03-01T09:30:00.000Z' });
+    await commit('b-pending', { createdAt: '2026-03-03T09:30:00.000Z', pending: true });
+    await commit('c-both', { createdAt: '2026-03-02T09:30:00.000Z' });
+    await publish('c-both');
+    await commit('d-remote', { createdAt: '2026-03-04T09:30:00.000Z' });
+    await publish('d-remote');
+    await rm(localDir('d-remote'), { recursive: true });
+    const fake = cliHere();
+
+    expect(await run(['ls'], fake.cli)).toBe(0);
+
+    expect(fake.stdout())
+      .toBe(`CHECKPOINT  CONTAINER      NODE    CREATED (UTC)            SIZE  DURABILITY  HERE  LABELS
+d-remote    default/redis  node-a  2026-03-04 09:30:00  13.2 MiB  remote      no    team=search
+b-pending   default/redis  node-a  2026-03-03 09:30:00  13.2 MiB  pending     yes   team=search
+c-both      default/redis  node-a  2026-03-02 09:30:00  13.2 MiB  remote      yes   team=search
+a-local     default/redis  node-a  2026-03-01 09:30:00  13.2 MiB  local       yes   team=search
+`);
+    expect(fake.stderr()).toBe('');
+  });
+
+  it('shows the same as JSON', async () => {
+    await commit('one');
+    await publish('one');
+    const fake = cliHere();
+
+    expect(await run(['ls', '--json'], fake.cli)).toBe(0);
+
+    expect(JSON.parse(fake.stdout())).toEqual({
+      checkpoints: [
+        {
+          checkpointId: 'one',
+          container: { namespace: 'default', id: 'redis' },
+          node: 'node-a',
+          createdAt: '2026-03-01T09:30:00.000Z',
+          totalBytes: 13_841_203,
+          durability: 'remote',
+          labels: { team: 'search' },
+          localPath: localDir('one'),
+          remote: `${storeUrl}/checkpoints/one/manifest.json`,
+        },
+      ],
+      problems: [],
+    });
+  });
+
+  it('lists nothing half-made, and says what is damaged', async () => {
+    await commit('whole');
+    await commit('half');
+    await rm(join(localDir('half'), 'metadata.json'));
+    await commit('damaged');
+    await writeFile(join(localDir('damaged'), 'metadata.json'), '{');
+    const fake = cliHere();
+
+    expect(await run(['ls', '--json'], fake.cli)).toBe(0);
+
+    const { checkpoints, problems } = JSON.parse(fake.stdout()) as {
+      checkpoints: Array<{ checkpointId: string }>;
+      problems: string[];
+    };
+    expect(checkpoints.map((row) => row.checkpointId)).toEqual(['whole']);
+    expect(problems).toEqual([expect.stringMatching(/^damaged on this node: .*damaged/)]);
+  });
+
+  it('is empty on a fresh node, and says that no store is configured', async () => {
+    const fake = cliHere({ KYBERNATE_STORE: undefined });
+
+    expect(await run(['ls'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toBe('no checkpoints\n');
+    expect(fake.stderr()).toContain('no store is configured');
+  });
+
+  it('refuses a store address that is none', async () => {
+    expect(await run(['ls', '--store', '/srv/store'], cliHere().cli)).toBe(2);
+  });
+});
+
+describe('inspect', () => {
+  it('shows a summary', async () => {
+    await commit('one');
+    const fake = cliHere({ KYBERNATE_STORE: undefined });
+
+    expect(await run(['inspect', 'one', '--files'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toMatch(/^checkpoint +one\n/);
+    expect(fake.stdout()).toMatch(/\ncapture +engine runc, method criu, tcp keep, after: resume\n/);
+    expect(fake.stdout()).toMatch(/\nnot captured +\/data \(bind from \/srv\/data\)\n/);
+    expect(fake.stdout()).toMatch(/\n +1 +4711 +4700 +6 +no +redis-server\n/);
+    expect(fake.stdout()).toMatch(/\n +13\.7 KiB {2}criu\/inventory\.img\n/);
+  });
+
+  it('reads metadata and files from the store when the node has none', async () => {
+    await commit('one');
+    await publish('one');
+    await rm(localDir('one'), { recursive: true });
+    const fake = cliHere();
+
+    expect(await run(['inspect', 'one', '--files', '--json'], fake.cli)).toBe(0);
+
+    expect(JSON.parse(fake.stdout())).toMatchObject({
+      metadata: { checkpointId: 'one' },
+      durability: 'remote',
+      remote: `${storeUrl}/checkpoints/one/manifest.json`,
+      files: [
+        { path: 'config.json', bytes: 2 },
+        { path: 'criu/inventory.img', bytes: 14_000 },
+      ],
+    });
+  });
+
+  it('ends with 5 for an id that is nowhere', async () => {
+    const fake = cliHere();
+
+    expect(await run(['inspect', 'none', '--json'], fake.cli)).toBe(5);
+
+    expect(JSON.parse(fake.stdout())).toMatchObject({ error: { type: 'CheckpointNotFound' } });
+  });
+
+  it('refuses an id that could leave the directory', async () => {
+    expect(await run(['inspect', '../x'], cliHere().cli)).toBe(2);
+  });
+});
+
+describe('rm', () => {
+  async function places(id: string): Promise<{ local: boolean; store: boolean }> {
+    const backend = await openBackend(storeUrl);
+    const store = (await backend.head(`checkpoints/${id}/manifest.json`)) !== undefined;
+    await backend.close();
+    const names = await readdir(join(root, 'state/checkpoints'));
+    return { local: names.includes(`checkpoint-${id}`), store };
+  }
+
+  it.each<[string, string[], { local: boolean; store: boolean }]>([
+    ['from both places', [], { local: false, store: false }],
+    ['only from this node', ['--local'], { local: false, store: true }],
+    ['only from the store', ['--store'], { local: true, store: false }],
+    ['from both when both are named', ['--local', '--store'], { local: false, store: false }],
+  ])('removes %s', async (_, flags, left) => {
+    await commit('one');
+    await publish('one');
+
+    expect(await run(['rm', 'one', ...flags], cliHere().cli)).toBe(0);
+
+    expect(await places('one')).toEqual(left);
+  });
+
+  it('removes several, and says what is gone when one is not there', async () => {
+    await commit('one');
+    const fake = cliHere();
+
+    expect(await run(['rm', 'one', 'none'], fake.cli)).toBe(5);
+
+    expect(fake.stderr()).toContain('removed one from this node\n');
+    expect(fake.stderr()).toContain('no checkpoint none');
+  });
+
+  it('removes nothing when an id is malformed', async () => {
+    await commit('one');
+
+    expect(await run(['rm', 'one', '../x'], cliHere().cli)).toBe(2);
+
+    expect(await places('one')).toMatchObject({ local: true });
+  });
+
+  it.each<[string, () => Promise<void>]>([
+    [
+      'a restore on this node uses it',
+      async () => takeLease({ runDir: join(root, 'run'), stateDir: root }, 'one', OPERATION),
+    ],
+    ['its upload is pending', () => writeFile(join(localDir('one'), 'upload.pending'), '')],
+    [
+      'somebody reads it from the store',
+      async () => {
+        const backend = await openBackend(storeUrl);
+        (await acquireLease(backend, { id: 'read-x', purpose: 'read', checkpointId: 'one' }, op)).stop();
+        await backend.close();
+      },
+    ],
+  ])('refuses while %s, and leaves the local copy', async (_, use) => {
+    await commit('one');
+    await use();
+    const fake = cliHere();
+
+    expect(await run(['rm', 'one', '--json'], fake.cli)).toBe(67);
+
+    expect(JSON.parse(fake.stdout())).toMatchObject({ error: { type: 'CheckpointInUse' } });
+    expect(await readdir(join(root, 'state/checkpoints'))).toEqual(['checkpoint-one']);
+  });
+
+  it('removes with --force what is in use', async () => {
+    await commit('one', { pending: true });
+    takeLease({ runDir: join(root, 'run'), stateDir: root }, 'one', OPERATION);
+
+    expect(await run(['rm', 'one', '--force'], cliHere().cli)).toBe(0);
+
+    expect(await places('one')).toEqual({ local: false, store: false });
+  });
+
+  it('takes away what an interrupted removal left', async () => {
+    await commit('one');
+    await mkdir(join(root, 'state/checkpoints/removing-one/criu'), { recursive: true });
+
+    expect(await run(['rm', 'one'], cliHere().cli)).toBe(0);
+
+    expect(await readdir(join(root, 'state/checkpoints'))).toEqual([]);
+  });
+});
