@@ -4,7 +4,7 @@ import type { ContainerRecord, TaskRecord } from '../native/containerd/container
 import { openFds } from '../native/proc/fds.ts';
 import { mountAt, readMounts } from '../native/proc/mounts.ts';
 import { namespaceInode } from '../native/proc/ns.ts';
-import type { ContainerFacts, ContainerId, MountFacts } from './inspect.ts';
+import type { ContainerFacts, ContainerId, MountFacts } from './container-facts.ts';
 import type { NodeDeps } from './node-deps.ts';
 
 /** Labels that the CRI plug-in sets; sources: kubelet's pkg/kubelet/types/labels.go, containerd's internal/cri/labels. */

@@ -7,10 +7,11 @@ import { KybernateError } from '../core/errors.ts';
 import { parseSpec } from '../core/oci/spec.ts';
 import type { ContainerRecord, TaskRecord, TaskStatus } from '../native/containerd/containerd.ts';
 import { runcRoot } from '../native/containerd/runc-options.ts';
-import { cgroupPids, freezerCgroup, type CgroupDir } from '../native/proc/cgroup.ts';
+import { cgroupPids, freezerCgroup } from '../native/proc/cgroup.ts';
 import { namespaceInode } from '../native/proc/ns.ts';
 import { processTree, readProcess, type ProcessInfo } from '../native/proc/tree.ts';
 import { readRuncState } from '../native/runc/runc.ts';
+import type { ContainerFacts, ContainerId, ProcessFacts } from './container-facts.ts';
 import {
   CRI_KIND,
   imageOf,
@@ -25,66 +26,7 @@ import {
 } from './inspect-parts.ts';
 import type { NodeDeps } from './node-deps.ts';
 
-export interface ContainerId {
-  readonly namespace: string;
-  readonly id: string;
-}
-
-export interface MountFacts {
-  readonly destination: string;
-  readonly type: string;
-  readonly source: string;
-  readonly options: readonly string[];
-  /** false: its content comes from outside (a bind mount) and is not in the checkpoint */
-  readonly captured: boolean;
-}
-
-export interface ProcessFacts extends ProcessInfo {
-  /** joined the container by exec: no descendant of init, so CRIU does not dump it and a restore does not have it */
-  readonly entered: boolean;
-}
-
-export interface ContainerFacts {
-  readonly ref: ContainerId;
-  readonly record: ContainerRecord;
-  readonly initHostPid: number;
-  readonly initStartTime: number;
-  /** root first */
-  readonly processes: readonly ProcessFacts[];
-  readonly freezer: CgroupDir;
-  /** processes in the container's cgroup that live in another pid namespace, outside of the container */
-  readonly foreignHostPids: readonly number[];
-  /** runc's `--root` for this container */
-  readonly runcRoot: string;
-  /** absent when runc does not know the container */
-  readonly bundle?: string;
-  readonly networkNamespace: {
-    readonly inode: number;
-    /** made for this container alone; false for the host's and for one that it joined (a pod's) */
-    readonly private: boolean;
-    readonly kind: 'host' | 'own' | 'joined';
-    /** of the one that it joined */
-    readonly path?: string;
-  };
-  readonly stdio: {
-    readonly terminal: boolean;
-    readonly stdin: string;
-    readonly stdout: string;
-    readonly stderr: string;
-  };
-  readonly mounts: readonly MountFacts[];
-  /** upper directory of the root overlay; absent for other file systems */
-  readonly upperDir?: string;
-  /** chain id of the image's top layer */
-  readonly snapshotParent?: string;
-  readonly image?: { readonly ref: string; readonly digest: string };
-  readonly pod?: {
-    readonly namespace: string;
-    readonly name: string;
-    readonly uid?: string;
-    readonly container: string;
-  };
-}
+export type { ContainerFacts, ContainerId, MountFacts, ProcessFacts } from './container-facts.ts';
 
 /**
  * Which container is meant. A restarted container of a pod leaves its forerunners' records behind: the one that runs

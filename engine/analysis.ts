@@ -1,0 +1,280 @@
+/*
+ * What the processes of a container hold decides how CRIU is called: as few options as possible, each with its reason,
+ * and every reason why it cannot be called at all, before anything is touched.
+ */
+import type { Connection } from '../native/net/nft.ts';
+import { ownedSockets } from '../native/net/socket-kinds.ts';
+import { unixPeers } from '../native/net/unix-peers.ts';
+import type { CriuConfigOption } from '../native/criu/config-file.ts';
+import { criuConfigText } from '../native/criu/config-file.ts';
+import { dumpableBytes } from '../native/proc/maps.ts';
+import { tcpSockets, type TcpSocket } from '../native/proc/sockets.ts';
+import { surveyProcess, type ProcessSurvey } from './analysis-process.ts';
+import { unixFindings } from './analysis-unix.ts';
+import type { ContainerFacts } from './container-facts.ts';
+import type { NodeDeps } from './node-deps.ts';
+
+export interface AnalysisRequest {
+  readonly engine: 'runc' | 'containerd';
+  readonly tcp: 'keep' | 'close';
+  readonly after: 'resume' | 'hold' | 'stop';
+}
+
+export interface ChosenOption {
+  /** as in CRIU's own words, with its value: `tcp-established`, `ghost-limit 4194304` */
+  readonly option: string;
+  readonly reason: string;
+}
+
+export interface Analysis {
+  readonly options: readonly ChosenOption[];
+  /** those that runc must be told: what it sends to CRIU overrules the configuration file */
+  readonly runcFlags: readonly string[];
+  /** lines of the file that CRIU_CONFIG_FILE names */
+  readonly criuConfig: readonly string[];
+  /** CRIU will make `link_remap.*` files, which the diff of the rw layer must take in the post-dump script */
+  readonly linkRemap: boolean;
+  /** connections whose state is dumped */
+  readonly establishedTcp: readonly Connection[];
+  /** network lock that CRIU will use */
+  readonly networkLock: 'nftables' | 'skip';
+  readonly gpuProcesses: ReadonlyArray<{ readonly hostPid: number; readonly nsPid: number; readonly command: string }>;
+  /** memory, rw layer and tmpfs of the tree: what the checkpoint will take, roughly, before any compression */
+  readonly estimatedBytes: number;
+  readonly warnings: readonly string[];
+  /** why CRIU cannot dump this container, each with its fix; empty when it can */
+  readonly refusals: readonly string[];
+}
+
+/** Room for CRIU's metadata and the archive's headers. */
+const FIXED_BYTES = 16 * 1024 * 1024;
+/** What CRIU takes of one deleted file without the option. Source: criu/include/cr_options.h. */
+const DEFAULT_GHOST_LIMIT = 1024 * 1024;
+/** Room for a file that is written to until the freeze. */
+const GHOST_GROWTH = 1.5;
+/** States that CRIU dumps only with tcp-established or tcp-close. Source: criu/sk-inet.c, can_dump_inet_sk. */
+const CONNECTED: ReadonlySet<TcpSocket['state']> = new Set([
+  'established',
+  'fin-wait-1',
+  'fin-wait-2',
+  'close-wait',
+  'last-ack',
+  'closing',
+  'syn-sent',
+]);
+
+class Choice {
+  readonly options: ChosenOption[] = [];
+  readonly runcFlags: string[] = [];
+  readonly config: CriuConfigOption[] = [];
+
+  flag(option: string, reason: string, value?: string): void {
+    this.options.push({ option: value === undefined ? option : `${option} ${value}`, reason });
+    this.runcFlags.push(`--${option}`, ...(value === undefined ? [] : [value]));
+  }
+
+  configure(option: string, reason: string, value?: string): void {
+    this.options.push({ option: value === undefined ? option : `${option} ${value}`, reason });
+    this.config.push({ option, ...(value === undefined ? {} : { value }) });
+  }
+}
+
+/** Reads only; the workload runs on. What it finds may change until the freeze: CRIU has the last word. */
+export async function analyzeContainer(
+  deps: Pick<NodeDeps, 'run'>,
+  facts: ContainerFacts,
+  request: AnalysisRequest,
+): Promise<Analysis> {
+  const tree = facts.processes.filter((process) => !process.entered);
+  const surveys = tree.map((process) => surveyProcess(process));
+  const choice = new Choice();
+  const warnings: string[] = [];
+  const refusals = [...surveys.flatMap((survey) => survey.refusals), ...containerRefusals(facts, request)];
+
+  choice.flag('manage-cgroups-mode', 'the cgroup of a restored container is made by its runtime', 'ignore');
+  const tcp = chooseTcp(facts, request, choice, warnings);
+  await chooseUnix(deps, facts, surveys, { choice, warnings, refusals });
+  const linkRemap = chooseFiles(facts, surveys, choice, refusals);
+  chooseTerminal(facts, tree, choice);
+  refusals.push(...engineRefusals(request, choice, linkRemap));
+  warnings.push(...containerWarnings(facts));
+  return {
+    options: choice.options,
+    runcFlags: choice.runcFlags,
+    criuConfig: criuConfigText(choice.config)
+      .split('\n')
+      .filter((line) => line !== ''),
+    linkRemap,
+    ...tcp,
+    gpuProcesses: surveys
+      .filter((survey) => survey.usesGpu)
+      .map(({ process }) => ({ hostPid: process.hostPid, nsPid: process.nsPid, command: process.command })),
+    estimatedBytes: await estimateBytes(deps, facts),
+    warnings,
+    refusals,
+  };
+}
+
+function chooseTcp(
+  facts: ContainerFacts,
+  request: AnalysisRequest,
+  choice: Choice,
+  warnings: string[],
+): Pick<Analysis, 'establishedTcp' | 'networkLock'> {
+  const owned = new Set(
+    facts.processes.flatMap((process) => ownedSockets(process.hostPid).map((socket) => socket.inode)),
+  );
+  const sockets = tcpSockets(facts.initHostPid).filter((socket) => owned.has(socket.inode));
+  const connected = sockets.filter((socket) => CONNECTED.has(socket.state));
+  const listening = sockets.filter((socket) => socket.state === 'listen');
+  // With keep the option is given even when nothing is connected now: a client may come before the freeze.
+  const mayConnect = sockets.length > 0;
+  if (mayConnect && request.tcp === 'close') {
+    choice.configure('tcp-close', `tcp: close was asked; ${connected.length} connections come back closed`);
+  } else if (mayConnect) {
+    choice.flag(
+      'tcp-established',
+      `${connected.length} established TCP connections, ${listening.length} listening sockets`,
+    );
+  }
+  if (listening.length > 0) {
+    choice.flag(
+      'tcp-skip-in-flight',
+      'a client that connects during the dump tries again, instead of failing the dump',
+    );
+  }
+  const networkLock = mayConnect && request.tcp === 'keep' ? 'nftables' : 'skip';
+  choice.configure(
+    'network-lock',
+    networkLock === 'skip' ? 'no TCP state is dumped' : 'no packet may change a connection while it is dumped',
+    networkLock,
+  );
+  if (request.tcp === 'keep' && request.after === 'stop' && connected.length > 0 && facts.networkNamespace.private) {
+    warnings.push('the network namespace ends with the container: its connections cannot be restored, peers reconnect');
+  }
+  const establishedTcp = request.tcp === 'close' ? [] : connected.map(({ local, remote }) => ({ local, remote }));
+  return { establishedTcp, networkLock };
+}
+
+async function chooseUnix(
+  deps: Pick<NodeDeps, 'run'>,
+  facts: ContainerFacts,
+  surveys: readonly ProcessSurvey[],
+  out: { readonly choice: Choice; readonly warnings: string[]; readonly refusals: string[] },
+): Promise<void> {
+  const inodes = new Map(
+    surveys.flatMap(({ process, sockets }) =>
+      sockets.filter((socket) => socket.name === 'unix').map((socket) => [socket.inode, process] as const),
+    ),
+  );
+  if (inodes.size === 0) {
+    return;
+  }
+  const peers = await unixPeers(deps.run, facts.initHostPid);
+  if (peers === undefined) {
+    out.warnings.push('ss (package iproute2) is not installed: unix connections to the outside were not looked for');
+    return;
+  }
+  const findings = unixFindings(inodes, peers);
+  out.refusals.push(...findings.refusals);
+  if (findings.externalDatagram !== undefined) {
+    out.choice.flag('ext-unix-sk', findings.externalDatagram);
+  }
+}
+
+function chooseFiles(
+  facts: ContainerFacts,
+  surveys: readonly ProcessSurvey[],
+  choice: Choice,
+  refusals: string[],
+): boolean {
+  const deleted = surveys.flatMap((survey) => survey.deletedFiles);
+  const linked = deleted.find((file) => file.links > 0);
+  if (linked !== undefined) {
+    choice.flag('link-remap', `${linked.path} is open, has lost its name and exists under another one`);
+    if (facts.upperDir === undefined) {
+      refusals.push(
+        `${linked.path} is open without its name: the snapshotter ${facts.record.snapshotter} has no directory in which ` +
+          'CRIU could keep it; close the file or use the overlayfs snapshotter',
+      );
+    }
+  }
+  const largest = Math.max(0, ...deleted.map((file) => file.bytes));
+  if (largest * GHOST_GROWTH > DEFAULT_GHOST_LIMIT) {
+    const limit = Math.ceil((largest * GHOST_GROWTH) / 4096) * 4096;
+    choice.configure('ghost-limit', `a deleted file of ${largest} bytes is still open`, String(limit));
+  }
+  const locks = surveys.reduce((sum, survey) => sum + survey.locks, 0);
+  if (locks > 0) {
+    choice.flag('file-locks', `${locks} file locks are held`);
+  }
+  return linked !== undefined;
+}
+
+function chooseTerminal(
+  facts: ContainerFacts,
+  tree: ReadonlyArray<{ readonly hostPid: number; readonly sessionHostPid: number; readonly command: string }>,
+  choice: Choice,
+): void {
+  const inside = new Set(tree.map((process) => process.hostPid));
+  const led = tree.find((process) => process.sessionHostPid !== 0 && !inside.has(process.sessionHostPid));
+  if (facts.stdio.terminal) {
+    choice.flag('shell-job', 'the terminal of the container is held from outside');
+  } else if (led !== undefined) {
+    choice.flag('shell-job', `the session of ${led.command} (${led.hostPid}) is led from outside`);
+  }
+}
+
+function containerRefusals(facts: ContainerFacts, request: AnalysisRequest): string[] {
+  const refusals: string[] = [];
+  if (request.engine === 'runc' && facts.bundle === undefined) {
+    refusals.push(
+      `runc does not know the container below ${facts.runcRoot} (runtime ${facts.record.runtime.name}): ` +
+        'use engine "containerd", or a runc runtime',
+    );
+  }
+  if (facts.foreignHostPids.length > 0) {
+    refusals.push(
+      `its cgroup ${facts.freezer.path} also holds processes of others (${facts.foreignHostPids.slice(0, 5).join(', ')}), ` +
+        'which a freeze would stop: give the container a cgroup of its own',
+    );
+  }
+  return refusals;
+}
+
+/** containerd passes four flags on and no configuration. */
+function engineRefusals(request: AnalysisRequest, choice: Choice, linkRemap: boolean): string[] {
+  if (request.engine === 'runc') {
+    return [];
+  }
+  const needed = choice.config.filter(({ option }) => option === 'ghost-limit' || option === 'tcp-close');
+  const missing = [...(linkRemap ? ['link-remap'] : []), ...needed.map(({ option }) => option)];
+  return missing.map((option) => `the engine "containerd" cannot pass ${option} to CRIU: use engine "runc"`);
+}
+
+function containerWarnings(facts: ContainerFacts): string[] {
+  const entered = facts.processes.filter((process) => process.entered);
+  return entered.map(
+    (process) =>
+      `process ${process.hostPid} (${process.command}) came in by exec: it runs on, but is not part of the checkpoint`,
+  );
+}
+
+async function estimateBytes(deps: Pick<NodeDeps, 'run'>, facts: ContainerFacts): Promise<number> {
+  const memory = facts.processes.reduce((sum, process) => sum + dumpableBytes(process.hostPid), 0);
+  const dirs = facts.upperDir === undefined ? [] : [facts.upperDir];
+  const inside = facts.mounts
+    .filter((mount) => mount.captured && mount.type === 'tmpfs')
+    .map((mount) => `/proc/${facts.initHostPid}/root${mount.destination}`);
+  return FIXED_BYTES + memory + (await diskUsage(deps, [...dirs, ...inside]));
+}
+
+async function diskUsage(deps: Pick<NodeDeps, 'run'>, dirs: readonly string[]): Promise<number> {
+  if (dirs.length === 0) {
+    return 0;
+  }
+  const args = ['--summarize', '--total', '--one-file-system', '--block-size=1', '--', ...dirs];
+  // a file that goes while du looks makes its exit code 1; the total stands
+  const result = await deps.run('du', args, { timeoutMs: 60_000 });
+  return Number(/^(\d+)\ttotal$/m.exec(result.stdout)?.[1] ?? 0);
+}
