@@ -15,6 +15,9 @@ export async function forEachLimit<Item>(
   try {
     for await (const item of items) {
       signal.throwIfAborted();
+      if (failures.length > 0) {
+        break;
+      }
       const call = act(item)
         .catch((error: unknown) => {
           failures.push(error);
@@ -23,9 +26,6 @@ export async function forEachLimit<Item>(
       running.add(call);
       if (running.size >= limit) {
         await Promise.race(running);
-      }
-      if (failures.length > 0) {
-        break;
       }
     }
   } finally {

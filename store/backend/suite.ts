@@ -5,7 +5,7 @@ import type { Backend, ObjectInfo } from './backend.ts';
 export interface BackendFixture {
   readonly backend: Backend;
   /** makes something half-made, as a writer that dies would leave it */
-  leaveHalfMade(): Promise<void>;
+  readonly leaveHalfMade: () => Promise<void>;
   /** an open backend on a place that does not exist (bucket, directory) */
   readonly missingPlace: Backend;
   /** its error */
@@ -134,52 +134,60 @@ export function describeBackend(name: string, open: () => Promise<BackendFixture
       await backend.delete('big/a');
     });
 
-    it.each(['', '/a', 'a/', 'a//b', '../a', 'a/../b', '.hidden', 'a/.b', 'A', 'a b', 'a\0b'])(
-      'refuses the key %j',
-      async (key) => {
-        await expect(backend.put(key, text('x'))).rejects.toMatchObject({ type: 'InvalidInput' });
-        await expect(backend.get(key)).rejects.toMatchObject({ type: 'InvalidInput' });
-      },
+    describeRefusals(() => fixture);
+  });
+}
+
+/** What a backend does not do: foreign keys, cancelled calls, half-made objects, absent places. */
+function describeRefusals(fixtureOf: () => BackendFixture): void {
+  it.each(['', '/a', 'a/', 'a//b', '../a', 'a/../b', '.hidden', 'a/.b', 'A', 'a b', 'a\0b'])(
+    'refuses the key %j',
+    async (key) => {
+      const { backend } = fixtureOf();
+      await expect(backend.put(key, text('x'))).rejects.toMatchObject({ type: 'InvalidInput' });
+      await expect(backend.get(key)).rejects.toMatchObject({ type: 'InvalidInput' });
+    },
+  );
+
+  it('ends with the reason of the signal when it is cancelled', async () => {
+    const { backend } = fixtureOf();
+    const reason = new Error('cancelled by the test');
+    const before = AbortSignal.abort(reason);
+    await expect(backend.get('put/a', { signal: before })).rejects.toBe(reason);
+    await expect(backend.put('cancel/a', text('x'), { signal: before })).rejects.toBe(reason);
+    await expect(keysOf(backend.list('pages/', { signal: before }))).rejects.toBe(reason);
+
+    const during = new AbortController();
+    const put = backend.put('cancel/b', new Uint8Array(64 * 2 ** 20), { signal: during.signal });
+    during.abort(reason);
+    const outcome = await put.then(
+      () => 'written',
+      (error: unknown) => error,
     );
 
-    it('ends with the reason of the signal when it is cancelled', async () => {
-      const reason = new Error('cancelled by the test');
-      const before = AbortSignal.abort(reason);
-      await expect(backend.get('put/a', { signal: before })).rejects.toBe(reason);
-      await expect(backend.put('cancel/a', text('x'), { signal: before })).rejects.toBe(reason);
-      await expect(keysOf(backend.list('pages/', { signal: before }))).rejects.toBe(reason);
+    expect(['written', reason]).toContain(outcome);
+    const size = (await backend.head('cancel/b'))?.bytes;
+    expect([undefined, 64 * 2 ** 20]).toContain(size);
+  });
 
-      const during = new AbortController();
-      const put = backend.put('cancel/b', new Uint8Array(64 * 2 ** 20), { signal: during.signal });
-      during.abort(reason);
-      const outcome = await put.then(
-        () => 'written',
-        (error: unknown) => error,
-      );
+  it('sweeps what a dead writer left, and no object', async () => {
+    const { backend, leaveHalfMade } = fixtureOf();
+    await backend.put('sweep/a', text('x'));
+    await leaveHalfMade();
 
-      expect(['written', reason]).toContain(outcome);
-      const size = (await backend.head('cancel/b'))?.bytes;
-      expect([undefined, 64 * 2 ** 20]).toContain(size);
-    });
+    expect(await backend.sweep(3_600_000)).toBe(0);
+    expect(await backend.sweep(-60_000)).toBe(1);
+    expect(await backend.sweep(-60_000)).toBe(0);
+    expect(await backend.get('sweep/a')).toEqual(text('x'));
+  });
 
-    it('sweeps what a dead writer left, and no object', async () => {
-      await backend.put('sweep/a', text('x'));
-      await fixture.leaveHalfMade();
+  it('never says absent of a place that is not there', async () => {
+    const { missingPlace, missingPlaceError } = fixtureOf();
+    const failure = { type: missingPlaceError };
 
-      expect(await backend.sweep(3_600_000)).toBe(0);
-      expect(await backend.sweep(-60_000)).toBe(1);
-      expect(await backend.sweep(-60_000)).toBe(0);
-      expect(await backend.get('sweep/a')).toEqual(text('x'));
-    });
-
-    it('never says absent of a place that is not there', async () => {
-      const { missingPlace, missingPlaceError } = fixture;
-      const failure = { type: missingPlaceError };
-
-      await expect(missingPlace.get('a')).rejects.toMatchObject(failure);
-      await expect(missingPlace.head('a')).rejects.toMatchObject(failure);
-      await expect(missingPlace.delete('a')).rejects.toMatchObject(failure);
-      await expect(keysOf(missingPlace.list('a/'))).rejects.toMatchObject(failure);
-    });
+    await expect(missingPlace.get('a')).rejects.toMatchObject(failure);
+    await expect(missingPlace.head('a')).rejects.toMatchObject(failure);
+    await expect(missingPlace.delete('a')).rejects.toMatchObject(failure);
+    await expect(keysOf(missingPlace.list('a/'))).rejects.toMatchObject(failure);
   });
 }

@@ -1,0 +1,128 @@
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { METADATA_FILE } from '../core/checkpoint/file-names.ts';
+import type { Manifest } from '../core/checkpoint/manifest.ts';
+import { KybernateError } from '../core/errors.ts';
+import { watch } from '../test/harness/backends.ts';
+import { makeCheckpoint, sampleFiles, sampleMetadata, testOp } from '../test/harness/checkpoint-dir.ts';
+import type { Backend } from './backend/backend.ts';
+import { openLocalBackend } from './backend/local.ts';
+import { getManifest, listCheckpoints } from './catalog.ts';
+import { publishManifest } from './publish.ts';
+import { uploadCheckpoint } from './upload.ts';
+
+let root = '';
+let dir = '';
+let backend: Backend;
+let manifest: Manifest;
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), 'kybernate-publish-'));
+  dir = join(root, 'checkpoint-ck-1');
+  backend = await openLocalBackend(join(root, 'store'));
+  manifest = await makeCheckpoint(dir, 'ck-1');
+});
+afterEach(() => rm(root, { recursive: true, force: true }));
+
+describe('publishManifest', () => {
+  it('makes the checkpoint visible and removes the marks on the node and the lease', async () => {
+    const { packs } = await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+    expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
+
+    const published = await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+
+    expect(published).toEqual({ remote: `${backend.url}/checkpoints/ck-1/manifest.json`, created: true });
+    const remote = await getManifest(backend, 'ck-1');
+    expect(remote.manifest).toMatchObject({ merkleRoot: manifest.merkleRoot, packs, totalBytes: manifest.totalBytes });
+    expect(remote.metadata).toEqual(sampleMetadata('ck-1', manifest));
+    expect((await readdir(dir)).filter((name) => name.startsWith('upload'))).toEqual([]);
+    expect(await readdir(join(root, 'store/leases'))).toEqual([]);
+  });
+
+  it('succeeds again when the same checkpoint is there', async () => {
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+    await writeFile(join(dir, 'upload.pending'), '');
+
+    const again = await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+
+    expect(again.created).toBe(false);
+    expect(await readdir(dir)).not.toContain('upload.pending');
+  });
+
+  it('succeeds when the reply to its own manifest was lost', async () => {
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+    const repeating = watch(backend);
+    // what the SDK does after a lost reply: the second try finds the first one's object
+    repeating.putIfAbsent = async (key, bytes) => {
+      await backend.putIfAbsent(key, bytes);
+      return backend.putIfAbsent(key, bytes);
+    };
+
+    expect(await publishManifest({ checkpointId: 'ck-1', dir, backend: repeating, op: testOp() })).toMatchObject({
+      created: false,
+    });
+  });
+
+  it('refuses to replace another checkpoint of the same id', async () => {
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+    const other = join(root, 'other');
+    const otherManifest = await makeCheckpoint(other, 'ck-1', sampleFiles('other'));
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir: other, manifest: otherManifest, backend, op: testOp() });
+
+    const publication = publishManifest({ checkpointId: 'ck-1', dir: other, backend, op: testOp() });
+
+    await expect(publication).rejects.toMatchObject({ type: 'InvalidInput' });
+    expect((await getManifest(backend, 'ck-1')).manifest.merkleRoot).toBe(manifest.merkleRoot);
+    expect(await readdir(other)).toContain('upload.pending');
+  });
+
+  it.each([
+    ['deleted', async (pack: string) => backend.delete(`packs/${pack}`)],
+    ['condemned', async (pack: string) => backend.put('condemned/x.json', Buffer.from(`{"packs":["${pack}"]}`))],
+  ])('sends a pack again that was %s since the upload', async (_, spoil) => {
+    const { packs } = await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+    await spoil(packs[0]?.[0] ?? '');
+
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+
+    const remote = await getManifest(backend, 'ck-1');
+    expect(remote.manifest.packs).not.toEqual(packs);
+    for (const [id, bytes] of remote.manifest.packs) {
+      expect((await backend.head(`packs/${id}`))?.bytes).toBe(bytes);
+    }
+  });
+
+  it('uploads first when that was not done', async () => {
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+
+    expect((await getManifest(backend, 'ck-1')).manifest.packs).toHaveLength(1);
+  });
+
+  it('publishes nothing when metadata and manifest are not of one checkpoint', async () => {
+    const foreign = { ...sampleMetadata('ck-1', manifest), merkleRoot: 'b'.repeat(64) };
+    await writeFile(join(dir, METADATA_FILE), JSON.stringify(foreign));
+
+    await expect(publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() })).rejects.toMatchObject({
+      type: 'CheckpointCorrupt',
+    });
+    expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
+  });
+
+  it('leaves the mark on the node when the store fails', async () => {
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+    const failing = watch(backend, async ({ name }, proceed) => {
+      if (name === 'putIfAbsent') {
+        throw new KybernateError('StorageUnavailable', 'lost by the test');
+      }
+      return proceed();
+    });
+
+    const publication = publishManifest({ checkpointId: 'ck-1', dir, backend: failing, op: testOp() });
+
+    await expect(publication).rejects.toMatchObject({ type: 'StorageUnavailable' });
+    expect(await readdir(dir)).toEqual(expect.arrayContaining(['upload.pending', 'upload.ledger']));
+  });
+});
