@@ -2,18 +2,22 @@
 /* Entry of the program: the process, its environment and its streams; everything else is below `run`. */
 import type { Cli } from './cli.ts';
 import { readCliConfig } from './config.ts';
+import { withDevDefaults } from './dev/defaults.ts';
 import { run } from './program.ts';
 import { createProcessTerminal } from './terminal.ts';
 
+// Workers take only what they are given; `up` decides for itself.
+const settled = ['worker', 'up', 'down', 'setup'].includes(process.argv[2] ?? '');
+const env = settled ? process.env : withDevDefaults(process.env);
 let exitCode: number | undefined;
 const cli: Cli = {
-  env: process.env,
+  env,
   streams: process,
   terminal: createProcessTerminal(),
-  config: () => readCliConfig(process.env),
+  config: () => readCliConfig(env),
   connect: async () => {
     const { connectOperations } = await import('./connect.ts');
-    return connectOperations(process.env);
+    return connectOperations(env);
   },
   setExitCode: (code) => {
     exitCode = code;

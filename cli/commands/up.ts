@@ -23,8 +23,9 @@ export function addUpCommand(program: Command, cli: Cli): void {
     .summary('start the embedded dev environment')
     .description(
       'Starts a private containerd, a Temporal server with its Web UI and both workers on this machine. Everything ' +
-        'listens on loopback or unix sockets and lies in KYBERNATE_DEV_DIR (default: dev in the cache directory). A ' +
-        'second call starts what has ended and changes nothing else.',
+        'listens on loopback or unix sockets and lies in KYBERNATE_DEV_DIR (default: dev in the cache directory). ' +
+        'While it is up, commands without settings of their own (KYBERNATE_*, TEMPORAL_*) use it. A second call starts ' +
+        'what has ended and changes nothing else.',
     )
     .addOption(new Option('--store <kind>', 'where checkpoints go').choices(['dir', 's3']).default('dir'))
     .option('--images <names>', 'images to import, comma-separated: busybox, redis, python (default: busybox,redis)')
@@ -35,7 +36,7 @@ export function addUpCommand(program: Command, cli: Cli): void {
     examples: [
       ['kybernate up', 'checkpoints go to a directory'],
       ['kybernate up --store s3', 'start a private S3 server too, and use it'],
-      ['eval "$(kybernate up --env)"', 'afterwards ctr, temporal and kybernate in this shell use the environment'],
+      ['eval "$(kybernate up --env)"', 'afterwards ctr and temporal in this shell use it, too'],
       ['kybernate down', 'stop all of it'],
     ],
     exitCodes: exitCodesHelp(['Incompatible']),
@@ -102,7 +103,7 @@ function humanText(environment: DevEnvironment, lines: readonly string[]): strin
   ]);
   return `${parts}
 
-To use it in a shell, eval "$(kybernate up --env)", which is:
+kybernate itself uses it from now on. For ctr and temporal: eval "$(kybernate up --env)", which is:
 ${lines.map((line) => `  ${line}`).join('\n')}
 
 Then, for example:

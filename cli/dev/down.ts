@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Env } from '../setup/programs.ts';
 import { mountsBelow, unmountBelow } from './containerd-traces.ts';
 import { stopContainerd } from './containerd.ts';
+import { removeDevDefaults } from './defaults.ts';
 import { devPaths } from './environment.ts';
 import { withDevLock } from './lock.ts';
 import { readDaemons, stopOwned } from './process.ts';
@@ -48,6 +49,7 @@ export async function down(options: { env: Env; keepData?: boolean }): Promise<D
   }
   const result = await withDevLock(dir, async () => {
     const stopped = readDaemons(dir).map((record) => record.name);
+    removeDevDefaults(dir);
     await stopWorkers(dir);
     await stopContainerd(dir, env);
     await Promise.all([stopTemporal(dir), stopS3(dir)]);

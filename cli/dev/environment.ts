@@ -3,9 +3,10 @@
  * on disk, and one below /run for what must not survive a reboot (journals, locks, the agent's socket).
  */
 import { createHash } from 'node:crypto';
-import { resolve, join } from 'node:path';
+import { join } from 'node:path';
 
-import { cacheDir, type Env, requireProgram } from '../setup/programs.ts';
+import { type Env, requireProgram } from '../setup/programs.ts';
+import { devDir } from './paths.ts';
 import type { Containerd } from './containerd-client.ts';
 import type { S3Server } from './s3.ts';
 import type { TemporalServer } from './temporal.ts';
@@ -22,9 +23,8 @@ export interface DevPaths {
   readonly storeDir: string;
 }
 
-/** KYBERNATE_DEV_DIR, else `<cache>/dev`. */
 export function devPaths(env: Env): DevPaths {
-  const dir = resolve(env['KYBERNATE_DEV_DIR'] || join(cacheDir(env), 'dev'));
+  const dir = devDir(env);
   const key = createHash('sha256').update(dir).digest('hex').slice(0, 8);
   return { dir, runDir: `/run/kybernate-dev-${key}`, stateDir: join(dir, 'node'), storeDir: join(dir, 'store') };
 }

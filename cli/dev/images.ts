@@ -11,7 +11,8 @@ import { pipeline } from 'node:stream/promises';
 
 import { KybernateError } from '../../core/errors.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
-import { cacheDir, type Env } from '../setup/programs.ts';
+import type { Env } from '../setup/programs.ts';
+import { cacheDir } from './paths.ts';
 import type { Containerd } from './containerd-client.ts';
 import { filesBelow, hostFile, planRootfs, type RootfsPlan, withLibraries, writeRootfs } from './rootfs.ts';
 

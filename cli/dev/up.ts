@@ -5,6 +5,7 @@ import { isKybernateError } from '../../core/errors.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
 import { stackDirs } from './containerd-client.ts';
 import { startContainerd } from './containerd.ts';
+import { writeDevDefaults } from './defaults.ts';
 import {
   DEV_NAMESPACE,
   devPaths,
@@ -94,6 +95,7 @@ export async function up(options: UpOptions): Promise<DevEnvironment> {
         }),
       ),
     ]);
+    writeDevDefaults(paths.dir, variables);
     const ctr = requireProgram('ctr', env);
     return { ...servers, paths, node, variables, ctr, programDirs: stackDirs(paths.dir, env) };
   });

@@ -33,7 +33,8 @@ export function parseRows(text: string): Row[] {
     .map((line) => {
       const [name = '', state = '', detail = '', remedy = ''] = line.split('\t');
       const ok = state === 'ok';
-      return { name, ok, detail, remedy, ...(ok && /^\d/.test(detail) ? { version: detail } : {}) };
+      // A bare version says nothing about the place.
+      return ok && /^\d/.test(detail) ? { name, ok, version: detail, detail: 'on PATH', remedy } : { name, ok, detail, remedy };
     });
 }
 

@@ -5,10 +5,10 @@
  */
 import { spawnSync } from 'node:child_process';
 import { accessSync, constants, statSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 
 import { KybernateError } from '../../core/errors.ts';
+import { cacheDir } from '../dev/paths.ts';
 import { findVersion, isAtLeast } from './version.ts';
 
 export type Env = Readonly<Record<string, string | undefined>>;
@@ -62,11 +62,6 @@ export interface FoundProgram {
   /** as printed by a program on PATH, or that of the cache folder; absent when it cannot tell */
   readonly version?: string;
   readonly from: 'path' | 'cache';
-}
-
-/** KYBERNATE_CACHE, else $XDG_CACHE_HOME/kybernate, else ~/.cache/kybernate. */
-export function cacheDir(env: Env): string {
-  return env['KYBERNATE_CACHE'] || join(env['XDG_CACHE_HOME'] || join(env['HOME'] || homedir(), '.cache'), 'kybernate');
 }
 
 /** Folder of one package of programs, whether or not it is there: `<cache>/programs/<package>-<version>`. */

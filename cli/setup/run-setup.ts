@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { KybernateError } from '../../core/errors.ts';
 import type { TextStream } from '../output.ts';
 import { startProgressLine } from './progress-line.ts';
-import { cacheDir, type Env } from './programs.ts';
+import { cacheDir } from '../dev/paths.ts';
+import type { Env } from './programs.ts';
 import type { Check, Step } from './step.ts';
 
 export interface StepResult {

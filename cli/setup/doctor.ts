@@ -1,0 +1,206 @@
+/*
+ * What `kybernate doctor` looks at: the steps of set-up without installing, features of the kernel, the services that
+ * a node uses, and what dead operations left. Every row says what to do when it is not right.
+ */
+import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+
+import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
+import { messageOf } from '../../core/errors.ts';
+import { runnerPid } from '../../engine/attach.ts';
+import { mayBeFrozen, readJournal } from '../../engine/journal.ts';
+import { listOperations, operationPaths } from '../../engine/operation.ts';
+import type { Run } from '../../native/run/run.ts';
+import type { Env } from './programs.ts';
+import { findProgram } from './programs.ts';
+import { setupSteps } from './steps.ts';
+
+export interface Diagnosis {
+  readonly name: string;
+  /** `warn`: works, but somebody should know */
+  readonly state: 'ok' | 'warn' | 'fail';
+  readonly detail: string;
+  /** what to do; with `warn` and `fail` */
+  readonly remedy?: string;
+}
+
+export interface DoctorInput {
+  readonly env: Env;
+  readonly run: Run;
+  readonly runDir: string;
+  readonly stateDir: string;
+  readonly containerdAddress: string;
+  /** `host:port` */
+  readonly temporalAddress: string;
+}
+
+type Examine = (input: DoctorInput) => Promise<Diagnosis[]> | Diagnosis[];
+
+function row(name: string, ok: boolean, detail: string, remedy: string, bad: 'warn' | 'fail' = 'fail'): Diagnosis {
+  return ok ? { name, state: 'ok', detail } : { name, state: bad, detail, remedy };
+}
+
+async function installation(input: DoctorInput): Promise<Diagnosis[]> {
+  const steps = setupSteps(['run']);
+  return Promise.all(
+    steps.map(async (step) => {
+      const check = await step.check(input.env);
+      const version = check.version === undefined ? '' : `${check.version}, `;
+      const detail = check.ok ? `${version}${check.detail}` : `${check.detail}; needed: ${step.why}`;
+      // Build tools are missed only when something has to be built.
+      const bad = ['go', 'gcc', 'make', 'npm', 'node'].includes(step.name) ? 'warn' : 'fail';
+      return row(step.name, check.ok, detail, step.remedy, bad);
+    }),
+  );
+}
+
+function kernelFeatures(): Diagnosis[] {
+  const filesystems = readFileSync('/proc/filesystems', 'utf8');
+  const v1 = existsSync('/sys/fs/cgroup/freezer');
+  const v2 = existsSync('/sys/fs/cgroup/cgroup.controllers');
+  const version = readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim();
+  return [
+    row('overlayfs', /\toverlay$/m.test(filesystems), `kernel ${version}`, 'modprobe overlay'),
+    row(
+      'freezer cgroup',
+      v1 || v2,
+      v1 ? 'version 1, /sys/fs/cgroup/freezer' : 'version 2',
+      'mount the cgroup hierarchy at /sys/fs/cgroup; in a container give it the host cgroup namespace',
+    ),
+  ];
+}
+
+async function criuCheck({ env, run }: DoctorInput): Promise<Diagnosis[]> {
+  const criu = env['KYBERNATE_CRIU'] || findProgram('criu', env);
+  if (criu === undefined) {
+    return [];
+  }
+  const result = await run(criu, ['check'], { timeoutMs: 30_000 });
+  const last = `${result.stdout}${result.stderr}${result.startError ?? ''}`.trim().split('\n').at(-1) ?? '';
+  const nft = await run(criu, ['check', '--feature', 'network_lock_nftables'], { timeoutMs: 30_000 });
+  const remedy = 'read `criu check -v4`: the kernel lacks a feature, or root lacks a capability';
+  return [
+    row('criu check', result.exitCode === 0, last, remedy),
+    row(
+      'network lock',
+      nft.exitCode === 0,
+      'nftables',
+      'modprobe nf_tables: open TCP connections cannot be dumped without it',
+    ),
+  ];
+}
+
+function canConnect(target: { path: string } | { host: string; port: number }): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect(target);
+    const end = (problem: string | undefined): void => {
+      socket.destroy();
+      resolve(problem);
+    };
+    socket.setTimeout(2000, () => end('no answer within 2 s'));
+    socket.once('connect', () => end(undefined)).once('error', (error) => end(error.message));
+  });
+}
+
+async function services(input: DoctorInput): Promise<Diagnosis[]> {
+  const [host = '', port = ''] = input.temporalAddress.split(/:(?=\d+$)/);
+  const containerd = await canConnect({ path: input.containerdAddress });
+  const temporal = await canConnect({ host, port: Number(port || 7233) });
+  const agent = join(input.runDir, 'agent.sock');
+  const worker = await canConnect({ path: agent });
+  const up = 'or `kybernate up` for a private one';
+  return [
+    row(
+      'containerd',
+      containerd === undefined,
+      containerd ?? input.containerdAddress,
+      `start containerd, or set KYBERNATE_CONTAINERD_ADDRESS, ${up}`,
+    ),
+    row(
+      'Temporal',
+      temporal === undefined,
+      temporal ?? input.temporalAddress,
+      `start a Temporal server, or set TEMPORAL_ADDRESS, ${up}`,
+    ),
+    row(
+      'node worker',
+      worker === undefined,
+      worker === undefined ? `its agent answers on ${agent}` : worker,
+      'start `kybernate worker node`; without it this node takes no work and nothing tidies up after a crash',
+      'warn',
+    ),
+  ];
+}
+
+function stateDirectory({ stateDir }: DoctorInput): Diagnosis[] {
+  if (!existsSync(stateDir)) {
+    return [{ name: 'state directory', state: 'ok', detail: `${stateDir} is made by the first checkpoint` }];
+  }
+  try {
+    accessSync(stateDir, constants.W_OK);
+    return [
+      row('state directory', statSync(stateDir).isDirectory(), stateDir, 'set KYBERNATE_STATE_DIR to a directory'),
+    ];
+  } catch (error) {
+    return [row('state directory', false, messageOf(error), 'run as root, or set KYBERNATE_STATE_DIR')];
+  }
+}
+
+/** Operations whose runner is gone. One that may be frozen stands still until a node worker undoes it. */
+async function leftOperations({ runDir }: DoctorInput): Promise<Diagnosis[]> {
+  const rows: Diagnosis[] = [];
+  for (const operationId of await listOperations({ runDir })) {
+    const paths = operationPaths({ runDir }, operationId);
+    if (runnerPid(paths) !== undefined) {
+      continue;
+    }
+    const frozen = mayBeFrozen(readJournal(paths.journal));
+    const detail = `${paths.dir} has no live runner; its workload ${frozen ? 'may be frozen' : 'is not frozen'}`;
+    const remedy = frozen
+      ? 'start `kybernate worker node` now: it lets the workload go at its start'
+      : 'nothing while a node worker runs: it removes the directory when the workflow is closed';
+    rows.push(row(`operation ${operationId}`, false, detail, remedy, frozen ? 'fail' : 'warn'));
+  }
+  return rows.length > 0 ? rows : [{ name: 'operations', state: 'ok', detail: 'none without a live runner' }];
+}
+
+function pendingUploads({ stateDir }: DoctorInput): Diagnosis[] {
+  const dir = join(stateDir, 'checkpoints');
+  const pending = (existsSync(dir) ? readdirSync(dir) : []).filter((name) =>
+    existsSync(join(dir, name, OWN_FILES.uploadPending)),
+  );
+  const ids = pending.map((name) => name.replace(/^checkpoint-/, '')).join(', ');
+  return [
+    row(
+      'uploads',
+      pending.length === 0,
+      pending.length === 0 ? 'none pending' : `on this node only so far: ${ids}`,
+      'nothing while their workflows run; see `kybernate ls`, and whether the store answers',
+      'warn',
+    ),
+  ];
+}
+
+const EXAMINATIONS: readonly Examine[] = [
+  installation,
+  kernelFeatures,
+  criuCheck,
+  services,
+  stateDirectory,
+  leftOperations,
+  pendingUploads,
+];
+
+/** Looks at everything; changes nothing. A check that fails itself is a row that fails. */
+export async function diagnose(input: DoctorInput): Promise<Diagnosis[]> {
+  const rows: Diagnosis[] = [];
+  for (const examine of EXAMINATIONS) {
+    try {
+      rows.push(...(await examine(input)));
+    } catch (error) {
+      rows.push(row(examine.name, false, messageOf(error), 'this check itself failed: please report it'));
+    }
+  }
+  return rows;
+}
