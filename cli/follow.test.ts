@@ -34,6 +34,7 @@ function scene(options: { interactive: boolean }) {
         return await answer.promise;
       },
       readAll: async () => '',
+      onStop: () => () => undefined,
     },
   };
   return {

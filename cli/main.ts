@@ -24,6 +24,14 @@ const cli: Cli = {
   },
 };
 
+// `kybernate ls | head`: the reader has seen enough.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') {
+    process.exit(0);
+  }
+  throw error;
+});
+
 const code = await run(process.argv.slice(2), cli);
 // Ends what is still under way, such as the long poll for a result that nobody waits for any more. Nothing is lost:
 // writes to terminals, files and pipes are synchronous on Linux.

@@ -313,7 +313,8 @@ describe('the flags', () => {
 });
 
 describe('help', () => {
-  const commands = createProgram(createFakeCli().cli).commands;
+  const program = createProgram(createFakeCli().cli);
+  const commands = program.createHelp().visibleCommands(program);
 
   it.each(commands.map((command) => [command.name()]))('of %s shows examples and exit codes', async (name) => {
     const fake = createFakeCli();

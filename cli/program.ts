@@ -5,11 +5,16 @@ import { EXIT_OK, EXIT_USAGE, KybernateError } from '../core/errors.ts';
 import type { Cli } from './cli.ts';
 import { addCheckpointCommand } from './commands/checkpoint.ts';
 import { addCompletionCommand } from './commands/completion.ts';
+import { addDoctorCommand } from './commands/doctor.ts';
+import { addDownCommand } from './commands/down.ts';
 import { addInspectCommand } from './commands/inspect.ts';
 import { addLsCommand } from './commands/ls.ts';
 import { addRestoreCommand } from './commands/restore.ts';
 import { addRmCommand } from './commands/rm.ts';
+import { addSetupCommand } from './commands/setup.ts';
 import { addTemporalCommand } from './commands/temporal.ts';
+import { addUpCommand } from './commands/up.ts';
+import { addRunnerCommand, addWorkerCommand } from './commands/worker.ts';
 import { addCancelCommand, addReleaseCommand, addWatchCommand } from './commands/watch.ts';
 import { writeError } from './output.ts';
 
@@ -41,8 +46,16 @@ export function createProgram(cli: Cli): Command {
   addLsCommand(program, cli);
   addInspectCommand(program, cli);
   addRmCommand(program, cli);
-  program.commandsGroup('Other:');
+  program.commandsGroup('This machine:');
+  addSetupCommand(program, cli);
+  addDoctorCommand(program, cli);
+  addUpCommand(program, cli);
+  addDownCommand(program, cli);
+  program.commandsGroup('Running Kybernate:');
+  addWorkerCommand(program, cli);
   addTemporalCommand(program, cli);
+  addRunnerCommand(program);
+  program.commandsGroup('Other:');
   addCompletionCommand(program, cli);
   return program;
 }

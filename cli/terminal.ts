@@ -15,6 +15,11 @@ export interface Terminal {
   /** @returns one line, or undefined when the input ended or `signal` was aborted */
   ask(question: string, signal: AbortSignal): Promise<string | undefined>;
   readAll(): Promise<string>;
+  /**
+   * Calls `listener` at SIGTERM and at Ctrl-C, instead of ending the program.
+   * @returns stops it
+   */
+  onStop(listener: () => void): () => void;
 }
 
 /** Interrupts from anything that calls `press`. */
@@ -49,6 +54,12 @@ export function createProcessTerminal(): Terminal {
       const interrupts = createInterrupts(() => process.off('SIGINT', interrupts.press));
       process.on('SIGINT', interrupts.press);
       return interrupts;
+    },
+    onStop: (listener) => {
+      process.on('SIGTERM', listener).on('SIGINT', listener);
+      return () => {
+        process.off('SIGTERM', listener).off('SIGINT', listener);
+      };
     },
     ask: askOnce,
     readAll: async () => {

@@ -17,6 +17,7 @@ import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
 import type { ErrorRow } from '../core/errors.ts';
+import { workerEnv } from '../workers/config.ts';
 import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -32,6 +33,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['restore-input', inputTable(restoreInput, 'restore', 'restoreInput')],
     ['container-target', fieldTable(containerTarget, comments('common', 'containerTarget'))],
     ['timeouts', fieldTable(timeouts, comments('common', 'timeouts'))],
+    ['variables', variableTable()],
     ['cli', cliReference()],
   ]);
 }
@@ -157,6 +159,20 @@ function defaultText(field: Field, required: boolean): string {
   return value === undefined || typeof value === 'object' ? '' : `\`${JSON.stringify(value).replaceAll('"', '')}\``;
 }
 
+/** Variables whose default is found out on the machine. */
+const FOUND_DEFAULTS: Readonly<Record<string, string>> = { KYBERNATE_NODE: 'host name' };
+
+function variableTable(): string {
+  const described = schemaComments(readFileSync(join(ROOT, 'workers/config.ts'), 'utf8'), 'workerEnv');
+  const { properties = {} } = z.toJSONSchema(workerEnv, { io: 'input' }) as Field;
+  const rows = Object.entries(properties).map(([name, field]) => {
+    const choices = field.enum === undefined ? '' : ` (${typeText(field)})`;
+    const value = FOUND_DEFAULTS[name] ?? defaultText(field, false);
+    return [`\`${name}\``, value === '``' ? '' : value, `${described.get(name) ?? ''}${choices}`];
+  });
+  return table(['Variable', 'Default', 'Meaning'], rows);
+}
+
 function cliReference(): string {
   const program = createProgram(documentedCli());
   return visibleCommands(program, []).map(commandReference).join('\n\n');
@@ -196,7 +212,7 @@ function documentedCli(): Parameters<typeof createProgram>[0] {
   return {
     env: {},
     streams: { stdout: silent, stderr: silent },
-    terminal: { interactive: false, listen: unused, ask: unused, readAll: unused },
+    terminal: { interactive: false, listen: unused, ask: unused, readAll: unused, onStop: unused },
     config: unused,
     connect: unused,
     setExitCode: unused,

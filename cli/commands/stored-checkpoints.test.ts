@@ -192,7 +192,7 @@ describe('inspect', () => {
     expect(fake.stdout()).toMatch(/\ncapture +engine runc, method criu, tcp keep, after: resume\n/);
     expect(fake.stdout()).toMatch(/\nnot captured +\/data \(bind from \/srv\/data\)\n/);
     expect(fake.stdout()).toMatch(/\n +1 +4711 +4700 +6 +no +redis-server\n/);
-    expect(fake.stdout()).toMatch(/\n +13\.7 KiB {2}criu\/inventory\.img\n/);
+    expect(fake.stdout()).toMatch(/\n *13\.7 KiB {2}criu\/inventory\.img\n/);
   });
 
   it('reads metadata and files from the store when the node has none', async () => {

@@ -60,6 +60,7 @@ export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
           return options.answer ?? (await new Promise<string>(() => undefined));
         },
         readAll: async () => options.stdin ?? '',
+        onStop: () => () => undefined,
       },
     },
   };

@@ -1,0 +1,78 @@
+/* `kybernate worker control|node`, and the hidden `kybernate runner` that node workers start. */
+import type { Command } from 'commander';
+import type { Cli } from '../cli.ts';
+import { exitCodesHelp } from '../exit-codes.ts';
+import { addHelpTexts } from '../options.ts';
+
+/** What both workers give: see workers/run-workers.ts. */
+interface RunningWorker {
+  shutdown(): void;
+  readonly done: Promise<void>;
+}
+
+export function addWorkerCommand(program: Command, cli: Cli): void {
+  const group = program
+    .command('worker')
+    .summary('run a worker: control, or node')
+    .description('Runs a worker until SIGTERM or Ctrl-C. Its log is JSON, one line an event, on stdout.')
+    .helpCommand(false);
+  const exitCodes = exitCodesHelp(['Incompatible']);
+
+  const control = group
+    .command('control')
+    .summary('all workflows, locks and the catalog; needs no privileges')
+    .description(
+      'Serves the task queue `kybernate`: all workflows, locks and the catalog. Needs Temporal and the store, no ' +
+        'privileges. Any number of them may run. Settings: docs/configuration.md.',
+    );
+  addHelpTexts(control, {
+    examples: [['KYBERNATE_STORE=s3://checkpoints kybernate worker control', 'with an S3 store']],
+    exitCodes,
+  });
+  control.action(async () => {
+    const { startControlWorker } = await import('../../workers/control.ts');
+    await untilStopped(cli, await startControlWorker({ env: cli.env }));
+  });
+
+  const node = group
+    .command('node')
+    .summary('the steps on this node; one a node, as root')
+    .description(
+      'Serves the task queues of this node: capture, restore, transfer, clean-up. One a node, as root, with access to ' +
+        'containerd. Settings: docs/configuration.md. A container that is frozen while it is restarted is not affected: ' +
+        'its runner is a process of its own.',
+    );
+  addHelpTexts(node, {
+    examples: [
+      ['KYBERNATE_NODE=worker-3 KYBERNATE_STORE=s3://checkpoints kybernate worker node', 'under another name'],
+    ],
+    exitCodes,
+  });
+  node.action(async () => {
+    const { startNodeWorker } = await import('../../workers/node.ts');
+    await untilStopped(cli, await startNodeWorker({ env: cli.env }));
+  });
+}
+
+/** A second signal changes nothing: the grace time of the shutdown is bounded. */
+async function untilStopped(cli: Cli, worker: RunningWorker): Promise<void> {
+  const ignore = cli.terminal.onStop(() => worker.shutdown());
+  try {
+    await worker.done;
+  } finally {
+    ignore();
+  }
+}
+
+export function addRunnerCommand(program: Command): void {
+  program
+    .command('runner', { hidden: true })
+    .description('The frozen section of one operation. Started by a node worker, never by hand.')
+    .argument('<directory>', 'directory of the operation')
+    .action(async (directory: string) => {
+      const { runnerMain } = await import('../../workers/runner.ts');
+      await runnerMain(directory);
+      // It serves its socket and ends the process by itself.
+      await new Promise<never>(() => undefined);
+    });
+}
