@@ -340,6 +340,13 @@ describe('verifyLocal', () => {
     await expect(verifyLocal(source, forged, testOp())).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
   });
 
+  it('refuses a manifest that fits the files but not the metadata', async () => {
+    await writeFile(join(source, 'criu/core-1.img'), noise(700, 'tampered'));
+    const tampered = await describeCheckpoint(source, testOp());
+
+    await expect(verifyLocal(source, tampered, testOp())).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
+  });
+
   it('accepts what a checkpoint without files is', async () => {
     const empty = join(root, 'empty');
     await mkdir(empty);

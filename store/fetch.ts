@@ -3,17 +3,17 @@
  * checked before it is written, every name before it becomes a path, and metadata.json, which makes the directory a
  * checkpoint, comes last.
  */
-import { mkdir, open, readFile, rm, statfs } from 'node:fs/promises';
+import { mkdir, open, rm, statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { getManifest, type RemoteCheckpoint } from './catalog.ts';
-import { errnoOf, mapDiskFull, syncDir, syncFile, writeAll, writeFileDurably, writeSynced } from './files.ts';
+import { mapDiskFull, syncDir, syncFile, writeAll, writeFileDurably, writeSynced } from './files.ts';
 import { acquireLease, newReadLeaseId } from './lease.ts';
 import { forEachLimit } from './limit.ts';
-import { parseMetadata } from './metadata.ts';
+import { committedRoot } from './metadata.ts';
 import { planRead, readAllChunks, type DecodedChunk, type ReadPlan } from './read-plan.ts';
 
 const PARALLEL_FILES = 8;
@@ -100,19 +100,6 @@ async function discard(dir: string, op: Op): Promise<void> {
   } catch (error) {
     // The error that led here says more; without metadata.json this is no checkpoint, and the next fetch removes it.
     op.log.error({ dir, reason: messageOf(error) }, 'a half-made checkpoint was left');
-  }
-}
-
-/** Merkle root of the checkpoint in `dir`; undefined when there is none. */
-async function committedRoot(dir: string): Promise<string | undefined> {
-  try {
-    const text = await readFile(join(dir, METADATA_FILE), 'utf8');
-    return parseMetadata(text, join(dir, METADATA_FILE)).merkleRoot;
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') {
-      return undefined;
-    }
-    throw error;
   }
 }
 

@@ -12,6 +12,7 @@ import { digestOf } from './digest.ts';
 import { acquireLease, newReadLeaseId } from './lease.ts';
 import { forEachLimit } from './limit.ts';
 import { merkleRoot } from './merkle.ts';
+import { committedRoot } from './metadata.ts';
 import { planRead, readAllChunks } from './read-plan.ts';
 import { readChunks } from './read-chunks.ts';
 import { walkCheckpoint } from './walk.ts';
@@ -52,12 +53,18 @@ export async function verifyRemote(request: {
 
 /**
  * Reads every file of a checkpoint directory and compares it with its manifest. Files beside those of the manifest are
- * an error, but for logs.
+ * an error, but for logs. The manifest must be the one that metadata.json, where there is one, was committed with.
  * @throws CheckpointCorrupt naming file and chunk
  */
 export async function verifyLocal(dir: string, manifest: Manifest, op: Op): Promise<Verified> {
   if (merkleRoot(manifest.files) !== manifest.merkleRoot) {
     throw new KybernateError('CheckpointCorrupt', `the manifest of ${dir} is damaged: its Merkle root does not match`);
+  }
+  const committed = await committedRoot(dir);
+  if (committed !== undefined && committed !== manifest.merkleRoot) {
+    throw new KybernateError('CheckpointCorrupt', `metadata and manifest of ${dir} are of different checkpoints`, {
+      details: { metadata: committed, manifest: manifest.merkleRoot },
+    });
   }
   const listed = new Set(manifest.files.map((file) => file.path));
   for (const { path } of await walkCheckpoint(dir, op.signal)) {

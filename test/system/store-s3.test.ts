@@ -4,6 +4,17 @@
  */
 import { CreateMultipartUploadCommand, S3Client, UploadPartCommand } from '@aws-sdk/client-s3';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { uploadCheckpoint } from '../../store/upload.ts';
+import { verifyLocal, verifyRemote } from '../../store/verify.ts';
+import { publishManifest } from '../../store/publish.ts';
+import { removeCheckpoint } from '../../store/remove.ts';
+import { fetchCheckpoint } from '../../store/fetch.ts';
+import type { Manifest } from '../../core/checkpoint/manifest.ts';
+import type { Backend } from '../../store/backend/backend.ts';
+import { makeCheckpoint, noise, sampleFiles, testOp } from '../harness/checkpoint-dir.ts';
+import { watch } from '../harness/backends.ts';
+import { open, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { openS3Backend } from '../../store/backend/s3.ts';
 import { describeBackend } from '../../store/backend/suite.ts';
 import { CREDENTIALS, freePort, Gateway } from '../harness/versitygw.ts';
@@ -34,6 +45,86 @@ describeBackend(
   },
   async () => shared?.remove(),
 );
+
+describe('a checkpoint in s3', () => {
+  let gateway: Gateway;
+  let dir: string;
+  let manifest: Manifest;
+  beforeEach(async () => {
+    gateway = await Gateway.make();
+    dir = `${gateway.dir}-node/checkpoint-ck-1`;
+    manifest = await makeCheckpoint(dir, 'ck-1', { ...sampleFiles(), 'fs/big': noise(40_000_000, 'big') });
+  });
+  afterEach(async () => {
+    await gateway.remove();
+    await rm(`${gateway.dir}-node`, { recursive: true, force: true });
+  });
+
+  function upload(backend: Backend): ReturnType<typeof uploadCheckpoint> {
+    return uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp(), packBytes: 4_000_000 });
+  }
+
+  it('comes back byte for byte', async () => {
+    const backend = gateway.open();
+    const { packs } = await upload(backend);
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+
+    const verified = await verifyRemote({ checkpointId: 'ck-1', backend, op: testOp() });
+    const destDir = `${gateway.dir}-node/fetched`;
+    await fetchCheckpoint({ checkpointId: 'ck-1', backend, destDir, op: testOp() });
+
+    expect(packs.length).toBeGreaterThan(9);
+    expect(verified.merkleRoot).toBe(manifest.merkleRoot);
+    await verifyLocal(destDir, manifest, testOp());
+    expect((await removeCheckpoint(backend, 'ck-1', testOp())).keptPacks).toBe(0);
+    expect(await readdir(join(gateway.dir, 'bucket'), { recursive: true })).not.toContain(`packs/${packs[0]?.[0]}`);
+  });
+
+  it('goes on after the server died in the upload, without sending a stored pack again', async () => {
+    const backend = gateway.open();
+    let packs = 0;
+    const dying = watch(backend, async (call, proceed) => {
+      if (call.key.startsWith('packs/') && (packs += 1) === 5) {
+        await gateway.stop();
+      }
+      await proceed();
+    });
+    await expect(upload(dying)).rejects.toMatchObject({ type: 'StorageUnavailable' });
+    await gateway.start();
+    const before = await readdir(join(gateway.dir, 'bucket/packs'));
+
+    const counted = watch(backend);
+    const resumed = await upload(counted);
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+
+    expect(before.length).toBeGreaterThan(0);
+    const sent = counted.calls.filter(({ name, key }) => name === 'put' && key.startsWith('packs/'));
+    const stored = await Promise.all(before.map(async (id) => (await backend.head(`packs/${id}`))?.bytes ?? 0));
+    const total = [...sent.map(({ bytes }) => bytes), ...stored].reduce((sum, bytes) => sum + bytes, 0);
+    expect(total).toBeLessThan(40_000_000 + 1_000_000 + 20 * 2000);
+    expect(resumed.packs).toHaveLength(before.length + sent.length);
+    await verifyRemote({ checkpointId: 'ck-1', backend, op: testOp() });
+  });
+
+  it('names the pack in which a bit flipped on the server', async () => {
+    const backend = gateway.open();
+    const { packs } = await upload(backend);
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+    const pack = packs[3]?.[0] ?? '';
+    const object = join(gateway.dir, 'bucket/packs', pack);
+    const handle = await open(object, 'r+');
+    await handle.write(new Uint8Array([1, 2, 3, 4]), 0, 4, 1_000_000);
+    await handle.close();
+    const destDir = `${gateway.dir}-node/fetched`;
+
+    const failure = { type: 'CheckpointCorrupt', details: { pack } };
+    await expect(verifyRemote({ checkpointId: 'ck-1', backend, op: testOp() })).rejects.toMatchObject(failure);
+    await expect(fetchCheckpoint({ checkpointId: 'ck-1', backend, destDir, op: testOp() })).rejects.toMatchObject(
+      failure,
+    );
+    expect(await readdir(`${gateway.dir}-node`)).toEqual(['checkpoint-ck-1']);
+  });
+});
 
 describe('s3 failures', () => {
   let gateway: Gateway;
