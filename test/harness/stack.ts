@@ -2,7 +2,7 @@
  * A control worker and a node worker over the servers of the run, with a state directory and a store of their own, and
  * what a test does to containers. Workers are real processes: a test may kill them.
  */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inject } from 'vitest';
@@ -11,7 +11,7 @@ import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { devVariables, withoutSettings } from '../../cli/dev/environment.ts';
 import { findDaemon, stopDaemon } from '../../cli/dev/process.ts';
 import { startWorkers, stopWorkers } from '../../cli/dev/workers.ts';
-import { createKybernateClient, type KybernateClient } from '../../client/index.ts';
+import { createKybernateClient, type KybernateClient, type OperationHandle } from '../../client/index.ts';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import { requireProgram } from '../../cli/setup/programs.ts';
@@ -137,20 +137,42 @@ export class Stack {
     await ctr('snapshots', 'rm', id);
   }
 
+  /** Directories of operations in the run directory, newest last. */
+  operations(): string[] {
+    const dir = join(this.runDir, 'operations');
+    try {
+      return readdirSync(dir).map((name) => join(dir, name));
+    } catch {
+      return [];
+    }
+  }
+
+  freezerOf(id: string): string {
+    return readFileSync(`/sys/fs/cgroup/freezer/${this.namespace}/${id}/freezer.state`, 'utf8').trim();
+  }
+
+  /** Removes the node's copy alone, as `kybernate rm --local` does. */
+  removeLocal(checkpointId: string): void {
+    rmSync(join(this.stateDir, 'checkpoints', `checkpoint-${checkpointId}`), { recursive: true });
+  }
+
   checkpoint(container: string, request: Partial<CheckpointRequest> = {}): Promise<CheckpointResult> {
     return this.startCheckpoint(container, request).then((handle) => handle.result());
   }
 
-  startCheckpoint(
+  async startCheckpoint(
     container: string,
     request: Partial<CheckpointRequest> = {},
-  ): ReturnType<KybernateClient['checkpoint']> {
-    return this.client.checkpoint({
+  ): Promise<OperationHandle<CheckpointResult> & { readonly checkpointId: string }> {
+    const checkpointId = request.checkpointId ?? `ck-${Math.random().toString(16).slice(2)}`;
+    const handle = await this.client.checkpoint({
       node: this.node,
       container: { id: container, namespace: this.namespace },
       durability: 'local',
       ...request,
+      checkpointId,
     });
+    return { ...handle, checkpointId };
   }
 
   async restore(checkpointId: string, id: string, request: Partial<RestoreRequest> = {}): Promise<RestoreResult> {

@@ -31,7 +31,7 @@ test('a checkpoint lets the source run on and a restore from the store continues
   const seen = await counter('count');
   await until('the source to count on', async () => (await counter('count')) > seen);
   await stack.removeContainer('count');
-  await stack.removeLocal(result.checkpointId);
+  stack.removeLocal(result.checkpointId);
   const restored = await stack.restore(result.checkpointId, 'count-back');
 
   expect(result.source).toBe('running');

@@ -162,14 +162,19 @@ async function startCounter(flags: readonly string[] = [], setUp = ':'): Promise
   const id = name('source');
   expect((await run(id, flags, 'sh', '-c', `${setUp}; ${COUNTER}`)).stderr).toBe('');
   for (;;) {
-    if ((await ctr('tasks', 'exec', '--exec-id', `w${(serial += 1)}`, id, 'test', '-s', '/dev/shm/count')).exitCode === 0) {
+    if (
+      (await ctr('tasks', 'exec', '--exec-id', `w${(serial += 1)}`, id, 'test', '-s', '/dev/shm/count')).exitCode === 0
+    ) {
       return id;
     }
     await sleep(20);
   }
 }
 
-async function checkpoint(container: string, more: Partial<Parameters<typeof checkpointByHand>[0]> = {}): Promise<string> {
+async function checkpoint(
+  container: string,
+  more: Partial<Parameters<typeof checkpointByHand>[0]> = {},
+): Promise<string> {
   serial += 1;
   const checkpointId = `hand-${process.pid}-${serial}`;
   const { namespace } = inject('containerd');
@@ -212,7 +217,9 @@ describe('a container that asks for no restore', () => {
     agent = undefined;
     const id = name('plain');
 
-    expect((await run(id, ['--env', 'RESTORE=x'], 'sh', '-c', 'while [ ! -e /go ]; do sleep 0.05; done; exit 7')).stderr).toBe('');
+    expect(
+      (await run(id, ['--env', 'RESTORE=x'], 'sh', '-c', 'while [ ! -e /go ]; do sleep 0.05; done; exit 7')).stderr,
+    ).toBe('');
     expect(await exec(id, 'echo $RESTORE; touch /go')).toBe('x');
 
     const wait = await ctr('tasks', 'delete', '-f', id);
@@ -570,9 +577,9 @@ describe('a restore by the worker', () => {
     const operationId = hex(source);
     const checkpointDir = join(stateDir, 'checkpoints', `checkpoint-${checkpointId}`);
 
-    await expect(
-      planRestore(deps, op, { context, operationId, checkpointDir, tcp: 'close' }),
-    ).rejects.toMatchObject({ type: 'InvalidInput' });
+    await expect(planRestore(deps, op, { context, operationId, checkpointDir, tcp: 'close' })).rejects.toMatchObject({
+      type: 'InvalidInput',
+    });
     await removeRestored(deps, op, { operationId, container: context.container });
 
     await countAbove(source, await count(source));

@@ -156,7 +156,7 @@ test('cancelling in the capture lets the container run and leaves nothing', asyn
   await untilFrozen();
   await handle.cancel();
 
-  await expect(handle.result()).rejects.toMatchObject({ cancelled: true });
+  await expect(handle.result()).rejects.toMatchObject({ cause: { name: 'CancelledFailure' } });
   await runsOn('cancelled', before);
   expect(stack.localCheckpoints()).not.toContain(`checkpoint-${handle.checkpointId}`);
 });
