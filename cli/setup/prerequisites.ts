@@ -1,4 +1,5 @@
 /* What set-up cannot install: the rows of tools/prerequisites.sh, which runs before there is a node_modules. */
+import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 import { runExeca } from '../../native/run/run-execa.ts';
@@ -20,9 +21,12 @@ interface Row extends Check {
   readonly remedy: string;
 }
 
-/** Path of a script in tools/, in the repository and in the built package. */
+/** Path of a script in tools/, which lies two folders up in the repository and three in the built package. */
 export function toolPath(name: string): string {
-  return fileURLToPath(new URL(`../../tools/${name}`, import.meta.url));
+  const places = ['../../tools', '../../../tools'].map((dir) =>
+    fileURLToPath(new URL(`${dir}/${name}`, import.meta.url)),
+  );
+  return places.find((path) => existsSync(path)) ?? name;
 }
 
 /** Rows of `prerequisites.sh --rows`: name, ok or missing, what was found, how to get it. */
@@ -34,7 +38,9 @@ export function parseRows(text: string): Row[] {
       const [name = '', state = '', detail = '', remedy = ''] = line.split('\t');
       const ok = state === 'ok';
       // A bare version says nothing about the place.
-      return ok && /^\d/.test(detail) ? { name, ok, version: detail, detail: 'on PATH', remedy } : { name, ok, detail, remedy };
+      return ok && /^\d/.test(detail)
+        ? { name, ok, version: detail, detail: 'on PATH', remedy }
+        : { name, ok, detail, remedy };
     });
 }
 

@@ -1,0 +1,54 @@
+# The commands of the README. Everything that they need is installed first; a second time nothing is.
+
+# Node 24 from the lock file, whatever `node` is on PATH.
+NODE := node_modules/.bin/node
+CLI := $(NODE) cli/main.ts
+# Where the demo stores its checkpoint: dir or s3.
+STORE ?= dir
+STAMP := node_modules/.kybernate-stamp
+
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+export STORE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build check soak setup down clean
+.NOTPARALLEL:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(STAMP) ## checkpoint and restore of a real redis (STORE=s3: in an S3 server instead of a directory)
+	@$(CLI) setup --for demo$(if $(filter s3,$(STORE)),$(comma)s3)
+	@$(NODE) examples/redis/demo.ts
+
+test: $(STAMP) ## every check and every test; ends with `N passed, N failed`
+	@$(CLI) setup --for test
+	@$(NODE) tools/build.ts
+	@$(NODE) tools/test-summary.ts
+
+build: $(STAMP) ## the installable package in dist/
+	@$(NODE) tools/build.ts
+
+check: $(STAMP) ## format, lint, layers, types, unit tests
+	@$(NODE) tools/check.ts
+
+soak: $(STAMP) ## the repeated tests in their full number
+	@$(CLI) setup --for test
+	@KYBERNATE_SOAK=1 $(NODE) tools/test-summary.ts temporal system
+
+setup: $(STAMP) ## install what a node, the demo and the tests need
+	@$(CLI) setup --for run,demo,s3,test,build
+
+down: ## stop what the demo or `kybernate up` left running
+	@if [ -x $(NODE) ]; then $(CLI) down; else echo 'nothing was running'; fi
+
+clean: down ## stop everything, remove what was built
+	@rm -rf dist dist.new node_modules/.cache/kybernate
+
+comma := ,
+
+$(STAMP): package-lock.json
+	@tools/prerequisites.sh
+	@echo 'npm ci: the packages of the lock file, Node 24 among them'
+	@npm ci --ignore-scripts --no-audit --no-fund --no-progress --loglevel=error
+	@touch $@
