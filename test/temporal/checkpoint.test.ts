@@ -78,6 +78,21 @@ describe('checkpoint input', () => {
     expect(await stepsOf(handle)).toEqual([]);
   });
 
+  it.concurrent('refuses more durability than a node without a store can give, before the lock', async () => {
+    const probeNode = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => {
+      const { store: _store, ...rest } = (await happy()) as { store?: string };
+      return rest;
+    };
+
+    const handle = await harness.checkpoint('no-store', { steps: { probeNode } });
+
+    expect(await outcomeOf(handle)).toMatchObject({
+      type: 'InvalidInput',
+      message: expect.stringContaining('durability: node node-a has no store') as string,
+    });
+    expect(await stepsOf(handle)).toEqual(['probeNode']);
+  });
+
   it.concurrent('finds a container by its place in a pod', async () => {
     const pod = { namespace: 'prod', name: 'web-0', container: 'server' };
 

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
 import '../harness/provided.ts';
-import { openHarness, outcomeOf, stepsOf, type Harness, type Scenario, type StepName } from './harness.ts';
+import { gate, openHarness, outcomeOf, stepsOf, type Harness, type Scenario, type StepName } from './harness.ts';
 import { SCRIPTED_TYPE, endingWhenCancelledIn, endingWhenStepThrows, upTo } from './order.ts';
 
 const STORY = [
@@ -89,6 +89,19 @@ describe('restore', () => {
     expect(outcome).toMatchObject({
       result: { container: { namespace: 'default', id: expect.stringMatching(/^redis-r[0-9a-f]{8}$/) as string } },
     });
+  });
+
+  it.concurrent('completes when it is cancelled after the processes run', async () => {
+    const { script, open } = gate();
+    const reached = harness.reached('restore-late-cancel', 'releaseRestoreLease');
+
+    const handle = await harness.restore('restore-late-cancel', { steps: { releaseRestoreLease: script } });
+    await reached;
+    await handle.cancel();
+    open();
+
+    expect(await outcomeOf(handle)).toMatchObject({ result: { how: 'restored' } });
+    expect((await stepsOf(handle)).slice(-3)).toEqual(['startRestored', 'releaseRestoreLease', 'releaseLock']);
   });
 
   it.concurrent('completes with a warning when only the lease could not be released', async () => {

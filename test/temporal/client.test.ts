@@ -1,0 +1,86 @@
+/* The typed client against a real server: what an operator relies on. */
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+
+import { createKybernateClient, isKybernateError, type KybernateClient } from '../../client/index.ts';
+import '../harness/provided.ts';
+import { NODE, TIMEOUTS, fails, gate, openHarness, untilCancelled, type Harness } from './harness.ts';
+
+let harness: Harness;
+let client: KybernateClient;
+beforeAll(async () => {
+  const server = inject('temporal');
+  harness = await openHarness({ server });
+  client = await createKybernateClient({ address: server.address, namespace: server.namespace, env: {} });
+});
+afterAll(async () => {
+  await client.close();
+  await harness.close();
+});
+
+const request = (id: string) => ({ node: NODE, container: { id }, timeouts: TIMEOUTS });
+
+describe('client', () => {
+  it.concurrent('starts a checkpoint and returns its typed result', async () => {
+    const operation = await client.checkpoint(request('typed'));
+
+    const result = await operation.result();
+
+    expect(result.container).toEqual({ namespace: 'default', id: 'typed' });
+    expect(operation.workflowId).toMatch(/^checkpoint:typed:/);
+  });
+
+  it.concurrent('refuses bad input before anything is started', async () => {
+    const start = async (): Promise<unknown> => client.checkpoint({ ...request('x'), after: 'sleep' as never });
+
+    await expect(start()).rejects.toMatchObject({
+      type: 'InvalidInput',
+      message: expect.stringContaining('after: ') as string,
+    });
+  });
+
+  it.concurrent('joins the running operation of the same generation, and the completed one', async () => {
+    const { script, open } = gate();
+    harness.script('checkpoint:same:7', { steps: { planCheckpoint: script } });
+    const reached = harness.reached('checkpoint:same:7', 'planCheckpoint');
+
+    const first = await client.checkpoint(request('same'), { generation: '7' });
+    await reached;
+    const second = await client.checkpoint(request('same'), { generation: '7' });
+    open();
+    const result = await first.result();
+    const third = await client.checkpoint(request('same'), { generation: '7' });
+
+    expect([second.runId, third.runId]).toEqual([first.runId, first.runId]);
+    expect(await third.result()).toEqual(result);
+  });
+
+  it.concurrent('tries a failed operation of the same generation anew', async () => {
+    const workflowId = 'checkpoint:again:1';
+    harness.script(workflowId, { steps: { planCheckpoint: fails('Incompatible') } });
+    const first = await client.checkpoint(request('again'), { generation: '1' });
+    const failure: unknown = await first.result().catch((error: unknown) => error);
+
+    harness.script(workflowId, {});
+    const second = await client.checkpoint(request('again'), { generation: '1' });
+
+    expect(isKybernateError(failure, 'Incompatible')).toBe(true);
+    expect(second.runId).not.toBe(first.runId);
+    await expect(second.result()).resolves.toMatchObject({ source: 'running' });
+  });
+
+  it.concurrent('tells the progress, cancels, and finds what others started', async () => {
+    harness.script('others', { steps: { captureContainer: untilCancelled } });
+    const reached = harness.reached('others', 'captureContainer');
+    await client.checkpoint(request('others'), { workflowId: 'others' });
+    await reached;
+
+    const operation = await client.find('others');
+    const progress = await operation.progress();
+    await operation.cancel();
+    const end: unknown = await operation.result().catch((error: unknown) => error);
+
+    expect(progress).toMatchObject({ phase: 'capturing', container: 'default/others' });
+    expect(end).toMatchObject({ cause: { name: 'CancelledFailure' } });
+    await expect(client.find('nobody')).rejects.toMatchObject({ name: 'WorkflowNotFoundError' });
+  });
+});

@@ -1,0 +1,113 @@
+/*
+ * Records the histories that replay.test.ts replays: node test/temporal/record-histories.ts [name...]
+ * Run it when a change of the workflows is meant to change their commands; the old file is then overwritten, and the
+ * commit says why running operations survive the change.
+ */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { WorkflowHandle } from '@temporalio/client';
+import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
+import { format, resolveConfig } from 'prettier';
+
+import { lockWorkflowId } from '../../core/ids.ts';
+import { openTestServers } from '../harness/dev-servers.ts';
+import {
+  NODE,
+  TIMEOUTS,
+  fails,
+  nodeQueues,
+  once,
+  openHarness,
+  outcomeOf,
+  silent,
+  untilCancelled,
+  type Harness,
+} from './harness.ts';
+
+export const HISTORIES_DIR = join(import.meta.dirname, '..', 'histories');
+
+type Recording = (harness: Harness) => Promise<WorkflowHandle>;
+
+const RECORDINGS: Record<string, Recording> = {
+  'checkpoint-resume-verified': (harness) => harness.checkpoint('resume', {}, { durability: 'verified' }),
+  'checkpoint-hold': (harness) => harness.checkpoint('hold', {}, { after: 'hold', holdBudgetMs: 100 }),
+  'checkpoint-stop': (harness) => harness.checkpoint('stop', {}, { after: 'stop' }),
+  'checkpoint-throw-at-capture': (harness) =>
+    harness.checkpoint('throw', { steps: { captureContainer: fails('DumpFailed') } }),
+  'checkpoint-undo-poisoned': (harness) =>
+    harness.checkpoint('poisoned', {
+      steps: { captureContainer: fails('DumpFailed'), resumeContainer: fails('Poisoned') },
+    }),
+  'checkpoint-cancelled-in-capture': async (harness) => {
+    const reached = harness.reached('cancelled', 'captureContainer');
+    const handle = await harness.checkpoint('cancelled', { steps: { captureContainer: once(untilCancelled) } });
+    await reached;
+    await handle.cancel();
+    return handle;
+  },
+  'checkpoint-node-lost': async (harness) => {
+    const stop = await harness.serve(nodeQueues('node-lost'));
+    const reached = harness.reached('lost', 'captureContainer');
+    const request = { node: 'node-lost', timeouts: { ...TIMEOUTS, nodePickupMs: 500 } };
+    const handle = await harness.checkpoint('lost', { steps: { captureContainer: silent } }, request);
+    await reached;
+    await stop();
+    return handle;
+  },
+  'checkpoint-invalid-input': (harness) => harness.checkpoint('invalid', {}, { container: {} }),
+  'restore-from-store': (harness) =>
+    harness.restore('restored', { steps: { resolveLocal: () => Promise.resolve({}) } }, { container: {} }),
+  'restore-failed': (harness) => harness.restore('failed', { steps: { startRestored: fails('RestoreFailed') } }),
+  'container-lock': async (harness) => {
+    const container = { container: { id: 'shared' }, durability: 'local' } as const;
+    const first = await harness.checkpoint('lock-first', {}, container);
+    const second = await harness.checkpoint('lock-second', {}, container);
+    await Promise.all([first.result(), second.result()]);
+    return harness.client.workflow.getHandle(lockWorkflowId({ node: NODE, namespace: 'default', id: 'shared' }));
+  },
+};
+
+/** Stack traces name the machine that recorded; nothing in a replay reads them. */
+function withoutStacks(value: unknown): unknown {
+  if (Array.isArray(value)) {
+    return value.map(withoutStacks);
+  }
+  if (typeof value === 'object' && value !== null) {
+    const entries = Object.entries(value).filter(([key]) => key !== 'stackTrace');
+    return Object.fromEntries(entries.map(([key, part]) => [key, withoutStacks(part)]));
+  }
+  return value;
+}
+
+async function main(wanted: readonly string[]): Promise<void> {
+  const servers = await openTestServers();
+  const harness = await openHarness({
+    server: await servers.temporal(),
+    lock: { idleMs: 1000, holderCheckMs: 60_000 },
+  });
+  await mkdir(HISTORIES_DIR, { recursive: true });
+  try {
+    for (const [name, record] of Object.entries(RECORDINGS)) {
+      if (wanted.length > 0 && !wanted.includes(name)) {
+        continue;
+      }
+      const handle = await record(harness);
+      await outcomeOf(handle);
+      const history = withoutStacks(JSON.parse(historyToJSON(await handle.fetchHistory())));
+      const file = join(HISTORIES_DIR, `${name}.json`);
+      const config = (await resolveConfig(file)) ?? {};
+      await writeFile(
+        file,
+        await format(JSON.stringify({ workflowId: handle.workflowId, history }), { ...config, filepath: file }),
+      );
+      console.log(`recorded ${name}`);
+    }
+  } finally {
+    await harness.close();
+    await servers.close();
+  }
+}
+
+if (import.meta.main) {
+  await main(process.argv.slice(2));
+}
