@@ -1,4 +1,3 @@
-import type { Duration } from '@temporalio/common';
 import { describe, expect, it } from 'vitest';
 import { timeoutsWithDefaults } from '../core/contract/common.ts';
 import { CONTROL_QUEUE } from '../core/task-queues.ts';
@@ -8,7 +7,7 @@ const scope = { node: 'node-a', timeouts: timeoutsWithDefaults.parse(undefined),
 const classes = Object.entries(OPTION_CLASSES).map(([name, make]) => [name, make(scope)] as const);
 
 /** Our options are numbers of milliseconds throughout. */
-function ms(duration: Duration | undefined): number {
+function ms(duration: unknown): number {
   return typeof duration === 'number' ? duration : Number.POSITIVE_INFINITY;
 }
 
