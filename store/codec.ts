@@ -20,7 +20,9 @@ export function encodeChunk(raw: Uint8Array): Promise<EncodedChunk> {
   return new Promise((resolve, reject) => {
     // Never ZSTD_c_nbWorkers: with workers Node's asynchronous form loses output.
     const params = { [constants.ZSTD_c_compressionLevel]: 1 };
-    zstdCompress(raw, { chunkSize: OUTPUT_PIECE_BYTES, params }, (error, bytes) => {
+    // The size told beforehand makes its tables fit the chunk: half the time for data that does not compress.
+    const options = { chunkSize: OUTPUT_PIECE_BYTES, pledgedSrcSize: raw.length, params };
+    zstdCompress(raw, options, (error, bytes) => {
       if (error !== null) {
         reject(error);
       } else {

@@ -16,6 +16,7 @@ import { encodeChunk, type EncodedChunk } from './codec.ts';
 import { digestOf, toHex } from './digest.ts';
 import { DigestTable } from './digest-table.ts';
 import { indexKey, packKey } from './keys.ts';
+import { mapLimit, POOL_JOBS } from './limit.ts';
 import { acquireLease, condemnedPacks, uploadLeaseId } from './lease.ts';
 import { beginLedger, completeLedger, noteSent, readLedger, type PackList } from './ledger.ts';
 import { findKnownChunks } from './pack-index.ts';
@@ -123,7 +124,7 @@ async function sendChunks(
   try {
     for (const { path, bytes, chunks } of missing) {
       for await (const block of readChunks(join(dir, path), bytes, chunks, op.signal)) {
-        const encoded = await Promise.all(block.map((read) => checkAndEncode(path, read)));
+        const encoded = await mapLimit(block, POOL_JOBS, op.signal, (read) => checkAndEncode(path, read));
         for (const { chunk, stored } of encoded) {
           await writer.add(chunk.digest, stored, chunk.bytes);
           bytesDone += chunk.bytes;
