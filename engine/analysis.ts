@@ -10,6 +10,7 @@ import { criuConfigText } from '../native/criu/config-file.ts';
 import { dumpableBytes } from '../native/proc/maps.ts';
 import { tcpSockets, type TcpSocket } from '../native/proc/sockets.ts';
 import { surveyProcess, type ProcessSurvey } from './analysis-process.ts';
+import { findWatches } from './analysis-watches.ts';
 import { unixFindings } from './analysis-unix.ts';
 import type { ContainerFacts } from './container-facts.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -94,6 +95,7 @@ export async function analyzeContainer(
   choice.flag('manage-cgroups-mode', 'the cgroup of a restored container is made by its runtime', 'ignore');
   const tcp = chooseTcp(facts, request, choice, warnings);
   await chooseUnix(deps, facts, surveys, { choice, warnings, refusals });
+  await chooseWatches(deps, tree, { choice, warnings });
   const linkRemap = chooseFiles(facts, surveys, choice, refusals);
   chooseTerminal(facts, tree, choice);
   refusals.push(...engineRefusals(request, choice, linkRemap));
@@ -109,7 +111,7 @@ export async function analyzeContainer(
     gpuProcesses: surveys
       .filter((survey) => survey.usesGpu)
       .map(({ process }) => ({ hostPid: process.hostPid, nsPid: process.nsPid, command: process.command })),
-    estimatedBytes: await estimateBytes(deps, facts),
+    estimatedBytes: (await estimateBytes(deps, facts)) + ghostBytes(surveys),
     warnings,
     refusals,
   };
@@ -182,6 +184,31 @@ async function chooseUnix(
   }
 }
 
+async function chooseWatches(
+  deps: Pick<NodeDeps, 'run'>,
+  tree: ReadonlyArray<{ readonly hostPid: number }>,
+  out: { readonly choice: Choice; readonly warnings: string[] },
+): Promise<void> {
+  const watches = await findWatches(
+    deps.run,
+    tree.map((process) => process.hostPid),
+  );
+  for (const path of watches.paths) {
+    if (/[\s#"\\]/.test(path)) {
+      out.warnings.push(`${path} is watched, and its name cannot be told to CRIU: the dump may be refused`);
+    } else {
+      out.choice.configure(
+        'irmap-scan-path',
+        'it is watched by inotify on an overlay, which opens no file handles',
+        path,
+      );
+    }
+  }
+  if (watches.lost.length > 0) {
+    out.warnings.push(`${watches.lost.length} watched files were not found below the root: the dump may be refused`);
+  }
+}
+
 function chooseFiles(
   facts: ContainerFacts,
   surveys: readonly ProcessSurvey[],
@@ -247,7 +274,7 @@ function engineRefusals(request: AnalysisRequest, choice: Choice, linkRemap: boo
   if (request.engine === 'runc') {
     return [];
   }
-  const needed = choice.config.filter(({ option }) => option === 'ghost-limit' || option === 'tcp-close');
+  const needed = choice.config.filter(({ option }) => ['ghost-limit', 'tcp-close', 'irmap-scan-path'].includes(option));
   const missing = [...(linkRemap ? ['link-remap'] : []), ...needed.map(({ option }) => option)];
   return missing.map((option) => `the engine "containerd" cannot pass ${option} to CRIU: use engine "runc"`);
 }
@@ -267,6 +294,13 @@ async function estimateBytes(deps: Pick<NodeDeps, 'run'>, facts: ContainerFacts)
     .filter((mount) => mount.captured && mount.type === 'tmpfs')
     .map((mount) => `/proc/${facts.initHostPid}/root${mount.destination}`);
   return FIXED_BYTES + memory + (await diskUsage(deps, [...dirs, ...inside]));
+}
+
+/** Deleted files are copied into CRIU's images. */
+function ghostBytes(surveys: readonly ProcessSurvey[]): number {
+  return surveys
+    .flatMap((survey) => survey.deletedFiles)
+    .reduce((sum, file) => sum + (file.links > 0 ? 0 : file.bytes), 0);
 }
 
 async function diskUsage(deps: Pick<NodeDeps, 'run'>, dirs: readonly string[]): Promise<number> {
