@@ -59,6 +59,19 @@ describe('reportOf', () => {
     expect(reportOf(error)).toMatchObject({ type, exitCode });
   });
 
+  it('takes state and remedy from the failure when it knows better, and says the remedy once', () => {
+    const error = new KybernateError('DiskFull', 'no room; free 3 GiB', {
+      details: { workload: 'held', remedy: 'free 3 GiB', node: 'node-a' },
+    });
+
+    expect(reportOf(error)).toMatchObject({
+      message: 'no room',
+      workload: 'held',
+      remedy: 'free 3 GiB',
+      details: { workload: 'held', node: 'node-a' },
+    });
+  });
+
   it('ends on a cause chain that bites its tail', () => {
     const error = new Error('x');
     error.cause = error;

@@ -25,7 +25,7 @@ export const CLI_ERRORS = {
   },
   TemporalUnreachable: {
     exitCode: 69,
-    workload: 'unknown',
+    workload: 'none',
     remedy:
       'start a Temporal server (`kybernate up` starts a local one) or set TEMPORAL_ADDRESS; an operation already started is found again with `kybernate watch`',
   },
@@ -112,9 +112,19 @@ function detailsOfFailure(failure: Error): ErrorDetails {
   return typeof details === 'object' && details !== null ? { ...details } : {};
 }
 
-function report(type: ErrorType | CliErrorType, message: string, details: ErrorDetails): ErrorReport {
+function report(type: ErrorType | CliErrorType, text: string, given: ErrorDetails): ErrorReport {
   const row = rowOf(type);
-  return { type, message, details, remedy: row.remedy, workload: row.workload, exitCode: row.exitCode };
+  // A failed workflow knows more than the table: its details may carry the state and a better remedy, and its message
+  // ends with the remedy, for those who read it in the Web UI.
+  const { remedy: better, ...details } = given;
+  const remedy = typeof better === 'string' ? better : row.remedy;
+  const message = text.endsWith(`; ${remedy}`) ? text.slice(0, -remedy.length - 2) : text;
+  const workload = isWorkload(details['workload']) ? details['workload'] : row.workload;
+  return { type, message, details, remedy, workload, exitCode: row.exitCode };
+}
+
+function isWorkload(value: unknown): value is WorkloadState {
+  return typeof value === 'string' && Object.hasOwn(WORKLOAD_TEXT, value);
 }
 
 function rowOf(type: ErrorType | CliErrorType): Pick<ErrorRow, 'exitCode' | 'workload' | 'remedy'> {
@@ -134,6 +144,7 @@ const WORKLOAD_TEXT: Readonly<Record<WorkloadState, string | undefined>> = {
 export function renderError(error: ErrorReport): string {
   const lines = [`kybernate: ${error.type}: ${error.message}`];
   const state = WORKLOAD_TEXT[error.workload];
+  // Before anything was started there is nothing to say of a workload.
   if (state !== undefined && error.type !== 'InvalidInput') {
     lines.push(`  workload: ${state}`);
   }

@@ -192,7 +192,7 @@ describe('an operation', () => {
 
     expect(fake.stdout()).toBe(`checkpoint  ck-1
 container   default/redis on node-a
-source      running; it stood still for 41 ms
+source      running; it stood still for 41 ms to be captured
 durability  remote
 size        13.2 MiB, 4.0 MiB sent to the store
 local copy  /var/lib/kybernate/checkpoints/checkpoint-ck-1

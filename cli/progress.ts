@@ -109,7 +109,8 @@ export function renderBlock(input: BlockInput): string[] {
       const moving = [renderBar(progress), renderTransfer(progress, input.perSecond)].filter((text) => text !== '');
       lines.push(...(moving.length > 0 ? [`    ${moving.join('  ')}`] : []));
     }
-    if (progress.lastError !== undefined) {
+    // The error of an operation that is over is printed in full behind the block.
+    if (progress.lastError !== undefined && !isOver(progress)) {
       lines.push(`  last error: ${progress.lastError.split('\n')[0] ?? ''}`);
     }
   }
@@ -194,7 +195,7 @@ function createLinePainter({ stream, title, now }: PainterOptions): ProgressPain
       stream.write(`${done.phase}: done in ${formatDuration(done.durationMs)}\n`);
     }
     told = Math.max(told, last?.finished.length ?? 0);
-    if (last?.lastError !== undefined && last.lastError !== lastError) {
+    if (last?.lastError !== undefined && last.lastError !== lastError && !isOver(last)) {
       lastError = last.lastError;
       stream.write(`${last.phase}: last error: ${lastError.split('\n')[0] ?? ''}\n`);
     }

@@ -9,6 +9,7 @@ const DOCUMENTS = [
   'docs/architecture.md',
   'docs/configuration.md',
   'docs/errors.md',
+  'docs/format.md',
   'docs/operations.md',
   'docs/support.md',
 ];

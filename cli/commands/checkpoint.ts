@@ -95,7 +95,7 @@ export function renderCheckpointResult(result: CheckpointResult): string {
   const pairs = renderPairs([
     ['checkpoint', result.checkpointId],
     ['container', `${result.container.namespace}/${result.container.id} on ${result.node}`],
-    ['source', `${source}; it stood still for ${formatDuration(result.freezeMs)}`],
+    ['source', `${source}; it stood still for ${formatDuration(result.freezeMs)} to be captured`],
     ['durability', result.durability],
     ['size', `${formatBytes(result.bytes.total)}, ${formatBytes(result.bytes.stored)} sent to the store`],
     ['local copy', result.localPath],

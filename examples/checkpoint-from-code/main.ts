@@ -60,15 +60,18 @@ async function main(containerId: string | undefined): Promise<void> {
     const { checkpointId } = checkpoint;
     const restore = await resultOf(await kybernate.restore({ node, checkpointId }, { generation }));
     console.log(JSON.stringify({ checkpointId, container: restore.container, restoreMs: restore.restoreMs }));
-  } catch (error) {
-    // The type says what to do next; docs/errors.md lists them all.
-    if (isKybernateError(error, 'Incompatible')) {
-      console.error('this container cannot be checkpointed; every reason:');
-    }
-    throw error;
   } finally {
     await kybernate.close();
   }
 }
 
-await main(process.argv[2]);
+try {
+  await main(process.argv[2]);
+} catch (error) {
+  // The type says what to do next; docs/errors.md lists them all. Anything else is a bug or a server that is away.
+  if (!isKybernateError(error)) {
+    throw error;
+  }
+  console.error(`${error.type}: ${error.message}`);
+  process.exitCode = 1;
+}
