@@ -1,72 +1,52 @@
 /*
  * Puts a captured layer into a container's fresh root file system, before anything runs in it. Used by the runtime
- * wrapper: node: modules and an injected `Run` only. The root is seen from the host, so a name must not lead through a
- * symbolic link: an image may contain one that points out of it.
+ * wrapper: node: modules and an injected `Run` only. The root is seen from the host, so no name may lead through a
+ * symbolic link: an image may contain one that points out of it, and tar would follow it.
  */
-import { lstat, readFile, rm } from 'node:fs/promises';
+import { lstat, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FS_FILES } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Run } from '../native/run/run.ts';
-import { listTar } from './tar-list.ts';
+import { pathBelow, printable } from './byte-names.ts';
+import { readDeleted } from './deleted-files.ts';
+import { readTarMembers, type TarMember } from './tar-members.ts';
 
 /**
  * Idempotent. Missing files of the checkpoint mean that there is nothing of their kind.
  * @throws CheckpointCorrupt for names that would leave the root; DiskFull; RestoreFailed
  */
 export async function applyRootfs(rootfsDir: string, checkpointDir: string, run: Run): Promise<void> {
-  const checked = new Set<string>();
-  for (const path of await deletedFiles(checkpointDir)) {
-    await checkParents(rootfsDir, path, checked);
-    await rm(join(rootfsDir, path), { recursive: true, force: true });
+  for (const name of await readDeleted(checkpointDir)) {
+    await checkParents(rootfsDir, name, new Map());
+    await rm(pathBelow(rootfsDir, name), { recursive: true, force: true });
   }
   for (const name of [FS_FILES.rootfsDiff, FS_FILES.linkRemap]) {
-    const tar = join(checkpointDir, name);
-    if ((await lstat(tar).catch(() => undefined)) !== undefined) {
-      await unpackInto(run, tar, rootfsDir, checked);
-    }
+    await unpackIfPresent(run, join(checkpointDir, name), rootfsDir);
   }
 }
 
-/** The content of an external /dev/shm, into the directory that is mounted there. */
+/** The content of an external /dev/shm, into the directory that is mounted there. Errors as above. */
 export async function applyDevShm(sourceDir: string, checkpointDir: string, run: Run): Promise<void> {
-  const tar = join(checkpointDir, FS_FILES.devShm);
-  if ((await lstat(tar).catch(() => undefined)) !== undefined) {
-    await unpackInto(run, tar, sourceDir, new Set());
-  }
+  await unpackIfPresent(run, join(checkpointDir, FS_FILES.devShm), sourceDir);
 }
 
-async function deletedFiles(checkpointDir: string): Promise<string[]> {
-  const file = join(checkpointDir, FS_FILES.deletedFiles);
-  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') {
-      return '[]';
-    }
-    throw error;
-  });
-  const list: unknown = JSON.parse(text);
-  if (!Array.isArray(list) || !list.every((path) => typeof path === 'string' && path !== '')) {
-    throw new KybernateError('CheckpointCorrupt', `${file} is not a list of paths`);
+async function unpackIfPresent(run: Run, tar: string, dir: string): Promise<void> {
+  const present = await lstat(tar).catch(() => undefined);
+  if (present === undefined) {
+    return;
   }
-  return list as string[];
-}
-
-async function unpackInto(run: Run, tar: string, dir: string, checked: Set<string>): Promise<void> {
-  for (const name of await listTar(run, tar)) {
-    const path = name.replace(/\/$/, '');
-    if (path === '' || path === '.') {
-      continue;
-    }
-    await checkParents(dir, path, checked);
-    // A directory where the archive has a file, or the reverse: tar would not replace one by the other.
-    const present = await lstat(join(dir, path)).catch(() => undefined);
-    if (present !== undefined && present.isDirectory() !== name.endsWith('/')) {
-      await rm(join(dir, path), { recursive: true, force: true });
-    }
-  }
+  await prepare(tar, dir);
   const result = await run('tar', [
-    ...['--extract', '--numeric-owner', '--same-owner', '--same-permissions', '--xattrs', '--xattrs-include=*'],
-    ...[`--directory=${dir}`, `--file=${tar}`],
+    '--extract',
+    '--numeric-owner',
+    '--same-owner',
+    '--same-permissions',
+    '--acls',
+    '--xattrs',
+    '--xattrs-include=*',
+    `--directory=${dir}`,
+    `--file=${tar}`,
   ]);
   if (result.exitCode !== 0) {
     const text = result.startError ?? result.stderr.trim().slice(-1000);
@@ -77,25 +57,55 @@ async function unpackInto(run: Run, tar: string, dir: string, checked: Set<strin
   }
 }
 
-/** Every parent must be a real directory or absent; `..` and absolute names are refused. */
-async function checkParents(rootfsDir: string, path: string, checked: Set<string>): Promise<void> {
-  const parts = path.split('/');
-  if (path.startsWith('/') || parts.some((part) => part === '..' || part === '' || part.includes('\0'))) {
-    throw new KybernateError('CheckpointCorrupt', `the name ${JSON.stringify(path)} would leave the root file system`);
+/** Refuses what must not be unpacked, and clears the way where tar would not replace what is there. */
+async function prepare(tar: string, dir: string): Promise<void> {
+  const parents = new Map<string, boolean>();
+  const inArchive = new Map<string, TarMember['type']>();
+  for await (const member of readTarMembers(tar)) {
+    if (member.name === '') {
+      continue;
+    }
+    await checkParents(dir, member.name, parents, inArchive);
+    if (member.type === 'hardlink') {
+      await checkParents(dir, member.link.replace(/^(?:\.\/+)+/, ''), parents, inArchive);
+    }
+    inArchive.set(member.name, member.type);
+    const path = pathBelow(dir, member.name);
+    const present = await lstat(path).catch(() => undefined);
+    if (present !== undefined && present.isDirectory() !== (member.type === 'directory')) {
+      await rm(path, { recursive: true, force: true });
+      // what was below a removed directory, or behind a removed link, is no longer known
+      parents.clear();
+    }
+  }
+}
+
+/** Every parent must be a real directory or absent, on disk and in the archive; `..` and absolute names are refused. */
+async function checkParents(
+  rootfsDir: string,
+  name: string,
+  checked: Map<string, boolean>,
+  inArchive: ReadonlyMap<string, TarMember['type']> = new Map(),
+): Promise<void> {
+  const parts = name.split('/');
+  if (parts.some((part) => part === '..' || part === '.' || part === '' || part.includes('\0'))) {
+    throw new KybernateError('CheckpointCorrupt', `the name ${printable(name)} would leave the root file system`);
   }
   let parent = '';
   for (const part of parts.slice(0, -1)) {
     parent = parent === '' ? part : `${parent}/${part}`;
-    if (checked.has(parent)) {
-      continue;
+    const type = inArchive.get(parent) ?? 'directory';
+    let onDisk = checked.get(parent);
+    if (onDisk === undefined) {
+      const stats = await lstat(pathBelow(rootfsDir, parent)).catch(() => undefined);
+      onDisk = stats === undefined || stats.isDirectory() || inArchive.has(parent);
+      checked.set(parent, onDisk);
     }
-    const stats = await lstat(join(rootfsDir, parent)).catch(() => undefined);
-    if (stats !== undefined && stats.isSymbolicLink()) {
+    if (!onDisk || type !== 'directory') {
       throw new KybernateError(
         'CheckpointCorrupt',
-        `the name ${JSON.stringify(path)} leads through the link ${parent}`,
+        `the name ${printable(name)} leads through ${printable(parent)}, which is no directory`,
       );
     }
-    checked.add(parent);
   }
 }

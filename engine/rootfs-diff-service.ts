@@ -1,20 +1,25 @@
 /*
  * The layer of a snapshotter without an upper directory: containerd compares the snapshot with its parent and writes an
- * OCI layer, in which a deleted name is an empty file `.wh.<name>` and an opaque directory holds `.wh..wh..opq`.
+ * OCI layer, in which a deleted name is an empty file `.wh.<name>` and an opaque directory holds `.wh..wh..opq`. The
+ * layer and the view of the parent belong to a lease, which collects them whatever becomes of us. The layer is never
+ * deleted by its digest: an image may have a layer of the same content.
  */
+import { open, rm, stat } from 'node:fs/promises';
 import { createWriteStream } from 'node:fs';
-import { rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { FS_FILES } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import type { ContainerFacts } from './inspect.ts';
-import type { RootfsCapture, RootfsDeps } from './rootfs.ts';
-import { listTar } from './tar-list.ts';
+import type { ContainerFacts } from './container-facts.ts';
+import { writeDeleted } from './deleted-files.ts';
+import type { RootfsCapture, RootfsDeps } from './rootfs-types.ts';
+import { readTarMembers, type TarMember } from './tar-members.ts';
 
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';
+const EXPIRY_MS = 24 * 3_600_000;
+const COPY_BYTES = 1024 * 1024;
 
 export async function captureByDiffService(
   deps: RootfsDeps,
@@ -23,50 +28,77 @@ export async function captureByDiffService(
   op: Op,
 ): Promise<RootfsCapture> {
   const containerd = deps.containerd();
-  const { namespace } = facts.ref;
+  const { namespace, id } = facts.ref;
   const { snapshotter, snapshotKey } = facts.record;
-  const view = `kybernate-view-${snapshotKey}`;
+  const name = `kybernate-diff-${id}`;
   const layer = join(destDir, `${FS_FILES.rootfsDiff}.layer`);
+  await containerd.removeSnapshot(namespace, snapshotter, name);
+  await containerd.createLease(namespace, name, {
+    'containerd.io/gc.expire': new Date(Date.now() + EXPIRY_MS).toISOString(),
+  });
   try {
-    const lower = await containerd.viewSnapshot(namespace, snapshotter, view, facts.snapshotParent ?? '');
+    const lower = await containerd.viewSnapshot(namespace, snapshotter, name, facts.snapshotParent ?? '', name);
     const upper = await containerd.snapshotMounts(namespace, snapshotter, snapshotKey);
-    const { digest } = await containerd.diff(namespace, lower, upper, `kybernate-${snapshotKey}`);
+    const { digest } = await containerd.diff(namespace, lower, upper, name, name);
     await pipeline(containerd.readContent(namespace, digest), createWriteStream(layer, { mode: 0o600 }), {
       signal: op.signal,
     });
-    await containerd.deleteContent(namespace, digest);
-    return await fromLayer(deps, layer, destDir);
+    const { bytes, deleted } = await splitLayer(layer, join(destDir, FS_FILES.rootfsDiff), op);
+    await writeDeleted(destDir, deleted);
+    return { bytes, deletedFiles: deleted.length, method: 'diff-service', warnings: [] };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
+      throw new KybernateError('DiskFull', `no space for the layer of ${id} below ${destDir}`, { cause: error });
+    }
+    throw error;
   } finally {
-    await containerd.removeSnapshot(namespace, snapshotter, view);
+    await containerd.removeSnapshot(namespace, snapshotter, name);
+    await containerd.deleteLease(namespace, name);
     await rm(layer, { force: true });
   }
 }
 
-async function fromLayer(deps: RootfsDeps, layer: string, destDir: string): Promise<RootfsCapture> {
+/** The name that a whiteout deletes; undefined for an ordinary member. */
+function deletedBy(member: TarMember): string | undefined {
+  const slash = member.name.lastIndexOf('/') + 1;
+  const base = member.name.slice(slash);
+  if (base === OPAQUE) {
+    return member.name.slice(0, Math.max(0, slash - 1));
+  }
+  return base.startsWith(WHITEOUT) ? member.name.slice(0, slash) + base.slice(WHITEOUT.length) : undefined;
+}
+
+/**
+ * Copies the ordinary members of an OCI layer to an archive of their own.
+ * @returns size of the archive, and the deleted names as byte strings
+ */
+export async function splitLayer(layer: string, tar: string, op: Op): Promise<{ bytes: number; deleted: string[] }> {
   const deleted: string[] = [];
-  for (const name of await listTar(deps.run, layer)) {
-    const slash = name.lastIndexOf('/') + 1;
-    const base = name.slice(slash);
-    if (base === OPAQUE) {
-      deleted.push(name.slice(0, Math.max(0, slash - 1)));
-    } else if (base.startsWith(WHITEOUT)) {
-      deleted.push(name.slice(0, slash) + base.slice(WHITEOUT.length));
+  const source = await open(layer, 'r');
+  const target = await open(tar, 'w', 0o600);
+  try {
+    const buffer = Buffer.alloc(COPY_BYTES);
+    for await (const member of readTarMembers(layer)) {
+      op.signal.throwIfAborted();
+      const gone = deletedBy(member);
+      if (gone !== undefined) {
+        deleted.push(gone);
+        continue;
+      }
+      for (let at = member.start; at < member.end;) {
+        const { bytesRead } = await source.read(buffer, 0, Math.min(COPY_BYTES, member.end - at), at);
+        if (bytesRead === 0) {
+          throw new KybernateError('DumpFailed', `the layer ${layer} is cut short at byte ${at}`);
+        }
+        await target.write(buffer, 0, bytesRead);
+        at += bytesRead;
+      }
     }
+    // two blocks of zeros end an archive
+    await target.write(Buffer.alloc(1024));
+  } finally {
+    await source.close();
+    await target.close();
   }
-  const tar = join(destDir, FS_FILES.rootfsDiff);
-  await rm(tar, { force: true });
-  const copied = await deps.run('cp', ['--reflink=auto', '--', layer, tar]);
-  const cleaned = await deps.run('tar', ['--delete', `--file=${tar}`, '--wildcards', `*/${WHITEOUT}*`, `${WHITEOUT}*`]);
-  // tar reports a pattern that matches nothing as an error; what counts is that no whiteout is left.
-  const left = (await listTar(deps.run, tar)).some((name) =>
-    name.slice(name.lastIndexOf('/') + 1).startsWith(WHITEOUT),
-  );
-  if (copied.exitCode !== 0 || left) {
-    throw new KybernateError(
-      'DumpFailed',
-      `the layer of the container could not be rewritten: ${copied.stderr}${cleaned.stderr}`,
-    );
-  }
-  await writeFile(join(destDir, FS_FILES.deletedFiles), `${JSON.stringify(deleted.sort())}\n`, { mode: 0o600 });
-  return { bytes: (await stat(tar)).size, deletedFiles: deleted.length, method: 'diff-service', warnings: [] };
+  return { bytes: (await stat(tar)).size, deleted };
 }

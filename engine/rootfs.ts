@@ -5,29 +5,23 @@
  * directory is deleted first and then unpacked). Other snapshotters go through containerd's Diff service.
  * Source: kernel Documentation/filesystems/overlayfs.rst; OCI image-spec layer.md (whiteouts).
  */
-import { readdir, stat, writeFile } from 'node:fs/promises';
+import { lstatSync, readdirSync, readFileSync, type Dirent } from 'node:fs';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { FS_FILES } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import { lstatSync } from 'node:fs';
-import { getXattr } from '../native/libc/xattr.ts';
-import type { Containerd } from '../native/containerd/containerd.ts';
+import { getXattr, listXattrs } from '../native/libc/xattr.ts';
+import { mountAt, readMounts } from '../native/proc/mounts.ts';
 import type { Run } from '../native/run/run.ts';
-import type { ContainerFacts } from './inspect.ts';
+import { compareNames, nameBytes, nameOfBytes, pathBelow, printable } from './byte-names.ts';
+import type { ContainerFacts } from './container-facts.ts';
+import { writeDeleted } from './deleted-files.ts';
 import { captureByDiffService } from './rootfs-diff-service.ts';
+import type { RootfsCapture, RootfsDeps } from './rootfs-types.ts';
 
-export interface RootfsCapture {
-  readonly bytes: number;
-  readonly deletedFiles: number;
-  readonly method: 'overlay' | 'diff-service' | 'none';
-  readonly warnings: readonly string[];
-}
-
-export interface RootfsDeps {
-  readonly run: Run;
-  readonly containerd: () => Containerd;
-}
+export type { RootfsCapture, RootfsDeps } from './rootfs-types.ts';
 
 /** Prefix of the hard links that CRIU makes beside a file whose name is gone; source: criu/files-reg.c. */
 const LINK_REMAP_PREFIX = 'link_remap.';
@@ -37,28 +31,36 @@ const TAR_CREATE = [
   '--format=posix',
   '--numeric-owner',
   '--sparse',
+  '--acls',
   '--xattrs',
+  // overlayfs' own are told by deleted.files; a label belongs to the container that is made, not to the one that was
   '--xattrs-exclude=trusted.overlay.*',
+  '--xattrs-exclude=security.selinux',
 ];
 // The list is ours: names as they are, one NUL after each, no descent into directories.
 const TAR_LIST = ['--no-recursion', '--verbatim-files-from', '--null', '--files-from=-'];
 // A hard link that CRIU adds beside us changes a file's ctime, not its content: the workload stands still.
 const TAR_QUIET = ['--warning=no-file-changed', '--warning=no-file-ignored'];
 
-/** @throws DiskFull, DumpFailed; the caller removes what was written */
+/**
+ * The workload stands still, or the archive may hold files of different moments.
+ * @param destDir directory of the checkpoint; its `fs/` exists
+ * @throws DiskFull, DumpFailed; the caller removes what was written
+ */
 export async function captureRootfs(
   deps: RootfsDeps,
   facts: ContainerFacts,
   destDir: string,
   op: Op,
 ): Promise<RootfsCapture> {
+  const { snapshotter, snapshotKey } = facts.record;
   if (facts.upperDir !== undefined) {
-    const changes = await walkUpper(facts.upperDir, op);
-    if (!changes.redirected) {
+    const changes = await walkUpper(facts.upperDir, overlayFeatures(facts.initHostPid), op);
+    if (!changes.redirected || snapshotter === '') {
       return captureUpper(deps.run, facts.upperDir, changes, destDir, op);
     }
   }
-  if (facts.record.snapshotter === '' || facts.record.snapshotKey === '') {
+  if (snapshotter === '' || snapshotKey === '') {
     return {
       bytes: 0,
       deletedFiles: 0,
@@ -70,41 +72,89 @@ export async function captureRootfs(
 }
 
 interface UpperChanges {
-  /** relative paths, parents before children */
+  /** byte strings relative to the upper directory, parents before children */
   readonly changed: string[];
   readonly deleted: string[];
-  readonly sockets: number;
+  readonly sockets: string[];
   /** a directory was renamed, or only metadata was copied up: the upper directory alone does not tell the content */
-  readonly redirected: boolean;
+  redirected: boolean;
+  /** directories with attributes of an overlayfs inside the container */
+  nested: number;
 }
 
-async function walkUpper(upperDir: string, op: Op): Promise<UpperChanges> {
-  const changes = { changed: [] as string[], deleted: [] as string[], sockets: 0, redirected: false };
+interface OverlayFeatures {
+  readonly redirectDir: boolean;
+  readonly metacopy: boolean;
+}
+
+/** Off with containerd's and Docker's mounts, unless the kernel was built or loaded with another default. */
+function overlayFeatures(initHostPid: number): OverlayFeatures {
+  const options = mountAt(readMounts(initHostPid), '/')?.superOptions ?? [];
+  const isOn = (name: string): boolean => {
+    const set = options.find((option) => option.startsWith(`${name}=`));
+    return set === undefined ? moduleDefault(name) : set === `${name}=on`;
+  };
+  return { redirectDir: isOn('redirect_dir'), metacopy: isOn('metacopy') };
+}
+
+function moduleDefault(name: string): boolean {
+  try {
+    return readFileSync(`/sys/module/overlay/parameters/${name}`, 'utf8').startsWith('Y');
+  } catch {
+    // ENOENT: overlayfs is not loaded, so nothing is mounted with it.
+    return false;
+  }
+}
+
+async function walkUpper(upperDir: string, features: OverlayFeatures, op: Op): Promise<UpperChanges> {
+  const changes: UpperChanges = { changed: [], deleted: [], sockets: [], redirected: false, nested: 0 };
   const pending = [''];
   for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
     op.signal.throwIfAborted();
-    for (const entry of await readdir(join(upperDir, dir), { withFileTypes: true })) {
-      const path = dir === '' ? entry.name : `${dir}/${entry.name}`;
-      const full = join(upperDir, path);
-      if (entry.isCharacterDevice() && lstatSync(full).rdev === 0) {
-        changes.deleted.push(path);
-      } else if (entry.isSocket()) {
-        changes.sockets += 1;
-      } else if (!entry.name.startsWith(LINK_REMAP_PREFIX)) {
-        changes.changed.push(path);
-        if (entry.isDirectory()) {
-          if (getXattr(full, 'trusted.overlay.opaque')?.[0] === 0x79) {
-            changes.deleted.push(path);
-          }
-          changes.redirected ||= getXattr(full, 'trusted.overlay.redirect') !== undefined;
-          pending.push(path);
-        } else if (entry.isFile()) {
-          changes.redirected ||= getXattr(full, 'trusted.overlay.metacopy') !== undefined;
-        }
+    for (const entry of readdirSync(pathBelow(upperDir, dir), { encoding: 'buffer', withFileTypes: true })) {
+      const base = nameOfBytes(entry.name);
+      const name = dir === '' ? base : `${dir}/${base}`;
+      if (entry.isDirectory()) {
+        pending.push(name);
+      }
+      if (!base.startsWith(LINK_REMAP_PREFIX)) {
+        visitEntry(upperDir, name, entry, features, changes);
       }
     }
+    // the freeze budget and CRIU's script must be heard between two directories
+    await yieldToLoop();
   }
   return changes;
+}
+
+function visitEntry(
+  upperDir: string,
+  name: string,
+  entry: Dirent<Buffer>,
+  features: OverlayFeatures,
+  changes: UpperChanges,
+): void {
+  const path = pathBelow(upperDir, name);
+  if (entry.isCharacterDevice() && lstatSync(path).rdev === 0) {
+    changes.deleted.push(name);
+    return;
+  }
+  if (entry.isSocket()) {
+    changes.sockets.push(name);
+    return;
+  }
+  changes.changed.push(name);
+  if (entry.isFile() && features.metacopy) {
+    changes.redirected ||= getXattr(path, 'trusted.overlay.metacopy') !== undefined;
+  }
+  if (entry.isDirectory()) {
+    const attributes = listXattrs(path).filter((attribute) => attribute.startsWith('trusted.overlay.'));
+    if (attributes.includes('trusted.overlay.opaque') && getXattr(path, 'trusted.overlay.opaque')?.[0] === 0x79) {
+      changes.deleted.push(name);
+    }
+    changes.redirected ||= features.redirectDir && attributes.includes('trusted.overlay.redirect');
+    changes.nested += attributes.some((attribute) => attribute.startsWith('trusted.overlay.overlay.')) ? 1 : 0;
+  }
 }
 
 async function captureUpper(
@@ -115,34 +165,64 @@ async function captureUpper(
   op: Op,
 ): Promise<RootfsCapture> {
   const tar = join(destDir, FS_FILES.rootfsDiff);
-  await createTar(run, upperDir, changes.changed.sort(), tar, op.signal);
-  await writeFile(join(destDir, FS_FILES.deletedFiles), `${JSON.stringify(changes.deleted.sort())}\n`, { mode: 0o600 });
+  await createTar(run, upperDir, changes.changed.sort(compareNames), tar, op);
+  await writeDeleted(destDir, changes.deleted);
   return {
     bytes: (await stat(tar)).size,
     deletedFiles: changes.deleted.length,
     method: 'overlay',
-    warnings:
-      changes.sockets > 0 ? [`${changes.sockets} socket files are not in the diff; CRIU binds live ones again`] : [],
+    warnings: warningsOf(changes),
   };
 }
 
+function warningsOf(changes: UpperChanges): string[] {
+  const warnings: string[] = [];
+  if (changes.sockets.length > 0) {
+    const names = changes.sockets.slice(0, 3).map(printable).join(', ');
+    warnings.push(`${changes.sockets.length} socket files are not in the diff (${names}); CRIU binds live ones again`);
+  }
+  if (changes.nested > 0) {
+    warnings.push(`${changes.nested} directories belong to an overlayfs inside the container: its deletions are lost`);
+  }
+  if (changes.redirected) {
+    warnings.push('directories of the image were renamed: their old content is not in the diff');
+  }
+  return warnings;
+}
+
 /**
- * Called in CRIU's post-dump script: the links exist only until CRIU returns, and a restore needs them.
- * @returns how many there were
+ * Called in CRIU's post-dump script: the links exist only until CRIU returns, and a restore needs them. Other names of
+ * the same file are archived with them, so that the restored process and those names share one file as before.
+ *
+ * @returns how many links there were
  */
 export async function captureLinkRemap(
   deps: { readonly run: Run },
   upperDir: string,
   destDir: string,
 ): Promise<number> {
-  const links: string[] = [];
-  for (const entry of await readdir(upperDir, { recursive: true, withFileTypes: true })) {
-    if (entry.name.startsWith(LINK_REMAP_PREFIX) && entry.isFile()) {
-      links.push(join(entry.parentPath, entry.name).slice(upperDir.length + 1));
+  const byInode = new Map<bigint, string[]>();
+  const links: bigint[] = [];
+  const pending = [''];
+  for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
+    for (const entry of readdirSync(pathBelow(upperDir, dir), { encoding: 'buffer', withFileTypes: true })) {
+      const base = nameOfBytes(entry.name);
+      const name = dir === '' ? base : `${dir}/${base}`;
+      if (entry.isDirectory()) {
+        pending.push(name);
+      } else if (entry.isFile()) {
+        const { ino } = lstatSync(pathBelow(upperDir, name), { bigint: true });
+        byInode.set(ino, [...(byInode.get(ino) ?? []), name]);
+        if (base.startsWith(LINK_REMAP_PREFIX)) {
+          links.push(ino);
+        }
+      }
     }
+    await yieldToLoop();
   }
   if (links.length > 0) {
-    await createTar(deps.run, upperDir, links.sort(), join(destDir, FS_FILES.linkRemap));
+    const names = [...new Set(links)].flatMap((ino) => byInode.get(ino) ?? []);
+    await createTar(deps.run, upperDir, names.sort(compareNames), join(destDir, FS_FILES.linkRemap));
   }
   return links.length;
 }
@@ -162,29 +242,31 @@ export async function captureDevShm(
   if (mount === undefined) {
     return [];
   }
-  const entries = await readdir(mount.source, { recursive: true }).catch(() => undefined);
+  const entries = await readdir(mount.source, { recursive: true, encoding: 'latin1' }).catch(() => undefined);
   if (entries === undefined) {
     return [`/dev/shm comes from ${mount.source}, which cannot be read: its content is not captured`];
   }
-  await createTar(deps.run, mount.source, entries.sort(), join(destDir, FS_FILES.devShm), op.signal);
+  await createTar(deps.run, mount.source, entries.sort(compareNames), join(destDir, FS_FILES.devShm), op);
   return [];
 }
 
-async function createTar(
-  run: Run,
-  dir: string,
-  names: readonly string[],
-  file: string,
-  signal?: AbortSignal,
-): Promise<void> {
+async function createTar(run: Run, dir: string, names: readonly string[], file: string, op?: Op): Promise<void> {
+  const progress = setInterval(() => {
+    void stat(file).then(
+      ({ size }) => op?.progress({ phase: 'capturing', bytesDone: size }),
+      // not made yet
+      () => undefined,
+    );
+  }, 1000).unref();
   const result = await run('tar', [...TAR_CREATE, ...TAR_QUIET, `--directory=${dir}`, `--file=${file}`, ...TAR_LIST], {
-    input: names.map((name) => `${name}\0`).join(''),
-    ...(signal === undefined ? {} : { signal }),
+    input: nameBytes(names.map((name) => `${name}\0`).join('')),
+    ...(op === undefined ? {} : { signal: op.signal }),
   });
+  clearInterval(progress);
   if (result.exitCode === 0) {
     return;
   }
-  signal?.throwIfAborted();
+  op?.signal.throwIfAborted();
   const text = result.startError ?? result.stderr.trim().slice(-1000);
   if (/No space left on device/i.test(text)) {
     throw new KybernateError('DiskFull', `no space for ${file}`);

@@ -8,6 +8,8 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   /** absent: as long as it takes */
   readonly timeoutMs?: number;
+  /** what the call makes belongs to this lease */
+  readonly lease?: string | undefined;
 }
 
 /** Reads and small changes: containerd answers in milliseconds, or something is wrong. */
@@ -79,9 +81,12 @@ export function openChannel(address: string): Channel {
     'grpc.enable_http_proxy': 0,
   });
 
-  function metadataOf(namespace: string): Metadata {
+  function metadataOf(namespace: string, lease?: string): Metadata {
     const metadata = new Metadata();
     metadata.set('containerd-namespace', namespace);
+    if (lease !== undefined) {
+      metadata.set('containerd-lease', lease);
+    }
     return metadata;
   }
 
@@ -105,7 +110,7 @@ export function openChannel(address: string): Channel {
         method.requestSerialize,
         method.responseDeserialize,
         request,
-        metadataOf(namespace),
+        metadataOf(namespace, options.lease),
         timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs },
         (error, response) => {
           signal?.removeEventListener('abort', cancel);

@@ -3,16 +3,21 @@ import { LONG, orUndefined, QUICK, type Channel } from './channel.ts';
 import type { Containerd, Mount, SnapshotInfo } from './containerd.ts';
 
 const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
-/** Objects that nothing else refers to are collected unless they carry this label. */
+/** What neither a lease nor another object refers to is collected unless it carries this label. */
 const GC_ROOT = 'containerd.io/gc.root';
 const SNAPSHOTS = 'snapshots.v1.Snapshots';
 
 type SnapshotCalls = 'statSnapshot' | 'prepareSnapshot' | 'viewSnapshot' | 'snapshotMounts' | 'removeSnapshot';
 
+function keptBy(lease: string | undefined): Record<string, string> {
+  return lease === undefined ? { [GC_ROOT]: new Date().toISOString() } : {};
+}
+
 /** Calls of the Snapshots service. */
 export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls> {
-  async function mounts(namespace: string, name: string, request: object): Promise<Mount[]> {
-    return (await call<{ mounts: Mount[] }>(namespace, SNAPSHOTS, name, request, LONG)).mounts;
+  async function mounts(namespace: string, name: string, request: object, lease?: string): Promise<Mount[]> {
+    const answer = await call<{ mounts: Mount[] }>(namespace, SNAPSHOTS, name, request, { ...LONG, lease });
+    return answer.mounts;
   }
   return {
     async statSnapshot(namespace, snapshotter, key) {
@@ -25,8 +30,8 @@ export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls
     },
     prepareSnapshot: (namespace, snapshotter, key, parent, labels) =>
       mounts(namespace, 'Prepare', { snapshotter, key, parent, labels }),
-    viewSnapshot: (namespace, snapshotter, key, parent) =>
-      mounts(namespace, 'View', { snapshotter, key, parent, labels: { [GC_ROOT]: new Date().toISOString() } }),
+    viewSnapshot: (namespace, snapshotter, key, parent, lease) =>
+      mounts(namespace, 'View', { snapshotter, key, parent, labels: keptBy(lease) }, lease),
     snapshotMounts: (namespace, snapshotter, key) => mounts(namespace, 'Mounts', { snapshotter, key }),
     async removeSnapshot(namespace, snapshotter, key) {
       await orUndefined(call(namespace, SNAPSHOTS, 'Remove', { snapshotter, key }, LONG));
@@ -37,13 +42,12 @@ export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls
 /** Calls of the Diff and Content services. */
 export function contentCalls({ call, stream }: Channel): Pick<Containerd, 'diff' | 'readContent' | 'deleteContent'> {
   return {
-    async diff(namespace, left, right, ref) {
+    async diff(namespace, left, right, ref, lease) {
       interface Answer {
         diff: { digest: string; size: number } | null;
       }
-      const labels = { [GC_ROOT]: new Date().toISOString() };
-      const request = { left, right, mediaType: LAYER_MEDIA_TYPE, ref, labels };
-      const answer = await call<Answer>(namespace, 'diff.v1.Diff', 'Diff', request, LONG);
+      const request = { left, right, mediaType: LAYER_MEDIA_TYPE, ref, labels: keptBy(lease) };
+      const answer = await call<Answer>(namespace, 'diff.v1.Diff', 'Diff', request, { ...LONG, lease });
       if (answer.diff === null) {
         throw new KybernateError('Internal', `containerd: diff.v1.Diff/Diff in ${namespace} answered without a layer`);
       }

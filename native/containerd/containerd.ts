@@ -99,17 +99,19 @@ export interface Containerd {
     parent: string,
     labels: Readonly<Record<string, string>>,
   ): Promise<Mount[]>;
-  viewSnapshot(namespace: string, snapshotter: string, key: string, parent: string): Promise<Mount[]>;
+  /** @param lease owner of the view; without one it lives until it is removed */
+  viewSnapshot(namespace: string, snapshotter: string, key: string, parent: string, lease?: string): Promise<Mount[]>;
   snapshotMounts(namespace: string, snapshotter: string, key: string): Promise<Mount[]>;
   /** absent snapshot is success */
   removeSnapshot(namespace: string, snapshotter: string, key: string): Promise<void>;
   getImage(namespace: string, name: string): Promise<ImageRecord | undefined>;
-  /** containerd's Diff service: an uncompressed layer tar of right over left, with OCI whiteouts, in the content store */
+  /** containerd's Diff service: an uncompressed layer tar of right over left, with OCI whiteouts, in the content store, owned by the lease */
   diff(
     namespace: string,
     left: readonly Mount[],
     right: readonly Mount[],
     ref: string,
+    lease?: string,
   ): Promise<{ digest: string; size: number }>;
   readContent(namespace: string, digest: string): AsyncIterable<Uint8Array>;
   deleteContent(namespace: string, digest: string): Promise<void>;
