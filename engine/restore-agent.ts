@@ -15,6 +15,7 @@ import { CHECKPOINT_ID_PATTERN } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkRestoreTarget } from './preflight.ts';
+import { clearDeadRestore } from './restore-leftovers.ts';
 import {
   type RestoreRecord,
   forgetRestore,
@@ -45,7 +46,13 @@ export async function prepareRestore(
 ): Promise<PrepareRestoreResponse> {
   const record = joinedRecord(deps, request) ?? (await foreignRecord(deps, op, access, request));
   const attempt = record.attempt + 1;
-  const prepared = writeRestore(deps.settings, { ...record, attempt, state: 'prepared', bundle: request.bundle });
+  const prepared = writeRestore(deps.settings, {
+    ...record,
+    attempt,
+    state: 'prepared',
+    bundle: request.bundle,
+    ...(request.runcRoot === undefined ? {} : { runcRoot: request.runcRoot }),
+  });
   const workDir = makeWorkDir(deps.settings, prepared.operationId, attempt);
   op.log.info(
     {
@@ -200,6 +207,9 @@ export async function sweepRestores(deps: NodeDeps, op: Op): Promise<readonly st
   );
   for (const record of dead) {
     const savedLogs = saveRestoreLogs(deps.settings, record);
+    if (record.runcRoot !== undefined) {
+      await clearDeadRestore(deps.run, record.runcRoot, record.container.id);
+    }
     forgetRestore(deps.settings, record.operationId);
     op.log.warn(
       { operationId: record.operationId, container: record.container.id, savedLogs },

@@ -30,6 +30,8 @@ export interface RestoreRecord {
   readonly terminal: boolean;
   /** bundle of the attempt that the wrapper is making */
   readonly bundle?: string;
+  /** runc's `--root` of that attempt */
+  readonly runcRoot?: string;
   /** number of the newest work directory; 0 before the wrapper asked */
   readonly attempt: number;
   readonly state: 'registered' | 'prepared' | 'restored' | 'cold-started' | 'failed';

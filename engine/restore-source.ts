@@ -111,9 +111,10 @@ export function bareImageDir(dir: string): string {
 
 /**
  * The real path, when it lies below a root and nobody but root can change any part of it on the way or in it.
+ * @param trustedUid who may own it
  * @throws RestoreRefused
  */
-export function allowedPath(roots: readonly string[], path: string): string {
+export function allowedPath(roots: readonly string[], path: string, trustedUid = 0): string {
   let real: string;
   try {
     real = realpathSync(path);
@@ -132,12 +133,12 @@ export function allowedPath(roots: readonly string[], path: string): string {
     );
   }
   let current = root;
-  checkOwned(current, lstatSync(current));
+  checkOwned(current, lstatSync(current), trustedUid);
   for (const name of relative(root, real).split('/')) {
     current = join(current, name);
-    checkOwned(current, lstatSync(current));
+    checkOwned(current, lstatSync(current), trustedUid);
   }
-  checkTree(real);
+  checkTree(real, trustedUid);
   return real;
 }
 
@@ -147,20 +148,20 @@ function isBelow(root: string, path: string): boolean {
 }
 
 /** Images are read by CRIU as root long after this look: nobody else may be able to swap one. */
-function checkTree(dir: string): void {
+function checkTree(dir: string, trustedUid: number): void {
   for (const name of readdirSync(dir)) {
     const path = join(dir, name);
     const stats = lstatSync(path);
     refuseUnless(!stats.isSymbolicLink(), `${path} is a symbolic link`);
-    checkOwned(path, stats);
+    checkOwned(path, stats, trustedUid);
     if (stats.isDirectory()) {
-      checkTree(path);
+      checkTree(path, trustedUid);
     }
   }
 }
 
-function checkOwned(path: string, stats: Stats): void {
-  refuseUnless(stats.uid === 0 && (stats.mode & 0o022) === 0, `${path} can be changed by others than root`);
+function checkOwned(path: string, stats: Stats, trustedUid: number): void {
+  refuseUnless(stats.uid === trustedUid && (stats.mode & 0o022) === 0, `${path} can be changed by others than root`);
 }
 
 /**

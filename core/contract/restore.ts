@@ -23,7 +23,7 @@ export const restoreInput = z
     unverified: z.boolean().default(false),
     container: z
       .strictObject({
-        /** id of the new container; `<source id>-<8 digits>` otherwise */
+        /** id of the new container; `<source id>-r<8 digits>` otherwise */
         id: containerId.optional(),
         /** containerd namespace; that of the source otherwise */
         namespace: namespace.optional(),
@@ -147,6 +147,8 @@ export const prepareRestoreRequest = z.strictObject({
   origin: z.enum(['annotation', 'environment']),
   container: z.strictObject({ id: z.string().min(1).max(255), namespace: z.string().max(76).optional() }),
   bundle: absolutePath,
+  /** runc's `--root` */
+  runcRoot: absolutePath.optional(),
   /** what the container's annotations say; an operation that made the container overrules them */
   tcp: z.enum(['keep', 'close']).default('close'),
   onFailure: z.enum(['fail', 'cold-start']).default('fail'),

@@ -17,11 +17,10 @@ export async function readHostname(run: Run, namespacePath: string): Promise<str
 }
 
 /**
- * Names the UTS namespace of a process.
+ * @param namespacePath of a UTS namespace
  * @throws Internal it cannot be written
  */
-export async function writeHostname(run: Run, hostPid: number, name: string): Promise<void> {
-  const namespacePath = `/proc/${hostPid}/ns/uts`;
+export async function writeHostname(run: Run, namespacePath: string, name: string): Promise<void> {
   const result = await run('nsenter', [`--uts=${namespacePath}`, 'tee', HOSTNAME_FILE], { input: name });
   if (result.exitCode !== 0) {
     throw failed('write', namespacePath, result.startError ?? result.stderr);

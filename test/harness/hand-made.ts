@@ -7,11 +7,13 @@ import { join, relative } from 'node:path';
 import { inject } from 'vitest';
 import { METADATA_FILE, OWN_FILES, checkpointDirName } from '../../core/checkpoint/file-names.ts';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import { probeNodeFacts } from '../../engine/facts.ts';
+import type { NodeDeps } from '../../engine/node-deps.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 
 export interface HandMade {
-  readonly containerd: Containerd;
+  readonly deps: NodeDeps;
   readonly namespace: string;
   readonly container: string;
   readonly stateDir: string;
@@ -23,7 +25,8 @@ export interface HandMade {
 
 /** @returns directory of the checkpoint */
 export async function checkpointByHand(input: HandMade): Promise<string> {
-  const { containerd, namespace, container, checkpointId } = input;
+  const { deps, namespace, container, checkpointId } = input;
+  const { containerd } = deps;
   const dir = join(input.stateDir, 'checkpoints', checkpointDirName(checkpointId));
   for (const part of ['criu', 'fs', 'work']) {
     mkdirSync(join(dir, part), { recursive: true, mode: 0o700 });
@@ -33,12 +36,21 @@ export async function checkpointByHand(input: HandMade): Promise<string> {
     throw new Error(`no container ${container}`);
   }
   await must('runc', [
-    ...['--root', `/run/containerd/runc/${namespace}`, 'checkpoint', '--leave-running', ...(input.flags ?? [])],
-    ...['--image-path', join(dir, 'criu'), '--work-path', join(dir, 'work'), container],
+    '--root',
+    `/run/containerd/runc/${namespace}`,
+    'checkpoint',
+    '--leave-running',
+    ...(input.flags ?? []),
+    '--image-path',
+    join(dir, 'criu'),
+    '--work-path',
+    join(dir, 'work'),
+    container,
   ]);
   await saveLayer(containerd, namespace, { snapshotter: record.snapshotter, key: record.snapshotKey }, dir);
   const parent = (await containerd.statSnapshot(namespace, record.snapshotter, record.snapshotKey))?.parent;
   writeFileSync(join(dir, OWN_FILES.spec), record.spec);
+  const { node: _name, ...facts } = await probeNodeFacts(deps);
   const spec = JSON.parse(record.spec) as { process?: { terminal?: boolean } };
   const metadata: Metadata = {
     version: 1,
@@ -46,18 +58,7 @@ export async function checkpointByHand(input: HandMade): Promise<string> {
     createdAt: new Date().toISOString(),
     labels: {},
     container: { id: container, namespace, runtime: record.runtime.name, labels: {} },
-    node: {
-      name: 'test',
-      hostname: 'test',
-      kernel: '6.1.0',
-      arch: process.arch,
-      cpuModel: 'any',
-      cpuFlags: [],
-      cgroupVersion: 1,
-      criuVersion: '4.2',
-      runcVersion: '1.5.2',
-      containerdVersion: '2.4.2',
-    },
+    node: { ...facts, cpuFlags: [...facts.cpuFlags], name: 'test' },
     capture: {
       engine: 'runc',
       method: 'criu',
@@ -102,7 +103,11 @@ async function saveLayer(
     .map((path) => relative(upper, path));
   writeFileSync(join(dir, 'fs/deleted.files'), JSON.stringify(deleted));
   await must('tar', [
-    ...['--create', '--numeric-owner', '--xattrs', `--file=${join(dir, 'fs/rootfs-diff.tar')}`, `--directory=${upper}`],
+    '--create',
+    '--numeric-owner',
+    '--xattrs',
+    `--file=${join(dir, 'fs/rootfs-diff.tar')}`,
+    `--directory=${upper}`,
     ...deleted.map((path) => `--exclude=./${path}`),
     '.',
   ]);

@@ -1,0 +1,58 @@
+/* One `runc create` on its way to a restore: what it works with and how far it has come. */
+import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
+import type { RestoreWish } from '../../core/oci/annotations.ts';
+import type { RuncCreate } from '../../core/oci/runc-argv.ts';
+import type { OciSpec } from '../../core/oci/spec.ts';
+import type { Run, RunOptions, RunResult } from '../../native/run/run.ts';
+import type { Agent } from './node-socket.ts';
+import type { PristineRootfs } from './pristine-rootfs.ts';
+
+export interface WrapperDeps {
+  readonly runcPath: string;
+  readonly agent: Agent;
+  readonly run: Run;
+  /** starts a program on our own stdin, stdout and stderr: those of the container */
+  readonly runInherited: (file: string, args: readonly string[], options: RunOptions) => Promise<RunResult>;
+  readonly env: Readonly<Record<string, string>>;
+  readonly signal: AbortSignal;
+  /** one line for the runtime's log; the shim reports the last one of level `error` */
+  readonly log: (create: RuncCreate, level: 'error' | 'warning' | 'info', message: string) => void;
+}
+
+export interface Job {
+  readonly create: RuncCreate;
+  readonly bundle: string;
+  readonly configFile: string;
+  /** text of config.json as its creator wrote it */
+  readonly original: string;
+  readonly spec: OciSpec;
+  readonly wish: RestoreWish;
+  readonly begun: number;
+  prepared?: PrepareRestoreResponse;
+  /** set before the rw layer is unpacked */
+  pristine?: PristineRootfs;
+  /** of the shared UTS namespace, into which CRIU writes that of the dump, in a failing restore too */
+  hostname?: { readonly namespacePath: string; readonly name: string };
+  specReplaced: boolean;
+  runcStarted: boolean;
+  readonly parts: Record<string, number>;
+}
+
+/** The shim's runc root is `<root>/<containerd namespace>`; for other callers the name says nothing and is harmless. */
+export function containerOf(create: RuncCreate): { id: string; namespace: string } {
+  return { id: create.id, namespace: create.root.replace(/\/+$/, '').split('/').at(-1) ?? '' };
+}
+
+/** Runs `act` and notes its duration in ms. */
+export async function timed<Result>(
+  parts: Record<string, number>,
+  name: string,
+  act: () => Promise<Result>,
+): Promise<Result> {
+  const begun = performance.now();
+  try {
+    return await act();
+  } finally {
+    parts[name] = performance.now() - begun;
+  }
+}

@@ -1,0 +1,43 @@
+/* The wrapper's last word to the agent. */
+import { KybernateError, isKybernateError } from '../../core/errors.ts';
+import { type Job, type WrapperDeps, containerOf, timed } from './job.ts';
+
+/**
+ * The agent brings the GPU state back and ends the operation. A workload without one already runs as it should: an agent
+ * that went away in the meantime is no reason to kill it.
+ */
+export async function complete(deps: WrapperDeps, job: Job, initHostPid: number, needsGpu: boolean): Promise<void> {
+  let proceed = true;
+  try {
+    ({ proceed } = await timed(job.parts, 'completeMs', () => report(deps, job, 'restored', initHostPid, [])));
+  } catch (error) {
+    if (needsGpu || !isKybernateError(error, 'NodeUnavailable')) {
+      throw error;
+    }
+    deps.log(job.create, 'warning', `kybernate: ${error.message}; the container runs`);
+  }
+  if (!proceed) {
+    throw new KybernateError('RestoreFailed', 'the agent could not bring the GPU state back');
+  }
+}
+
+export async function report(
+  deps: WrapperDeps,
+  job: Job,
+  outcome: 'restored' | 'cold-started' | 'failed',
+  initHostPid: number,
+  errors: readonly string[],
+): Promise<{ proceed: boolean }> {
+  if (job.prepared === undefined) {
+    return { proceed: false };
+  }
+  return deps.agent.completeRestore({
+    operationId: job.prepared.operationId,
+    container: containerOf(job.create),
+    outcome,
+    initHostPid,
+    restoreMs: performance.now() - job.begun,
+    parts: job.parts,
+    errors: errors.map((line) => line.slice(0, 1000)).slice(-40),
+  });
+}

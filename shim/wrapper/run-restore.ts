@@ -1,0 +1,77 @@
+/* `runc restore` itself, and what must be cleared away before and after one that failed. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
+import { KybernateError, messageOf } from '../../core/errors.ts';
+import type { RestorePlan } from '../../core/oci/restore-plan.ts';
+import type { RuncCreate } from '../../core/oci/runc-argv.ts';
+import { clearDeadRestore } from '../../engine/restore-leftovers.ts';
+import type { RunOptions, RunResult } from '../../native/run/run.ts';
+import { pidIn } from './files.ts';
+import type { Job, WrapperDeps } from './job.ts';
+import { restoreErrors } from './restore-errors.ts';
+
+const CRIU_CONFIG = 'criu.conf';
+
+/** @returns host pid of the restored init process */
+export async function runRestore(
+  deps: WrapperDeps,
+  job: Job,
+  prepared: PrepareRestoreResponse,
+  plan: RestorePlan,
+): Promise<number> {
+  const { create } = job;
+  const criuConfig = join(prepared.workDir, CRIU_CONFIG);
+  writeFileSync(criuConfig, plan.criuConfigText, { mode: 0o600 });
+  await clearDeadRestore(deps.run, create.root, create.id);
+  job.runcStarted = true;
+  // By the environment, not by the annotation org.criu.config: runc would keep that for the container's whole life, and
+  // the next dump would read it.
+  const result = await runBoundToUs(deps, plan.argv, {
+    env: { ...deps.env, CRIU_CONFIG_FILE: criuConfig },
+    timeoutMs: prepared.restoreBudgetMs,
+    signal: deps.signal,
+  });
+  if (result.exitCode !== 0) {
+    const why = result.timedOut
+      ? `not done after ${prepared.restoreBudgetMs} ms`
+      : (result.startError ?? result.signal ?? `exit code ${result.exitCode}`);
+    const errors = await restoreErrors(prepared.workDir, create.log);
+    throw new KybernateError('RestoreFailed', `runc restore failed (${why}): ${errors.join(' | ')}`, {
+      details: { errors },
+    });
+  }
+  const pid = create.pidFile === undefined ? await pidFromState(deps, create) : pidIn(create.pidFile);
+  if (pid === undefined) {
+    throw new KybernateError('RestoreFailed', `runc restore left no pid in ${create.pidFile ?? 'its state'}`);
+  }
+  return pid;
+}
+
+/**
+ * A shim whose caller went away kills us, but not what we started: runc must die with us, and CRIU gives up when runc's
+ * end of their socket closes. Without it a container that nobody knows of would come to life after containerd had
+ * cleaned up. Node cannot set the signal, setpriv (util-linux) can; without it the window of a crash stays open.
+ */
+async function runBoundToUs(deps: WrapperDeps, args: readonly string[], options: RunOptions): Promise<RunResult> {
+  const bound = await deps.runInherited('setpriv', ['--pdeathsig', 'KILL', '--', deps.runcPath, ...args], options);
+  return bound.startError === 'ENOENT' ? deps.runInherited(deps.runcPath, args, options) : bound;
+}
+
+async function pidFromState(deps: WrapperDeps, create: RuncCreate): Promise<number | undefined> {
+  const state = await deps.run(deps.runcPath, [...create.globals, 'state', create.id]);
+  const { pid } = (state.exitCode === 0 ? JSON.parse(state.stdout) : {}) as { pid?: number };
+  return pid;
+}
+
+/** What a failed `runc restore` left; nothing to delete is no error with --force. */
+export async function removeRemains(deps: WrapperDeps, create: RuncCreate): Promise<void> {
+  try {
+    await clearDeadRestore(deps.run, create.root, create.id);
+  } catch (error) {
+    // Left for the shim's own delete, which refuses as we do: better a directory too many than the user's files.
+    deps.log(create, 'warning', `kybernate: ${messageOf(error)}`);
+    return;
+  }
+  await deps.run(deps.runcPath, [...create.globals, 'delete', '--force', create.id]);
+}
