@@ -103,11 +103,20 @@ function runcRoot(bundle: Bundle): string {
   return join(root, bundle.namespace);
 }
 
+/** All containerds of a machine share runc's root: an id there may belong to another one's container. */
+async function isOurs(containerd: Containerd, bundle: Bundle): Promise<boolean> {
+  const args = ['--root', runcRoot(bundle), 'state', bundle.id];
+  const result = await runExeca('runc', args, { env: { PATH: containerd.path }, timeoutMs: 10_000 });
+  return result.exitCode === 0 && (JSON.parse(result.stdout) as { bundle?: string }).bundle === bundle.dir;
+}
+
 async function endByRunc(containerd: Containerd, bundle: Bundle): Promise<void> {
-  await runExeca('runc', ['--root', runcRoot(bundle), 'delete', '--force', bundle.id], {
-    env: { PATH: containerd.path },
-    timeoutMs: 20_000,
-  });
+  if (await isOurs(containerd, bundle)) {
+    await runExeca('runc', ['--root', runcRoot(bundle), 'delete', '--force', bundle.id], {
+      env: { PATH: containerd.path },
+      timeoutMs: 20_000,
+    });
+  }
   const address = /unix:\/\/([^"\s]+)/.exec(readText(join(bundle.dir, 'bootstrap.json')))?.[1];
   if (address?.startsWith(`${SHIM_SOCKETS}/`) === true) {
     rmSync(address, { force: true });

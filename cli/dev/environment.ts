@@ -58,6 +58,8 @@ export function devVariables(paths: DevPaths, node: string, servers: DevServers,
     TEMPORAL_NAMESPACE: temporal.namespace,
     ...(temporal.uiUrl === undefined ? {} : { KYBERNATE_UI: temporal.uiUrl }),
     CONTAINERD_ADDRESS: containerd.address,
+    // Every call of ctr would print that cgroup v1 goes away one day.
+    CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS: '1',
   };
 }
 

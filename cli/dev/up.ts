@@ -48,7 +48,7 @@ export interface DevEnvironment extends DevServers {
 async function timed<T>(what: string, note: (text: string) => void, work: () => Promise<T>): Promise<T> {
   const begin = performance.now();
   const value = await work();
-  note(`${what} is ready (${((performance.now() - begin) / 1000).toFixed(1)} s)`);
+  note(`ready: ${what} (${((performance.now() - begin) / 1000).toFixed(1)} s)`);
   return value;
 }
 
@@ -59,7 +59,7 @@ async function startServers(paths: DevPaths, options: UpOptions, note: (text: st
   const [containerd, temporal, s3] = await Promise.all([
     timed('containerd', note, () => startContainerd({ dir, env: base, runDir: paths.runDir })),
     timed('Temporal', note, () => startTemporal({ dir, env: base, ui: true, wellKnownPorts: true })),
-    options.store === 's3' ? timed('the S3 server', note, () => startS3({ dir, env: base })) : undefined,
+    options.store === 's3' ? timed('S3 server', note, () => startS3({ dir, env: base })) : undefined,
   ]);
   return { containerd, temporal, ...(s3 === undefined ? {} : { s3 }) };
 }
@@ -85,8 +85,8 @@ export async function up(options: UpOptions): Promise<DevEnvironment> {
     };
     const { containerd, temporal } = servers;
     await Promise.all([
-      timed('the images', note, () => importUpImages(servers, options, note)),
-      timed('the workers', note, () =>
+      timed('images', note, () => importUpImages(servers, options, note)),
+      timed('workers', note, () =>
         startWorkers({
           dir: paths.dir,
           node,
