@@ -21,6 +21,7 @@ describe('localCatalog', () => {
       'checkpoint-half/criu/core-1.img': 'x',
       'something/metadata.json': '{}',
       'checkpoint-': '',
+      'checkpoint-file': '',
     });
     await writeFiles(root, { 'checkpoint-c/metadata.json': '{}', 'checkpoint-..x/metadata.json': '{}' });
 

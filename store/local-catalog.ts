@@ -126,7 +126,7 @@ async function readOrNotFound(path: string, checkpointId: string, dir: string): 
   try {
     return await readFile(path, 'utf8');
   } catch (error) {
-    throw errnoOf(error) === 'ENOENT' ? notFound(checkpointId, dir) : error;
+    throw isAbsent(error) ? notFound(checkpointId, dir) : error;
   }
 }
 
@@ -135,11 +135,16 @@ async function exists(path: string): Promise<boolean> {
     await stat(path);
     return true;
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') {
+    if (isAbsent(error)) {
       return false;
     }
     throw error;
   }
+}
+
+/** A file in the place of a checkpoint's directory is no checkpoint either. */
+function isAbsent(error: unknown): boolean {
+  return errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR';
 }
 
 function notFound(checkpointId: string, dir: string): KybernateError {

@@ -5,6 +5,8 @@
  */
 import {
   AbortMultipartUploadCommand,
+  CompleteMultipartUploadCommand,
+  CreateMultipartUploadCommand,
   DeleteObjectCommand,
   GetObjectCommand,
   HeadBucketCommand,
@@ -13,10 +15,12 @@ import {
   paginateListObjectsV2,
   PutObjectCommand,
   S3Client,
+  UploadPartCommand,
+  type CompletedPart,
   type GetObjectCommandOutput,
 } from '@aws-sdk/client-s3';
-import { Upload } from '@aws-sdk/lib-storage';
-import { KybernateError, messageOf } from '../../core/errors.ts';
+import { forEachLimit } from '../limit.ts';
+import { nameOf, statusOf, storageDenied, toStorageError } from './s3-errors.ts';
 import { checkKey, type Backend, type ByteRange, type CallOptions, type ObjectInfo } from './backend.ts';
 
 const MiB = 2 ** 20;
@@ -24,6 +28,7 @@ const MiB = 2 ** 20;
 const MULTIPART_FROM_BYTES = 96 * MiB;
 /** S3's limit is 10,000 parts of at least 5 MiB: the part grows with the object. */
 const MAX_PARTS = 9000;
+const PARALLEL_PARTS = 4;
 const ATTEMPTS = 2;
 const CONNECT_TIMEOUT_MS = 3000;
 /** Below 6000: from there on the SDK starts this clock 3 s late. */
@@ -68,21 +73,13 @@ class S3Backend implements Backend {
   }
 
   async put(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<void> {
-    const params = { ...this.#at(key, signal), Body: bytes };
+    const at = this.#at(key, signal);
     await this.#attempt(`put ${key}`, signal, async () => {
       if (bytes.length < MULTIPART_FROM_BYTES) {
-        await this.#client.send(new PutObjectCommand(params), abortOn(signal));
+        await this.#client.send(new PutObjectCommand({ ...at, Body: bytes }), abortOn(signal));
         return;
       }
-      const partSize = multipartPartBytes(bytes.length);
-      const upload = new Upload({ client: this.#client, params, partSize, queueSize: 4, leavePartsOnError: false });
-      const abort = (): void => void upload.abort();
-      signal?.addEventListener('abort', abort, { once: true });
-      try {
-        await upload.done();
-      } finally {
-        signal?.removeEventListener('abort', abort);
-      }
+      await this.#putInParts(at, bytes, signal);
     });
   }
 
@@ -144,7 +141,7 @@ class S3Backend implements Backend {
       await this.#client
         .send(new HeadBucketCommand({ Bucket: this.#bucket }), abortOn(signal))
         .catch((error: unknown) => {
-          throw statusOf(error) === 404 ? this.#denied(`there is no bucket ${this.#bucket}`, error) : error;
+          throw statusOf(error) === 404 ? storageDenied(this.url, `there is no bucket ${this.#bucket}`, error) : error;
         });
       return undefined;
     });
@@ -214,6 +211,32 @@ class S3Backend implements Backend {
     return { Bucket: this.#bucket, Key: this.#prefix + checkKey(key) };
   }
 
+  /** Several parts at once; whatever happens, none is under way and none is left when it returns. */
+  async #putInParts(
+    at: { readonly Bucket: string; readonly Key: string },
+    bytes: Uint8Array,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const { UploadId } = await this.#client.send(new CreateMultipartUploadCommand(at), abortOn(signal));
+    const partBytes = multipartPartBytes(bytes.length);
+    const numbers = Array.from({ length: Math.ceil(bytes.length / partBytes) }, (_, index) => index + 1);
+    const Parts: CompletedPart[] = [];
+    try {
+      await forEachLimit(numbers, PARALLEL_PARTS, signal ?? NEVER, async (PartNumber) => {
+        const Body = bytes.subarray((PartNumber - 1) * partBytes, PartNumber * partBytes);
+        const part = new UploadPartCommand({ ...at, UploadId, PartNumber, Body });
+        const { ETag } = await this.#client.send(part, abortOn(signal));
+        Parts[PartNumber - 1] = { PartNumber, ETag };
+      });
+      const complete = new CompleteMultipartUploadCommand({ ...at, UploadId, MultipartUpload: { Parts } });
+      await this.#client.send(complete, abortOn(signal));
+    } catch (error) {
+      // A store that does not answer keeps the parts until the next sweep.
+      await this.#client.send(new AbortMultipartUploadCommand({ ...at, UploadId })).catch(() => undefined);
+      throw error;
+    }
+  }
+
   /** The open answer, no bytes for a range behind the end, undefined when there is no such object. */
   async #open(
     read: GetObjectCommand,
@@ -237,48 +260,12 @@ class S3Backend implements Backend {
       return await act();
     } catch (error) {
       signal?.throwIfAborted();
-      throw this.#mapError(what, error);
+      throw toStorageError(this.url, what, error);
     }
-  }
-
-  #mapError(what: string, error: unknown): unknown {
-    if (error instanceof KybernateError) {
-      return error;
-    }
-    const status = statusOf(error);
-    const text = `${what}: ${nameOf(error)}${status === undefined ? '' : ` (HTTP ${status})`}: ${messageOf(error)}`;
-    // A 404 that is not NoSuchKey is about the bucket, or (versitygw) the user.
-    if (DENIED_NAMES.has(nameOf(error)) || [301, 401, 403, 404].includes(status ?? 0)) {
-      return this.#denied(text, error);
-    }
-    // 409 is S3's answer to two conditional writes at once, 400 with these names damage on the way.
-    const passing = status === undefined || status >= 500 || [408, 409, 429].includes(status);
-    const type = passing || PASSING_NAMES.has(nameOf(error)) ? 'StorageUnavailable' : 'Internal';
-    return new KybernateError(type, `${this.url} failed: ${text}`, { details: { url: this.url }, cause: error });
-  }
-
-  #denied(text: string, cause: unknown): KybernateError {
-    return new KybernateError('StorageDenied', `${this.url} refuses us: ${text}`, {
-      details: { url: this.url },
-      cause,
-    });
   }
 }
 
-const DENIED_NAMES = new Set([
-  'NoSuchBucket',
-  'InvalidBucketName',
-  'AccessDenied',
-  'AllAccessDisabled',
-  'InvalidAccessKeyId',
-  'SignatureDoesNotMatch',
-  'ExpiredToken',
-  'InvalidToken',
-  'PermanentRedirect',
-  'AuthorizationHeaderMalformed',
-  'CredentialsProviderError',
-]);
-const PASSING_NAMES = new Set(['BadDigest', 'RequestTimeout', 'IncompleteBody', 'SlowDown']);
+const NEVER = new AbortController().signal;
 
 function rangeHeader(range: ByteRange): string {
   return 'last' in range ? `bytes=-${range.last}` : `bytes=${range.offset}-${range.offset + range.bytes - 1}`;
@@ -286,17 +273,4 @@ function rangeHeader(range: ByteRange): string {
 
 function abortOn(signal: AbortSignal | undefined): { abortSignal?: AbortSignal } {
   return signal === undefined ? {} : { abortSignal: signal };
-}
-
-function statusOf(error: unknown): number | undefined {
-  const metadata: unknown = error instanceof Error && '$metadata' in error ? error.$metadata : undefined;
-  const status: unknown =
-    typeof metadata === 'object' && metadata !== null && 'httpStatusCode' in metadata
-      ? metadata.httpStatusCode
-      : undefined;
-  return typeof status === 'number' ? status : undefined;
-}
-
-function nameOf(error: unknown): string {
-  return error instanceof Error ? error.name : 'unknown error';
 }

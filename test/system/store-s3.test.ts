@@ -146,6 +146,23 @@ describe('s3 failures', () => {
     }
   });
 
+  it('leaves no parts of a large object whose upload was cancelled', async () => {
+    const backend = gateway.open();
+    const stop = new AbortController();
+    const reason = new Error('stopped');
+    const put = backend.put('cancelled', new Uint8Array(128 * 2 ** 20), { signal: stop.signal });
+    for (let parts = 0; parts === 0;) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      const names = await readdir(join(gateway.dir, 'bucket'), { recursive: true });
+      parts = names.filter((name) => name.includes('multipart')).length;
+    }
+    stop.abort(reason);
+
+    await expect(put).rejects.toBe(reason);
+    expect(await backend.head('cancelled')).toBeUndefined();
+    expect(await backend.sweep(-60_000)).toBe(0);
+  });
+
   it('says StorageUnavailable within a second when nothing listens', async () => {
     const backend = openS3Backend('bucket', '', {
       endpoint: `http://127.0.0.1:${await freePort()}`,
