@@ -7,12 +7,12 @@ import { ownedSockets } from '../native/net/socket-kinds.ts';
 import { unixPeers } from '../native/net/unix-peers.ts';
 import type { CriuConfigOption } from '../native/criu/config-file.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
-import { dumpableBytes } from '../native/proc/maps.ts';
 import { tcpSockets, type TcpSocket } from '../native/proc/sockets.ts';
 import { surveyProcess, type ProcessSurvey } from './analysis-process.ts';
 import { findWatches } from './analysis-watches.ts';
 import { unixFindings } from './analysis-unix.ts';
 import type { ContainerFacts } from './container-facts.ts';
+import { estimateBytes } from './estimate.ts';
 import type { NodeDeps } from './node-deps.ts';
 
 export interface AnalysisRequest {
@@ -47,8 +47,6 @@ export interface Analysis {
   readonly refusals: readonly string[];
 }
 
-/** Room for CRIU's metadata and the archive's headers. */
-const FIXED_BYTES = 16 * 1024 * 1024;
 /** What CRIU takes of one deleted file without the option. Source: criu/include/cr_options.h. */
 const DEFAULT_GHOST_LIMIT = 1024 * 1024;
 /** Room for a file that is written to until the freeze. */
@@ -111,7 +109,7 @@ export async function analyzeContainer(
     gpuProcesses: surveys
       .filter((survey) => survey.usesGpu)
       .map(({ process }) => ({ hostPid: process.hostPid, nsPid: process.nsPid, command: process.command })),
-    estimatedBytes: (await estimateBytes(deps, facts)) + ghostBytes(surveys),
+    estimatedBytes: await estimateBytes(deps.run, facts, surveys),
     warnings,
     refusals,
   };
@@ -285,30 +283,4 @@ function containerWarnings(facts: ContainerFacts): string[] {
     (process) =>
       `process ${process.hostPid} (${process.command}) came in by exec: it runs on, but is not part of the checkpoint`,
   );
-}
-
-async function estimateBytes(deps: Pick<NodeDeps, 'run'>, facts: ContainerFacts): Promise<number> {
-  const memory = facts.processes.reduce((sum, process) => sum + dumpableBytes(process.hostPid), 0);
-  const dirs = facts.upperDir === undefined ? [] : [facts.upperDir];
-  const inside = facts.mounts
-    .filter((mount) => mount.captured && mount.type === 'tmpfs')
-    .map((mount) => `/proc/${facts.initHostPid}/root${mount.destination}`);
-  return FIXED_BYTES + memory + (await diskUsage(deps, [...dirs, ...inside]));
-}
-
-/** Deleted files are copied into CRIU's images. */
-function ghostBytes(surveys: readonly ProcessSurvey[]): number {
-  return surveys
-    .flatMap((survey) => survey.deletedFiles)
-    .reduce((sum, file) => sum + (file.links > 0 ? 0 : file.bytes), 0);
-}
-
-async function diskUsage(deps: Pick<NodeDeps, 'run'>, dirs: readonly string[]): Promise<number> {
-  if (dirs.length === 0) {
-    return 0;
-  }
-  const args = ['--summarize', '--total', '--one-file-system', '--block-size=1', '--', ...dirs];
-  // a file that goes while du looks makes its exit code 1; the total stands
-  const result = await deps.run('du', args, { timeoutMs: 60_000 });
-  return Number(/^(\d+)\ttotal$/m.exec(result.stdout)?.[1] ?? 0);
 }

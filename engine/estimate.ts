@@ -1,0 +1,34 @@
+import type { Run } from '../native/run/run.ts';
+import { dumpableBytes } from '../native/proc/maps.ts';
+import type { ProcessSurvey } from './analysis-process.ts';
+import type { ContainerFacts } from './container-facts.ts';
+
+/** Room for CRIU's metadata and the archive's headers. */
+const FIXED_BYTES = 16 * 1024 * 1024;
+/** What a checkpoint of the container will take on disk, roughly: memory, its own layer, its tmpfs, deleted files. */
+export async function estimateBytes(
+  run: Run,
+  facts: ContainerFacts,
+  surveys: readonly ProcessSurvey[],
+): Promise<number> {
+  const memory = facts.processes.reduce((sum, process) => sum + dumpableBytes(process.hostPid), 0);
+  // deleted files are copied into CRIU's images, those with another name are in the layer
+  const ghosts = surveys
+    .flatMap((survey) => survey.deletedFiles)
+    .reduce((sum, file) => sum + (file.links > 0 ? 0 : file.bytes), 0);
+  const layer = facts.upperDir === undefined ? [] : [facts.upperDir];
+  const inside = facts.mounts
+    .filter((mount) => mount.captured && mount.type === 'tmpfs')
+    .map((mount) => `/proc/${facts.initHostPid}/root${mount.destination}`);
+  return FIXED_BYTES + memory + ghosts + (await diskUsage(run, [...layer, ...inside]));
+}
+
+async function diskUsage(run: Run, dirs: readonly string[]): Promise<number> {
+  if (dirs.length === 0) {
+    return 0;
+  }
+  const args = ['--summarize', '--total', '--one-file-system', '--block-size=1', '--', ...dirs];
+  // a file that goes while du looks makes its exit code 1; the total stands
+  const result = await run('du', args, { timeoutMs: 60_000 });
+  return Number(/^(\d+)\ttotal$/m.exec(result.stdout)?.[1] ?? 0);
+}
