@@ -16,6 +16,7 @@ import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
 import { dumpErrorLines } from '../native/criu/log.ts';
+import { rearmExpiredTimers } from '../native/criu/timers.ts';
 import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
@@ -87,6 +88,10 @@ class CriuCapture implements Capture {
 
   async finish(): Promise<CaptureOutcome> {
     const rootfs = await this.#rootfs;
+    const timers = await rearmExpiredTimers(this.#imageDir);
+    if (timers > 0) {
+      this.#context.log.info({ timers }, 'expired periodic timers are set to fire at the restore');
+    }
     return {
       imageBytes: await directoryBytes(this.#imageDir),
       rootfsBytes: rootfs?.bytes ?? 0,
