@@ -109,7 +109,8 @@ function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[])
   const { newSpec, capturedSpec } = input;
   const env = (newSpec.process?.env ?? []).filter((entry) => !entry.startsWith(`${RESTORE_FROM_VARIABLE}=`));
   const process = newSpec.process === undefined ? {} : { process: { ...newSpec.process, env } };
-  const withoutWish: OciSpec = { ...newSpec, ...process };
+  const hooks = newSpec.hooks === undefined ? {} : { hooks: fitHooks(newSpec.hooks, warnings) };
+  const withoutWish: OciSpec = { ...newSpec, ...process, ...hooks };
   if (capturedSpec === undefined) {
     return withoutWish;
   }
@@ -119,7 +120,6 @@ function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[])
     ...withoutWish,
     mounts: fitMounts(input, capturedSpec, reasons, warnings),
     linux: fitLinux(newSpec.linux ?? {}, capturedSpec.linux ?? {}),
-    ...(newSpec.hooks === undefined ? {} : { hooks: fitHooks(newSpec.hooks, warnings) }),
   };
 }
 

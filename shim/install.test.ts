@@ -1,0 +1,176 @@
+/* The installed scripts with a false runc, a false Node and a false stock shim, each of which says how it was called. */
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { SHIM_NAME, type ShimInstallation, installShim } from './install.ts';
+
+let dir: string;
+let installation: ShimInstallation;
+
+function program(name: string, text: string): string {
+  const path = join(dir, 'programs', name);
+  writeFileSync(path, `#!/bin/sh\n${text}\n`);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'shim-install-'));
+  mkdirSync(join(dir, 'programs'));
+  mkdirSync(join(dir, 'bundle'));
+  installation = {
+    targetDir: join(dir, 'bin with blank'),
+    nodePath: program('node', 'echo "node $KYBERNATE_RUNC $KYBERNATE_AGENT_SOCKET ${NODE_OPTIONS-unset} $*"'),
+    wrapperPath: program('wrapper.mjs', ''),
+    runcPath: program('runc', 'echo "runc $*"'),
+    criuPath: program('criu', ''),
+    agentSocket: '/run/kybernate/agent.sock',
+  };
+});
+
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+function runc(args: readonly string[], env: Record<string, string> = {}): { stdout: string; status: number | null } {
+  const path = join(installation.targetDir, 'kybernate-runtime/runc');
+  const result = spawnSync(path, args, { encoding: 'utf8', env: { PATH: process.env['PATH'] ?? '', ...env } });
+  return { stdout: result.stdout.trim(), status: result.status };
+}
+
+function bundle(spec: object): string[] {
+  writeFileSync(join(dir, 'bundle/config.json'), JSON.stringify(spec));
+  return [
+    '--root',
+    join(dir, 'root'),
+    '--log',
+    '/l',
+    'create',
+    '--bundle',
+    join(dir, 'bundle'),
+    '--pid-file',
+    '/p',
+    'id',
+  ];
+}
+
+describe('installShim', () => {
+  it('leaves the same four files when it is repeated, and no temporary ones', () => {
+    const launcher = installShim(installation);
+
+    expect(installShim(installation)).toBe(launcher);
+
+    expect(launcher).toBe(join(installation.targetDir, SHIM_NAME));
+    expect(readdirSync(installation.targetDir).sort()).toEqual([SHIM_NAME, 'kybernate-runtime']);
+    expect(readdirSync(join(installation.targetDir, 'kybernate-runtime')).sort()).toEqual([
+      'kybernate-shim.conf',
+      'kybernate-wrapper.mjs',
+      'runc',
+    ]);
+  });
+
+  it('refuses a relative path, a missing program and a line break', () => {
+    expect(() => installShim({ ...installation, runcPath: 'runc' })).toThrow(/runcPath.*absolute/);
+    expect(() => installShim({ ...installation, criuPath: '/nowhere/criu' })).toThrow(/does not exist/);
+    expect(() => installShim({ ...installation, agentSocket: '/a\nrunc=/evil' })).toThrow(/agentSocket/);
+  });
+});
+
+describe('the launcher', () => {
+  it('becomes the stock shim with our runc and CRIU first in PATH and no options of Node', () => {
+    program('containerd-shim-runc-v2', 'echo "$PATH|${NODE_OPTIONS-unset}|${NODE_EXTRA_CA_CERTS-unset}|$*"');
+    const launcher = installShim(installation);
+    const path = `${installation.targetDir}:${join(dir, 'programs')}:/usr/bin:/bin`;
+
+    const result = spawnSync(launcher, ['-namespace', 'a b', 'start'], {
+      encoding: 'utf8',
+      env: { PATH: path, NODE_OPTIONS: '--inspect', NODE_EXTRA_CA_CERTS: '/x' },
+    });
+
+    expect(result.stdout.trim()).toBe(
+      `${join(installation.targetDir, 'kybernate-runtime')}:${join(dir, 'programs')}:${path}|unset|unset|-namespace a b start`,
+    );
+  });
+});
+
+describe('the fast path', () => {
+  it('passes a create that asks for nothing on to runc, arguments untouched', () => {
+    installShim(installation);
+    const args = bundle({ process: { args: ['x  y', '*'], env: ['MY_RESTORE_FROM=1'] } });
+
+    expect(runc(args).stdout).toBe(`runc ${args.join(' ')}`);
+  });
+
+  it.each([
+    ['an annotation', { annotations: { 'kybernate.io/restore-from': 'ck-1' } }],
+    ['an annotation for one container', { annotations: { 'kybernate.io/restore-from.app': 'ck-1' } }],
+    ['the variable', { process: { env: ['RESTORE_FROM=ck-1'] } }],
+  ])('hands a create that asks by %s to Node', (_title, spec) => {
+    installShim(installation);
+    const args = bundle(spec);
+
+    const { stdout } = runc(args, { NODE_OPTIONS: '--inspect' });
+
+    const wrapper = join(installation.targetDir, 'kybernate-runtime/kybernate-wrapper.mjs');
+    expect(stdout).toBe(
+      `node ${installation.runcPath} /run/kybernate/agent.sock unset --no-warnings ${wrapper} ${args.join(' ')}`,
+    );
+  });
+
+  it('does nothing for the start of a restored container, whatever its id looks like', () => {
+    installShim(installation);
+    mkdirSync(join(dir, 'root/create'), { recursive: true });
+    writeFileSync(join(dir, 'root/create/kybernate-restored'), '');
+
+    expect(runc([`--root=${join(dir, 'root')}`, 'start', 'create'])).toEqual({ stdout: '', status: 0 });
+    expect(runc(['--root', join(dir, 'root'), 'start', 'other']).stdout).toMatch(/^runc .* start other$/);
+  });
+
+  it('refuses to delete below a mount that a dead restore left', () => {
+    installShim(installation);
+    const left = join(dir, 'root/id/criu-root');
+    mkdirSync(left, { recursive: true });
+    const args = ['--root', join(dir, 'root'), 'delete', '--force', 'id'];
+
+    writeFileSync(join(left, 'file-of-the-user'), '');
+    expect(runc(args)).toEqual({ stdout: '', status: 1 });
+    rmSync(join(left, 'file-of-the-user'));
+
+    expect(runc(args).stdout).toBe(`runc ${args.join(' ')}`);
+    expect(existsSync(left)).toBe(false);
+  });
+
+  it('finds runc by KYBERNATE_RUNC, by its configuration, else the next one in PATH that is not itself', () => {
+    installShim(installation);
+    const ours = join(installation.targetDir, 'kybernate-runtime');
+    const other = program('other-runc', 'echo "other $*"');
+    const path = { PATH: `${ours}:${join(dir, 'programs')}:/usr/bin:/bin` };
+
+    expect(runc(['list'], { ...path, KYBERNATE_RUNC: other }).stdout).toBe('other list');
+    expect(runc(['list'], { ...path, KYBERNATE_RUNC: 'other-runc' }).stdout).toBe('other list');
+    expect(runc(['list'], { ...path, KYBERNATE_RUNC: join(ours, 'runc') }).stdout).toBe('runc list');
+    const conf = join(ours, 'kybernate-shim.conf');
+    writeFileSync(conf, readFileSync(conf, 'utf8').replace(/^runc=.*\n/, ''));
+    expect(runc(['list'], path).stdout).toBe('runc list');
+    expect(runc(['list'], { PATH: ours }).status).toBe(127);
+  });
+
+  it('evaluates nothing of its configuration', () => {
+    installShim(installation);
+    const conf = join(installation.targetDir, 'kybernate-runtime/kybernate-shim.conf');
+    writeFileSync(conf, `runc=${installation.runcPath}\nevil=$(touch ${dir}/evil)\nnode=\`touch ${dir}/evil\`\n`);
+
+    runc(bundle({}));
+
+    expect(existsSync(join(dir, 'evil'))).toBe(false);
+  });
+});

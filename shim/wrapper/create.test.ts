@@ -1,0 +1,222 @@
+/* The wrapper's decisions against a false agent and a false runc; real bundles and checkpoints in a temporary directory. */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { CompleteRestoreCall, PrepareRestoreCall } from '../../core/contract/restore.ts';
+import { KybernateError } from '../../core/errors.ts';
+import type { RunResult } from '../../native/run/run.ts';
+import { createOrRestore } from './create.ts';
+import type { WrapperDeps } from './job.ts';
+
+const OK: RunResult = {
+  exitCode: 0,
+  timedOut: false,
+  cancelled: false,
+  forceKilled: false,
+  durationMs: 1,
+  stdout: '',
+  stderr: '',
+};
+const OPERATION = '0123456789abcdef0123456789abcdef';
+
+let dir: string;
+let argv: string[];
+let prepared: PrepareRestoreCall[];
+let completed: CompleteRestoreCall[];
+let logged: string[];
+let ran: string[];
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'wrapper-'));
+  for (const part of ['bundle/rootfs', 'checkpoint/fs', 'work', 'root/default/id']) {
+    mkdirSync(join(dir, part), { recursive: true });
+  }
+  [prepared, completed, logged, ran] = [[], [], [], []];
+  const globals = ['--root', join(dir, 'root/default'), '--log', join(dir, 'log.json'), '--log-format', 'json'];
+  argv = [...globals, 'create', '--bundle', join(dir, 'bundle'), '--pid-file', join(dir, 'bundle/init.pid'), 'id'];
+  writeFileSync(join(dir, 'checkpoint/config.json'), '{}');
+  writeFileSync(
+    join(dir, 'checkpoint/metadata.json'),
+    JSON.stringify({ capture: { tcp: 'keep', criuOptions: [] }, stdio: { terminal: false }, gpuProcesses: [] }),
+  );
+});
+
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+const config = (): string => join(dir, 'bundle/config.json');
+const marker = (): string => join(dir, 'root/default/id/kybernate-restored');
+
+function asks(more: Record<string, string> = {}, env: readonly string[] = []): string {
+  const annotations = { 'kybernate.io/restore-from': 'ck-1', ...more };
+  const text = JSON.stringify({ annotations, process: { env } });
+  writeFileSync(config(), text);
+  return text;
+}
+
+function deps(more: Partial<WrapperDeps> = {}): WrapperDeps {
+  return {
+    runcPath: '/bin/runc',
+    agent: {
+      prepareRestore(call) {
+        prepared.push(call);
+        return Promise.resolve({
+          operationId: OPERATION,
+          checkpointDir: join(dir, 'checkpoint'),
+          imageDir: join(dir, 'checkpoint/criu'),
+          workDir: join(dir, 'work'),
+          tcp: 'close',
+          onFailure: call.onFailure ?? 'fail',
+          hasMetadata: true,
+          restoreBudgetMs: 1000,
+        });
+      },
+      completeRestore(call) {
+        completed.push(call);
+        return Promise.resolve({ proceed: true });
+      },
+    },
+    run: (file, args) => {
+      ran.push([file, ...args].join(' '));
+      return Promise.resolve(OK);
+    },
+    runInherited: (file, args, options) => {
+      ran.push([file, ...args].join(' '));
+      ran.push(`criu: ${readFileSync(options.env?.['CRIU_CONFIG_FILE'] ?? '', 'utf8').trim()}`);
+      ran.push(
+        `env in config: ${(JSON.parse(readFileSync(config(), 'utf8')) as { process: { env: string[] } }).process.env.join(' ')}`,
+      );
+      writeFileSync(join(dir, 'bundle/init.pid'), '4711');
+      return Promise.resolve(OK);
+    },
+    env: {},
+    signal: new AbortController().signal,
+    log: (_create, level, message) => logged.push(`${level} ${message}`),
+    ...more,
+  };
+}
+
+const failing: Partial<WrapperDeps> = {
+  runInherited: () => {
+    writeFileSync(join(dir, 'work/restore.log'), '(00.1) Error (criu/x.c:1): no such thing\n');
+    return Promise.resolve({ ...OK, exitCode: 1 });
+  },
+};
+
+describe('createOrRestore', () => {
+  it('leaves a container that asks for nothing to runc, without a word to the agent', async () => {
+    writeFileSync(config(), JSON.stringify({ process: { args: ['grep', '"RESTORE_FROM='] } }));
+
+    expect(await createOrRestore(deps(), argv)).toEqual({ kind: 'pass-through' });
+
+    expect(prepared).toEqual([]);
+  });
+
+  it('restores with the fitted specification, marks the container and tells the agent its pid', async () => {
+    asks({}, ['A=1', 'RESTORE_FROM=ck-0']);
+
+    expect(await createOrRestore(deps(), argv)).toEqual({ kind: 'restored' });
+
+    expect(prepared).toMatchObject([
+      {
+        restoreFrom: 'ck-1',
+        origin: 'annotation',
+        container: { id: 'id', namespace: 'default' },
+        bundle: join(dir, 'bundle'),
+      },
+    ]);
+    expect(ran[0]).toMatch(/^setpriv --pdeathsig KILL -- \/bin\/runc --root .* restore --detach .* id$/);
+    expect(ran.slice(1)).toEqual(['criu: tcp-close', 'env in config: A=1']);
+    expect(completed).toMatchObject([{ operationId: OPERATION, outcome: 'restored', initHostPid: 4711 }]);
+    expect(readFileSync(marker(), 'utf8').trim()).toBe(OPERATION);
+  });
+
+  it('starts runc by itself where there is no setpriv', async () => {
+    asks();
+    const { runInherited } = deps();
+
+    const outcome = await createOrRestore(
+      deps({
+        runInherited: (file, args, options) =>
+          file === 'setpriv'
+            ? Promise.resolve({ ...OK, exitCode: 127, startError: 'ENOENT' })
+            : runInherited(file, args, options),
+      }),
+      argv,
+    );
+
+    expect(outcome.kind).toBe('restored');
+    expect(ran[0]).toMatch(/^\/bin\/runc --root/);
+  });
+
+  it("fails with CRIU's error lines and leaves the bundle as it was", async () => {
+    const original = asks();
+
+    const outcome = await createOrRestore(deps(failing), argv);
+
+    expect(outcome).toEqual({
+      kind: 'failed',
+      message:
+        'kybernate: container id was not restored from ck-1: runc restore failed (exit code 1): ' +
+        'Error (criu/x.c:1): no such thing',
+    });
+    expect(readFileSync(config(), 'utf8')).toBe(original);
+    expect(ran.at(-1)).toMatch(/runc .* delete --force id$/);
+    expect(completed).toMatchObject([{ outcome: 'failed', initHostPid: 0 }]);
+  });
+
+  it('starts afresh when the policy says so, with the specification as it was', async () => {
+    const original = asks({ 'kybernate.io/on-failure': 'cold-start' });
+
+    expect(await createOrRestore(deps(failing), argv)).toEqual({ kind: 'pass-through' });
+
+    expect(readFileSync(config(), 'utf8')).toBe(original);
+    expect(completed).toMatchObject([{ outcome: 'cold-started' }]);
+    expect(logged.at(-1)).toMatch(/^warning .*started afresh/);
+  });
+
+  it('does not start afresh on files of the checkpoint that it cannot take back', async () => {
+    asks({ 'kybernate.io/on-failure': 'cold-start' });
+    writeFileSync(join(dir, 'checkpoint/fs/deleted.files'), '["gone"]');
+
+    const outcome = await createOrRestore(deps(failing), argv);
+
+    expect(outcome).toMatchObject({ kind: 'failed', message: expect.stringContaining('no cold start either') });
+    expect(completed).toMatchObject([{ outcome: 'failed' }]);
+  });
+
+  it.each([
+    ['fail', 'failed'],
+    ['cold-start', 'pass-through'],
+  ])('follows the policy %s when the agent does not answer', async (policy, kind) => {
+    asks({ 'kybernate.io/on-failure': policy });
+    const prepareRestore = (): Promise<never> =>
+      Promise.reject(new KybernateError('NodeUnavailable', 'the agent does not answer'));
+    const { agent } = deps();
+
+    const outcome = await createOrRestore(deps({ agent: { ...agent, prepareRestore } }), argv);
+
+    expect(outcome.kind).toBe(kind);
+    expect(ran).toEqual([]);
+    expect(completed).toEqual([]);
+  });
+
+  it('lets a restored container run when the agent went away in the meantime', async () => {
+    asks();
+    const { agent } = deps();
+    const completeRestore = (): Promise<never> => Promise.reject(new KybernateError('NodeUnavailable', 'gone'));
+
+    expect(await createOrRestore(deps({ agent: { ...agent, completeRestore } }), argv)).toEqual({ kind: 'restored' });
+  });
+
+  it('ends a restored container whose GPU state the agent could not bring back', async () => {
+    asks();
+    const { agent } = deps();
+    const completeRestore: WrapperDeps['agent']['completeRestore'] = () => Promise.resolve({ proceed: false });
+
+    const outcome = await createOrRestore(deps({ agent: { ...agent, completeRestore } }), argv);
+
+    expect(outcome).toMatchObject({ kind: 'failed', message: expect.stringContaining('GPU state') });
+    expect(ran.at(-1)).toMatch(/delete --force id$/);
+  });
+});
