@@ -78,7 +78,10 @@ async function waitForRunner(paths: OperationPaths, op: Op): Promise<{ runnerPid
     await sleep(10);
   }
   const tail = existsSync(paths.log) ? readFileSync(paths.log, 'utf8').slice(-2000) : '';
-  throw new KybernateError('Internal', `the runner did not start in ${RUNNER_START_MS} ms; nothing was touched. ${tail}`);
+  throw new KybernateError(
+    'Internal',
+    `the runner did not start in ${RUNNER_START_MS} ms; nothing was touched. ${tail}`,
+  );
 }
 
 /** The GPU step: with no GPU process in the container there is nothing to do, and it says so. */

@@ -21,14 +21,10 @@ import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { freeze, thaw } from './freezer.ts';
+import { holdsConnections, networkHoldTable } from './network-locks.ts';
 import { joinOperationCgroup } from './operation-cgroup.ts';
 import { liveConnections } from './live-processes.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
-
-/** Name of the nftables table that keeps captured connections locked until a restore. */
-export function networkHoldTable(operationId: string): string {
-  return `kybernate-${operationId.slice(0, 16)}`;
-}
 
 /** A task in an uninterruptible sleep delays the freeze; the freeze budget bounds it too. */
 const FREEZE_TIMEOUT_MS = 10_000;
@@ -241,7 +237,7 @@ class CriuCapture implements Capture {
 
   async #holdNetwork(): Promise<void> {
     const { plan, run } = this.#context;
-    if (plan.after !== 'stop' || plan.tcp !== 'keep' || plan.facts.networkNamespace.private) {
+    if (!holdsConnections(plan)) {
       return;
     }
     const connections = liveConnections(plan.facts);

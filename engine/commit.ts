@@ -171,7 +171,9 @@ export async function commitCheckpoint(
     await syncPath(dirname(checkpointDir));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
-      throw new KybernateError('DiskFull', `no space to commit ${checkpointDir}; it is not a checkpoint`, { cause: error });
+      throw new KybernateError('DiskFull', `no space to commit ${checkpointDir}; it is not a checkpoint`, {
+        cause: error,
+      });
     }
     throw error;
   }

@@ -20,12 +20,12 @@ export function liveProcesses(facts: ContainerFacts): ProcessInfo[] {
     .filter((process) => process !== undefined);
 }
 
-/** Connections that a frozen container holds: no packet of theirs may pass until a restore takes them over. */
-export function liveConnections(facts: ContainerFacts): Connection[] {
+/** Connected TCP sockets that a frozen container holds: no packet of theirs may pass until a restore takes them over. */
+export function liveConnections(facts: ContainerFacts): (Connection & { readonly inode: number })[] {
   const owned = new Set(
     liveProcesses(facts).flatMap((process) => ownedSockets(process.hostPid).map((socket) => socket.inode)),
   );
   return tcpSockets(facts.initHostPid)
     .filter((socket) => owned.has(socket.inode) && !['listen', 'closed', 'time-wait'].includes(socket.state))
-    .map(({ local, remote }) => ({ local, remote }));
+    .map(({ local, remote, inode }) => ({ local, remote, inode }));
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { LOG_FILES } from '../core/checkpoint/file-names.ts';
 import { criuRunId } from '../native/criu/log.ts';
 import { criuTableName, isCriuTable, listTables, type NftTable } from '../native/net/nft.ts';
+import type { OperationPlan } from './operation.ts';
 import type { Run } from '../native/run/run.ts';
 
 export interface NetworkLockOwner {
@@ -38,4 +39,14 @@ export async function networkLockTables(owner: NetworkLockOwner, run: Run): Prom
     }
   }
   return tables.filter((table) => own.has(table.name) || (owner.privateNetwork && isCriuTable(table)));
+}
+
+/** Name of the table that keeps captured connections locked until a restore. */
+export function networkHoldTable(operationId: string): string {
+  return `kybernate-${operationId.slice(0, 16)}`;
+}
+
+/** Will a restore take the connections over? Not in a network namespace that ends with the container. */
+export function holdsConnections(plan: OperationPlan): boolean {
+  return plan.after === 'stop' && plan.tcp === 'keep' && !plan.facts.networkNamespace.private;
 }

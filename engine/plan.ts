@@ -53,7 +53,11 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   await refuseTakenId(dir, context.checkpointId);
   const nodeFacts = await probeNodeFacts(deps);
   const facts = await inspectContainer(deps, context.container);
-  const analysis = await analyzeContainer(deps, facts, { engine: request.engine, tcp: request.tcp, after: request.after });
+  const analysis = await analyzeContainer(deps, facts, {
+    engine: request.engine,
+    tcp: request.tcp,
+    after: request.after,
+  });
   op.signal.throwIfAborted();
   const reservedBytes = analysis.estimatedBytes;
   await checkSource(deps, { facts, analysis, nodeFacts });

@@ -90,7 +90,9 @@ export class Runner {
    * @throws Poisoned
    */
   async resume(): Promise<ResumeResult> {
-    this.cancel(new KybernateError('DumpFailed', 'the operation was asked to resume the workload before its capture ended'));
+    this.cancel(
+      new KybernateError('DumpFailed', 'the operation was asked to resume the workload before its capture ended'),
+    );
     await this.#capture?.catch(() => undefined);
     this.#release ??= this.#resumeOnce();
     return this.#release;

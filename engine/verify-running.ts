@@ -9,10 +9,9 @@ import { deleteTable, type NftTable } from '../native/net/nft.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { socketsInRepair } from '../native/net/tcp-repair.ts';
 import type { Run } from '../native/run/run.ts';
-import { networkHoldTable } from './capture-criu.ts';
 import { freezerState } from './freezer.ts';
 import { liveProcesses } from './live-processes.ts';
-import { dumpLogPlaces, networkLockTables } from './network-locks.ts';
+import { dumpLogPlaces, networkHoldTable, networkLockTables } from './network-locks.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 
 const SETTLE_MS = 2000;

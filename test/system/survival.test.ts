@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { findDaemon } from '../../cli/dev/process.ts';
 import { readJournal } from '../../engine/journal.ts';
+import { readJson, type OperationPlan } from '../../engine/operation.ts';
 import { listProcesses } from '../../native/proc/tree.ts';
 import { listTables } from '../../native/net/nft.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
@@ -31,14 +32,16 @@ async function startMemory(id: string, mib: number): Promise<MemoryState> {
   return stack.readJson<MemoryState>(id, '/tmp/state.json');
 }
 
-/** Waits until the journal of some operation of this node says that the container is frozen. */
-async function untilFrozen(): Promise<string> {
+/** Waits until the journal of this container's operation says that it is frozen. */
+async function untilFrozen(id: string): Promise<string> {
   let found = '';
   await until('the freeze', () => {
     found =
-      stack
-        .operations()
-        .find((dir) => readJournal(join(dir, 'journal.jsonl')).some((entry) => entry.step === 'frozen')) ?? '';
+      stack.operations().find((dir) => {
+        const plan = readJson(join(dir, 'plan.json')) as OperationPlan | undefined;
+        const journal = readJournal(join(dir, 'journal.jsonl'));
+        return plan?.container.id === id && journal.some((entry) => entry.step === 'frozen');
+      }) ?? '';
     return found !== '';
   });
   return found;
@@ -55,7 +58,7 @@ test('the worker is killed in the freeze: the runner finishes and the checkpoint
   const before = await startMemory('worker-dies', 400);
 
   const handle = await stack.startCheckpoint('worker-dies', { timeouts: { heartbeatMs: 3000 } });
-  const operation = await untilFrozen();
+  const operation = await untilFrozen('worker-dies');
   stack.killNodeWorker();
   await until('the runner to thaw', () =>
     readJournal(join(operation, 'journal.jsonl')).some((entry) => entry.step === 'thawed' && entry.state === 'done'),
@@ -73,7 +76,7 @@ test('Temporal does not answer in the freeze: the workload runs on, the checkpoi
   const temporal = findDaemon(inject('containerd').dir, 'temporal');
 
   const handle = await stack.startCheckpoint('temporal-stops');
-  const operation = await untilFrozen();
+  const operation = await untilFrozen('temporal-stops');
   process.kill(Number(temporal?.pid), 'SIGSTOP');
   try {
     await until('the runner to thaw', () =>
@@ -92,7 +95,7 @@ test('CRIU is killed with open connections: the capture fails, server and client
   const network = await makeNetworkNamespace('kybkill', 14);
   const flags = [...workload(), '--with-ns', `network:${network.path}`];
   try {
-    await stack.runContainer('criu-dies', PYTHON, ['/usr/bin/python3', '/w/server.py', '7002'], flags);
+    await stack.runContainer('criu-dies', PYTHON, ['/usr/bin/python3', '/w/server.py', '7002', '400'], flags);
     const socket = await connected(network.address, 7002);
     let received = 0;
     createInterface({ input: socket }).on('line', () => (received += 1));
@@ -100,7 +103,7 @@ test('CRIU is killed with open connections: the capture fails, server and client
     await until('traffic', () => received > 20);
 
     const handle = await stack.startCheckpoint('criu-dies');
-    const operation = await untilFrozen();
+    const operation = await untilFrozen('criu-dies');
     await until(
       'CRIU to die',
       () => {
@@ -130,7 +133,7 @@ test('the runner is killed in the freeze: the container is let go and nothing ha
   const before = await startMemory('runner-dies', 400);
 
   const handle = await stack.startCheckpoint('runner-dies');
-  const operation = await untilFrozen();
+  const operation = await untilFrozen('runner-dies');
   const { pid } = JSON.parse(readFileSync(join(operation, 'runner.json'), 'utf8')) as { pid: number };
   process.kill(pid, 'SIGKILL');
 
@@ -153,7 +156,7 @@ test('cancelling in the capture lets the container run and leaves nothing', asyn
   const before = await startMemory('cancelled', 400);
 
   const handle = await stack.startCheckpoint('cancelled', { timeouts: { heartbeatMs: 2000 } });
-  await untilFrozen();
+  await untilFrozen('cancelled');
   await handle.cancel();
 
   await expect(handle.result()).rejects.toMatchObject({ cause: { name: 'CancelledFailure' } });

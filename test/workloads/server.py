@@ -1,14 +1,14 @@
 """A threaded TCP server: every connection has a thread of its own, which numbers what it echoes.
 
 A client sends lines and gets each back as `<token> <count> <line>`; a gap in the count, or another token, means that
-the connection or the process is not the one it was. A ticker thread appends the time to /data/ticks, once a millisecond
-at most, so that the longest gap between two ticks is the freeze as the workload sees it.
+the connection or the process is not the one it was.
+
+usage: server.py <port> [<MiB of random pages, to make a dump last>]
 """
 import os
 import socket
 import sys
 import threading
-import time
 
 TOKEN = os.urandom(8).hex()
 
@@ -23,16 +23,8 @@ def serve(connection):
     connection.close()
 
 
-def tick(path):
-    with open(path, "a", buffering=1) as file:
-        while True:
-            file.write(f"{time.clock_gettime(time.CLOCK_MONOTONIC):.6f}\n")
-            time.sleep(0.001)
-
-
 port = int(sys.argv[1])
-if len(sys.argv) > 2:
-    threading.Thread(target=tick, args=(sys.argv[2],), daemon=True).start()
+ballast = b"".join(os.urandom(1 << 20) for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 0))
 server = socket.create_server(("0.0.0.0", port), backlog=64)
 print("listening", flush=True)
 while True:

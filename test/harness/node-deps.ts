@@ -1,0 +1,34 @@
+/* What engine functions need, over the real programs and the containerd of the run. */
+import { inject } from 'vitest';
+import type { Op } from '../../core/op.ts';
+import type { NodeDeps } from '../../engine/node-deps.ts';
+import type { Containerd } from '../../native/containerd/containerd.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
+import './provided.ts';
+
+export function testDeps(containerd: Containerd): NodeDeps {
+  const provided = inject('containerd');
+  const { runc, criu } = inject('programs');
+  return {
+    containerd,
+    run: runExeca,
+    settings: {
+      node: 'test-node',
+      stateDir: provided.dir,
+      runDir: provided.runDir,
+      containerdAddress: provided.address,
+      runcPath: runc,
+      criuPath: criu,
+      programPath: provided.path,
+      runnerCommand: [],
+      restoreRoots: [],
+      restoreFromEnvironment: false,
+      restoreRuntime: 'io.containerd.runc.kybernate.v1',
+    },
+  };
+}
+
+export function testOp(signal: AbortSignal = new AbortController().signal): Op {
+  const silent = (): void => undefined;
+  return { signal, progress: silent, log: { debug: silent, info: silent, warn: silent, error: silent } };
+}
