@@ -51,7 +51,7 @@ async function unpackIfPresent(run: Run, tar: string, dir: string): Promise<void
   if (result.exitCode !== 0) {
     const text = result.startError ?? result.stderr.trim().slice(-1000);
     throw new KybernateError(
-      /No space left on device/i.test(text) ? 'DiskFull' : 'RestoreFailed',
+      /No space left on device|Wrote only \d+ of \d+ bytes/.test(text) ? 'DiskFull' : 'RestoreFailed',
       `${tar} could not be unpacked into ${dir}: ${text}`,
     );
   }

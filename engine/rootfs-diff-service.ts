@@ -45,7 +45,11 @@ export async function captureByDiffService(
     });
     const { bytes, deleted } = await splitLayer(layer, join(destDir, FS_FILES.rootfsDiff), op);
     await writeDeleted(destDir, deleted);
-    return { bytes, deletedFiles: deleted.length, method: 'diff-service', warnings: [] };
+    const warnings = [
+      `the snapshotter ${snapshotter} gives no upper directory: extended attributes but for capabilities, ` +
+        'parts of a second in times and socket files are not in the diff',
+    ];
+    return { bytes, deletedFiles: deleted.length, method: 'diff-service', warnings };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
       throw new KybernateError('DiskFull', `no space for the layer of ${id} below ${destDir}`, { cause: error });

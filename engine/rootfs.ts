@@ -42,6 +42,9 @@ const TAR_LIST = ['--no-recursion', '--verbatim-files-from', '--null', '--files-
 // A hard link that CRIU adds beside us changes a file's ctime, not its content: the workload stands still.
 const TAR_QUIET = ['--warning=no-file-changed', '--warning=no-file-ignored'];
 
+/** The second is tar's own wording, when the last write before the end of the room was a short one. */
+const FULL = /No space left on device|Wrote only \d+ of \d+ bytes/;
+
 /**
  * The workload stands still, or the archive may hold files of different moments.
  * @param destDir directory of the checkpoint; its `fs/` exists
@@ -268,7 +271,7 @@ async function createTar(run: Run, dir: string, names: readonly string[], file: 
   }
   op?.signal.throwIfAborted();
   const text = result.startError ?? result.stderr.trim().slice(-1000);
-  if (/No space left on device/i.test(text)) {
+  if (FULL.test(text)) {
     throw new KybernateError('DiskFull', `no space for ${file}`);
   }
   throw new KybernateError('DumpFailed', `tar of ${dir} failed (${result.exitCode ?? result.signal}): ${text}`);

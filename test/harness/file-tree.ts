@@ -5,7 +5,7 @@ import { listXattrs, getXattr } from '../../native/libc/xattr.ts';
 import { nameOfBytes, pathBelow } from '../../engine/byte-names.ts';
 
 /** One line an entry, in the order of names; hard links are named by the first name of their file. */
-export function fileTree(root: string, skip: readonly string[] = []): string[] {
+export function fileTree(root: string, skip: readonly string[] = [], timeUnitMs = 1): string[] {
   const lines: string[] = [];
   const firstNames = new Map<string, string>();
   const visit = (dir: string): void => {
@@ -21,7 +21,7 @@ export function fileTree(root: string, skip: readonly string[] = []): string[] {
       const facts = [
         `${stats.mode.toString(8)} ${stats.uid}:${stats.gid}`,
         ...(stats.isFile()
-          ? [createHash('sha1').update(readFileSync(path)).digest('hex'), `m${Math.floor(stats.mtimeMs)}`]
+          ? [createHash('sha1').update(readFileSync(path)).digest('hex'), `m${Math.floor(stats.mtimeMs / timeUnitMs)}`]
           : []),
         ...(stats.isSymbolicLink() ? [`-> ${readlinkSync(path)}`] : []),
         ...(stats.isCharacterDevice() || stats.isBlockDevice() ? [`rdev ${stats.rdev}`] : []),

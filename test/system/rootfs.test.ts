@@ -83,7 +83,10 @@ function facts(): Promise<ContainerFacts> {
 /** A fresh layer over the same image, mounted. */
 async function freshRootfs(parent: string): Promise<string> {
   snapshots += 1;
-  const [mount] = await containerd.prepareSnapshot(namespace, 'overlayfs', `applied-${snapshots}`, parent, {});
+  const [mount] = await containerd.prepareSnapshot(namespace, 'overlayfs', `applied-${snapshots}`, parent, {
+    // nothing else refers to it: containerd would collect it in the middle of the test
+    'containerd.io/gc.root': '2026-01-01T00:00:00Z',
+  });
   const { type, source, options } = mount as Mount;
   const path = join(dir, `mnt-${snapshots}`);
   mkdirSync(path);
@@ -116,8 +119,14 @@ test.each<[string, (found: ContainerFacts) => ContainerFacts]>([
   expect(capture.deletedFiles).toBe(
     (JSON.parse(readFileSync(join(destination, 'fs/deleted.files'), 'utf8')) as unknown[]).length,
   );
+  // containerd cuts times to seconds, and does not pass extended attributes on
+  const timeUnitMs = method === 'overlay' ? 1 : 1000;
   const skip = ['data/sock', 'proc', 'dev', 'sys', 'run', ...(method === 'overlay' ? [] : ['data/deep', 'data/plain'])];
-  expect(fileTree(rootfs, skip)).toEqual(fileTree(`/proc/${found.initHostPid}/root`, skip));
+  const [is, was] = [rootfs, `/proc/${found.initHostPid}/root`].map(
+    (root) => new Set(fileTree(root, skip, timeUnitMs)),
+  );
+  expect({ lost: [...(was ?? [])].filter((line) => is?.has(line) === false) }).toEqual({ lost: [] });
+  expect({ added: [...(is ?? [])].filter((line) => was?.has(line) === false) }).toEqual({ added: [] });
   expect(await containerd.statSnapshot(namespace, 'overlayfs', 'kybernate-diff-layer')).toBeUndefined();
 });
 
@@ -144,8 +153,7 @@ test('a full disk is DiskFull', async () => {
 
   const attempt = captureRootfs({ run: runExeca, containerd: () => containerd }, await facts(), small, testOp());
 
-  await expect(attempt).rejects.toMatchObject({ type: 'DiskFull' });
-  await runExeca('umount', [small]);
+  await expect(attempt.finally(() => runExeca('umount', [small]))).rejects.toMatchObject({ type: 'DiskFull' });
 });
 
 test('an aborted capture ends with the reason of the abort', async () => {

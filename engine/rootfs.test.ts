@@ -1,0 +1,122 @@
+import { existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { Op } from '../core/op.ts';
+import { runExeca } from '../native/run/run-execa.ts';
+import type { ContainerFacts, MountFacts } from './container-facts.ts';
+import { applyDevShm, applyRootfs } from './rootfs-apply.ts';
+import { captureDevShm, captureLinkRemap, captureRootfs } from './rootfs.ts';
+
+let dir: string;
+let upper: string;
+let checkpoint: string;
+let rootfs: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'kybernate-rootfs-'));
+  [upper, checkpoint, rootfs] = ['upper', 'checkpoint', 'rootfs'].map((name) => join(dir, name)) as [
+    string,
+    string,
+    string,
+  ];
+  mkdirSync(join(upper, 'data'), { recursive: true });
+  mkdirSync(join(checkpoint, 'fs'), { recursive: true });
+  mkdirSync(rootfs);
+});
+afterEach(() => {
+  rmSync(dir, { recursive: true });
+});
+
+const silent = (): void => undefined;
+const op: Op = {
+  signal: new AbortController().signal,
+  progress: silent,
+  log: { debug: silent, info: silent, warn: silent, error: silent },
+};
+const deps = {
+  run: runExeca,
+  containerd: (): never => {
+    throw new Error('containerd is not asked');
+  },
+};
+
+function facts(over: Partial<ContainerFacts> = {}): ContainerFacts {
+  const record = { snapshotter: 'overlayfs', snapshotKey: 'c1' };
+  return { initHostPid: process.pid, mounts: [], upperDir: upper, record, ...over } as unknown as ContainerFacts;
+}
+
+test('links that CRIU made come back as one file with the other names of their file', async () => {
+  writeFileSync(join(upper, 'data/kept'), 'shared');
+  linkSync(join(upper, 'data/kept'), join(upper, 'data/third'));
+  writeFileSync(join(upper, 'data/other'), 'other');
+  const rest = await captureRootfs(deps, facts(), checkpoint, op);
+  linkSync(join(upper, 'data/kept'), join(upper, 'data/link_remap.3'));
+
+  const links = await captureLinkRemap(deps, upper, checkpoint);
+  await applyRootfs(rootfs, checkpoint, runExeca);
+
+  expect(rest).toMatchObject({ method: 'overlay', deletedFiles: 0, warnings: [] });
+  expect(links).toBe(1);
+  expect(readdirSync(join(rootfs, 'data')).sort((a, b) => a.localeCompare(b))).toEqual([
+    'kept',
+    'link_remap.3',
+    'other',
+    'third',
+  ]);
+  const inodes = ['kept', 'third', 'link_remap.3'].map((name) => statSync(join(rootfs, 'data', name)).ino);
+  expect(new Set(inodes).size).toBe(1);
+});
+
+test('links that exist during the diff are left to the post-dump moment', async () => {
+  writeFileSync(join(upper, 'data/link_remap.1'), 'x');
+
+  await captureRootfs(deps, facts(), checkpoint, op);
+  await applyRootfs(rootfs, checkpoint, runExeca);
+
+  expect(readdirSync(join(rootfs, 'data'))).toEqual([]);
+});
+
+test('without links nothing is written', async () => {
+  expect(await captureLinkRemap(deps, upper, checkpoint)).toBe(0);
+  expect(readdirSync(join(checkpoint, 'fs'))).toEqual([]);
+});
+
+test('a root file system of the host is not captured, and a warning says so', async () => {
+  const { upperDir: _none, ...rest } = facts();
+  const record = { snapshotter: '', snapshotKey: '' } as ContainerFacts['record'];
+
+  const capture = await captureRootfs(deps, { ...rest, record }, checkpoint, op);
+
+  expect(capture).toMatchObject({ method: 'none', bytes: 0 });
+  expect(capture.warnings).toEqual([expect.stringMatching(/not captured/)]);
+});
+
+const shm = (captured: boolean): MountFacts => ({
+  destination: '/dev/shm',
+  type: captured ? 'tmpfs' : 'bind',
+  source: join(dir, 'shm'),
+  options: [],
+  captured,
+});
+
+test('the content of a shared memory directory from outside is taken and put back', async () => {
+  mkdirSync(join(dir, 'shm/below'), { recursive: true });
+  writeFileSync(join(dir, 'shm/below/segment'), 'shared');
+
+  const warnings = await captureDevShm(deps, facts({ mounts: [shm(false)] }), checkpoint, op);
+  await applyDevShm(rootfs, checkpoint, runExeca);
+
+  expect(warnings).toEqual([]);
+  expect(existsSync(join(rootfs, 'below/segment'))).toBe(true);
+});
+
+test('a shared memory directory of the container itself is left to CRIU', async () => {
+  expect(await captureDevShm(deps, facts({ mounts: [shm(true)] }), checkpoint, op)).toEqual([]);
+  expect(readdirSync(join(checkpoint, 'fs'))).toEqual([]);
+});
+
+test('a shared memory directory that cannot be read is a warning', async () => {
+  const warnings = await captureDevShm(deps, facts({ mounts: [shm(false)] }), checkpoint, op);
+
+  expect(warnings).toEqual([expect.stringMatching(/cannot be read/)]);
+});
