@@ -145,6 +145,27 @@ export const CRIU_OPTIONS = {
     criu: 'link-remap',
     meaning: 'deleted files that still have a name elsewhere are linked back for the dump',
   },
+  ghostLimit: {
+    type: 'text',
+    default: '1 MiB',
+    use: 'dump',
+    criu: 'ghost-limit',
+    meaning: 'largest deleted file, still open, that is put into the images',
+  },
+  irmapScanPath: {
+    type: 'list',
+    default: 'none',
+    use: 'dump',
+    criu: 'irmap-scan-path',
+    meaning: 'where to look for the names of watched files',
+  },
+  networkLock: {
+    type: 'text',
+    default: 'iptables',
+    use: 'dump',
+    criu: 'network-lock',
+    meaning: 'how packets are kept out while connections are dumped: iptables, nftables, skip',
+  },
   lazyPages: {
     type: 'flag',
     default: 'off',

@@ -20,6 +20,8 @@ export interface HandMade {
   readonly checkpointId: string;
   /** flags of `runc checkpoint`, for example `--tcp-established` */
   readonly flags?: readonly string[];
+  /** CRIU options that the metadata tells of */
+  readonly recorded?: readonly string[];
   readonly metadata?: Partial<Metadata>;
 }
 
@@ -64,7 +66,7 @@ export async function checkpointByHand(input: HandMade): Promise<string> {
       method: 'criu',
       tcp: 'keep',
       after: 'resume',
-      criuOptions: [],
+      criuOptions: (input.recorded ?? []).map((option) => ({ option, reason: 'test' })),
       phases: { freezeMs: 0, totalMs: 0, unaccountedMs: 0, parts: {} },
     },
     processes: [],

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createRestoreContainer, planRestore, removeRestored, startRestored } from '../../engine/restore.ts';
 import { restoresUsing } from '../../engine/restore-operation.ts';
-import { ShimNode, from } from '../harness/shim-node.ts';
+import { BUSYBOX_IMAGE } from '../harness/images.ts';
+import { RUNTIME, ShimNode, from } from '../harness/shim-node.ts';
 
 let node: ShimNode;
 
@@ -164,6 +165,43 @@ describe('a restore by the worker', () => {
     expect(node.traces(id)).toEqual([]);
     expect(await node.deps.containerd.getContainer(namespace, id)).toBeUndefined();
     expect(await node.deps.containerd.statSnapshot(namespace, 'overlayfs', `kybernate-${operationId}`)).toBeUndefined();
+  });
+
+  it('brings back a container with a terminal, whose output somebody must read, into a log file', async () => {
+    const source = node.name('tty');
+    const shell = node.terminal([
+      ...RUNTIME,
+      BUSYBOX_IMAGE,
+      source,
+      'sh',
+      '-c',
+      'while echo tick; do sleep 0.05; done',
+    ]);
+    await node.untilRunning(source);
+    const checkpointId = await node.checkpoint(source, {
+      flags: ['--shell-job'],
+      recorded: ['shell-job'],
+      metadata: { stdio: { terminal: true, stdin: 'tty', stdout: 'tty', stderr: 'tty' } },
+    });
+    const id = node.name('made-tty');
+    const context = { checkpointId, container: { namespace: node.namespace, id }, token: 1 };
+    const operationId = hex(id);
+    const log = join(node.dir, `${id}.log`);
+    await createRestoreContainer(node.deps, node.op, {
+      context,
+      operationId,
+      localPath: node.checkpointDir(checkpointId),
+      tcp: 'close',
+      onFailure: 'fail',
+      stdio: { kind: 'log', path: log },
+    });
+
+    await startRestored(node.deps, node.op, { context, operationId, restoreBudgetMs: 60_000 });
+
+    await expect.poll(() => readFileSync(log, 'utf8'), { timeout: 10_000 }).toContain('tick\r\ntick');
+    await removeRestored(node.deps, node.op, { operationId, container: context.container });
+    await node.ctr('tasks', 'kill', '-s', 'SIGKILL', source);
+    await shell;
   });
 
   it('fails with the reason of CRIU, or of its budget, and leaves a container that can be removed', async () => {

@@ -175,6 +175,7 @@ describe('a container that asks for a checkpoint of this node', () => {
     await node.untilRunning(source);
     const checkpointId = await node.checkpoint(source, {
       flags: ['--shell-job'],
+      recorded: ['shell-job'],
       metadata: { stdio: { terminal: true, stdin: 'tty', stdout: 'tty', stderr: 'tty' } },
     });
     const refused = await node.run(node.name('no-tty'), from(checkpointId), 'false');
