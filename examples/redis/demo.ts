@@ -7,10 +7,12 @@ import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { freePort } from '../../cli/dev/wait.ts';
 import { RedisConnection } from './resp.ts';
 
 const KEYS = 200_000;
-const PORT = 16_379;
+/** Any free one: a demo that failed may have left its redis for you to look at. */
+const PORT = await freePort(16_379);
 const NAMESPACE = 'demo';
 const CONTAINER = `redis-${process.pid}`;
 const RESTORED = `${CONTAINER}-back`;
@@ -38,8 +40,7 @@ async function command(env: NodeJS.ProcessEnv, ...args: string[]): Promise<strin
 }
 
 async function json<T>(env: NodeJS.ProcessEnv, ...args: string[]): Promise<T> {
-  const lines = (await command(env, ...args, '--json')).trim().split('\n');
-  return JSON.parse(lines.at(-1) ?? '{}') as T;
+  return JSON.parse(await command(env, ...args, '--json')) as T;
 }
 
 /** Fills redis with one pipeline; the values let a single digest stand for all of them. */
@@ -127,13 +128,18 @@ function expect(what: string, actual: unknown, wanted: unknown): void {
 }
 
 interface CheckpointAnswer {
-  readonly result: { checkpointId: string; freezeMs: number; bytes: { total: number; stored: number } };
-  readonly workflowId: string;
+  readonly checkpointId: string;
+  readonly freezeMs: number;
+  readonly bytes: { readonly total: number; readonly stored: number };
 }
 interface RestoreAnswer {
-  readonly result: { restoreMs: number; how: string; from: string };
-  readonly workflowId: string;
+  readonly restoreMs: number;
+  readonly how: string;
+  readonly from: string;
 }
+
+/** Workflow ids of our own, so that the links to the Web UI are known. */
+const WORKFLOWS = { checkpoint: `demo-checkpoint-${process.pid}`, restore: `demo-restore-${process.pid}` } as const;
 
 async function main(): Promise<void> {
   say(`starting a private containerd, Temporal and workers (store: ${STORE})`);
@@ -177,11 +183,16 @@ async function main(): Promise<void> {
   );
 
   say(`kybernate checkpoint ${CONTAINER} --namespace ${NAMESPACE}`);
-  const checkpoint = await json<CheckpointAnswer>(env, 'checkpoint', CONTAINER, '--namespace', NAMESPACE);
-  const { checkpointId, freezeMs } = checkpoint.result;
-  say(
-    `checkpoint ${checkpointId}: frozen ${freezeMs} ms, ${checkpoint.result.bytes.total} bytes, ${checkpoint.result.bytes.stored} stored`,
+  const target = ['--namespace', NAMESPACE] as const;
+  const { checkpointId, freezeMs, bytes } = await json<CheckpointAnswer>(
+    env,
+    'checkpoint',
+    CONTAINER,
+    ...target,
+    '--workflow-id',
+    WORKFLOWS.checkpoint,
   );
+  say(`checkpoint ${checkpointId}: frozen ${freezeMs} ms, ${bytes.total} bytes, ${bytes.stored} stored`);
   const resetsWhileCheckpointing = client.resets;
 
   say('killing and removing the container, deleting the copy on this node');
@@ -191,9 +202,17 @@ async function main(): Promise<void> {
   await command(env, 'rm', checkpointId, '--local', '--force');
 
   say(`kybernate restore ${checkpointId} --name ${RESTORED}`);
-  const restore = await json<RestoreAnswer>(env, 'restore', checkpointId, '--name', RESTORED, '--namespace', NAMESPACE);
-  const { restoreMs, how, from } = restore.result;
-  say(`${how} from the ${from} in ${restoreMs} ms`);
+  const { restoreMs, how, from } = await json<RestoreAnswer>(
+    env,
+    'restore',
+    checkpointId,
+    '--name',
+    RESTORED,
+    ...target,
+    '--workflow-id',
+    WORKFLOWS.restore,
+  );
+  say(`${how} from the ${from} in ${Math.round(restoreMs)} ms`);
 
   const after = await waitForRedis();
   const infoAfter = await info(after);
@@ -214,8 +233,8 @@ async function main(): Promise<void> {
   const ui = (id: string): string => `${up.uiUrl}/namespaces/kybernate/workflows/${encodeURIComponent(id)}`;
   console.log(`
 The two workflows in the Web UI:
-  ${ui(checkpoint.workflowId)}
-  ${ui(restore.workflowId)}
+  ${ui(WORKFLOWS.checkpoint)}
+  ${ui(WORKFLOWS.restore)}
 Try next (the environment keeps running; \`make down\` ends it):
   node_modules/.bin/node cli/main.ts ls
   node_modules/.bin/node cli/main.ts inspect ${checkpointId}
@@ -225,7 +244,7 @@ Try next (the environment keeps running; \`make down\` ends it):
   await ctr('tasks', 'rm', '--force', RESTORED).catch(() => undefined);
   await ctr('containers', 'rm', RESTORED);
   const totalS = ((performance.now() - startedAt) / 1000).toFixed(1);
-  console.log(`demo ok: keys=${KEYS} freeze_ms=${freezeMs} restore_ms=${restoreMs} total_s=${totalS}`);
+  console.log(`demo ok: keys=${KEYS} freeze_ms=${freezeMs} restore_ms=${Math.round(restoreMs)} total_s=${totalS}`);
 }
 
 try {
