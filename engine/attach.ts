@@ -11,6 +11,7 @@ import { isErrorType, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { removeUncommitted } from './commit.ts';
+import { endDump } from './end-dump.ts';
 import { mayBeFrozen, readJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { killOperation, removeOperationCgroup } from './operation-cgroup.ts';
@@ -159,6 +160,7 @@ export async function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationP
     return verifyRunning(plan, deps.run);
   }
   // What survives of the operation holds the flock by inheritance, and may still write to the workload.
+  await endDump(plan, deps.run);
   await killOperation(plan.operationId, '');
   const lock = takeContainerLock(plan);
   try {

@@ -20,6 +20,7 @@ import { rearmExpiredTimers } from '../native/criu/timers.ts';
 import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
+import { endDump } from './end-dump.ts';
 import { freeze, thaw } from './freezer.ts';
 import { holdsConnections, networkHoldTable } from './network-locks.ts';
 import { joinOperationCgroup } from './operation-cgroup.ts';
@@ -121,7 +122,7 @@ class CriuCapture implements Capture {
   }
 
   async #dumpByRunc(): Promise<void> {
-    const { plan, timer, signal } = this.#context;
+    const { plan, run, timer, signal } = this.#context;
     const { events, answers, config } = this.#fifos;
     // Both ends open in one process: neither side ever blocks in open, and a dead CRIU is seen by runc's end.
     const eventsFd = openSync(events, constants.O_RDWR | constants.O_NONBLOCK);
@@ -139,6 +140,8 @@ class CriuCapture implements Capture {
       );
     });
     timer.part('runtime-start');
+    const abort = (): void => void endDump(plan, run).catch((error: unknown) => (failure ??= error));
+    signal.addEventListener('abort', abort, { once: true });
     try {
       const result = await this.#runCheckpoint(config);
       if (failure !== undefined) {
@@ -155,6 +158,7 @@ class CriuCapture implements Capture {
         );
       }
     } finally {
+      signal.removeEventListener('abort', abort);
       lines.close();
       socket.destroy();
       await answersFile.close();
@@ -162,7 +166,7 @@ class CriuCapture implements Capture {
   }
 
   async #runCheckpoint(config: string): Promise<RunResult> {
-    const { plan, run, lockFd, signal } = this.#context;
+    const { plan, run, lockFd } = this.#context;
     const { events, answers } = this.#fifos;
     const { facts, settings } = plan;
     const argv = [
@@ -173,7 +177,6 @@ class CriuCapture implements Capture {
       plan.container.id,
     ];
     return run(settings.runcPath, argv, {
-      signal,
       env: {
         CRIU_CONFIG_FILE: config,
         KYBERNATE_EVENTS: events,

@@ -20,6 +20,7 @@ import type { Run } from '../native/run/run.ts';
 import type { Capture } from './capture.ts';
 import { createCriuCapture } from './capture-criu.ts';
 import { draftMetadata, writeDraft } from './commit.ts';
+import { DUMP_GRACE_MS } from './end-dump.ts';
 import { thaw } from './freezer.ts';
 import { appendJournal } from './journal.ts';
 import { killFrozen } from './kill.ts';
@@ -166,7 +167,9 @@ export class Runner {
       onFreezing: () => {
         this.#journal('freezing', 'begin');
         this.#frozen = true;
-        this.#budget = setTimeout(() => this.#abort.abort(this.#overBudget()), this.plan.freezeBudgetMs);
+        // Ending CRIU cleanly takes part of the budget.
+        const dumpMs = Math.max(this.plan.freezeBudgetMs - DUMP_GRACE_MS, this.plan.freezeBudgetMs / 2);
+        this.#budget = setTimeout(() => this.#abort.abort(this.#overBudget()), dumpMs);
       },
       onFrozen: () => this.#journal('frozen', 'done'),
     });
@@ -176,8 +179,8 @@ export class Runner {
     const { id, namespace } = this.plan.container;
     return new KybernateError(
       'FreezeBudgetExceeded',
-      `container ${namespace}/${id} stood still for its freeze budget of ${this.plan.freezeBudgetMs} ms before the ` +
-        `capture was complete; the capture was undone and the container runs`,
+      `the capture of container ${namespace}/${id} does not fit into its freeze budget of ` +
+        `${this.plan.freezeBudgetMs} ms; it was undone and the container runs`,
       { details: { freezeBudgetMs: this.plan.freezeBudgetMs } },
     );
   }

@@ -1,17 +1,16 @@
 /*
- * Undoes the frozen section of a capture, whatever point it had reached, whoever died. The order matters: a CRIU that
- * dies lets its tasks run at once, in the middle of its own work, so the freezer is closed first; a task must not run
- * while its sockets are in repair mode or its packets are dropped, so both end before the thaw.
+ * Undoes the frozen section of a capture, whatever point it had reached, whoever died. The order matters: CRIU is ended
+ * first, since it needs its tasks to be able to run to leave them as it found them; then the freezer is closed, since a
+ * task must not run while its sockets are in repair mode or its packets are dropped; both end before the thaw.
  */
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
 import type { Logger } from '../core/op.ts';
 import { leaveTcpRepair } from '../native/net/tcp-repair.ts';
-import { listProcesses } from '../native/proc/tree.ts';
 import type { Run } from '../native/run/run.ts';
+import { endDump } from './end-dump.ts';
 import { freezeNow, thaw } from './freezer.ts';
 import { appendJournal } from './journal.ts';
 import { liveProcesses } from './live-processes.ts';
-import { killOperation } from './operation-cgroup.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
 
@@ -23,10 +22,10 @@ import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running
 export async function undoCapture(plan: OperationPlan, run: Run, log: Logger): Promise<ResumeResult> {
   const journal = operationPaths(plan.settings, plan.operationId).journal;
   appendJournal(journal, { step: 'undone', state: 'begin' });
+  const killed = await endDump(plan, run);
   if (initIsAlive(plan)) {
     freezeNow(plan.facts.freezer);
   }
-  const killed = [...(await killOperation(plan.operationId, 'work')), ...killForeignDump(plan)];
   for (const process of liveProcesses(plan.facts)) {
     leaveTcpRepair(process.hostPid);
   }
@@ -36,35 +35,4 @@ export async function undoCapture(plan: OperationPlan, run: Run, log: Logger): P
   appendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } });
   log.warn({ operationId: plan.operationId, killed, source: result.source }, 'capture undone');
   return result;
-}
-
-/**
- * With the engine `containerd` runc and CRIU are children of the shim, outside the operation's cgroup. They are known
- * by the image directory in runc's arguments; CRIU is below that runc.
- */
-function killForeignDump(plan: OperationPlan): number[] {
-  if (plan.engine !== 'containerd') {
-    return [];
-  }
-  const processes = listProcesses();
-  const doomed = new Set(
-    processes.filter((process) => process.commandLine.includes(plan.checkpointDir)).map((process) => process.hostPid),
-  );
-  for (let before = -1; before !== doomed.size;) {
-    before = doomed.size;
-    for (const process of processes) {
-      if (doomed.has(process.parentHostPid)) {
-        doomed.add(process.hostPid);
-      }
-    }
-  }
-  doomed.delete(globalThis.process.pid);
-  for (const pid of doomed) {
-    try {
-      globalThis.process.kill(pid, 'SIGKILL');
-    } catch {
-      // ESRCH: ended by itself.
-    }
-  }
-  return [...doomed];
 }

@@ -2,7 +2,7 @@
  * A control worker and a node worker over the servers of the run, with a state directory and a store of their own, and
  * what a test does to containers. Workers are real processes: a test may kill them.
  */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inject } from 'vitest';
@@ -151,6 +151,17 @@ export class Stack {
     return readFileSync(`/sys/fs/cgroup/freezer/${this.namespace}/${id}/freezer.state`, 'utf8').trim();
   }
 
+  /** What CRIU has written of the memory so far. */
+  pageBytes(checkpointId: string): number {
+    const dir = join(this.stateDir, 'checkpoints', `checkpoint-${checkpointId}`, 'criu');
+    try {
+      const pages = readdirSync(dir).filter((name) => name.startsWith('pages-'));
+      return pages.reduce((sum, name) => sum + statSync(join(dir, name)).size, 0);
+    } catch {
+      return 0;
+    }
+  }
+
   /** Removes the node's copy alone, as `kybernate rm --local` does. */
   removeLocal(checkpointId: string): void {
     rmSync(join(this.stateDir, 'checkpoints', `checkpoint-${checkpointId}`), { recursive: true });
@@ -211,13 +222,14 @@ export async function until(
   what: string,
   condition: () => Promise<boolean> | boolean,
   timeoutMs = 20_000,
+  everyMs = 20,
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await condition())) {
     if (performance.now() > deadline) {
       throw new Error(`timed out waiting for ${what}`);
     }
-    await sleep(20);
+    await sleep(everyMs);
   }
 }
 

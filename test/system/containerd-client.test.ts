@@ -69,7 +69,10 @@ test('a container of ctr is found whole, by id and by label', async () => {
   expect(listed).toEqual([record]);
   expect(task).toMatchObject({ id: 'seen', status: 'running', terminal: false });
   expect(await containerd.version()).toMatch(/^\d+\./);
-  expect(await containerd.getImage(namespace, BUSYBOX)).toMatchObject({ name: BUSYBOX, digest: expect.stringMatching(/^sha256:/) });
+  expect(await containerd.getImage(namespace, BUSYBOX)).toMatchObject({
+    name: BUSYBOX,
+    digest: expect.stringMatching(/^sha256:/),
+  });
 });
 
 test('what is absent is undefined, another namespace is another world, deletion twice is success', async () => {
