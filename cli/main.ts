@@ -2,22 +2,23 @@
 /* Entry of the program: the process, its environment and its streams; everything else is below `run`. */
 import type { Cli } from './cli.ts';
 import { readCliConfig } from './config.ts';
-import { withDevDefaults } from './dev/defaults.ts';
+import { devDefaults } from './dev/defaults.ts';
 import { run } from './program.ts';
 import { createProcessTerminal } from './terminal.ts';
 
-// Workers take only what they are given; `up` decides for itself.
-const settled = ['worker', 'up', 'down', 'setup'].includes(process.argv[2] ?? '');
-const env = settled ? process.env : withDevDefaults(process.env);
+// Workers take only what they are given; `up` decides for itself. Into the process, since the SDK of S3 reads its keys there.
+if (!['worker', 'up', 'down', 'setup'].includes(process.argv[2] ?? '')) {
+  Object.assign(process.env, devDefaults(process.env));
+}
 let exitCode: number | undefined;
 const cli: Cli = {
-  env,
+  env: process.env,
   streams: process,
   terminal: createProcessTerminal(),
-  config: () => readCliConfig(env),
+  config: () => readCliConfig(process.env),
   connect: async () => {
     const { connectOperations } = await import('./connect.ts');
-    return connectOperations(env);
+    return connectOperations(process.env);
   },
   setExitCode: (code) => {
     exitCode = code;

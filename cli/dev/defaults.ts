@@ -32,11 +32,11 @@ function readDevDefaults(dir: string): Readonly<Record<string, string>> {
 }
 
 /**
- * The environment, completed by the settings of the dev environment that is up. All or nothing: one variable of the
+ * Settings of the dev environment that is up, for a caller without settings. All or nothing: one variable of the
  * user's own means another Temporal, node or store, with which these must not be mixed.
  */
-export function withDevDefaults(env: Env): Env {
+export function devDefaults(env: Env): Readonly<Record<string, string>> {
   const defaults = readDevDefaults(devDir(env));
   const own = Object.keys(defaults).some((name) => (env[name] ?? '') !== '');
-  return own ? env : { ...env, ...defaults };
+  return own ? {} : defaults;
 }

@@ -63,14 +63,20 @@ export function serverArgs(dir: string, namespace: string, ports: Ports): string
     'log-level': 'warn',
     ...(ports.ui === undefined ? {} : { 'ui-ip': LOOPBACK, 'ui-port': ports.ui }),
   };
-  const dynamic = ['frontend.WorkerHeartbeatsEnabled', 'frontend.ListWorkersEnabled', 'matching.useNewMatcher'];
+  const dynamic = [
+    'frontend.WorkerHeartbeatsEnabled=true',
+    'frontend.ListWorkersEnabled=true',
+    'matching.useNewMatcher=true',
+    // One shard has 20 reads a second by default, so that every step of a lone workflow waits 50 ms for its turn.
+    ...['transfer', 'timer', 'visibility'].map((queue) => `history.${queue}ProcessorMaxPollRPS=1000`),
+  ];
   return [
     'server',
     'start-dev',
     `--headless=${ports.ui === undefined}`,
     ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]),
     ...Object.values(SEARCH_ATTRIBUTES).flatMap((name) => ['--search-attribute', `${name}=Keyword`]),
-    ...dynamic.flatMap((name) => ['--dynamic-config-value', `${name}=true`]),
+    ...dynamic.flatMap((setting) => ['--dynamic-config-value', setting]),
   ];
 }
 
