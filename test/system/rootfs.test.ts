@@ -153,7 +153,9 @@ test('a full disk is DiskFull', async () => {
 
   const attempt = captureRootfs({ run: runExeca, containerd: () => containerd }, await facts(), small, testOp());
 
-  await expect(attempt.finally(() => runExeca('umount', [small]))).rejects.toMatchObject({ type: 'DiskFull' });
+  const error: unknown = await attempt.catch((thrown: unknown) => thrown);
+  await runExeca('umount', [small]);
+  expect(error).toMatchObject({ type: 'DiskFull' });
 });
 
 test('an aborted capture ends with the reason of the abort', async () => {
