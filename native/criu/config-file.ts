@@ -4,7 +4,6 @@
  * ext-unix-sk, file-locks, auto-dedup, lazy-pages, manage-cgroups and log level can only be said to runc. Order in CRIU
  * (criu/config.c): /etc/criu/default.conf, $HOME/.criu/default.conf, this file, RPC, runc.conf or `org.criu.config`.
  */
-import { writeFile } from 'node:fs/promises';
 import { KybernateError } from '../../core/errors.ts';
 
 export interface CriuConfigOption {
@@ -29,9 +28,4 @@ export function criuConfigText(options: readonly CriuConfigOption[]): string {
       return value === undefined ? `${option}\n` : `${option} ${value}\n`;
     })
     .join('');
-}
-
-/** Readable by root alone; replaced when it exists. */
-export async function writeCriuConfig(file: string, options: readonly CriuConfigOption[]): Promise<void> {
-  await writeFile(file, criuConfigText(options), { mode: 0o600 });
 }

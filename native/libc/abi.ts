@@ -2,7 +2,6 @@
  * Numbers of the Linux ABI that we call by. x86-64 and arm64 share these system call numbers (all are newer than the
  * generic table). Sources: include/uapi/asm-generic/unistd.h, linux/tcp.h, asm-generic/socket.h, sys/file.h.
  */
-export const SYS_PIDFD_SEND_SIGNAL = 424;
 export const SYS_PIDFD_OPEN = 434;
 export const SYS_PIDFD_GETFD = 438;
 

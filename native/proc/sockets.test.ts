@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { parseAddress, parseTcpTable, parseUnixTable } from './sockets.ts';
+import { parseAddress, parseTcpTable } from './sockets.ts';
 
 test.each([
   ['0100007F', '127.0.0.1'],
@@ -43,19 +43,5 @@ test('a TCP table is read with states, both ends and owners', () => {
       state: 'time-wait',
       inode: 0,
     },
-  ]);
-});
-
-test('a unix table is read with names, also those with blanks', () => {
-  const text = `Num       RefCount Protocol Flags    Type St Inode Path
-0000000000000000: 00000002 00000000 00010000 0001 01 74804 /run/some socket
-0000000000000000: 00000003 00000000 00000000 0001 03 78899
-0000000000000000: 00000002 00000000 00000000 0002 01   17 @abstract
-`;
-
-  expect(parseUnixTable(text)).toEqual([
-    { inode: 74804, type: 'stream', listening: true, path: '/run/some socket' },
-    { inode: 78899, type: 'stream', listening: false },
-    { inode: 17, type: 'datagram', listening: false, path: '@abstract' },
   ]);
 });

@@ -1,4 +1,4 @@
-/* Sockets of a process's network namespace. Sources: proc_net(5), include/net/tcp_states.h, net/unix/af_unix.c. */
+/* TCP sockets of a process's network namespace. Sources: proc_net(5), include/net/tcp_states.h. */
 import { readProc } from './read.ts';
 
 /** In the order of the kernel's numbers, 1 first. */
@@ -31,13 +31,6 @@ export interface TcpSocket {
   readonly state: TcpState;
   /** 0 when no process owns it any more (time-wait) */
   readonly inode: number;
-}
-
-export interface UnixSocket {
-  readonly inode: number;
-  readonly type: 'stream' | 'datagram' | 'seqpacket' | 'other';
-  readonly listening: boolean;
-  readonly path?: string;
 }
 
 /** /proc prints an address as 32-bit words in the machine's byte order; every supported machine is little endian. */
@@ -98,51 +91,7 @@ export function parseTcpTable(text: string): TcpSocket[] {
     });
 }
 
-export function parseUnixTable(text: string): UnixSocket[] {
-  const types: Readonly<Record<string, UnixSocket['type']>> = {
-    '0001': 'stream',
-    '0002': 'datagram',
-    '0005': 'seqpacket',
-  };
-  return text
-    .split('\n')
-    .slice(1)
-    .flatMap((line) => {
-      const match = /^\S+: \S+ \S+ (\S+) (\S+) \S+ +(\d+)(?: (.*))?$/.exec(line);
-      if (match === null) {
-        return [];
-      }
-      const [, flags = '0', type = '', inode, path] = match;
-      return [
-        {
-          inode: Number(inode),
-          type: types[type] ?? 'other',
-          // __SO_ACCEPTCON
-          listening: (Number.parseInt(flags, 16) & 0x10000) !== 0,
-          ...(path === undefined || path === '' ? {} : { path }),
-        },
-      ];
-    });
-}
-
 /** TCP sockets of the network namespace that this process lives in, IPv4 and IPv6. */
 export function tcpSockets(hostPid: number): TcpSocket[] {
   return ['tcp', 'tcp6'].flatMap((name) => parseTcpTable(readProc(`/proc/${hostPid}/net/${name}`) ?? ''));
-}
-
-export function unixSockets(hostPid: number): UnixSocket[] {
-  return parseUnixTable(readProc(`/proc/${hostPid}/net/unix`) ?? '');
-}
-
-/** Inodes of packet, raw, netlink, SCTP, ... sockets, by the name of their table. */
-export function otherSockets(hostPid: number, table: 'packet' | 'raw' | 'raw6' | 'netlink' | 'udp' | 'udp6'): number[] {
-  // the inode is column 9 of the tables made like tcp's, the last one of packet and netlink
-  return (readProc(`/proc/${hostPid}/net/${table}`) ?? '')
-    .split('\n')
-    .slice(1)
-    .flatMap((line) => {
-      const fields = line.trim().split(/\s+/);
-      const inode = table === 'packet' || table === 'netlink' ? fields.at(-1) : fields[9];
-      return inode === undefined || inode === '' ? [] : [Number(inode)];
-    });
 }

@@ -48,35 +48,6 @@ export async function runcVersion(run: Run, runcPath: string): Promise<string> {
   return version;
 }
 
-/** `created`, `running`, `paused`, `stopped`; undefined when runc does not know the container. */
-export async function runcStatus(run: Run, runcPath: string, root: string, id: string): Promise<string | undefined> {
-  const result = await run(runcPath, ['--root', root, 'state', id], { timeoutMs: 10_000, maxOutputBytes: 1 << 20 });
-  if (result.exitCode !== 0) {
-    return undefined;
-  }
-  return (JSON.parse(result.stdout) as { status?: string }).status;
-}
-
-/** Sends a signal by number to init, or with `all` to every process of the container. A container that is gone is success. */
-export async function runcKill(
-  run: Run,
-  runcPath: string,
-  root: string,
-  id: string,
-  signal: number,
-  all: boolean,
-): Promise<void> {
-  const args = ['--root', root, 'kill', ...(all ? ['--all'] : []), id, String(signal)];
-  const result = await run(runcPath, args, { timeoutMs: 30_000 });
-  const gone = /does not exist|not running|process already finished/.test(result.stderr);
-  if (result.exitCode !== 0 && !gone) {
-    throw new KybernateError(
-      'Internal',
-      `runc kill ${signal} of ${id} failed: ${result.startError ?? result.stderr.trim()}`,
-    );
-  }
-}
-
 /**
  * The file that a program's name stands for, with what changes when it is replaced.
  * @returns undefined when it is not on the path
