@@ -8,10 +8,10 @@ import { createHash } from 'node:crypto';
 import { chmodSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { ROOT, TOOL_ENV } from './check-steps.ts';
 import { buildBundle } from '../workers/build-bundle.ts';
 import { buildWrapper } from './wrapper-bundle.ts';
 
-const ROOT = join(import.meta.dirname, '..');
 const DIST = join(ROOT, 'dist');
 const MAKING = join(ROOT, 'dist.new');
 const STAMP = '.inputs';
@@ -47,7 +47,11 @@ function inputsDigest(): string {
 /** @throws when tsc finds an error; it has printed it */
 function compile(): void {
   const tsc = join(ROOT, 'node_modules', '.bin', 'tsc');
-  const result = spawnSync(tsc, ['-p', 'tsconfig.build.json', '--outDir', MAKING], { cwd: ROOT, stdio: 'inherit' });
+  const result = spawnSync(tsc, ['-p', 'tsconfig.build.json', '--outDir', MAKING], {
+    cwd: ROOT,
+    env: TOOL_ENV,
+    stdio: 'inherit',
+  });
   if (result.status !== 0) {
     throw new Error(`tsc ended with ${result.status ?? result.signal}`);
   }

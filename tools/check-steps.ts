@@ -4,6 +4,9 @@ import { join } from 'node:path';
 
 export const ROOT = join(import.meta.dirname, '..');
 
+/** Programs of node_modules start with `env node`: it must be the Node of the lock file. */
+export const TOOL_ENV = { ...process.env, PATH: `${join(ROOT, 'node_modules', '.bin')}:${process.env['PATH'] ?? ''}` };
+
 const LAYERED = ['core', 'native', 'engine', 'store', 'activities', 'workflows', 'workers', 'client', 'shim', 'cli'];
 
 export interface CheckStep {
@@ -33,6 +36,7 @@ export function runCheck(step: CheckStep): Promise<CheckResult> {
   const [program, ...args] = step.command;
   const child = spawn(join(ROOT, 'node_modules', '.bin', program), args, {
     cwd: ROOT,
+    env: TOOL_ENV,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const chunks: Buffer[] = [];

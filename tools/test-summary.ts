@@ -8,7 +8,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 
-import { CHECK_STEPS, ROOT, runCheck } from './check-steps.ts';
+import { CHECK_STEPS, ROOT, runCheck, TOOL_ENV } from './check-steps.ts';
 import { readReport, type Tally } from './test-report.ts';
 
 const PROJECTS = ['unit', 'temporal', 'system'];
@@ -32,6 +32,7 @@ async function runProject(project: string, reportFile: string): Promise<Tally> {
   const exitCode = await new Promise<number>((resolve) => {
     const child = spawn(vitest, ['run', '--project', project, ...reporters], {
       cwd: ROOT,
+      env: TOOL_ENV,
       stdio: ['ignore', 'inherit', 'inherit'],
     });
     child.once('error', () => resolve(1));
