@@ -1,0 +1,8 @@
+/* Repetitions: a fiftieth of the full number in `make test`, all of them in `make soak`. */
+
+const SHARE = 50;
+
+/** @param full repetitions of `make soak`; at least one is run */
+export function times(full: number): number {
+  return process.env['KYBERNATE_SOAK'] === '1' ? full : Math.max(1, Math.ceil(full / SHARE));
+}
