@@ -97,6 +97,20 @@ it('a process that lost its record and its parent is found by the directory in i
   expect(ownedProcesses(dir)).toEqual([]);
 });
 
+it('what was started below a directory belongs to it, what was started beside it does not', async () => {
+  const below = join(dir, 'below');
+  const beside = `${dir}-beside`;
+  const options = { name: 'a', file: '/bin/sleep', args: ['1000'], env: {} };
+  const inside = await startDaemon(below, options);
+  const outside = await startDaemon(beside, options);
+
+  await stopOwned(dir);
+
+  expect([isAlive(inside), isAlive(outside)]).toEqual([false, true]);
+  await stopDaemon(beside, 'a');
+  rmSync(beside, { recursive: true });
+});
+
 it('readProcStat reads the fields behind a name with spaces and brackets', () => {
   const stat = readProcStat(process.pid);
 

@@ -186,7 +186,7 @@ export async function stopDaemon(dir: string, name: string, graceMs = 10_000): P
   return wasAlive;
 }
 
-/** Every live process that carries this directory in OWNER_VARIABLE, but for this one and its ancestors. */
+/** Every live process that carries this directory, or one below it, in OWNER_VARIABLE, but for this one and its ancestors. */
 export function ownedProcesses(dir: string): { pid: number; startTicks: string }[] {
   const marker = `${OWNER_VARIABLE}=${dir}`;
   const own = new Set<number>();
@@ -200,7 +200,8 @@ export function ownedProcesses(dir: string): { pid: number; startTicks: string }
       continue;
     }
     const stat = readProcStat(pid);
-    if (stat !== undefined && !/[ZX]/.test(stat.state) && environmentOf(pid).includes(marker)) {
+    const owns = (entry: string): boolean => entry === marker || entry.startsWith(`${marker}/`);
+    if (stat !== undefined && !/[ZX]/.test(stat.state) && environmentOf(pid).some(owns)) {
       owned.push({ pid, startTicks: stat.startTicks });
     }
   }
