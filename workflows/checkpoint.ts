@@ -1,4 +1,4 @@
-import { CancellationScope, condition, setHandler, uuid4, workflowInfo } from '@temporalio/workflow';
+import { condition, setHandler, uuid4, workflowInfo } from '@temporalio/workflow';
 import type { StepInput } from '../activities/contract.ts';
 import {
   checkpointInput,
@@ -18,7 +18,7 @@ import { releaseSignal } from './messages.ts';
 import { runOperation } from './operation.ts';
 import { checkStore, resolvedContainer } from './probe.ts';
 import { ProgressTracker } from './progress.ts';
-import { controlProxy, nodeProxies, type NodeProxies } from './proxies.ts';
+import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 
 /**
  * Checkpoints a running container. The source stands still only inside `captureContainer` (and until it is let go with
@@ -32,19 +32,19 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
   const container = targetName(input.container);
   const progress = new ProgressTracker({ node, container, checkpointId, firstPhase: 'probing' });
   const summary = `${container} on ${node}`;
-  const lock = new ContainerLockClient(controlProxy(summary));
+  const lock = new ContainerLockClient(lockProxy(summary));
   const steps = nodeProxies({ node, timeouts, summary });
   const undo = new Compensation();
   const released = releaseHandler();
 
-  return runOperation({ node, undo, progress }, async () => {
+  return runOperation({ node, undo, progress, delivered: () => lock.delivered() }, async () => {
     const probe = await steps.probe.probeNode({ container: input.container });
     const source = resolvedContainer(probe, node);
     checkStore(probe, input);
     progress.resolved(`${source.namespace}/${source.id}`);
 
     progress.enter('locking');
-    undo.push('releaseLock', () => lock.release(), { always: true });
+    undo.push('releaseLock', async () => lock.release(), { always: true });
     const token = await lock.acquire({ node, ...source }, { minToken: probe.newestToken, waitMs: timeouts.lockWaitMs });
     const context = { checkpointId, container: source, token };
     const step: StepInput = { context };
@@ -127,7 +127,7 @@ async function endCapture(parts: CaptureEnd, how: 'resumeContainer' | 'stopConta
   undo.settle('resumeContainer');
   await steps.thaw.endOperation(step);
   undo.settle('endOperation');
-  await CancellationScope.nonCancellable(() => lock.release());
+  lock.release();
   undo.settle('releaseLock');
   return end;
 }

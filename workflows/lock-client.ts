@@ -4,7 +4,6 @@
  */
 import {
   CancellationScope,
-  TemporalFailure,
   condition,
   getExternalWorkflowHandle,
   log,
@@ -14,6 +13,7 @@ import {
 import type { ControlActivities } from '../activities/contract.ts';
 import type { LockGrant } from '../core/contract/lock.ts';
 import { containerKey, lockWorkflowId, type ContainerRef } from '../core/ids.ts';
+import { messageOf } from '../core/errors.ts';
 import { failure } from './failures.ts';
 import { lockGrantedSignal, releaseLockSignal } from './messages.ts';
 
@@ -22,6 +22,7 @@ export class ContainerLockClient {
   #lockId: string | undefined;
   #grant: LockGrant | undefined;
   #over = false;
+  readonly #deliveries: Array<Promise<void>> = [];
 
   /** Registers the signal handler: call it before the first await. */
   constructor(control: Pick<ControlActivities, 'requestLock'>) {
@@ -50,34 +51,41 @@ export class ContainerLockClient {
     return this.#grant.token;
   }
 
-  /** Lets go, or stops waiting. May be called twice; a grant that comes afterwards is given back at once. */
-  async release(): Promise<void> {
+  /**
+   * Lets go, or stops waiting; a grant that comes afterwards is given back at once. The operation need not wait for the
+   * delivery before its next step, but before its end: Temporal drops what a closed workflow still had to send.
+   */
+  release(): void {
     this.#over = true;
     if (this.#lockId !== undefined) {
-      await this.#sendRelease(this.#lockId, this.#grant?.token ?? 0);
+      this.#sendRelease(this.#lockId, this.#grant?.token ?? 0);
     }
   }
 
-  async #granted(grant: LockGrant): Promise<void> {
+  /** Resolves when the lock has got every release. */
+  async delivered(): Promise<void> {
+    for (let count = 0; count < this.#deliveries.length;) {
+      count = this.#deliveries.length;
+      await Promise.all(this.#deliveries);
+    }
+  }
+
+  #granted(grant: LockGrant): void {
     if (this.#over) {
-      await this.#sendRelease(grant.lockId, grant.token);
+      this.#sendRelease(grant.lockId, grant.token);
       return;
     }
     this.#grant = grant;
   }
 
-  async #sendRelease(lockId: string, token: number): Promise<void> {
+  #sendRelease(lockId: string, token: number): void {
     const { runId } = workflowInfo();
-    try {
-      await CancellationScope.nonCancellable(() =>
-        getExternalWorkflowHandle(lockId).signal(releaseLockSignal, { runId, token }),
-      );
-    } catch (error) {
+    const delivery = CancellationScope.nonCancellable(() =>
+      getExternalWorkflowHandle(lockId).signal(releaseLockSignal, { runId, token }),
+    ).catch((error: unknown) => {
       // The only failure of such a signal is that the lock is not running: then it holds nothing.
-      if (!(error instanceof TemporalFailure)) {
-        throw error;
-      }
-      log.info('the lock is already gone', { lockId });
-    }
+      log.info('the lock is already gone', { lockId, error: messageOf(error) });
+    });
+    this.#deliveries.push(delivery);
   }
 }

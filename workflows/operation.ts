@@ -16,6 +16,8 @@ export interface OperationFrame {
   readonly node: string;
   readonly undo: Compensation;
   readonly progress: ProgressTracker;
+  /** what was sent to other workflows has arrived */
+  readonly delivered: () => Promise<void>;
 }
 
 /**
@@ -27,7 +29,7 @@ export async function runOperation<Result>(frame: OperationFrame, story: () => P
   try {
     const result = await story();
     progress.end('done', OUTCOME_COMPLETED);
-    await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+    await CancellationScope.nonCancellable(() => settle(frame));
     return result;
   } catch (error) {
     const failed = await CancellationScope.nonCancellable(async () => {
@@ -36,7 +38,7 @@ export async function runOperation<Result>(frame: OperationFrame, story: () => P
       }
       const report = await undo.run();
       log.info('operation undone', { done: report.done, failed: report.failed.length, skipped: report.skipped });
-      await condition(allHandlersFinished);
+      await settle(frame);
       return outcomeOf(error, report, node);
     });
     const type = failed instanceof ApplicationFailure ? (failed.type ?? 'Internal') : 'Internal';
@@ -47,4 +49,10 @@ export async function runOperation<Result>(frame: OperationFrame, story: () => P
     }
     throw failed;
   }
+}
+
+/** A workflow that ends drops the messages that it was still handling or sending. */
+async function settle({ delivered }: OperationFrame): Promise<void> {
+  await condition(allHandlersFinished);
+  await delivered();
 }

@@ -12,6 +12,20 @@ import { progressQuery, reportProgressSignal } from './messages.ts';
 export const OUTCOME_COMPLETED = 'Completed';
 export const OUTCOME_CANCELLED = 'Cancelled';
 
+/**
+ * Phases by which operations are looked for. The others pass in milliseconds, and every change of a search attribute
+ * costs the server a write to its visibility store.
+ */
+const LISTED: ReadonlySet<Phase> = new Set<Phase>([
+  'capturing',
+  'holding',
+  'uploading',
+  'verifying',
+  'fetching',
+  'restoring',
+  'rolling-back',
+]);
+
 export interface ProgressStart {
   readonly node: string;
   /** as the caller named it, until the node has resolved it */
@@ -24,6 +38,8 @@ type KeywordName = (typeof SEARCH_ATTRIBUTES)[keyof typeof SEARCH_ATTRIBUTES];
 
 export class ProgressTracker {
   #state: OperationProgress;
+  /** search attributes that go with the next change of the phase */
+  #unlisted: Partial<Record<KeywordName, string>> = {};
 
   /** Registers the handlers and the first search attributes: call it before the first await. */
   constructor(start: ProgressStart) {
@@ -54,12 +70,15 @@ export class ProgressTracker {
   }
 
   gpu(processes: number): void {
-    upsert({ [SEARCH_ATTRIBUTES.gpu]: processes > 0 ? 'yes' : 'no' });
+    this.#unlisted = { ...this.#unlisted, [SEARCH_ATTRIBUTES.gpu]: processes > 0 ? 'yes' : 'no' };
   }
 
   enter(phase: Phase): void {
     this.#state = entered(this.#state, phase, now());
-    upsert({ [SEARCH_ATTRIBUTES.phase]: phase });
+    if (LISTED.has(phase)) {
+      upsert({ [SEARCH_ATTRIBUTES.phase]: phase, ...this.#unlisted });
+      this.#unlisted = {};
+    }
     this.#show();
   }
 
@@ -71,7 +90,7 @@ export class ProgressTracker {
   end(phase: 'done' | 'failed' | 'cancelled', outcome: string, lastError?: string): void {
     const state = entered(this.#state, phase, now());
     this.#state = { ...state, outcome, ...(lastError === undefined ? {} : { lastError }) };
-    upsert({ [SEARCH_ATTRIBUTES.phase]: phase, [SEARCH_ATTRIBUTES.outcome]: outcome });
+    upsert({ [SEARCH_ATTRIBUTES.phase]: phase, [SEARCH_ATTRIBUTES.outcome]: outcome, ...this.#unlisted });
     this.#show();
   }
 

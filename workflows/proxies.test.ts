@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { timeoutsWithDefaults } from '../core/contract/common.ts';
 import { CONTROL_QUEUE } from '../core/task-queues.ts';
-import { OPTION_CLASSES } from './proxies.ts';
+import { OPTION_CLASSES, lockOptions } from './proxies.ts';
 
 const scope = { node: 'node-a', timeouts: timeoutsWithDefaults.parse(undefined), summary: 'web on node-a' };
 const classes = Object.entries(OPTION_CLASSES).map(([name, make]) => [name, make(scope)] as const);
@@ -10,6 +10,15 @@ const classes = Object.entries(OPTION_CLASSES).map(([name, make]) => [name, make
 function ms(duration: unknown): number {
   return typeof duration === 'number' ? duration : Number.POSITIVE_INFINITY;
 }
+
+describe('options of the lock request', () => {
+  it('bound it to less than the workflow task may be stretched', () => {
+    const options = lockOptions(scope);
+
+    expect(ms(options.startToCloseTimeout)).toBeLessThanOrEqual(10_000);
+    expect(ms(options.scheduleToCloseTimeout)).toBeLessThanOrEqual(60_000);
+  });
+});
 
 describe.each(classes)('option class %s', (_name, options) => {
   it('bounds every attempt and all attempts together', () => {

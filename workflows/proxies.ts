@@ -2,7 +2,13 @@
  * Every option of every activity, in a few classes. Each is bounded; what may take longer than 30 s has a heartbeat;
  * every step on a node has a scheduleToStartTimeout, since a node that is gone would keep the step waiting for ever.
  */
-import { ActivityCancellationType, proxyActivities, type ActivityOptions } from '@temporalio/workflow';
+import {
+  ActivityCancellationType,
+  proxyActivities,
+  proxyLocalActivities,
+  type ActivityOptions,
+  type LocalActivityOptions,
+} from '@temporalio/workflow';
 import type {
   ControlActivities,
   NodeActivities,
@@ -32,7 +38,7 @@ const retry = (maximumAttempts: number, maximumIntervalMs = 30_000): NonNullable
   nonRetryableErrorTypes: [...NON_RETRYABLE_TYPES],
 });
 
-const base = (scope: Pick<NodeScope, 'summary'>): ActivityOptions => ({
+const base = (scope: Pick<NodeScope, 'summary'>): Pick<ActivityOptions, 'cancellationType' | 'summary'> => ({
   // Undo must not start while the step still runs.
   cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
   summary: scope.summary,
@@ -114,6 +120,13 @@ export const OPTION_CLASSES = {
   }),
 } as const;
 
+export const lockOptions = (scope: Pick<NodeScope, 'summary'>): LocalActivityOptions => ({
+  ...base(scope),
+  startToCloseTimeout: 10_000,
+  scheduleToCloseTimeout: 60_000,
+  retry: retry(0, 5000),
+});
+
 /** The activities of one node as an operation sees them. */
 export interface NodeProxies {
   readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal'>;
@@ -143,8 +156,16 @@ export function nodeProxies(scope: NodeScope): NodeProxies {
   };
 }
 
-export function controlProxy(summary: string): ControlActivities {
+export function controlProxy(summary: string): Omit<ControlActivities, 'requestLock'> {
   return proxyActivities<ControlActivities>(OPTION_CLASSES.control({ summary }));
+}
+
+/**
+ * Asking for a lock is one call to Temporal that may be repeated. Made inside the workflow task, it saves every
+ * operation a round trip through the server. It must not wait for other workflows, whose tasks need the same slots.
+ */
+export function lockProxy(summary: string): Pick<ControlActivities, 'requestLock'> {
+  return proxyLocalActivities<ControlActivities>(lockOptions({ summary }));
 }
 
 /**

@@ -14,7 +14,7 @@ import { ContainerLockClient } from './lock-client.ts';
 import { runOperation } from './operation.ts';
 import { checkProtocol } from './probe.ts';
 import { ProgressTracker } from './progress.ts';
-import { controlProxy, nodeProxies, type NodeProxies } from './proxies.ts';
+import { controlProxy, lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 
 /**
  * Makes a new container from a checkpoint. Nothing is started before every byte was checked; a failure removes the
@@ -32,11 +32,11 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
   });
   const summary = `${checkpointId ?? path} on ${node}`;
   const control = controlProxy(summary);
-  const lock = new ContainerLockClient(control);
+  const lock = new ContainerLockClient(lockProxy(summary));
   const steps = nodeProxies({ node, timeouts, summary });
   const undo = new Compensation();
 
-  return runOperation({ node, undo, progress }, async () => {
+  return runOperation({ node, undo, progress, delivered: () => lock.delivered() }, async () => {
     const image = await resolve(input, steps, control);
     const target = targetOf(input, image);
     progress.resolved(`${target.namespace}/${target.id}`);
@@ -46,7 +46,7 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
     checkProtocol(probe, node);
 
     progress.enter('locking');
-    undo.push('releaseLock', () => lock.release(), { always: true });
+    undo.push('releaseLock', async () => lock.release(), { always: true });
     const token = await lock.acquire({ node, ...target }, { minToken: probe.newestToken, waitMs: timeouts.lockWaitMs });
     const step: RestoreStepInput = {
       context: {
@@ -160,7 +160,7 @@ async function letGo(
       log.warn('the lease on the images was not released', { error: messageOf(error) });
       warnings.push(`the lease on the images was not released: ${messageOf(error)}`);
     }
-    await lock.release();
+    lock.release();
   });
   undo.settle('releaseRestoreLease');
   undo.settle('releaseLock');

@@ -7,7 +7,7 @@ import type { LockState } from '../../core/contract/lock.ts';
 import { lockWorkflowId } from '../../core/ids.ts';
 import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import '../harness/provided.ts';
-import { NODE, TIMEOUTS, gate, openHarness, outcomeOf, stepsOf, type Harness, type Script } from './harness.ts';
+import { NODE, TIMEOUTS, fails, gate, openHarness, outcomeOf, stepsOf, type Harness, type Script } from './harness.ts';
 
 let harness: Harness;
 beforeAll(async () => {
@@ -37,6 +37,12 @@ async function holder(
   return { handle, open, tokens };
 }
 
+const POLL = { timeout: 20_000, interval: 50 };
+
+async function waitingFor(container: string): Promise<string[]> {
+  return (await stateOf(container)).waiting.map((request) => request.holder.workflowId);
+}
+
 /** Starts another checkpoint of the container and waits until the lock knows of it. */
 async function waiter(container: string, name: string): Promise<{ handle: WorkflowHandle; tokens: number[] }> {
   const tokens: number[] = [];
@@ -46,12 +52,7 @@ async function waiter(container: string, name: string): Promise<{ handle: Workfl
   };
   const request = { container: { id: container }, durability: 'local' } as const;
   const handle = await harness.checkpoint(name, { steps: { planCheckpoint } }, request);
-  await expect
-    .poll(async () => (await stateOf(container)).waiting.map((request) => request.holder.workflowId), {
-      timeout: 20_000,
-      interval: 50,
-    })
-    .toContain(name);
+  await expect.poll(() => waitingFor(container), POLL).toContain(name);
   return { handle, tokens };
 }
 
@@ -68,6 +69,13 @@ describe('containerLock', () => {
     expect(stepsWhileWaiting).toEqual(['probeNode', 'requestLock']);
     expect(first.tokens).toEqual([1]);
     expect(second.tokens).toEqual([2]);
+  });
+
+  it.concurrent('is free when an operation has failed', async () => {
+    const steps = { planCheckpoint: fails('Incompatible') };
+    await outcomeOf(await harness.checkpoint('failing', { steps }));
+
+    expect(await stateOf('failing')).toEqual({ waiting: [], lastToken: 1 });
   });
 
   it.concurrent('grants a token above the newest that the node has seen', async () => {
@@ -118,6 +126,7 @@ describe('containerLock', () => {
 
     await second.handle.cancel();
     const outcome = await outcomeOf(second.handle);
+    await expect.poll(() => waitingFor('queue'), POLL).toEqual(['queue-third']);
     first.open();
     await third.handle.result();
 

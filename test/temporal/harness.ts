@@ -4,7 +4,7 @@
  */
 import { Context } from '@temporalio/activity';
 import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
-import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
+import { ApplicationFailure, CancelledFailure, defaultPayloadConverter, type Payload } from '@temporalio/common';
 import { NativeConnection, Runtime, DefaultLogger, Worker, makeTelemetryFilterString } from '@temporalio/worker';
 
 import { lockActivities } from '../../activities/control/locks.ts';
@@ -60,15 +60,18 @@ export function fails(type: string): Script {
 }
 
 /** Runs until the workflow is cancelled. */
-export const untilCancelled: Script = async () => {
+export const untilCancelled: Script = () => beating(Context.current().cancelled);
+
+/** Looks alive meanwhile, however long it takes; ends with its worker. */
+async function beating<T>(wait: Promise<T>): Promise<T> {
   const context = Context.current();
   const beat = setInterval(() => context.heartbeat(), 50);
   try {
-    return await context.cancelled;
+    return await Promise.race([wait, context.cancelled]);
   } finally {
     clearInterval(beat);
   }
-};
+}
 
 /** Says nothing, not even a heartbeat, until its worker ends. */
 export const silent: Script = () => Context.current().cancelled;
@@ -85,7 +88,7 @@ export function once(script: Script): Script {
 /** Waits until `open` is called, then succeeds. */
 export function gate(): { script: Script; open: () => void } {
   const { promise, resolve } = Promise.withResolvers<void>();
-  return { script: async (_input, happy) => promise.then(happy), open: () => resolve() };
+  return { script: async (_input, happy) => beating(promise).then(happy), open: () => resolve() };
 }
 
 const IDENTITY = 'test';
@@ -186,11 +189,21 @@ export async function stepsOf(handle: WorkflowHandle): Promise<string[]> {
   const steps = (events ?? []).flatMap((event) => {
     const activity = event.activityTaskScheduledEventAttributes?.activityType?.name;
     const signal = event.signalExternalWorkflowExecutionInitiatedEventAttributes?.signalName;
-    const step = activity ?? signal;
+    const step = activity ?? localActivity(event.markerRecordedEventAttributes?.details) ?? signal;
     return step === undefined || step === null ? [] : [step];
   });
   return steps.filter((step, index) => step !== 'releaseLock' || steps[index - 1] !== 'releaseLock');
 }
+
+/** Type of the local activity that a marker records. */
+function localActivity(details: MarkerDetails): string | undefined {
+  const payload = details?.['data']?.payloads?.[0];
+  return payload === undefined
+    ? undefined
+    : defaultPayloadConverter.fromPayload<{ activity_type?: string }>(payload).activity_type;
+}
+
+type MarkerDetails = Record<string, { payloads?: Payload[] | null }> | null | undefined;
 
 export type Outcome =
   { readonly result: unknown } | { readonly type: string; readonly message: string; readonly details?: unknown };
