@@ -61,6 +61,8 @@ export function serverArgs(dir: string, namespace: string, ports: Ports): string
     'db-filename': join(dir, 'temporal.db'),
     namespace,
     'log-level': 'warn',
+    // WAL without a flush of every commit: a crash of the machine may lose the last ones, a crash of the server none.
+    'sqlite-pragma': 'synchronous=1',
     ...(ports.ui === undefined ? {} : { 'ui-ip': LOOPBACK, 'ui-port': ports.ui }),
   };
   const dynamic = [
