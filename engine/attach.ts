@@ -134,7 +134,7 @@ export async function endOperation(deps: NodeDeps, op: Op, ref: OperationRef): P
     });
     await untilGone(paths);
   }
-  await killOperation(ref.operationId, '');
+  await killOperation(ref.operationId);
   removeOperationCgroup(ref.operationId);
 }
 
@@ -161,7 +161,7 @@ export async function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationP
   }
   // What survives of the operation holds the flock by inheritance, and may still write to the workload.
   await endDump(plan, deps.run);
-  await killOperation(plan.operationId, '');
+  await killOperation(plan.operationId);
   const lock = takeContainerLock(plan);
   try {
     return await undoCapture(plan, deps.run, op.log);

@@ -23,7 +23,6 @@ import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { endDump } from './end-dump.ts';
 import { freeze, thaw } from './freezer.ts';
 import { holdsConnections, networkHoldTable } from './network-locks.ts';
-import { joinOperationCgroup } from './operation-cgroup.ts';
 import { liveConnections } from './live-processes.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
 
@@ -140,7 +139,10 @@ class CriuCapture implements Capture {
       );
     });
     timer.part('runtime-start');
-    const abort = (): void => void endDump(plan, run).catch((error: unknown) => (failure ??= error));
+    let ending: Promise<unknown> | undefined;
+    const abort = (): void => {
+      ending = endDump(plan, run).catch((error: unknown) => (failure ??= error));
+    };
     signal.addEventListener('abort', abort, { once: true });
     try {
       const result = await this.#runCheckpoint(config);
@@ -159,6 +161,7 @@ class CriuCapture implements Capture {
       }
     } finally {
       signal.removeEventListener('abort', abort);
+      await ending;
       lines.close();
       socket.destroy();
       await answersFile.close();
@@ -184,7 +187,6 @@ class CriuCapture implements Capture {
         PATH: settings.programPath,
       },
       extraFds: [lockFd],
-      onSpawn: (pid) => joinOperationCgroup(plan.operationId, 'work', pid),
     });
   }
 

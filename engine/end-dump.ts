@@ -32,11 +32,11 @@ export async function endDump(plan: OperationPlan, run: Run): Promise<number[]> 
       // ESRCH: ended by itself.
     }
   }
-  return [...(await killOperation(plan.operationId, 'work')), ...foreign];
+  return [...(await killOperation(plan.operationId)), ...foreign];
 }
 
 function dumpPids(plan: OperationPlan): number[] {
-  return [...operationPids(plan.operationId, 'work'), ...foreignDumpPids(plan)];
+  return [...operationPids(plan.operationId), ...foreignDumpPids(plan)];
 }
 
 /**

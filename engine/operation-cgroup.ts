@@ -1,7 +1,7 @@
 /*
- * The cgroups of an operation: `kybernate/<operationId>` below the root of the hierarchies that matter when a worker's
- * own cgroup is killed or restarted. The runner moves itself there at its start; `work` below it holds runc and CRIU,
- * so that an undo can end them without ending the runner.
+ * The cgroup of an operation: `kybernate/<operationId>` below the root of the hierarchies that matter when a worker's
+ * own cgroup is killed or restarted. The runner moves itself there at its start, before it starts anything: runc, CRIU
+ * and whatever they start are born in it, and are found in it when their parents are gone.
  */
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,13 +19,13 @@ function hierarchies(): string[] {
   return V1_HIERARCHIES.map((name) => join(ROOT, name)).filter((dir) => existsSync(join(dir, 'cgroup.procs')));
 }
 
-function groupDirs(operationId: string, part: '' | 'work'): string[] {
-  return hierarchies().map((root) => join(root, 'kybernate', parseOperationId(operationId), part));
+function groupDirs(operationId: string): string[] {
+  return hierarchies().map((root) => join(root, 'kybernate', parseOperationId(operationId)));
 }
 
 /** Moves a process (and what it will fork) into the operation's cgroup. Hierarchies that refuse are left out. */
-export function joinOperationCgroup(operationId: string, part: '' | 'work', pid: number): void {
-  for (const dir of groupDirs(operationId, part)) {
+export function joinOperationCgroup(operationId: string, pid: number): void {
+  for (const dir of groupDirs(operationId)) {
     try {
       mkdirSync(dir, { recursive: true });
       writeFileSync(join(dir, 'cgroup.procs'), String(pid));
@@ -38,10 +38,10 @@ export function joinOperationCgroup(operationId: string, part: '' | 'work', pid:
   }
 }
 
-/** Host pids of every process in the operation's cgroup (`work` alone, or runner and work). */
-export function operationPids(operationId: string, part: '' | 'work'): number[] {
+/** Host pids of every process in the operation's cgroup but the caller itself. */
+export function operationPids(operationId: string): number[] {
   const pids = new Set<number>();
-  for (const dir of [...groupDirs(operationId, part), ...(part === '' ? groupDirs(operationId, 'work') : [])]) {
+  for (const dir of groupDirs(operationId)) {
     let text = '';
     try {
       text = readFileSync(join(dir, 'cgroup.procs'), 'utf8');
@@ -58,11 +58,11 @@ export function operationPids(operationId: string, part: '' | 'work'): number[] 
   return [...pids];
 }
 
-/** Kills every process of the group and waits until none is left. Returns the pids that were killed. */
-export async function killOperation(operationId: string, part: '' | 'work'): Promise<number[]> {
+/** Kills every process of the group but the caller, and waits until none is left. Returns the pids that were killed. */
+export async function killOperation(operationId: string): Promise<number[]> {
   const killed = new Set<number>();
   for (let attempt = 0; attempt < 500; attempt += 1) {
-    const pids = operationPids(operationId, part);
+    const pids = operationPids(operationId);
     if (pids.length === 0) {
       break;
     }
@@ -81,7 +81,7 @@ export async function killOperation(operationId: string, part: '' | 'work'): Pro
 
 /** Removes the empty groups; a group that still has processes stays (`kybernate doctor` shows it). */
 export function removeOperationCgroup(operationId: string): void {
-  for (const dir of [...groupDirs(operationId, 'work'), ...groupDirs(operationId, '')]) {
+  for (const dir of groupDirs(operationId)) {
     try {
       rmdirSync(dir);
     } catch {

@@ -35,7 +35,13 @@ export interface RunnerDeps {
   readonly log: Logger;
 }
 
-/** @throws LockLost when another operation holds the container, or a newer token has been seen */
+/**
+ * The guarantee that one operation at a time touches the container. Whoever undoes a dead runner's work takes it too:
+ * the token orders operations, but never keeps a frozen workload frozen.
+ *
+ * @returns the descriptor that holds the lock
+ * @throws LockLost when another operation holds the container
+ */
 export function takeContainerLock(plan: OperationPlan): number {
   const fd = openSync(lockFile(plan.settings, plan.container), 'a', 0o600);
   if (!tryLockExclusive(fd)) {
@@ -46,7 +52,6 @@ export function takeContainerLock(plan: OperationPlan): number {
         `this one touched nothing`,
     );
   }
-  checkToken(plan.settings, plan.container, plan.token);
   return fd;
 }
 
@@ -68,6 +73,7 @@ export class Runner {
     this.#deps = deps;
     this.#paths = operationPaths(plan.settings, plan.operationId);
     this.#lockFd = takeContainerLock(plan);
+    checkToken(plan.settings, plan.container, plan.token);
     this.#journal('armed', 'done', { freezeBudgetMs: plan.freezeBudgetMs });
   }
 

@@ -25,7 +25,7 @@ export async function runnerMain(directory: string): Promise<void> {
   const plan = readJson(`${directory}/plan.json`) as OperationPlan;
   const paths = operationPaths(plan.settings, basename(directory));
   const log = pino({ base: { operationId: plan.operationId, checkpointId: plan.checkpointId } });
-  joinOperationCgroup(plan.operationId, '', process.pid);
+  joinOperationCgroup(plan.operationId, process.pid);
   let containerd: Containerd | undefined;
   try {
     const runner = new Runner(plan, {
