@@ -9,5 +9,6 @@ export function resolvedFrom(from: ResolveResult['from'], metadata: Metadata): R
     totalBytes: metadata.sizes.totalBytes,
     merkleRoot: metadata.merkleRoot,
     sourceContainer: { namespace, id },
+    gpuProcesses: metadata.gpuProcesses.length,
   };
 }

@@ -8,7 +8,7 @@ import {
   type LogMetadata,
   type Logger as TemporalLogger,
 } from '@temporalio/worker';
-import { pino, type Logger as PinoLogger } from 'pino';
+import { pino } from 'pino';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
@@ -36,7 +36,7 @@ export function installRuntime(config: WorkerConfig, log: Logger): void {
   installed = true;
   const address = config.KYBERNATE_METRICS_ADDRESS;
   Runtime.install({
-    logger: temporalLogger(log as PinoLogger),
+    logger: temporalLogger(log),
     workerHeartbeatInterval: WORKER_HEARTBEAT_MS,
     // The entry decides when a process ends; it stops all its workers in order.
     shutdownSignals: [],
@@ -133,10 +133,12 @@ export function storeOpener(config: WorkerConfig): (() => Promise<Backend>) | un
   };
 }
 
-function temporalLogger(log: PinoLogger): TemporalLogger {
+/** Temporal's levels on ours. */
+const LEVELS = { TRACE: 'debug', DEBUG: 'debug', INFO: 'info', WARN: 'warn', ERROR: 'error' } as const;
+
+function temporalLogger(log: Logger): TemporalLogger {
   const write = (level: LogLevel, message: string, meta: LogMetadata = {}): void => {
-    const name = level.toLowerCase() as 'trace' | 'debug' | 'info' | 'warn' | 'error';
-    log[name](serializable(meta), message);
+    log[LEVELS[level]](serializable(meta), message);
   };
   return {
     log: write,

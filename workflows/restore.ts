@@ -93,7 +93,7 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
       restoreMs: started.restoreMs,
       fetchedBytes: fetched.fetchedBytes,
       from: fetched.from,
-      gpuProcesses: 0,
+      gpuProcesses: image.gpuProcesses ?? 0,
       warnings: [...plan.warnings, ...warnings],
     };
   });

@@ -92,6 +92,8 @@ export interface ResolveResult {
   readonly totalBytes: number;
   readonly merkleRoot?: string;
   readonly sourceContainer?: { readonly namespace: string; readonly id: string };
+  /** unknown for a bare image directory */
+  readonly gpuProcesses?: number;
 }
 
 export interface RestoreContext {
