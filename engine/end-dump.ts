@@ -8,6 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listProcesses, readProcess } from '../native/proc/tree.ts';
 import type { Run } from '../native/run/run.ts';
+import { freezeNow } from './freezer.ts';
 import { killOperation, operationPids } from './operation-cgroup.ts';
 import type { OperationPlan } from './operation.ts';
 
@@ -22,6 +23,10 @@ export async function endDump(plan: OperationPlan, run: Run): Promise<number[]> 
     const deadline = performance.now() + DUMP_GRACE_MS;
     while (performance.now() < deadline && criu.some((pid) => readProcess(pid) !== undefined)) {
       await sleep(5);
+    }
+    if (criu.some((pid) => readProcess(pid) !== undefined)) {
+      // Its tasks run when it dies: into the freezer, so that none touches a socket in repair mode.
+      freezeNow(plan.facts.freezer);
     }
   }
   const foreign = foreignDumpPids(plan);
