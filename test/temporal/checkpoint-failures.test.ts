@@ -1,0 +1,152 @@
+/* `checkpoint` when its undo fails, or its node is not there. */
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+
+import { nodeControlQueue, nodeQueue } from '../../core/task-queues.ts';
+import '../harness/provided.ts';
+import {
+  NODE,
+  TIMEOUTS,
+  fails,
+  nodeQueues,
+  once,
+  openHarness,
+  outcomeOf,
+  silent,
+  stepsOf,
+  untilCancelled,
+  type Harness,
+} from './harness.ts';
+
+let harness: Harness;
+beforeAll(async () => {
+  harness = await openHarness({ server: inject('temporal') });
+});
+afterAll(() => harness.close());
+
+describe('checkpoint whose undo fails', () => {
+  it.concurrent('keeps the capture and says Poisoned when the source does not come back', async () => {
+    const steps = { captureContainer: fails('DumpFailed'), resumeContainer: fails('Poisoned') };
+
+    const handle = await harness.checkpoint('poisoned', { steps });
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'Poisoned',
+      details: { left: ['resumeContainer', 'discardCapture', 'endOperation'], original: 'scripted DumpFailed' },
+    });
+    expect((await stepsOf(handle)).slice(-3)).toEqual(['captureContainer', 'resumeContainer', 'releaseLock']);
+  });
+
+  it.concurrent('says CompensationFailed with what is left, and tries the rest', async () => {
+    const steps = { captureContainer: fails('DumpFailed'), discardCapture: fails('DiskFull') };
+
+    const handle = await harness.checkpoint('undo-fails', { steps });
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'CompensationFailed',
+      details: { node: NODE, left: ['discardCapture'], failed: [{ name: 'discardCapture', type: 'DiskFull' }] },
+    });
+    expect((await stepsOf(handle)).slice(-2)).toEqual(['endOperation', 'releaseLock']);
+  });
+
+  it.concurrent('is not a cancellation any more when the undo of a cancelled step fails', async () => {
+    const steps = { captureContainer: once(untilCancelled), resumeContainer: fails('Poisoned') };
+    const reached = harness.reached('cancel-poisoned', 'captureContainer');
+
+    const handle = await harness.checkpoint('cancel-poisoned', { steps });
+    await reached;
+    await handle.cancel();
+
+    expect(await outcomeOf(handle)).toMatchObject({ type: 'Poisoned' });
+  });
+});
+
+describe('checkpoint on a node without a worker', () => {
+  it.concurrent('fails with NodeUnavailable within nodePickupMs', async () => {
+    const startedMs = performance.now();
+
+    const handle = await harness.checkpoint('no-worker', {}, { node: 'node-gone', timeouts: { nodePickupMs: 1000 } });
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'NodeUnavailable',
+      message: 'the worker of node node-gone did not take the step probeNode',
+      details: { node: 'node-gone' },
+    });
+    expect(performance.now() - startedMs).toBeLessThan(8000);
+    expect(await stepsOf(handle)).toEqual(['probeNode']);
+  });
+
+  it.concurrent('fails with Incompatible when the worker speaks another protocol', async () => {
+    const probeNode = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => ({
+      ...((await happy()) as object),
+      protocolVersion: 99,
+    });
+
+    const outcome = await outcomeOf(await harness.checkpoint('protocol', { steps: { probeNode } }));
+
+    expect(outcome).toMatchObject({ type: 'Incompatible' });
+  });
+
+  it.concurrent('says what is left to the reconciler when the node goes away in the capture', async () => {
+    const stop = await harness.serve(nodeQueues('node-lost'));
+    const reached = harness.reached('node-lost', 'captureContainer');
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 1000 };
+
+    const handle = await harness.checkpoint(
+      'node-lost',
+      { steps: { captureContainer: silent } },
+      { node: 'node-lost', timeouts },
+    );
+    await reached;
+    await stop();
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({
+      type: 'NodeUnavailable',
+      details: { node: 'node-lost', left: ['resumeContainer', 'discardCapture', 'endOperation'] },
+    });
+    expect((await stepsOf(handle)).slice(-4)).toEqual([
+      'captureContainer',
+      'probeNode',
+      'resumeContainer',
+      'releaseLock',
+    ]);
+  });
+
+  it.concurrent('waits for a slot as long as the node answers on its control queue', async () => {
+    const stopControl = await harness.serve([nodeControlQueue('node-busy')]);
+    let probes = 0;
+    let stopWork: (() => Promise<void>) | undefined;
+    const probeNode = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => {
+      probes += 1;
+      if (probes === 3) {
+        stopWork = await harness.serve([nodeQueue('node-busy')]);
+      }
+      return happy();
+    };
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 1000 };
+
+    const handle = await harness.checkpoint(
+      'node-busy',
+      { steps: { probeNode } },
+      { node: 'node-busy', timeouts, durability: 'local' },
+    );
+    const outcome = await outcomeOf(handle);
+    await Promise.all([stopControl(), stopWork?.()]);
+
+    expect(outcome).toMatchObject({ result: { durability: 'local' } });
+    expect(probes).toBe(3);
+  });
+
+  it.concurrent('fails with NodeUnavailable when the worker falls silent in a step', async () => {
+    const timeouts = { ...TIMEOUTS, heartbeatMs: 300 };
+
+    const outcome = await outcomeOf(
+      await harness.checkpoint('silent', { steps: { captureContainer: silent } }, { timeouts }),
+    );
+
+    expect(outcome).toMatchObject({ type: 'NodeUnavailable', details: { step: 'captureContainer' } });
+  });
+});
