@@ -34,10 +34,7 @@ export async function openBench(images: readonly ImageName[], workers: boolean):
   const { runDir } = servers;
   const paths = { dir: servers.dir, runDir, stateDir: join(servers.dir, 'node'), storeDir: join(servers.dir, 'store') };
   await Promise.all([runDir, paths.stateDir, paths.storeDir].map((dir) => mkdir(dir, { recursive: true })));
-  const [temporal, containerd] = await Promise.all([
-    servers.temporal(),
-    servers.containerd(),
-  ]);
+  const [temporal, containerd] = await Promise.all([servers.temporal(), servers.containerd()]);
   await importImages(containerd, NAMESPACE, images, process.env);
   if (workers) {
     const variables = devVariables(paths, NODE, { containerd, temporal }, process.env);

@@ -20,12 +20,13 @@ export const NODE_NAME_PATTERN = /^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/;
 export const NAMESPACE_PATTERN = CONTAINER_ID_PATTERN;
 export const OPERATION_ID_PATTERN = /^[0-9a-f]{32}$/;
 
-function parser<Id extends string>(what: string, pattern: RegExp): (text: string) => Id {
+function parser(what: string, pattern: RegExp): (text: string) => never {
   return (text) => {
     if (!pattern.test(text) || text.includes('..')) {
       throw new KybernateError('InvalidInput', `${what}: ${JSON.stringify(text)} does not match ${String(pattern)}`);
     }
-    return text as Id;
+    // Every branded string is a string; `never` lets each parser below name its own brand.
+    return text as never;
   };
 }
 

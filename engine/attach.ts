@@ -2,8 +2,7 @@
  * How activities reach an operation's runner, and what they do when there is none. Every function here may be called
  * any number of times, by any worker process, before and after the runner's death.
  */
-import { spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
@@ -24,6 +23,7 @@ import {
   type OperationPaths,
   type OperationPlan,
 } from './operation.ts';
+import { launchRunner } from './runner-process.ts';
 import type { RunnerAnswer, RunnerCall } from './runner-server.ts';
 import { takeContainerLock } from './runner.ts';
 import { undoCapture } from './undo.ts';
@@ -55,19 +55,16 @@ export async function startRunner(deps: NodeDeps, op: Op, ref: OperationRef): Pr
     throw new KybernateError('DumpFailed', `the runner of operation ${ref.operationId} died; its capture is undone`);
   }
   rmSync(paths.runner, { force: true });
-  const [program, ...args] = deps.settings.runnerCommand;
-  const log = openSync(paths.log, 'a', 0o600);
-  const child = spawn(String(program), [...args, paths.dir], { detached: true, stdio: ['ignore', log, log], cwd: '/' });
-  closeSync(log);
-  child.on('error', (error) => op.log.error({ error: error.message }, 'the runner could not be started'));
-  child.unref();
-  return waitForRunner(paths, op);
+  const runner = launchRunner(deps.settings, paths);
+  return waitForRunner(paths, op, runner.ended);
 }
 
-async function waitForRunner(paths: OperationPaths, op: Op): Promise<{ runnerPid: number }> {
+async function waitForRunner(paths: OperationPaths, op: Op, ended: () => boolean): Promise<{ runnerPid: number }> {
   const deadline = performance.now() + RUNNER_START_MS;
-  while (performance.now() < deadline) {
+  for (let gone = false; !gone && performance.now() < deadline;) {
     op.signal.throwIfAborted();
+    // Asked before the file is read: what a runner writes before it ends is seen.
+    gone = ended();
     const state = readJson(paths.runner) as { error?: { type: string; message: string } } | undefined;
     if (state?.error !== undefined) {
       throw new KybernateError(isErrorType(state.error.type) ? state.error.type : 'Internal', state.error.message);
@@ -76,12 +73,12 @@ async function waitForRunner(paths: OperationPaths, op: Op): Promise<{ runnerPid
     if (pid !== undefined) {
       return { runnerPid: pid };
     }
-    await sleep(10);
+    await sleep(4);
   }
   const tail = existsSync(paths.log) ? readFileSync(paths.log, 'utf8').slice(-2000) : '';
   throw new KybernateError(
     'Internal',
-    `the runner did not start in ${RUNNER_START_MS} ms; nothing was touched. ${tail}`,
+    `the runner did not start (see ${paths.log} and runners.log beside the operations); nothing was touched. ${tail}`,
   );
 }
 
@@ -244,7 +241,7 @@ function callRunner(paths: OperationPaths, call: RunnerCall): Promise<RunnerAnsw
         try {
           resolve(JSON.parse(text) as RunnerAnswer);
         } catch (error) {
-          reject(error as Error);
+          reject(error);
         }
       });
     });

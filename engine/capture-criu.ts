@@ -127,13 +127,13 @@ class CriuCapture implements Capture {
     const eventsFd = openSync(events, constants.O_RDWR | constants.O_NONBLOCK);
     const answersFile = await open(answers, constants.O_RDWR | constants.O_NONBLOCK);
     const socket = new Socket({ fd: eventsFd, readable: true, writable: false });
-    let failure: unknown;
+    let failure: Error | undefined;
     const lines = createInterface({ input: socket });
     lines.on('line', (event) => {
       this.#onEvent(event).then(
         () => answersFile.write('go\n'),
         (error: unknown) => {
-          failure ??= error;
+          failure ??= asError(error);
           return answersFile.write('stop\n');
         },
       );
@@ -141,7 +141,7 @@ class CriuCapture implements Capture {
     timer.part('runtime-start');
     let ending: Promise<unknown> | undefined;
     const abort = (): void => {
-      ending = endDump(plan, run).catch((error: unknown) => (failure ??= error));
+      ending = endDump(plan, run).catch((error: unknown) => (failure ??= asError(error)));
     };
     signal.addEventListener('abort', abort, { once: true });
     try {
@@ -173,9 +173,18 @@ class CriuCapture implements Capture {
     const { events, answers } = this.#fifos;
     const { facts, settings } = plan;
     const argv = [
-      ...['--root', facts.runcRoot],
-      ...['--log', join(this.#workDir, 'runc.log'), '--log-format', 'json'],
-      ...['checkpoint', '--image-path', this.#imageDir, '--work-path', this.#workDir, '--leave-running'],
+      '--root',
+      facts.runcRoot,
+      '--log',
+      join(this.#workDir, 'runc.log'),
+      '--log-format',
+      'json',
+      'checkpoint',
+      '--image-path',
+      this.#imageDir,
+      '--work-path',
+      this.#workDir,
+      '--leave-running',
       ...plan.analysis.runcFlags,
       plan.container.id,
     ];
@@ -344,4 +353,8 @@ async function directoryBytes(dir: string): Promise<number> {
   const names = await readdir(dir);
   const sizes = await Promise.all(names.map(async (name) => (await stat(join(dir, name))).size));
   return sizes.reduce((sum, size) => sum + size, 0);
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }

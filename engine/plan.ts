@@ -3,7 +3,7 @@
  * reserves what the capture will need. The plan stays on the node, in the operation's directory.
  */
 import { mkdir, readdir, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { checkpointDirName } from '../core/checkpoint/file-names.ts';
 import type { PlanStepInput, PlanStepResult } from '../core/contract/checkpoint.ts';
 import { KybernateError } from '../core/errors.ts';
@@ -50,7 +50,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     return resultOf(made);
   }
   const dir = checkpointDir(deps, context.checkpointId);
-  await refuseTakenId(dir, context.checkpointId);
+  await refuseTakenId(deps, dir, request.operationId, context.checkpointId);
   const nodeFacts = await probeNodeFacts(deps);
   const facts = await inspectContainer(deps, context.container);
   const analysis = await analyzeContainer(deps, facts, {
@@ -61,8 +61,8 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   op.signal.throwIfAborted();
   const reservedBytes = analysis.estimatedBytes;
   await checkSource(deps, { facts, analysis, nodeFacts });
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  await checkDisk(deps, dir, request.operationId, reservedBytes);
+  await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
+  await checkDisk(deps, dirname(dir), request.operationId, reservedBytes);
   const plan: OperationPlan = {
     operationId: request.operationId,
     checkpointId: context.checkpointId,
@@ -97,9 +97,11 @@ function resultOf({ analysis, facts }: OperationPlan): PlanStepResult {
 }
 
 /** A committed checkpoint is never overwritten; what an unfinished one left belongs to another live operation. */
-async function refuseTakenId(dir: string, checkpointId: string): Promise<void> {
-  const taken = (await readMetadata(dir)) !== undefined || (await readdir(dir).catch(() => [])).length > 0;
-  if (taken) {
+async function refuseTakenId(deps: NodeDeps, dir: string, operationId: string, checkpointId: string): Promise<void> {
+  const planned = (await listOperations(deps.settings)).some(
+    (other) => other !== operationId && readPlan(deps.settings, other)?.checkpointDir === dir,
+  );
+  if (planned || (await readMetadata(dir)) !== undefined || (await readdir(dir).catch(() => [])).length > 0) {
     throw new KybernateError(
       'InvalidInput',
       `checkpointId: ${checkpointId} exists on this node already; choose another id, or remove it first`,

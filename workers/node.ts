@@ -16,6 +16,7 @@ import type { Logger, Op } from '../core/op.ts';
 import { nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { reconcile } from '../engine/reconcile.ts';
+import { keepStandbyRunner } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
@@ -55,6 +56,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const op: Op = { signal: stop.signal, log, progress: () => undefined };
   const agent = await startAgent({ deps: node, log, ...sourceAccess(node, transfer, op) });
   const stopReconciling = await startReconciling(node, op, new Client({ connection, namespace }));
+  const dropStandby = keepStandbyRunner(settings);
   const workers = await createWorkers({ config, connection, namespace, node, catalog, transfer });
   log.info({ namespace, config: redacted(config) }, 'node worker starts');
   return runWorkers({
@@ -63,6 +65,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
     log,
     async cleanUp() {
       stopReconciling();
+      dropStandby();
       stop.abort();
       await agent.close();
       node.containerd.close();

@@ -1,13 +1,16 @@
 /*
- * Entry of the runner process: `runner <directory of the operation>`. It moves itself into the operation's cgroup
- * before it does anything else, and ignores the signals that end a worker.
+ * Entry of the runner process: `runner <directory of the operation>`, or `runner -`, which waits for the directory on
+ * its standard input. It moves itself into the operation's cgroup before it does anything else, and ignores the signals
+ * that end a worker.
  */
-import { closeSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
-import { pino } from 'pino';
+import { createInterface } from 'node:readline';
+import { destination, pino } from 'pino';
 import { messageOf, KybernateError } from '../core/errors.ts';
 import { joinOperationCgroup } from '../engine/operation-cgroup.ts';
 import { operationPaths, readJson, writeJson, type OperationPlan } from '../engine/operation.ts';
+import { STANDBY_ARGUMENT } from '../engine/runner-process.ts';
 import { Runner } from '../engine/runner.ts';
 import { serveRunner } from '../engine/runner-server.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
@@ -17,14 +20,22 @@ import { runExeca } from '../native/run/run-execa.ts';
 
 /** A runner that nobody asks for anything, and that holds nothing frozen, ends by itself. */
 const IDLE_MS = 10 * 60_000;
+const CHECK_MS = 15_000;
 
-export async function runnerMain(directory: string): Promise<void> {
+export async function runnerMain(argument: string): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) {
     process.on(signal, () => undefined);
   }
+  const directory = argument === STANDBY_ARGUMENT ? await firstLine() : argument;
+  if (directory === undefined) {
+    return;
+  }
   const plan = readJson(`${directory}/plan.json`) as OperationPlan;
   const paths = operationPaths(plan.settings, basename(directory));
-  const log = pino({ base: { operationId: plan.operationId, checkpointId: plan.checkpointId } });
+  const log = pino(
+    { base: { operationId: plan.operationId, checkpointId: plan.checkpointId } },
+    destination({ dest: paths.log, sync: true }),
+  );
   joinOperationCgroup(plan.operationId, process.pid);
   let containerd: Containerd | undefined;
   try {
@@ -36,11 +47,13 @@ export async function runnerMain(directory: string): Promise<void> {
     const end = (): never => process.exit(0);
     await serveRunner(runner, paths.socket, end);
     writeJson(paths.runner, { pid: process.pid, startTime: readProcess(process.pid)?.startTime });
+    const startedAt = Date.now();
     setInterval(() => {
-      if (!runner.frozen) {
+      // Its directory gone: the operation was cleaned, or the whole environment removed.
+      if (!runner.frozen && (Date.now() - startedAt > IDLE_MS || !existsSync(paths.plan))) {
         end();
       }
-    }, IDLE_MS);
+    }, CHECK_MS);
     log.info({ msgPid: process.pid }, 'runner ready');
   } catch (error) {
     // Read by the activity that waits for the runner.
@@ -51,7 +64,15 @@ export async function runnerMain(directory: string): Promise<void> {
   }
 }
 
+/** @returns undefined when the input ends without a line: the worker that kept this runner is gone */
+async function firstLine(): Promise<string | undefined> {
+  for await (const line of createInterface({ input: process.stdin })) {
+    process.stdin.destroy();
+    return line;
+  }
+  return undefined;
+}
+
 if (process.argv[1] !== undefined && import.meta.filename === process.argv[1]) {
-  closeSync(0);
   await runnerMain(String(process.argv[2]));
 }

@@ -93,18 +93,24 @@ class Client {
   async #loop(): Promise<void> {
     while (!this.#stopped) {
       const connection = await RedisConnection.open(PORT).catch(() => undefined);
-      while (connection !== undefined && !this.#stopped) {
-        try {
-          await connection.send('PING');
-          this.pings += 1;
-          await new Promise((wake) => setTimeout(wake, 20));
-        } catch {
-          this.resets += 1;
-          break;
-        }
+      if (connection !== undefined) {
+        await this.#ping(connection);
+        connection.close();
       }
-      connection?.close();
       await new Promise((wake) => setTimeout(wake, 50));
+    }
+  }
+
+  async #ping(connection: RedisConnection): Promise<void> {
+    while (!this.#stopped) {
+      try {
+        await connection.send('PING');
+      } catch {
+        this.resets += 1;
+        return;
+      }
+      this.pings += 1;
+      await new Promise((wake) => setTimeout(wake, 20));
     }
   }
 }
