@@ -4,7 +4,7 @@ import { restoresUsing, takeLease } from '../../engine/restore-operation.ts';
 import { resolveSource } from '../../engine/restore-source.ts';
 import type { FetchImageInput } from '../contract.ts';
 import type { ActivityOp } from '../op.ts';
-import { fetchVerified, verifyDirectory, type TransferDeps } from './source-access.ts';
+import { fetchFromStore, verifyDirectory, type TransferDeps } from './source-access.ts';
 
 /** Brings the images to the node, or checks those that are there; leases them until `releaseRestoreLease`. */
 export async function fetchImage(
@@ -32,6 +32,6 @@ export async function fetchImage(
     return { localPath, fetchedBytes: 0, from };
   }
   const mayReplace = (): boolean => restoresUsing(settings, checkpointId).every((id) => id === op.operationId);
-  const { dir, bytes } = await fetchVerified(deps, op, checkpointId, mayReplace);
+  const { dir, bytes } = await fetchFromStore(deps, op, { checkpointId, operationId: op.operationId, mayReplace });
   return { localPath: dir, fetchedBytes: bytes, from };
 }

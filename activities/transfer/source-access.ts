@@ -1,7 +1,8 @@
 /* How the bytes of a checkpoint come to this node and are checked there: for our own restores and for the agent's. */
+import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
+import { METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { parseManifest } from '../../core/checkpoint/manifest.ts';
 import { KybernateError, isKybernateError } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
@@ -9,6 +10,7 @@ import type { NodeSettings } from '../../engine/node-deps.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
 import type { LocalCatalog } from '../../store/local-catalog.ts';
+import { refetchCheckpoint } from '../../store/refetch.ts';
 import { verifyLocal } from '../../store/verify.ts';
 
 export interface TransferDeps {
@@ -62,4 +64,25 @@ export async function fetchVerified(
   }
   await deps.catalog.remove(checkpointId);
   return { dir, bytes: (await fetchCheckpoint(request)).bytes };
+}
+
+/**
+ * Brings a checkpoint from the store, every chunk read there, also where the node has a copy.
+ * @param operationId names the place of the new copy until it is whole
+ * @param mayReplace false while others use the copy that is there
+ */
+export async function fetchFromStore(
+  deps: TransferDeps,
+  op: Op,
+  wish: { readonly checkpointId: string; readonly operationId: string; readonly mayReplace: () => boolean },
+): Promise<{ dir: string; bytes: number }> {
+  const { checkpointId, operationId, mayReplace } = wish;
+  const dir = deps.catalog.pathOf(checkpointId);
+  if (!existsSync(join(dir, METADATA_FILE))) {
+    return fetchVerified(deps, op, checkpointId, mayReplace);
+  }
+  const stagingDir = join(dirname(dir), `.fetch-${operationId}`);
+  const backend = await storeOf(deps);
+  const { bytes } = await refetchCheckpoint({ checkpointId, backend, destDir: dir, stagingDir, mayReplace, op });
+  return { dir, bytes };
 }

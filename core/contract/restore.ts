@@ -37,7 +37,7 @@ export const restoreInput = z
     stdio: z
       .strictObject({ kind: z.enum(['null', 'log']).default('null'), path: absolutePath.optional() })
       .prefault({}),
-    /** `store` ignores the copy on the node; `local` never asks the store */
+    /** `store` reads every byte from the store and replaces a copy on the node; `local` never asks the store */
     source: z.enum(['auto', 'local', 'store']).default('auto'),
     /** what to do when CRIU refuses: fail, or start the container afresh */
     onFailure: z.enum(['fail', 'cold-start']).default('fail'),
