@@ -36,7 +36,7 @@ export async function report(
     container: containerOf(job.create),
     outcome,
     initHostPid,
-    restoreMs: performance.now() - job.begun,
+    restoreMs: Math.round((performance.now() - job.begun) * 10) / 10,
     parts: job.parts,
     errors: errors.map((line) => line.slice(0, 1000)).slice(-40),
   });
