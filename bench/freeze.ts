@@ -1,7 +1,9 @@
-import { rm } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { longestGapMs, monotonicSeconds, NAMESPACE, NODE, openBench } from './environment.ts';
 import type { Subject } from './subject.ts';
 
@@ -14,7 +16,7 @@ export const freezeSubject: Subject = {
   name: 'freeze',
   what: `time that a container with ${MIB} MiB stands still, as its own ticker sees it: runc checkpoint alone, and ours`,
   unit: 'ms',
-  rounds: { full: 9, quick: 3 },
+  rounds: { full: 10, quick: 4 },
   goal: { kind: 'ratio', limit: 1.1 },
   async open() {
     const bench = await openBench([PYTHON], true);
@@ -34,7 +36,20 @@ export const freezeSubject: Subject = {
     );
     await sleep(3000);
     const pid = await bench.pidOf(ID);
+    /**
+     * Both start from the same machine: nothing of the other's images is left, nothing waits to be written to the disk,
+     * and the memory for new files has been used before.
+     */
+    async function prime(): Promise<void> {
+      const file = join(bench.dir, 'prime');
+      await rm(join(bench.dir, 'node', 'checkpoints'), { recursive: true, force: true });
+      await rm(join(bench.dir, 'bare'), { recursive: true, force: true });
+      await writeFile(file, Buffer.alloc(2 * MIB * 2 ** 20));
+      await promisify(execFile)('sync');
+      await rm(file);
+    }
     async function gap(act: () => Promise<unknown>): Promise<number> {
+      await prime();
       const from = monotonicSeconds();
       await act();
       await sleep(100);
@@ -42,7 +57,7 @@ export const freezeSubject: Subject = {
     }
     return {
       async round(index) {
-        const dir = join(bench.dir, `bare-${index}`);
+        const dir = join(bench.dir, 'bare');
         const peer = (): Promise<number> => gap(() => bench.bareCheckpoint(ID, dir));
         const ours = (): Promise<number> =>
           gap(async () => {
@@ -55,7 +70,6 @@ export const freezeSubject: Subject = {
           });
         const sample =
           index % 2 === 0 ? { peer: await peer(), ours: await ours() } : { ours: await ours(), peer: await peer() };
-        await rm(dir, { recursive: true, force: true });
         return sample;
       },
       facts: () => ({ memoryMiB: MIB }),

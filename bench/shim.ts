@@ -1,3 +1,4 @@
+import { listProcesses } from '../native/proc/tree.ts';
 import { openBench } from './environment.ts';
 import type { Subject } from './subject.ts';
 
@@ -12,13 +13,14 @@ export const shimSubject: Subject = {
   goal: { kind: 'difference', limit: 15 },
   async open() {
     const bench = await openBench([BUSYBOX], false);
-    let extraProcesses = 0;
+    let residentProcesses = 0;
     async function start(runtime: string, id: string): Promise<number> {
       const startedAt = performance.now();
       await bench.ctr('run', '-d', '--null-io', '--runtime', runtime, BUSYBOX, id, '/bin/sleep', '1000');
       const took = performance.now() - startedAt;
-      const shims = (await bench.ctr('tasks', 'ls')).split('\n').filter((line) => line.startsWith(`${id} `)).length;
-      extraProcesses = shims - 1;
+      residentProcesses = listProcesses().filter(({ commandLine }) =>
+        /kybernate-(wrapper|runc|shim)/.test(commandLine),
+      ).length;
       await bench.remove(id);
       return took;
     }
@@ -30,7 +32,7 @@ export const shimSubject: Subject = {
           ? { peer: await peer(), ours: await ours() }
           : { ours: await ours(), peer: await peer() };
       },
-      facts: () => ({ extraProcesses }),
+      facts: () => ({ residentProcesses }),
       close: () => bench.close(),
     };
   },
