@@ -100,6 +100,7 @@ export interface NodeControlActivities {
   stopContainer(input: StepInput): Promise<ResumeResult>;
   endOperation(input: StepInput): Promise<void>;
   discardCapture(input: StepInput): Promise<void>;
+  abandonUpload(input: TransferInput): Promise<void>;
   resolveLocal(input: ResolveInput): Promise<Resolved>;
   removeRestored(input: RestoreStepInput): Promise<void>;
   releaseRestoreLease(input: RestoreStepInput): Promise<void>;

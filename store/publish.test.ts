@@ -10,7 +10,7 @@ import { makeCheckpoint, sampleFiles, sampleMetadata, testOp } from '../test/har
 import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
 import { getManifest, listCheckpoints } from './catalog.ts';
-import { publishManifest } from './publish.ts';
+import { abandonUpload, publishManifest } from './publish.ts';
 import { uploadCheckpoint } from './upload.ts';
 
 let root = '';
@@ -124,5 +124,21 @@ describe('publishManifest', () => {
 
     await expect(publication).rejects.toMatchObject({ type: 'StorageUnavailable' });
     expect(await readdir(dir)).toEqual(expect.arrayContaining(['upload.pending', 'upload.ledger']));
+  });
+});
+
+describe('abandonUpload', () => {
+  it('makes a pending checkpoint a local one, again and again', async () => {
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+
+    await abandonUpload(dir);
+    await abandonUpload(dir);
+
+    expect((await readdir(dir)).filter((name) => name.startsWith('upload'))).toEqual([]);
+    expect(await readdir(dir)).toContain(METADATA_FILE);
+  });
+
+  it('finds nothing to do where there is no directory', async () => {
+    await abandonUpload(join(root, 'checkpoint-gone'));
   });
 });

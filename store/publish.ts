@@ -17,7 +17,7 @@ import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { findManifest } from './catalog.ts';
 import { hexDigestOf } from './digest.ts';
-import { syncDir } from './files.ts';
+import { errnoOf, syncDir } from './files.ts';
 import { fileListKey, manifestKey, packKey } from './keys.ts';
 import { acquireLease, condemnedPacks, uploadLeaseId } from './lease.ts';
 import { readLedger, type PackList } from './ledger.ts';
@@ -162,6 +162,20 @@ async function lostPacks(packs: PackList, backend: Backend, op: Op): Promise<str
     op.progress({ phase: 'publishing' });
   });
   return lost;
+}
+
+/**
+ * Nobody wants this checkpoint in the store any more: it is a local one from now on. Packs that were sent belong to
+ * nobody, or to others that have the same chunks. Idempotent; a directory that is gone has no marks.
+ */
+export async function abandonUpload(dir: string): Promise<void> {
+  try {
+    await removeMarks(dir);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') {
+      throw error;
+    }
+  }
 }
 
 /** The mark last: while it is there, the publication is tried again, and finds the manifest. */

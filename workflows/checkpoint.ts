@@ -1,4 +1,4 @@
-import { condition, setHandler, uuid4, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, condition, setHandler, uuid4, workflowInfo } from '@temporalio/workflow';
 import type { StepInput } from '../activities/contract.ts';
 import {
   checkpointInput,
@@ -23,7 +23,7 @@ import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 /**
  * Checkpoints a running container. The source stands still only inside `captureContainer` (and until it is let go with
  * `after: hold | stop`). Until the local commit every failure removes what was made; after it nothing takes the
- * checkpoint back: a failed upload leaves it on the node, marked as pending.
+ * checkpoint back: a failed upload leaves it on the node, marked as pending; a cancelled one leaves it there unmarked.
  */
 export async function checkpoint(request: CheckpointRequest): Promise<CheckpointResult> {
   const input = parseOrFail(checkpointInput, request);
@@ -36,6 +36,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
   const steps = nodeProxies({ node, timeouts, summary });
   const undo = new Compensation();
   const released = releaseHandler();
+  const scope = CancellationScope.current();
 
   return runOperation({ node, undo, progress, delivered: () => lock.delivered() }, async () => {
     const probe = await steps.probe.probeNode({ container: input.container });
@@ -68,15 +69,24 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
 
     const letGo = (): Promise<ResumeResult> => endCapture({ steps, step, undo, lock, progress }, 'resumeContainer');
     const stop = (): Promise<ResumeResult> => endCapture({ steps, step, undo, lock, progress }, 'stopContainer');
+    // Who cancels wants no upload; after a failure the mark stays and says that one was wanted.
+    const abandonUpload = async (): Promise<void> =>
+      scope.consideredCancelled ? steps.undo.abandonUpload({ checkpointId }) : undefined;
     const commit = async (): Promise<CommitLocalResult> => {
       progress.enter('committing');
       const uploadPending = input.durability !== 'local';
+      if (uploadPending) {
+        undo.push('abandonUpload', abandonUpload, { last: true });
+      }
       const local = await steps.work.commitLocal({ context, labels: input.labels, uploadPending });
       undo.settle('discardCapture');
       return local;
     };
-    const store = (): Promise<Stored> =>
-      storeCheckpoint(steps, progress, { checkpointId, durability: input.durability });
+    const store = async (): Promise<Stored> => {
+      const stored = await storeCheckpoint(steps, progress, { checkpointId, durability: input.durability });
+      undo.settle('abandonUpload');
+      return stored;
+    };
 
     let end: ResumeResult;
     let local: CommitLocalResult;

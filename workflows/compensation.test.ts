@@ -28,6 +28,17 @@ describe('Compensation', () => {
     expect(report).toEqual({ done: ['third', 'second', 'first'], failed: [], skipped: [] });
   });
 
+  it('leaves for the end what is not urgent', async () => {
+    const { undo, ran, push } = stack();
+    push('first');
+    push('mark', { last: true });
+    push('second');
+
+    await undo.run();
+
+    expect(ran).toEqual(['second', 'first', 'mark']);
+  });
+
   it('forgets what is settled', async () => {
     const { undo, ran, push } = stack();
     push('kept');

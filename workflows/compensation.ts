@@ -13,6 +13,8 @@ export interface UndoOptions {
   readonly barrier?: boolean;
   /** Runs even behind a barrier. */
   readonly always?: boolean;
+  /** Runs after all others, whenever it is pushed: nothing that the workload waits for may stand behind it. */
+  readonly last?: boolean;
 }
 
 export interface UndoReport {
@@ -31,7 +33,8 @@ export class Compensation {
   #stack: Undo[] = [];
 
   push(name: string, run: () => Promise<unknown>, options: UndoOptions = {}): void {
-    this.#stack.push({ name, run, ...options });
+    const undo = { name, run, ...options };
+    this.#stack = options.last === true ? [undo, ...this.#stack] : [...this.#stack, undo];
   }
 
   /** The step is over for good, or was undone on the main path: nothing is left to undo. */

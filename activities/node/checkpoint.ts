@@ -10,13 +10,14 @@ import {
 } from '../../engine/attach.ts';
 import { readMetadata } from '../../engine/commit.ts';
 import { planCheckpoint } from '../../engine/plan.ts';
+import { abandonUpload } from '../../store/publish.ts';
 import type { NodeActivities, NodeControlActivities, StepInput } from '../contract.ts';
 import { withOp, type ActivityOp } from '../op.ts';
 import { commitLocal, forgetEnded } from './commit.ts';
 import type { NodeActivityDeps } from './deps.ts';
 
 type CheckpointWork = 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer' | 'commitLocal';
-type CheckpointControl = 'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture';
+type CheckpointControl = 'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'abandonUpload';
 
 /** The runner has budgets of its own and says nothing while it works; when it dies, the call to it ends. */
 const RUNNER_CALL = { stallMs: 86_400_000 } as const;
@@ -51,6 +52,7 @@ export function checkpointControl({ node, catalog }: NodeActivityDeps): Pick<Nod
       withOp({}, async (op) => {
         await discardCapture(node, op, refOf(op, input));
       }),
+    abandonUpload: ({ checkpointId }) => withOp({}, () => abandonUpload(catalog.pathOf(checkpointId))),
   };
 }
 

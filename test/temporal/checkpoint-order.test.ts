@@ -73,12 +73,16 @@ const THROWS: Table = [
   ['stop', 'endOperation', ['endOperation', 'releaseLock']],
 ];
 
-/** A cancellation that is seen after the probe finds the lock being asked for: letting go of nothing does no harm. */
-const CANCELLED: Table = THROWS.map(([after, step, undo]) => [
-  after,
-  step,
-  step === 'probeNode' ? ['releaseLock'] : undo,
-]);
+/**
+ * A cancellation that is seen after the probe finds the lock being asked for: letting go of nothing does no harm. One
+ * that comes between the commit and the end of the upload takes back the wish for an upload.
+ */
+const CANCELLED: Table = THROWS.map(([after, step, undo]) => {
+  const story: readonly string[] = STORIES[after];
+  const at = story.indexOf(step);
+  const uploadWanted = at >= story.indexOf('commitLocal') && at <= story.indexOf('verifyRemote');
+  return [after, step, step === 'probeNode' ? ['releaseLock'] : [...undo, ...(uploadWanted ? ['abandonUpload'] : [])]];
+});
 
 let harness: Harness;
 beforeAll(async () => {

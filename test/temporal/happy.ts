@@ -43,6 +43,7 @@ export const happyActivities: Scripted = {
   stopContainer: () => Promise.resolve({ source: 'stopped', checks: { gone: true } }),
   endOperation: () => Promise.resolve(),
   discardCapture: () => Promise.resolve(),
+  abandonUpload: () => Promise.resolve(),
   commitLocal: ({ context }) =>
     Promise.resolve({
       localPath: `/var/lib/kybernate/checkpoints/checkpoint-${context.checkpointId}`,
