@@ -45,7 +45,7 @@ export type ContainerTarget = z.output<typeof containerTarget>;
 /** Time limits of the steps; tests shrink them, users of slow machines raise them. */
 export const timeouts = z.strictObject({
   /** how long a node may take to pick up a step before the node counts as unavailable */
-  nodePickupMs: durationMs.default(15_000),
+  nodePickupMs: durationMs.default(14_000),
   /** how long to wait for the container's lock */
   lockWaitMs: durationMs.default(600_000),
   /** longest single step on the node (the freeze has its own budget) */
