@@ -20,6 +20,7 @@ import type { Run } from '../native/run/run.ts';
 import type { Capture } from './capture.ts';
 import { createCriuCapture } from './capture-criu.ts';
 import { draftMetadata, writeDraft } from './commit.ts';
+import { asDiskFull } from './disk-full.ts';
 import { DUMP_GRACE_MS } from './end-dump.ts';
 import { thaw } from './freezer.ts';
 import { appendJournal } from './journal.ts';
@@ -143,7 +144,7 @@ export class Runner {
       this.#abort.signal.throwIfAborted();
       this.#journal('dumped', 'done');
     } catch (error) {
-      throw await this.#undo(error);
+      throw await this.#undo(asDiskFull(error, this.plan.checkpointDir));
     }
     this.#captured = true;
     clearTimeout(this.#budget);
@@ -154,6 +155,14 @@ export class Runner {
       this.#hold();
     }
     timer.part('finish');
+    try {
+      return await this.#finish(method, timer);
+    } catch (error) {
+      throw asDiskFull(error, this.plan.checkpointDir);
+    }
+  }
+
+  async #finish(method: Capture, timer: PhaseTimer): Promise<CaptureResult> {
     const outcome = await method.finish();
     const phases = timer.times();
     await writeDraft(this.plan, draftMetadata(this.plan, method.method, outcome, phases));
