@@ -20,6 +20,7 @@ import { rearmExpiredTimers } from '../native/criu/timers.ts';
 import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
+import { keeperVariables } from './criu-keeper.ts';
 import { endDump } from './end-dump.ts';
 import { freeze, thaw } from './freezer.ts';
 import { holdsConnections, networkHoldTable } from './network-locks.ts';
@@ -193,7 +194,7 @@ class CriuCapture implements Capture {
         CRIU_CONFIG_FILE: config,
         KYBERNATE_EVENTS: events,
         KYBERNATE_ANSWERS: answers,
-        PATH: settings.programPath,
+        ...keeperVariables(plan),
       },
       extraFds: [lockFd],
     });

@@ -34,12 +34,14 @@ export function freezerState(cgroup: FreezerCgroup): FreezerState {
   }
 }
 
+/** What freezes and thaws is written here. */
+export function freezerFile(cgroup: FreezerCgroup): string {
+  return join(cgroup.path, cgroup.version === 1 ? 'freezer.state' : 'cgroup.freeze');
+}
+
 function write(cgroup: FreezerCgroup, frozen: boolean): void {
-  if (cgroup.version === 1) {
-    writeFileSync(join(cgroup.path, 'freezer.state'), frozen ? 'FROZEN' : 'THAWED');
-  } else {
-    writeFileSync(join(cgroup.path, 'cgroup.freeze'), frozen ? '1' : '0');
-  }
+  const [on, off] = cgroup.version === 1 ? ['FROZEN', 'THAWED'] : ['1', '0'];
+  writeFileSync(freezerFile(cgroup), frozen ? on : off);
 }
 
 /**

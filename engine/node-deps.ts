@@ -13,6 +13,8 @@ export interface NodeSettings {
   readonly criuPath: string;
   /** PATH of the programs that are started: CRIU's directory first, since runc looks it up there */
   readonly programPath: string;
+  /** holds criu-keeper under the name `criu` (native/src/criu-keeper.c); absent: CRIU runs without it */
+  readonly keeperDir?: string;
   /** how a runner process is started; the operation's directory is added as the last argument */
   readonly runnerCommand: readonly string[];
   /** root-owned directories below which `restore-from` may name a path */

@@ -29,6 +29,8 @@ export const workerEnv = z.object({
   KYBERNATE_RUNC: program.default('runc'),
   /** CRIU: a path, or a name to look up in PATH */
   KYBERNATE_CRIU: program.default('criu'),
+  /** directory that `kybernate setup` made for criu-keeper, which keeps a container frozen when CRIU is killed; without it CRIU runs alone */
+  KYBERNATE_KEEPER_DIR: absolutePath.optional(),
   /** directories, separated by colons, below which `restore-from` may name a path */
   KYBERNATE_RESTORE_ROOTS: z
     .string()
@@ -94,6 +96,7 @@ export function nodeSettings(config: WorkerConfig): NodeSettings {
     runcPath,
     criuPath,
     programPath: [...new Set([...first, ...PATH.split(delimiter)])].join(delimiter),
+    ...(config.KYBERNATE_KEEPER_DIR === undefined ? {} : { keeperDir: config.KYBERNATE_KEEPER_DIR }),
     runnerCommand: runnerCommand(config),
     restoreRoots: config.KYBERNATE_RESTORE_ROOTS,
     restoreFromEnvironment: config.KYBERNATE_RESTORE_FROM_ENV === 'allow',

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 
+import { findKeeper } from '../setup/keeper.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
 import { devDir } from './paths.ts';
 import type { Containerd } from './containerd-client.ts';
@@ -38,6 +39,7 @@ export interface DevServers {
 /** What workers, shims and the CLI need to know, by the names of workers/config.ts. */
 export function devVariables(paths: DevPaths, node: string, servers: DevServers, env: Env): Record<string, string> {
   const { containerd, temporal, s3 } = servers;
+  const keeper = findKeeper(env);
   return {
     KYBERNATE_NODE: node,
     KYBERNATE_STATE_DIR: paths.stateDir,
@@ -45,6 +47,7 @@ export function devVariables(paths: DevPaths, node: string, servers: DevServers,
     KYBERNATE_CONTAINERD_ADDRESS: containerd.address,
     KYBERNATE_RUNC: requireProgram('runc', env),
     KYBERNATE_CRIU: requireProgram('criu', env),
+    ...(keeper === undefined ? {} : { KYBERNATE_KEEPER_DIR: keeper }),
     KYBERNATE_STORE: s3 === undefined ? `file://${paths.storeDir}` : `s3://${s3.bucket}`,
     ...(s3 === undefined
       ? {}

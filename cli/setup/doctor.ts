@@ -13,7 +13,8 @@ import { mayBeFrozen, readJournal } from '../../engine/journal.ts';
 import { listOperations, operationPaths } from '../../engine/operation.ts';
 import type { Run } from '../../native/run/run.ts';
 import type { Env } from './programs.ts';
-import { findProgram } from './programs.ts';
+import { findKeeper, KEEPER_STEP } from './keeper.ts';
+import { findProgram, inDirs } from './programs.ts';
 import { setupSteps } from './steps.ts';
 
 export interface Diagnosis {
@@ -48,8 +49,8 @@ async function installation(input: DoctorInput): Promise<Diagnosis[]> {
       const check = await step.check(input.env);
       const version = check.version === undefined ? '' : `${check.version}, `;
       const detail = check.ok ? `${version}${check.detail}` : `${check.detail}; needed: ${step.why}`;
-      // Build tools are missed only when something has to be built.
-      const bad = ['go', 'gcc', 'make', 'npm', 'node'].includes(step.name) ? 'warn' : 'fail';
+      // Build tools are missed only when something has to be built; without the keeper only a killed CRIU does harm.
+      const bad = ['go', 'gcc', 'make', 'npm', 'node', KEEPER_STEP.name].includes(step.name) ? 'warn' : 'fail';
       return row(step.name, check.ok, detail, step.remedy, bad);
     }),
   );
@@ -69,6 +70,17 @@ function kernelFeatures(): Diagnosis[] {
       'mount the cgroup hierarchy at /sys/fs/cgroup; in a container give it the host cgroup namespace',
     ),
   ];
+}
+
+/** Made by set-up, or not: what counts is whether node workers are told of it. */
+function keeperUse({ env }: DoctorInput): Diagnosis[] {
+  const given = env['KYBERNATE_KEEPER_DIR'] || undefined;
+  const detail =
+    given === undefined
+      ? 'KYBERNATE_KEEPER_DIR is not set here: open TCP connections may break when a CRIU is killed'
+      : `KYBERNATE_KEEPER_DIR is ${given}`;
+  const remedy = `start node workers with KYBERNATE_KEEPER_DIR=${findKeeper(env) ?? '(see kybernate setup)'}`;
+  return [row('keeper of CRIU', inDirs('criu', [given ?? '']).length > 0, detail, remedy, 'warn')];
 }
 
 async function criuCheck({ env, run }: DoctorInput): Promise<Diagnosis[]> {
@@ -186,6 +198,7 @@ const EXAMINATIONS: readonly Examine[] = [
   installation,
   kernelFeatures,
   criuCheck,
+  keeperUse,
   services,
   stateDirectory,
   leftOperations,

@@ -4,6 +4,7 @@ import { basename, dirname } from 'node:path';
 
 import { aptStep, DEBIAN_PACKAGES } from './apt.ts';
 import { goInstall, type GoModule } from './go-install.ts';
+import { KEEPER_STEP } from './keeper.ts';
 import { runLong } from './long-command.ts';
 import { prerequisiteSteps, toolPath } from './prerequisites.ts';
 import {
@@ -123,6 +124,12 @@ const CRIU_STEP: Step = {
  * @param purposes decide which Debian packages are looked at, too
  */
 export function setupSteps(purposes: readonly Purpose[]): Step[] {
-  const all = [...prerequisiteSteps(), aptStep(DEBIAN_PACKAGES, purposes), CRIU_STEP, ...GO_STEPS.map(goStep)];
+  const all = [
+    ...prerequisiteSteps(),
+    aptStep(DEBIAN_PACKAGES, purposes),
+    CRIU_STEP,
+    KEEPER_STEP,
+    ...GO_STEPS.map(goStep),
+  ];
   return stepsFor(all, purposes);
 }
