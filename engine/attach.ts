@@ -131,6 +131,11 @@ export async function endOperation(deps: NodeDeps, op: Op, ref: OperationRef): P
     });
     await untilGone(paths);
   }
+  const plan = readPlan(deps.settings, ref.operationId);
+  if (plan !== undefined && mayBeFrozen(readJournal(paths.journal))) {
+    // The runner died since somebody last looked. Its journal must not go before the workload runs.
+    await undoWithoutRunner(deps, op, plan);
+  }
   await killOperation(ref.operationId);
   removeOperationCgroup(ref.operationId);
 }
@@ -150,8 +155,19 @@ export async function discardCapture(deps: NodeDeps, op: Op, ref: OperationRef):
   return { removed };
 }
 
-/** Undoes what a dead runner left. Takes the flock first: a second undo waits for nobody and is refused. */
-export async function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
+/** Undos under way in this process, by operation id. */
+const undoing = new Map<string, Promise<ResumeResult>>();
+
+/** Undoes what a dead runner left. An activity and the reconciler that come together share one undo. */
+export function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
+  const { operationId } = plan;
+  const running = undoing.get(operationId) ?? undoOnce(deps, op, plan).finally(() => undoing.delete(operationId));
+  undoing.set(operationId, running);
+  return running;
+}
+
+/** Takes the flock: an undo by another process is waited for by nobody, and this one is refused. */
+async function undoOnce(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
   const paths = operationPaths(deps.settings, plan.operationId);
   if (!mayBeFrozen(readJournal(paths.journal))) {
     return verifyRunning(plan, deps.run);
@@ -196,7 +212,10 @@ export function runnerPid(paths: OperationPaths): number | undefined {
 
 async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall): Promise<unknown> {
   planOf(deps, ref);
-  checkToken(deps.settings, ref.container, ref.token);
+  if (call !== 'resume' && call !== 'end') {
+    // The token orders operations, but never keeps a workload that stands still from running again.
+    checkToken(deps.settings, ref.container, ref.token);
+  }
   const paths = operationPaths(deps.settings, ref.operationId);
   function cancel(): void {
     // Its answer comes through the call that it ends.
@@ -204,7 +223,9 @@ async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall):
   }
   if (call === 'capture') {
     if (op.signal.aborted) {
+      // A capture that nobody wants any more must not begin now.
       cancel();
+      op.signal.throwIfAborted();
     }
     op.signal.addEventListener('abort', cancel, { once: true });
   }

@@ -50,7 +50,10 @@ export async function reconcile(
   return { undone, cleaned, failed };
 }
 
-/** After the commit the operation's directory has served. */
+/** After the commit the operation's directory has served, unless a dead runner left the workload standing still. */
 export function forgetOperation(deps: NodeDeps, operationId: string): void {
+  if (mayBeFrozen(readJournal(operationPaths(deps.settings, operationId).journal))) {
+    return;
+  }
   removeOperation(deps.settings, operationId);
 }
