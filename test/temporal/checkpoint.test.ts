@@ -158,11 +158,12 @@ describe('checkpoint with after: hold', () => {
     const outcome = await outcomeOf(handle);
 
     expect(outcome).toMatchObject({ type: 'Cancelled' });
-    expect((await stepsOf(handle)).slice(-4)).toEqual([
+    expect((await stepsOf(handle)).slice(-5)).toEqual([
       'commitLocal',
       'resumeContainer',
       'endOperation',
       'releaseLock',
+      'abandonUpload',
     ]);
   });
 });
