@@ -4,6 +4,8 @@
  * Whoever finds the journal of an operation without a live runner reads from it whether the workload stands still.
  */
 import { appendFileSync, readFileSync } from 'node:fs';
+import { messageOf } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
 import { RUNNER_STEPS, type RunnerStep } from '../core/phases.ts';
 
 export interface JournalEntry {
@@ -19,7 +21,22 @@ export function appendJournal(file: string, entry: Omit<JournalEntry, 'at'>): vo
   appendFileSync(file, `${JSON.stringify({ at: new Date().toISOString(), ...entry })}\n`, { mode: 0o600 });
 }
 
-/** Entries in order; a torn last line (the writer died in the write) is left out. An absent file is an empty journal. */
+/**
+ * For every entry but those that must be there before the act: a journal that cannot be written (no room on the tmpfs)
+ * must not keep a workload frozen. Without the entry the workload counts as frozen a little longer than it is.
+ */
+export function tryAppendJournal(file: string, entry: Omit<JournalEntry, 'at'>, log: Logger): void {
+  try {
+    appendJournal(file, entry);
+  } catch (error) {
+    log.error({ step: entry.step, state: entry.state, error: messageOf(error) }, 'the journal cannot be written');
+  }
+}
+
+/**
+ * Entries in order; what was torn (the writer died in the write, or found no room) is left out, also where a later entry
+ * follows on the same line. An absent file is an empty journal.
+ */
 export function readJournal(file: string): JournalEntry[] {
   let text: string;
   try {
@@ -32,9 +49,21 @@ export function readJournal(file: string): JournalEntry[] {
   }
   const entries: JournalEntry[] = [];
   for (const line of text.split('\n').slice(0, -1)) {
-    entries.push(JSON.parse(line) as JournalEntry);
+    const entry = parseEntry(line) ?? parseEntry(line.slice(line.lastIndexOf('{"at":')));
+    if (entry !== undefined) {
+      entries.push(entry);
+    }
   }
   return entries;
+}
+
+function parseEntry(line: string): JournalEntry | undefined {
+  try {
+    return JSON.parse(line) as JournalEntry;
+  } catch {
+    // Only what is not JSON arrives here: a torn write.
+    return undefined;
+  }
 }
 
 /**

@@ -50,7 +50,7 @@ async function perform(runner: Runner, call: RunnerCall): Promise<unknown> {
     case 'state':
       return { frozen: runner.frozen };
     case 'end':
-      return runner.frozen ? runner.resume() : undefined;
+      return runner.busy ? runner.resume() : undefined;
     default:
       throw new KybernateError('Internal', `the runner knows no call ${String(call)}`);
   }

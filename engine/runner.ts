@@ -22,13 +22,16 @@ import { createCriuCapture } from './capture-criu.ts';
 import { draftMetadata, writeDraft } from './commit.ts';
 import { asDiskFull } from './disk-full.ts';
 import { DUMP_GRACE_MS } from './end-dump.ts';
-import { thaw } from './freezer.ts';
-import { appendJournal } from './journal.ts';
+import { freezerState, thaw } from './freezer.ts';
+import { appendJournal, tryAppendJournal } from './journal.ts';
 import { killFrozen } from './kill.ts';
 import { checkToken, lockFile, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import { undoCapture } from './undo.ts';
 import { removeNetworkLocks, verifyRunning } from './verify-running.ts';
+
+/** Between two tries of our own to let a workload go that still stands. */
+const RETRY_MS = 5000;
 
 export interface RunnerDeps {
   readonly run: Run;
@@ -68,6 +71,8 @@ export class Runner {
   #method: Capture | undefined;
   #budget: NodeJS.Timeout | undefined;
   #frozen = false;
+  #capturing = false;
+  #releaseFailed = false;
 
   constructor(plan: OperationPlan, deps: RunnerDeps) {
     this.plan = plan;
@@ -89,7 +94,16 @@ export class Runner {
 
   /** Captures; with `after: resume` the workload runs again when this returns. Joins a capture that is under way. */
   capture(): Promise<CaptureResult> {
-    this.#capture ??= this.#captureOnce();
+    if (this.#capture === undefined) {
+      if (this.#release !== undefined) {
+        throw new KybernateError(
+          'DumpFailed',
+          `operation ${this.plan.operationId} was ended before its capture began; the container runs`,
+        );
+      }
+      this.#capturing = true;
+      this.#capture = this.#captureOnce().finally(() => (this.#capturing = false));
+    }
     return this.#capture;
   }
 
@@ -101,9 +115,10 @@ export class Runner {
     this.cancel(
       new KybernateError('DumpFailed', 'the operation was asked to resume the workload before its capture ended'),
     );
-    await this.#capture?.catch(() => undefined);
-    this.#release ??= this.#resumeOnce();
-    return this.#release;
+    if (!this.#captured) {
+      await this.#capture?.catch(() => undefined);
+    }
+    return this.#releaseBy(() => (this.#releaseFailed ? this.#undoOnce() : this.#resumeOnce()));
   }
 
   /** Ends the frozen source. It never runs again; its connections stay locked when the capture asked for that. */
@@ -113,8 +128,37 @@ export class Runner {
       return this.#release;
     }
     checkToken(this.plan.settings, this.plan.container, this.plan.token);
-    this.#release = this.#stopOnce();
+    if (!this.#frozen) {
+      const { namespace, id } = this.plan.container;
+      throw new KybernateError('Internal', `container ${namespace}/${id} is not held by this operation; it runs on`);
+    }
+    return this.#releaseBy(() => this.#stopOnce());
+  }
+
+  /**
+   * One release at a time, and one for good. One that failed is tried again: by who asks, and by ourselves as long as the
+   * workload stands still, since worker and Temporal may be away.
+   */
+  #releaseBy(act: () => Promise<ResumeResult>): Promise<ResumeResult> {
+    this.#release ??= act().catch((error: unknown) => {
+      this.#release = undefined;
+      this.#releaseFailed = true;
+      this.#deps.log.error({ operationId: this.plan.operationId, error: String(error) }, 'the release failed');
+      setTimeout(() => this.#retryRelease(), RETRY_MS);
+      throw error;
+    });
     return this.#release;
+  }
+
+  #retryRelease(): void {
+    if (this.#frozen && this.#standsStill()) {
+      // Its failure is logged, and brings us here again.
+      this.resume().catch(() => undefined);
+    }
+  }
+
+  #standsStill(): boolean {
+    return ['frozen', 'freezing'].includes(freezerState(this.plan.facts.freezer));
   }
 
   /** Stops a capture that is under way; it undoes itself and fails with the reason. */
@@ -122,6 +166,11 @@ export class Runner {
     if (this.#capture !== undefined && !this.#captured) {
       this.#abort.abort(reason);
     }
+  }
+
+  /** A capture is under way, or the workload stands still: the process must not end. */
+  get busy(): boolean {
+    return this.#capturing || this.#frozen;
   }
 
   get frozen(): boolean {
@@ -204,10 +253,8 @@ export class Runner {
   async #undo(error: unknown): Promise<unknown> {
     clearTimeout(this.#budget);
     const reported: unknown = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
-    const result = undoCapture(this.plan, this.#deps.run, this.#deps.log);
-    this.#release = result;
     try {
-      await result;
+      await this.#releaseBy(() => this.#undoOnce());
     } catch (undoError) {
       if (isKybernateError(undoError, 'Poisoned')) {
         return new KybernateError('Poisoned', `${undoError.message} (after: ${String(reported)})`, {
@@ -217,8 +264,15 @@ export class Runner {
       }
       return undoError;
     }
-    this.#frozen = false;
     return reported;
+  }
+
+  async #undoOnce(): Promise<ResumeResult> {
+    try {
+      return await undoCapture(this.plan, this.#deps.run, this.#deps.log);
+    } finally {
+      this.#frozen = this.#standsStill();
+    }
   }
 
   async #thaw(method: Capture): Promise<void> {
@@ -243,7 +297,10 @@ export class Runner {
     clearTimeout(this.#budget);
     if (this.#frozen) {
       this.#journal('thawed', 'begin');
-      await removeNetworkLocks(this.plan, this.#deps.run);
+      await removeNetworkLocks(this.plan, this.#deps.run).catch((error: unknown) => {
+        // The verification tells whether a lock is left; the workload runs in any case.
+        this.#deps.log.error({ error: String(error) }, 'the network locks could not be removed');
+      });
       await (this.#method?.release() ?? thaw(this.plan.facts.freezer));
       this.#frozen = false;
       this.#journal('thawed', 'done');
@@ -263,6 +320,12 @@ export class Runner {
   }
 
   #journal(step: RunnerStep, state: 'begin' | 'done' | 'failed', data?: Record<string, unknown>): void {
-    appendJournal(this.#paths.journal, { step, state, ...(data === undefined ? {} : { data }) });
+    const entry = { step, state, ...(data === undefined ? {} : { data }) };
+    if (step === 'armed' || step === 'freezing') {
+      // Without this entry nobody would undo what follows it.
+      appendJournal(this.#paths.journal, entry);
+    } else {
+      tryAppendJournal(this.#paths.journal, entry, this.#deps.log);
+    }
   }
 }

@@ -9,7 +9,8 @@ import { leaveTcpRepair } from '../native/net/tcp-repair.ts';
 import type { Run } from '../native/run/run.ts';
 import { endDump } from './end-dump.ts';
 import { freezeNow, thaw } from './freezer.ts';
-import { appendJournal } from './journal.ts';
+import { messageOf } from '../core/errors.ts';
+import { tryAppendJournal } from './journal.ts';
 import { liveProcesses } from './live-processes.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
@@ -21,18 +22,25 @@ import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running
  */
 export async function undoCapture(plan: OperationPlan, run: Run, log: Logger): Promise<ResumeResult> {
   const journal = operationPaths(plan.settings, plan.operationId).journal;
-  appendJournal(journal, { step: 'undone', state: 'begin' });
+  tryAppendJournal(journal, { step: 'undone', state: 'begin' }, log);
   const killed = await endDump(plan, run);
   if (initIsAlive(plan)) {
     freezeNow(plan.facts.freezer);
   }
+  const failed = (error: unknown): void =>
+    // The workload runs whatever happens; what is left of the dump is seen by the verification.
+    log.error({ operationId: plan.operationId, error: messageOf(error) }, 'a part of the undo failed');
   for (const process of liveProcesses(plan.facts)) {
-    leaveTcpRepair(process.hostPid);
+    try {
+      leaveTcpRepair(process.hostPid);
+    } catch (error) {
+      failed(error);
+    }
   }
-  await removeNetworkLocks(plan, run);
+  await removeNetworkLocks(plan, run).catch(failed);
   await thaw(plan.facts.freezer);
   const result = await verifyRunning(plan, run);
-  appendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } });
+  tryAppendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } }, log);
   log.warn({ operationId: plan.operationId, killed, source: result.source }, 'capture undone');
   return result;
 }

@@ -32,10 +32,10 @@ export async function runnerMain(argument: string): Promise<void> {
   }
   const plan = readJson(`${directory}/plan.json`) as OperationPlan;
   const paths = operationPaths(plan.settings, basename(directory));
-  const log = pino(
-    { base: { operationId: plan.operationId, checkpointId: plan.checkpointId } },
-    destination({ dest: paths.log, sync: true }),
-  );
+  const logFile = destination({ dest: paths.log, sync: true });
+  // No room for a line of the log: unheard, the error would end the process, and the workload may stand still.
+  logFile.on('error', () => undefined);
+  const log = pino({ base: { operationId: plan.operationId, checkpointId: plan.checkpointId } }, logFile);
   joinOperationCgroup(plan.operationId, process.pid);
   let containerd: Containerd | undefined;
   try {
@@ -50,7 +50,7 @@ export async function runnerMain(argument: string): Promise<void> {
     const startedAt = Date.now();
     setInterval(() => {
       // Its directory gone: the operation was cleaned, or the whole environment removed.
-      if (!runner.frozen && (Date.now() - startedAt > IDLE_MS || !existsSync(paths.plan))) {
+      if (!runner.busy && (Date.now() - startedAt > IDLE_MS || !existsSync(paths.plan))) {
         end();
       }
     }, CHECK_MS);
