@@ -5,7 +5,7 @@
  */
 import { constants } from 'node:fs';
 import { open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import { METADATA_VERSION, metadata as metadataSchema, type Metadata } from '../core/checkpoint/metadata.ts';
 import type { PhaseTimes } from '../core/contract/checkpoint.ts';
@@ -197,6 +197,7 @@ async function writeLast(dir: string, name: string, text: string): Promise<void>
 async function syncTree(dir: string, op: Op): Promise<void> {
   for (const entry of await readdir(dir, { withFileTypes: true })) {
     op.signal.throwIfAborted();
+    op.progress({ phase: 'committing' });
     const path = join(dir, entry.name);
     await (entry.isDirectory() ? syncTree(path, op) : syncPath(path));
   }
@@ -212,13 +213,53 @@ async function syncPath(path: string): Promise<void> {
   }
 }
 
-/** Removes what a capture left, unless it is committed. Idempotent. */
+/**
+ * Removes what a capture left, unless it is committed. Idempotent.
+ * The directory is moved aside first: a commit that is under way (an attempt that Temporal gave up) then fails, instead
+ * of writing metadata.json beside files that are being removed.
+ * Crash: what was moved aside is removed, or brought back, by the next call.
+ */
 export async function removeUncommitted(checkpointDir: string): Promise<boolean> {
-  const committed = await stat(join(checkpointDir, METADATA_FILE)).catch(() => undefined);
-  if (committed !== undefined) {
+  const aside = join(dirname(checkpointDir), `.discard-${basename(checkpointDir)}`);
+  if (await isCommitted(checkpointDir)) {
     return false;
   }
-  await rm(checkpointDir, { recursive: true, force: true });
+  if (!(await isCommitted(aside))) {
+    await rm(aside, { recursive: true, force: true });
+    await rename(checkpointDir, aside).catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
+        throw error;
+      }
+    });
+  }
+  if (await isCommitted(aside)) {
+    // The commit was faster than the move, hence whole.
+    await rename(aside, checkpointDir);
+    return false;
+  }
+  await rm(aside, { recursive: true, force: true });
+  await rm(draftPath(checkpointDir), { force: true });
+  return true;
+}
+
+/** @throws whatever keeps us from knowing: a disk that cannot be read is not an uncommitted checkpoint */
+async function isCommitted(dir: string): Promise<boolean> {
+  try {
+    await stat(join(dir, METADATA_FILE));
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      return false;
+    }
+    throw error;
+  }
+}
+
+/** Did an earlier attempt commit? Removes the draft that its crash may have left: after a reboot it would be refused. */
+export async function wasCommitted(checkpointDir: string): Promise<boolean> {
+  if ((await readMetadata(checkpointDir)) === undefined) {
+    return false;
+  }
   await rm(draftPath(checkpointDir), { force: true });
   return true;
 }

@@ -4,7 +4,7 @@ import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { encodeManifest, type Manifest } from '../../core/checkpoint/manifest.ts';
 import type { CommitLocalInput, CommitLocalResult } from '../../core/contract/checkpoint.ts';
 import { runnerPid } from '../../engine/attach.ts';
-import { checkDraft, commitCheckpoint, readDraft, readMetadata } from '../../engine/commit.ts';
+import { checkDraft, commitCheckpoint, readDraft, wasCommitted } from '../../engine/commit.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import { operationPaths } from '../../engine/operation.ts';
 import { forgetOperation } from '../../engine/reconcile.ts';
@@ -23,10 +23,10 @@ export async function commitLocal(
   { context, labels, uploadPending }: CommitLocalInput,
 ): Promise<CommitLocalResult> {
   const dir = catalog.pathOf(context.checkpointId);
-  const draft = await readDraft(dir);
-  if (draft === undefined && (await readMetadata(dir)) !== undefined) {
+  if (await wasCommitted(dir)) {
     return resultOf(dir, await catalog.manifest(context.checkpointId));
   }
+  const draft = await readDraft(dir);
   checkDraft(dir, draft);
   const manifest = await describeCheckpoint(dir, op);
   const { merkleRoot, totalBytes } = manifest;
