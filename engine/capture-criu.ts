@@ -40,6 +40,7 @@ class CriuCapture implements Capture {
   readonly #imageDir: string;
   readonly #workDir: string;
   readonly #warnings: string[] = [];
+  readonly #stopDiff = new AbortController();
   #rootfs: Promise<RootfsCapture> | undefined;
   #networkHold: CaptureOutcome['networkHold'];
 
@@ -70,6 +71,10 @@ class CriuCapture implements Capture {
       }
       timer.part('rootfs');
       await this.#rootfs;
+    } catch (error) {
+      // The undo comes after this, and the workload stands still until then.
+      this.#stopDiff.abort(error);
+      throw error;
     } finally {
       // Never leave the diff running behind a failed dump: its files are about to be removed.
       await this.#rootfs?.catch(() => undefined);
@@ -131,13 +136,15 @@ class CriuCapture implements Capture {
     let failure: Error | undefined;
     const lines = createInterface({ input: socket });
     lines.on('line', (event) => {
-      this.#onEvent(event).then(
-        () => answersFile.write('go\n'),
-        (error: unknown) => {
-          failure ??= asError(error);
-          return answersFile.write('stop\n');
-        },
-      );
+      this.#onEvent(event)
+        .then(
+          () => answersFile.write('go\n'),
+          (error: unknown) => {
+            failure ??= asError(error);
+            return answersFile.write('stop\n');
+          },
+        )
+        .catch(() => undefined); // CRIU is gone and the fifo closed: unheard, it would end the runner in the freeze.
     });
     timer.part('runtime-start');
     let ending: Promise<unknown> | undefined;
@@ -206,6 +213,8 @@ class CriuCapture implements Capture {
     signal.throwIfAborted();
     if (event === 'pre-dump') {
       await this.#freezeWorkload();
+      // A CRIU that ended meanwhile has failed the dump already.
+      this.#stopDiff.signal.throwIfAborted();
       timer.part('dump');
       this.#startRootfs();
     } else if (event === 'post-dump') {
@@ -225,7 +234,8 @@ class CriuCapture implements Capture {
   }
 
   #startRootfs(): void {
-    const { plan, run, log, signal } = this.#context;
+    const { plan, run, log } = this.#context;
+    const signal = AbortSignal.any([this.#context.signal, this.#stopDiff.signal]);
     const op = { signal, log, progress: () => undefined };
     this.#rootfs = captureRootfs(
       { run, containerd: this.#context.containerd },

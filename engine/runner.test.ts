@@ -28,6 +28,12 @@ let plan: OperationPlan;
 let nftFailures: number;
 
 const run: Run = (file, args, options) => {
+  if (file === 'tar') {
+    // A layer so big that its diff does not end by itself.
+    return new Promise((_resolve, reject) => {
+      options?.signal?.addEventListener('abort', () => reject(new Error('tar was ended')));
+    });
+  }
   if (file !== 'nsenter') {
     return runExeca(file, args, options);
   }
@@ -100,6 +106,17 @@ test('a failed dump lets the workload run, also when the network locks cannot be
 
   const steps = readJournal(operationPaths(plan.settings, plan.operationId).journal).map((entry) => entry.step);
   expect(steps).toContain('frozen');
+  expect(freezer()).toBe('THAWED');
+});
+
+test('a failed dump does not wait for the diff of the rw layer', async () => {
+  mkdirSync(join(dir, 'upper'));
+  writeFileSync(join(dir, 'upper', 'file'), '');
+  plan = { ...plan, facts: { ...plan.facts, upperDir: join(dir, 'upper') } };
+  writePlan(plan);
+
+  await expect(newRunner().capture()).rejects.toThrow(/runc checkpoint/);
+
   expect(freezer()).toBe('THAWED');
 });
 
