@@ -10,7 +10,7 @@ import { captureContainer, discardCapture, resumeContainer, undoWithoutRunner, t
 import { appendJournal, readJournal } from './journal.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 import { checkToken, operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
-import { forgetOperation } from './reconcile.ts';
+import { forgetOperation, reconcile } from './reconcile.ts';
 
 const ID = '0'.repeat(32);
 const container = { namespace: 'default', id: 'c1' };
@@ -132,4 +132,30 @@ test('a capture that is cancelled already does not begin', async () => {
   await expect(captureContainer(deps, opWith(AbortSignal.abort()), ref)).rejects.toThrow(/abort/);
 
   expect(asked).not.toContain('/capture');
+});
+
+describe('a live runner of a workload that stands still', () => {
+  let runner: ChildProcess;
+  beforeEach(() => {
+    runner = spawn('sleep', ['600'], { stdio: 'ignore' });
+    writeJson(operationPaths(deps.settings, ID).runner, {
+      pid: runner.pid,
+      startTime: readProcess(Number(runner.pid))?.startTime,
+    });
+    appendJournal(journal(), { step: 'freezing', state: 'begin' });
+  });
+  afterEach(() => runner.kill('SIGKILL'));
+
+  test('is left alone within its budget', async () => {
+    writePlan({ ...plan, freezeBudgetMs: 1000, holdBudgetMs: 1000 });
+
+    expect((await reconcile(deps, opWith(), () => Promise.resolve(undefined))).undone).toEqual([]);
+  });
+
+  test('is undone when it is long over its budget', async () => {
+    writePlan({ ...plan, freezeBudgetMs: -60_000, holdBudgetMs: 1000 });
+
+    expect((await reconcile(deps, opWith(), () => Promise.resolve(undefined))).undone).toEqual([ID]);
+    expect(freezeFile()).toBe('0');
+  });
 });

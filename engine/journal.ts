@@ -82,6 +82,24 @@ export function mayBeFrozen(entries: readonly JournalEntry[]): boolean {
   return last.state !== 'done' && ['thawed', 'killed', 'resumed', 'undone'].includes(last.step);
 }
 
+/**
+ * When a runner must have let the workload go by itself, in ms since the epoch; undefined while nothing stands still.
+ * The budget of the freeze runs from its begin, that of a hold from the hold.
+ */
+export function releaseDueMs(
+  entries: readonly JournalEntry[],
+  budgets: { readonly freezeBudgetMs: number; readonly holdBudgetMs: number },
+): number | undefined {
+  if (!mayBeFrozen(entries)) {
+    return undefined;
+  }
+  const held = lastDone(entries, 'held');
+  const begun = entries.find((entry) => entry.step === 'freezing');
+  return held === undefined
+    ? Date.parse(begun?.at ?? '') + budgets.freezeBudgetMs
+    : Date.parse(held.at) + budgets.holdBudgetMs;
+}
+
 export function lastDone(entries: readonly JournalEntry[], step: RunnerStep): JournalEntry | undefined {
   return entries.findLast((entry) => entry.step === step && entry.state === 'done');
 }

@@ -6,9 +6,12 @@
 import { messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { discardCapture, runnerPid, undoWithoutRunner } from './attach.ts';
-import { mayBeFrozen, readJournal } from './journal.ts';
+import { mayBeFrozen, readJournal, releaseDueMs } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { listOperations, operationPaths, readPlan, removeOperation, type OperationPlan } from './operation.ts';
+
+/** What a runner may take beyond its budget for a clean undo. One that is later hangs. */
+const RUNNER_GRACE_MS = 30_000;
 
 export interface ReconcileResult {
   /** operation ids whose frozen section was undone */
@@ -33,8 +36,7 @@ export async function reconcile(
       if (plan === undefined) {
         continue;
       }
-      const paths = operationPaths(deps.settings, operationId);
-      if (runnerPid(paths) === undefined && mayBeFrozen(readJournal(paths.journal))) {
+      if (isAbandoned(plan)) {
         await undoWithoutRunner(deps, op, plan);
         undone.push(operationId);
       }
@@ -48,6 +50,17 @@ export async function reconcile(
     }
   }
   return { undone, cleaned, failed };
+}
+
+/** Does the workload stand still without a runner that works? The undo ends one that hangs. */
+function isAbandoned(plan: OperationPlan): boolean {
+  const paths = operationPaths(plan.settings, plan.operationId);
+  const entries = readJournal(paths.journal);
+  if (runnerPid(paths) === undefined) {
+    return mayBeFrozen(entries);
+  }
+  const dueMs = releaseDueMs(entries, plan);
+  return dueMs !== undefined && Date.now() > dueMs + RUNNER_GRACE_MS;
 }
 
 /** After the commit the operation's directory has served, unless a dead runner left the workload standing still. */
