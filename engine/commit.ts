@@ -197,7 +197,6 @@ async function writeLast(dir: string, name: string, text: string): Promise<void>
 async function syncTree(dir: string, op: Op): Promise<void> {
   for (const entry of await readdir(dir, { withFileTypes: true })) {
     op.signal.throwIfAborted();
-    op.progress({ phase: 'committing' });
     const path = join(dir, entry.name);
     await (entry.isDirectory() ? syncTree(path, op) : syncPath(path));
   }

@@ -22,6 +22,9 @@ type CheckpointControl = 'resumeContainer' | 'stopContainer' | 'endOperation' | 
 /** The runner has budgets of its own and says nothing while it works; when it dies, the call to it ends. */
 const RUNNER_CALL = { stallMs: 86_400_000 } as const;
 
+/** One fsync of a hundred GB says nothing for many minutes; to start over would only begin it again. */
+const SYNC_MS = 3_600_000;
+
 export function checkpointWork(deps: NodeActivityDeps): Pick<NodeActivities, CheckpointWork> {
   const { node } = deps;
   return {
@@ -33,7 +36,7 @@ export function checkpointWork(deps: NodeActivityDeps): Pick<NodeActivities, Che
       }),
     saveGpuState: (input) => withOp(RUNNER_CALL, (op) => saveGpuState(node, op, refOf(op, input))),
     captureContainer: (input) => withOp(RUNNER_CALL, (op) => captureContainer(node, op, refOf(op, input))),
-    commitLocal: (input) => withOp({ phase: 'committing' }, (op) => commitLocal(deps, op, input)),
+    commitLocal: (input) => withOp({ phase: 'committing', stallMs: SYNC_MS }, (op) => commitLocal(deps, op, input)),
   };
 }
 
