@@ -1,6 +1,6 @@
 /* How the bytes of a checkpoint come to this node and are checked there: for our own restores and for the agent's. */
 import { existsSync } from 'node:fs';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { parseManifest } from '../../core/checkpoint/manifest.ts';
@@ -78,10 +78,12 @@ export async function fetchFromStore(
 ): Promise<{ dir: string; bytes: number }> {
   const { checkpointId, operationId, mayReplace } = wish;
   const dir = deps.catalog.pathOf(checkpointId);
+  const stagingDir = join(dirname(dir), `.fetch-${operationId}`);
   if (!existsSync(join(dir, METADATA_FILE))) {
+    // An earlier attempt may have died between taking the old copy away and putting the new one in its place.
+    await rm(stagingDir, { recursive: true, force: true });
     return fetchVerified(deps, op, checkpointId, mayReplace);
   }
-  const stagingDir = join(dirname(dir), `.fetch-${operationId}`);
   const backend = await storeOf(deps);
   const { bytes } = await refetchCheckpoint({ checkpointId, backend, destDir: dir, stagingDir, mayReplace, op });
   return { dir, bytes };
