@@ -48,6 +48,11 @@ describe('nodeSettings', () => {
       expect.stringMatching(/\/workers\/runner\.ts$/),
     ]);
   });
+
+  it('names a keeper of CRIU only when it is given', () => {
+    expect(nodeSettings(readWorkerConfig({}))).not.toHaveProperty('keeperDir');
+    expect(nodeSettings(readWorkerConfig({ KYBERNATE_KEEPER_DIR: '/opt/keeper' })).keeperDir).toBe('/opt/keeper');
+  });
 });
 
 describe('redacted', () => {

@@ -3,7 +3,7 @@
  * what a test does to containers. Workers are real processes: a test may kill them.
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inject } from 'vitest';
 
@@ -15,6 +15,8 @@ import { createKybernateClient, type KybernateClient, type OperationHandle } fro
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import { requireProgram } from '../../cli/setup/programs.ts';
+import { operationPids } from '../../engine/operation-cgroup.ts';
+import { type ProcessInfo, readProcess } from '../../native/proc/tree.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import './provided.ts';
 
@@ -145,6 +147,15 @@ export class Stack {
     } catch {
       return [];
     }
+  }
+
+  /** Live processes of that name in this stack's operations: other test runs on the machine dump, too. */
+  dumping(command: string): ProcessInfo[] {
+    return this.operations()
+      .flatMap((dir) => operationPids(basename(dir)))
+      .map((pid) => readProcess(pid))
+      .filter((process) => process?.command === command && process.state !== 'Z')
+      .filter((process) => process !== undefined);
   }
 
   freezerOf(id: string): string {

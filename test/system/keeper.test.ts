@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { findKeeper, KEEPER_STEP } from '../../cli/setup/keeper.ts';
 import { listTables } from '../../native/net/nft.ts';
-import { listProcesses, type ProcessInfo, readProcess } from '../../native/proc/tree.ts';
+import { readProcess } from '../../native/proc/tree.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
@@ -82,7 +82,7 @@ describe('a CRIU that is killed in the middle of the pages', () => {
       for (let round = 0; round < ROUNDS; round += 1) {
         const handle = await stack.startCheckpoint(id);
         await until('pages in the image', () => stack.pageBytes(handle.checkpointId) > 20e6, 20_000, 2);
-        const criu = listProcesses().filter((process) => process.command === 'criu');
+        const criu = stack.dumping('criu');
         expect(criu.map((process) => readProcess(process.tracerPid)?.command)).toEqual(['criu-keeper']);
         criu.forEach((process) => globalThis.process.kill(process.hostPid, 'SIGKILL'));
 
@@ -92,7 +92,7 @@ describe('a CRIU that is killed in the middle of the pages', () => {
         expect(await listTables(runExeca, network.path)).toEqual([]);
         expect(stack.freezerOf(id)).toBe('THAWED');
         expect(stack.localCheckpoints()).toEqual([]);
-        expect(keepers()).toEqual([]);
+        expect(criu.map((process) => readProcess(process.tracerPid)?.state ?? 'Z')).toEqual(['Z']);
       }
     } finally {
       client?.close();
@@ -107,7 +107,7 @@ describe('a CRIU that is killed in the middle of the pages', () => {
 
     const handle = await stack.startCheckpoint('keeperless');
     await until('pages in the image', () => stack.pageBytes(handle.checkpointId) > 20e6, 20_000, 2);
-    const killed = keepers();
+    const killed = stack.dumping('criu-keeper');
     killed.forEach((process) => globalThis.process.kill(process.hostPid, 'SIGKILL'));
     const result = await handle.result();
 
@@ -188,26 +188,29 @@ describe('criu-keeper', () => {
     expect(String(await output)).toMatch(/TracerPid:\t0\n/);
   });
 
-  test('closes the freezer when CRIU is killed while it traces the container, and only then', async () => {
-    const tracer = (end: string): string =>
-      `exec python3 -c 'import ctypes,os,signal\n` +
-      `if ctypes.CDLL(None).ptrace(0x4206, ${init.pid}, None, None) != 0: os._exit(9)\n${end}'`;
+  test.each([
+    ['freezer.state', 'FROZEN'],
+    ['cgroup.freeze', '1'],
+  ])(
+    'closes the freezer by %s when CRIU is killed while it traces the container, and only then',
+    async (name, word) => {
+      freezer = join(dir, name);
+      writeFileSync(freezer, '');
+      const tracer = (end: string): string =>
+        `exec python3 -c 'import ctypes,os,signal\n` +
+        `if ctypes.CDLL(None).ptrace(0x4206, ${init.pid}, None, None) != 0: os._exit(9)\n${end}'`;
 
-    expect(await ended(start(tracer('os._exit(1)')))).toBe(1);
-    expect(readFileSync(freezer, 'utf8')).toBe('');
-    rmSync(join(dir, 'real'), { recursive: true });
-    expect(await ended(start('kill -KILL $$'))).toBe('SIGKILL');
-    expect(readFileSync(freezer, 'utf8')).toBe('');
-    rmSync(join(dir, 'real'), { recursive: true });
-    expect(await ended(start(tracer('os.kill(os.getpid(), signal.SIGKILL)')))).toBe('SIGKILL');
-    expect(readFileSync(freezer, 'utf8')).toBe('FROZEN');
-  });
+      expect(await ended(start(tracer('os._exit(1)')))).toBe(1);
+      expect(readFileSync(freezer, 'utf8')).toBe('');
+      rmSync(join(dir, 'real'), { recursive: true });
+      expect(await ended(start('kill -KILL $$'))).toBe('SIGKILL');
+      expect(readFileSync(freezer, 'utf8')).toBe('');
+      rmSync(join(dir, 'real'), { recursive: true });
+      expect(await ended(start(tracer('os.kill(os.getpid(), signal.SIGKILL)')))).toBe('SIGKILL');
+      expect(readFileSync(freezer, 'utf8')).toBe(word);
+    },
+  );
 });
-
-/** Without those that have ended and wait for init to notice. */
-function keepers(): ProcessInfo[] {
-  return listProcesses().filter((process) => process.command === 'criu-keeper' && process.state !== 'Z');
-}
 
 function answers(host: string): Promise<boolean> {
   return new Promise((resolve) => {
