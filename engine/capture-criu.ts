@@ -23,6 +23,7 @@ import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { keeperVariables } from './criu-keeper.ts';
 import { endDump } from './end-dump.ts';
 import { freeze, thaw } from './freezer.ts';
+import { failedLogsDir } from './failed-logs.ts';
 import { holdsConnections, networkHoldTable } from './network-locks.ts';
 import { liveConnections } from './live-processes.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
@@ -78,7 +79,6 @@ class CriuCapture implements Capture {
     } finally {
       // Never leave the diff running behind a failed dump: its files are about to be removed.
       await this.#rootfs?.catch(() => undefined);
-      await this.#saveLogs();
     }
   }
 
@@ -90,6 +90,7 @@ class CriuCapture implements Capture {
 
   async finish(): Promise<CaptureOutcome> {
     const rootfs = await this.#rootfs;
+    await this.saveLogs(join(this.#context.plan.checkpointDir, LOGS_DIR));
     const timers = await rearmExpiredTimers(this.#imageDir);
     if (timers > 0) {
       this.#context.log.info({ timers }, 'expired periodic timers are set to fire at the restore');
@@ -319,13 +320,17 @@ class CriuCapture implements Capture {
       );
     }
     return new KybernateError('DumpFailed', `runc checkpoint of ${plan.container.id} failed (${why}): ${text}`, {
-      details: { criu: lines, exitCode: result.exitCode, signal: result.signal },
+      details: {
+        criu: lines,
+        exitCode: result.exitCode,
+        signal: result.signal,
+        logs: failedLogsDir(plan.settings, plan.checkpointId),
+      },
     });
   }
 
-  /** CRIU's and runc's logs outlive the operation's directory; a failed dump's go to the checkpoint directory too. */
-  async #saveLogs(): Promise<void> {
-    const logs = join(this.#context.plan.checkpointDir, LOGS_DIR);
+  async saveLogs(logs: string): Promise<void> {
+    await mkdir(logs, { recursive: true, mode: 0o700 });
     for (const name of ['dump.log', 'runc.log', 'stats-dump']) {
       const from = join(this.#workDir, name);
       try {

@@ -50,4 +50,6 @@ export interface Capture {
   release(): Promise<void>;
   /** What needs no frozen workload: sizes, logs, later: pages. */
   finish(): Promise<CaptureOutcome>;
+  /** Copies what the tools logged, never while the workload stands still. Absent logs are success. */
+  saveLogs(dir: string): Promise<void>;
 }

@@ -22,6 +22,7 @@ import { createCriuCapture } from './capture-criu.ts';
 import { draftMetadata, writeDraft } from './commit.ts';
 import { asDiskFull } from './disk-full.ts';
 import { DUMP_GRACE_MS } from './end-dump.ts';
+import { failedLogsDir, pruneFailedLogs } from './failed-logs.ts';
 import { freezerState, thaw } from './freezer.ts';
 import { appendJournal, tryAppendJournal } from './journal.ts';
 import { killFrozen } from './kill.ts';
@@ -256,6 +257,7 @@ export class Runner {
     try {
       await this.#releaseBy(() => this.#undoOnce());
     } catch (undoError) {
+      await this.#keepLogs();
       if (isKybernateError(undoError, 'Poisoned')) {
         return new KybernateError('Poisoned', `${undoError.message} (after: ${String(reported)})`, {
           details: undoError.details,
@@ -264,7 +266,18 @@ export class Runner {
       }
       return undoError;
     }
+    await this.#keepLogs();
     return reported;
+  }
+
+  /** The evidence of a failed capture, after the undo. */
+  async #keepLogs(): Promise<void> {
+    try {
+      await this.#method?.saveLogs(failedLogsDir(this.plan.settings, this.plan.checkpointId));
+      await pruneFailedLogs(this.plan.settings);
+    } catch (error) {
+      this.#deps.log.error({ error: String(error) }, 'the logs of the failed capture could not be kept');
+    }
   }
 
   async #undoOnce(): Promise<ResumeResult> {

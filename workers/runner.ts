@@ -21,6 +21,8 @@ import { runExeca } from '../native/run/run-execa.ts';
 /** A runner that nobody asks for anything, and that holds nothing frozen, ends by itself. */
 const IDLE_MS = 10 * 60_000;
 const CHECK_MS = 15_000;
+/** For the undo of a runner that fails; then a worker finds it dead and undoes. */
+const LAST_RESORT_MS = 20_000;
 
 export async function runnerMain(argument: string): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) {
@@ -45,6 +47,15 @@ export async function runnerMain(argument: string): Promise<void> {
       log,
     });
     const end = (): never => process.exit(0);
+    // Nothing that nobody foresaw may keep the workload frozen until a worker looks.
+    process.on('uncaughtException', (error) => {
+      log.fatal({ error: messageOf(error), stack: error.stack }, 'the runner fails: it lets the workload go');
+      setTimeout(() => process.exit(1), LAST_RESORT_MS).unref();
+      runner
+        .resume()
+        .finally(() => process.exit(1))
+        .catch(() => undefined);
+    });
     await serveRunner(runner, paths.socket, end);
     writeJson(paths.runner, { pid: process.pid, startTime: readProcess(process.pid)?.startTime });
     const startedAt = Date.now();

@@ -116,9 +116,16 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       container: source,
       source: end.source === 'gone' ? 'stopped' : end.source,
       gpuProcesses: gpu.gpuProcesses,
-      warnings: [...plan.warnings, ...captured.warnings],
+      warnings: [...plan.warnings, ...captured.warnings, ...endWarnings(after, end)],
     };
   });
+}
+
+/** A source that was to end may have run on: its hold ended before the upload did. */
+function endWarnings(after: CheckpointInput['after'], end: ResumeResult): string[] {
+  return after === 'stop' && end.source === 'running'
+    ? ['the source was to be stopped, but its hold budget was over first: it runs on, and a restore is a second copy']
+    : [];
 }
 
 interface CaptureEnd {

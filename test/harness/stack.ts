@@ -122,7 +122,7 @@ export class Stack {
       try {
         return JSON.parse(await this.read(id, path)) as T;
       } catch (error) {
-        if (attempt > 40) {
+        if (attempt > 300) {
           throw error;
         }
         await sleep(100);

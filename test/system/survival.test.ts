@@ -183,7 +183,7 @@ async function connected(host: string, port: number): Promise<ReturnType<typeof 
         socket.once('error', reject);
       });
     } catch (error) {
-      if (attempt > 50) {
+      if (attempt > 300) {
         throw error;
       }
       await new Promise((wake) => setTimeout(wake, 100));
