@@ -5,6 +5,7 @@
 import { statSync, type Stats } from 'node:fs';
 import { ownedSockets, type OwnedSocket } from '../native/net/socket-kinds.ts';
 import { openFds, type OpenFd } from '../native/proc/fds.ts';
+import { readMounts } from '../native/proc/mounts.ts';
 import { readMaps, type Mapping } from '../native/proc/maps.ts';
 import type { ProcessFacts } from './container-facts.ts';
 
@@ -60,11 +61,31 @@ export function surveyProcess(process: ProcessFacts): ProcessSurvey {
       ...tracerRefusals(process, name),
       ...anonRefusals(name, fds, maps),
       ...deviceRefusals(process.hostPid, name, fds),
+      ...outsideRefusals(process.hostPid, name, fds),
       ...sockets
         .filter((socket) => socket.name === 'other')
         .map((socket) => `${name} has a socket of a kind that CRIU cannot dump (${socket.text}): close it`),
     ],
   };
+}
+
+/**
+ * A file that was opened through a mount of the host: CRIU finds no such mount in the container ("Can't lookup mount").
+ * Terminals are led from outside, and have an option of their own.
+ */
+function outsideRefusals(hostPid: number, name: string, fds: readonly OpenFd[]): string[] {
+  const mounts = new Set(readMounts(hostPid).map((mount) => mount.id));
+  if (mounts.size === 0) {
+    return [];
+  }
+  return fds
+    .filter((open) => ['file', 'device'].includes(open.kind) && !/^\/dev\/(?:pts\/|tty|console|ptmx)/.test(open.target))
+    .filter((open) => open.mountId !== 0 && !mounts.has(open.mountId))
+    .map(
+      (open) =>
+        `${name} holds ${open.target} of the host as descriptor ${open.fd}, which CRIU cannot dump: start the container ` +
+        'without inherited standard streams (ctr: --null-io), or restore it from a checkpoint of one that was',
+    );
 }
 
 function tracerRefusals(process: ProcessFacts, name: string): string[] {

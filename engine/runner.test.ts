@@ -61,6 +61,7 @@ beforeEach(() => {
   const runcPath = join(dir, 'runc');
   writeFileSync(runcPath, FAILING_RUNC, { mode: 0o755 });
   plan = {
+    checkpointId: 'ck-test',
     operationId: '1'.repeat(32),
     container: { namespace: 'default', id: 'c1' },
     token: 1,

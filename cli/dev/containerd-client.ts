@@ -20,7 +20,7 @@ export interface Containerd {
 
 /** Folders of the Kybernate shim, containerd, ctr, runc, CRIU and Node, for the front of a PATH. */
 export function stackDirs(dir: string, env: Env): string[] {
-  const names = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu'] as const;
+  const names = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu', 'temporal'] as const;
   const dirs = names.map((name) => dirname(requireProgram(name, env)));
   return [...new Set([shimDirOf(dir), ...dirs, dirname(process.execPath)])];
 }

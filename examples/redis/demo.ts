@@ -242,9 +242,9 @@ The two workflows in the Web UI:
   ${ui(WORKFLOWS.checkpoint)}
   ${ui(WORKFLOWS.restore)}
 Try next (the environment keeps running; \`make down\` ends it):
-  node_modules/.bin/node cli/main.ts ls
-  node_modules/.bin/node cli/main.ts inspect ${checkpointId}
-  node_modules/.bin/node cli/main.ts restore ${checkpointId} --name again --namespace ${NAMESPACE}
+  cli/kybernate ls
+  cli/kybernate inspect ${checkpointId}
+  cli/kybernate restore ${checkpointId} --name again --namespace ${NAMESPACE}
 `);
   await ctr('tasks', 'kill', '--signal', 'SIGKILL', RESTORED);
   await ctr('tasks', 'rm', '--force', RESTORED).catch(() => undefined);
