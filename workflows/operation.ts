@@ -1,7 +1,9 @@
 /* The frame of every operation: the story runs, and whatever stops it, its undo stack is worked off once. */
 import {
+  ActivityFailure,
   ApplicationFailure,
   CancellationScope,
+  CancelledFailure,
   allHandlersFinished,
   condition,
   isCancellation,
@@ -39,7 +41,11 @@ export async function runOperation<Result>(frame: OperationFrame, story: () => P
       const report = await undo.run();
       log.info('operation undone', { done: report.done, failed: report.failed.length, skipped: report.skipped });
       await settle(frame);
-      return outcomeOf(error, report, node);
+      return outcomeOf(
+        isCancelledRetry(error) ? new CancelledFailure('the operation was cancelled') : error,
+        report,
+        node,
+      );
     });
     const type = failed instanceof ApplicationFailure ? (failed.type ?? 'Internal') : 'Internal';
     if (isCancellation(failed)) {
@@ -49,6 +55,11 @@ export async function runOperation<Result>(frame: OperationFrame, story: () => P
     }
     throw failed;
   }
+}
+
+/** A step failed and would have been tried again, had the operation not been cancelled: its error is not the reason. */
+function isCancelledRetry(error: unknown): boolean {
+  return error instanceof ActivityFailure && error.retryState === 'CANCEL_REQUESTED';
 }
 
 /** A workflow that ends drops the messages that it was still handling or sending. */
