@@ -44,6 +44,18 @@ const base = (scope: Pick<NodeScope, 'summary'>): Pick<ActivityOptions, 'cancell
   summary: scope.summary,
 });
 
+/** A step on the node that may take long: bounded by its own time and by the silence of its worker. */
+function nodeStep(scope: NodeScope, queue: (node: string) => string, maximumAttempts: number): ActivityOptions {
+  return {
+    ...base(scope),
+    taskQueue: queue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
+    startToCloseTimeout: scope.timeouts.stepMs,
+    heartbeatTimeout: scope.timeouts.heartbeatMs,
+    retry: retry(maximumAttempts),
+  };
+}
+
 /** The option classes; exported for the test that checks them. */
 export const OPTION_CLASSES = {
   /** Is the node there? Fails before anything is touched. */
@@ -55,32 +67,11 @@ export const OPTION_CLASSES = {
     retry: retry(1),
   }),
   /** Plan, runner, GPU save, capture: a second attempt attaches to the runner of the first. */
-  capture: (scope: NodeScope): ActivityOptions => ({
-    ...base(scope),
-    taskQueue: nodeQueue(scope.node),
-    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
-    startToCloseTimeout: scope.timeouts.stepMs,
-    heartbeatTimeout: scope.timeouts.heartbeatMs,
-    retry: retry(3),
-  }),
+  capture: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeQueue, 3),
   /** Longer work on files and containers of the node. */
-  work: (scope: NodeScope): ActivityOptions => ({
-    ...base(scope),
-    taskQueue: nodeQueue(scope.node),
-    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
-    startToCloseTimeout: scope.timeouts.stepMs,
-    heartbeatTimeout: scope.timeouts.heartbeatMs,
-    retry: retry(3),
-  }),
+  work: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeQueue, 3),
   /** Lets the workload run or ends it, on the queue that never waits behind work. */
-  thaw: (scope: NodeScope): ActivityOptions => ({
-    ...base(scope),
-    taskQueue: nodeControlQueue(scope.node),
-    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
-    startToCloseTimeout: scope.timeouts.stepMs,
-    heartbeatTimeout: scope.timeouts.heartbeatMs,
-    retry: retry(3),
-  }),
+  thaw: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeControlQueue, 3),
   /** Waits for the store, and for a node that restarts: the checkpoint is safe on its disk meanwhile. */
   transfer: (scope: NodeScope): ActivityOptions => ({
     ...base(scope),
@@ -92,14 +83,7 @@ export const OPTION_CLASSES = {
     retry: retry(0),
   }),
   /** Store to node, with somebody waiting for it. */
-  fetch: (scope: NodeScope): ActivityOptions => ({
-    ...base(scope),
-    taskQueue: transferQueue(scope.node),
-    scheduleToStartTimeout: scope.timeouts.nodePickupMs,
-    startToCloseTimeout: scope.timeouts.stepMs,
-    heartbeatTimeout: scope.timeouts.heartbeatMs,
-    retry: retry(5),
-  }),
+  fetch: (scope: NodeScope): ActivityOptions => nodeStep(scope, transferQueue, 5),
   /** Catalogue and locks: no node involved. */
   control: (scope: Pick<NodeScope, 'summary'>): ActivityOptions => ({
     ...base(scope),

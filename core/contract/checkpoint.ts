@@ -137,13 +137,6 @@ export interface PlanStepResult {
   readonly warnings: readonly string[];
 }
 
-export interface StartRunnerInput {
-  readonly context: StepContext;
-  readonly after: 'resume' | 'hold' | 'stop';
-  readonly freezeBudgetMs: number;
-  readonly holdBudgetMs: number;
-}
-
 export interface SaveGpuStateResult {
   readonly gpuProcesses: number;
   readonly vramBytes: number;
