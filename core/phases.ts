@@ -37,17 +37,22 @@ export type RestorePhase = (typeof RESTORE_PHASES)[number];
 export type Phase = CheckpointPhase | RestorePhase | (typeof END_PHASES)[number];
 
 /**
- * Steps inside the runner, in order. `frozen` is true while the workload does not run: a journal whose last step done
+ * Steps inside the runner, in order. `frozen` is true while the workload does not run or its GPU is locked: a journal whose last step done
  * is followed by a frozen one must be undone by whoever finds it without a live runner.
  */
 export const RUNNER_STEPS = {
   armed: { frozen: false },
-  'gpu-saved': { frozen: false },
+  /** GPU processes are locked, saved or both from here to `gpu-restored`; never written without a GPU */
+  'gpu-locking': { frozen: true },
+  'gpu-saved': { frozen: true },
   freezing: { frozen: true },
   frozen: { frozen: true },
   dumped: { frozen: true },
   captured: { frozen: true },
   thawed: { frozen: false },
+  /** begun before `thawed` is written, so that no crash leaves a process locked that nobody knows of */
+  'gpu-restoring': { frozen: true },
+  'gpu-restored': { frozen: false },
   held: { frozen: true },
   killed: { frozen: false },
   resumed: { frozen: false },

@@ -50,7 +50,7 @@ beforeEach(() => {
       stderr: '',
       stdout: '{"nftables":[]}',
     });
-  deps = { settings, run, containerd: {} as NodeDeps['containerd'] };
+  deps = { settings, run, containerd: {} as NodeDeps['containerd'], gpu: () => ({ reason: 'none' }) };
   plan = {
     operationId: ID,
     container,

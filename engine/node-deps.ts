@@ -1,4 +1,5 @@
 import type { Containerd } from '../native/containerd/containerd.ts';
+import type { GpuDriverOrNot } from '../native/cuda/gpu-driver.ts';
 import type { Run } from '../native/run/run.ts';
 
 /** What one node is told once, at start (environment → workers/config.ts). All paths are absolute. */
@@ -15,6 +16,9 @@ export interface NodeSettings {
   readonly programPath: string;
   /** holds criu-keeper under the name `criu` (native/src/criu-keeper.c); absent: CRIU runs without it */
   readonly keeperDir?: string;
+  /** libcuda and NVML of the driver: a soname or an absolute path */
+  readonly cudaLibrary: string;
+  readonly nvmlLibrary: string;
   /** how a runner process is started; the operation's directory is added as the last argument */
   readonly runnerCommand: readonly string[];
   /** root-owned directories below which `restore-from` may name a path */
@@ -30,4 +34,6 @@ export interface NodeDeps {
   readonly settings: NodeSettings;
   readonly containerd: Containerd;
   readonly run: Run;
+  /** the node's GPU driver, loaded at the first call; a node without one says why */
+  readonly gpu: () => GpuDriverOrNot;
 }

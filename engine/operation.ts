@@ -15,6 +15,7 @@ import type { NodeFacts } from '../core/contract/checkpoint.ts';
 import { KybernateError } from '../core/errors.ts';
 import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
 import type { Analysis } from './analysis.ts';
+import type { GpuPlan } from './gpu/gpu-plan.ts';
 import type { ContainerFacts } from './inspect.ts';
 import type { NodeSettings } from './node-deps.ts';
 
@@ -36,6 +37,8 @@ export interface OperationPlan {
   readonly nodeFacts: NodeFacts;
   readonly facts: ContainerFacts;
   readonly analysis: Analysis;
+  /** empty lists without a GPU */
+  readonly gpu: GpuPlan;
   readonly settings: NodeSettings;
   /** the kernel's boot id: after a reboot nothing of the capture is trusted */
   readonly bootId: string;

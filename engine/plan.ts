@@ -11,6 +11,7 @@ import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
 import { analyzeContainer } from './analysis.ts';
 import { probeNodeFacts } from './facts.ts';
+import { NO_GPU } from './gpu/gpu-plan.ts';
 import { inspectContainer } from './inspect.ts';
 import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -79,6 +80,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     nodeFacts,
     facts,
     analysis,
+    gpu: NO_GPU,
     settings: deps.settings,
     bootId: bootId(),
   };
@@ -86,11 +88,12 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   return resultOf(plan);
 }
 
-function resultOf({ analysis, facts }: OperationPlan): PlanStepResult {
+function resultOf({ analysis, facts, gpu }: OperationPlan): PlanStepResult {
   return {
     estimatedBytes: analysis.estimatedBytes,
     processes: facts.processes.length,
-    gpuProcesses: analysis.gpuProcesses.length,
+    gpuProcesses: gpu.processes.length,
+    vramBytes: gpu.vramBytes,
     criuOptions: analysis.options.map(({ option, reason }) => ({ option, reason })),
     warnings: analysis.warnings,
   };

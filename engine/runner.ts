@@ -87,8 +87,7 @@ export class Runner {
   /** CPU-only: the analysis refused every process that holds a GPU, so there is nothing to save. Idempotent. */
   saveGpuState(): SaveGpuStateResult {
     if (this.#gpu === undefined) {
-      this.#gpu = { gpuProcesses: this.plan.analysis.gpuProcesses.length, vramBytes: 0, durationMs: 0 };
-      this.#journal('gpu-saved', 'done', { ...this.#gpu });
+      this.#gpu = { gpuProcesses: this.plan.gpu.processes.length, vramBytes: 0, durationMs: 0, parts: {} };
     }
     return this.#gpu;
   }

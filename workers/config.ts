@@ -31,6 +31,10 @@ export const workerEnv = z.object({
   KYBERNATE_CRIU: program.default('criu'),
   /** directory that `kybernate setup` made for criu-keeper, which keeps a container frozen when CRIU is killed; without it CRIU runs alone */
   KYBERNATE_KEEPER_DIR: absolutePath.optional(),
+  /** the driver's CUDA library: a soname or a path */
+  KYBERNATE_LIBCUDA: program.default('libcuda.so.1'),
+  /** the driver's management library (NVML): a soname or a path */
+  KYBERNATE_LIBNVML: program.default('libnvidia-ml.so.1'),
   /** directories, separated by colons, below which `restore-from` may name a path */
   KYBERNATE_RESTORE_ROOTS: z
     .string()
@@ -97,6 +101,8 @@ export function nodeSettings(config: WorkerConfig): NodeSettings {
     criuPath,
     programPath: [...new Set([...first, ...PATH.split(delimiter)])].join(delimiter),
     ...(config.KYBERNATE_KEEPER_DIR === undefined ? {} : { keeperDir: config.KYBERNATE_KEEPER_DIR }),
+    cudaLibrary: config.KYBERNATE_LIBCUDA,
+    nvmlLibrary: config.KYBERNATE_LIBNVML,
     runnerCommand: runnerCommand(config),
     restoreRoots: config.KYBERNATE_RESTORE_ROOTS,
     restoreFromEnvironment: config.KYBERNATE_RESTORE_FROM_ENV === 'allow',

@@ -20,6 +20,7 @@ import { keepStandbyRunner } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
+import { openGpuDriver } from '../native/cuda/open.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 import { localCatalog, type LocalCatalog } from '../store/local-catalog.ts';
 import { startAgent } from './agent.ts';
@@ -47,7 +48,12 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const log = options.log ?? createLog(config);
   installRuntime(config, log);
   const settings = nodeSettings(config);
-  const node: NodeDeps = { settings, containerd: connectContainerd(settings.containerdAddress), run: runExeca };
+  const node: NodeDeps = {
+    settings,
+    containerd: connectContainerd(settings.containerdAddress),
+    run: runExeca,
+    gpu: () => openGpuDriver(settings),
+  };
   const { connection, namespace } = await connectTemporal(env);
   const catalog = localCatalog(join(settings.stateDir, 'checkpoints'));
   const backend = storeOpener(config);

@@ -53,8 +53,8 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     progress.enter('planning');
     undo.push('endOperation', () => steps.undo.endOperation(step));
     undo.push('discardCapture', () => steps.undo.discardCapture(step));
-    const { engine, tcp, after, freezeBudgetMs, holdBudgetMs } = input;
-    const plan = await steps.capture.planCheckpoint({ context, engine, tcp, after, freezeBudgetMs, holdBudgetMs });
+    const { engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu } = input;
+    const plan = await steps.capture.planCheckpoint({ context, engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu });
     progress.gpu(plan.gpuProcesses);
 
     progress.enter('starting-runner');
@@ -62,7 +62,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     await steps.capture.startRunner(step);
 
     progress.enter('saving-gpu');
-    const gpu = await steps.capture.saveGpuState(step);
+    const saved = await steps.capture.saveGpuState(step);
 
     progress.enter('capturing');
     const captured = await steps.capture.captureContainer(step);
@@ -115,7 +115,8 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       checkpointId,
       container: source,
       source: end.source === 'gone' ? 'stopped' : end.source,
-      gpuProcesses: gpu.gpuProcesses,
+      gpuProcesses: saved.gpuProcesses,
+      vramBytes: saved.vramBytes,
       warnings: [...plan.warnings, ...captured.warnings, ...endWarnings(after, end)],
     };
   });

@@ -65,15 +65,16 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
 
     progress.enter('planning');
     const { localPath } = fetched;
-    const plan = await steps.work.planRestore({ context, localPath, tcp: input.tcp, ...network });
+    const { tcp, onFailure, stdio, gpuMap } = input;
+    const plan = await steps.work.planRestore({ context, localPath, tcp, gpuMap, ...network });
 
     progress.enter('creating');
     undo.push('removeRestored', () => steps.undo.removeRestored(step), { barrier: true });
-    const { tcp, onFailure, stdio } = input;
     await steps.work.createContainer({
       context,
       localPath,
       tcp,
+      gpuMap,
       onFailure,
       stdio: { kind: stdio.kind, ...(stdio.path === undefined ? {} : { path: stdio.path }) },
       ...network,
@@ -94,6 +95,7 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
       fetchedBytes: fetched.fetchedBytes,
       from: fetched.from,
       gpuProcesses: image.gpuProcesses ?? 0,
+      ...(started.gpu === undefined ? {} : { gpu: started.gpu }),
       warnings: [...plan.warnings, ...warnings],
     };
   });

@@ -66,7 +66,35 @@ export const metadata = z.object({
       threads: z.number(),
     }),
   ),
-  gpuProcesses: z.array(z.object({ hostPid: z.number(), nsPid: z.number() })),
+  /** VRAM is inside CRIU's images: the driver moves it to memory of the process */
+  gpuProcesses: z.array(
+    z.object({
+      hostPid: z.number(),
+      nsPid: z.number(),
+      vramBytes: z.number(),
+      /** UUIDs of the devices on which it held VRAM */
+      devices: z.array(z.string()),
+      /** UUIDs of all that it could see, by minor: a restore on others must name every one */
+      visible: z.array(z.string()),
+    }),
+  ),
+  /** the GPUs that were visible to the container; absent without a GPU process */
+  gpu: z
+    .object({
+      driver: z.string(),
+      devices: z.array(
+        z.object({
+          uuid: z.string(),
+          name: z.string(),
+          minor: z.number(),
+          memoryTotalBytes: z.number(),
+          computeCapability: z.string(),
+          /** VRAM that the container's processes held on it */
+          usedBytes: z.number(),
+        }),
+      ),
+    })
+    .optional(),
   stdio: z.object({ terminal: z.boolean(), stdin: z.string(), stdout: z.string(), stderr: z.string() }),
   /** as in the OCI specification, plus what /proc says */
   mounts: z.array(

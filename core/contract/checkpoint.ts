@@ -3,6 +3,7 @@
  */
 import * as z from 'zod';
 import { checkpointId, containerTarget, durationMs, nodeName, timeoutsWithDefaults } from './common.ts';
+import { gpuOptionsWithDefaults, type GpuOptions } from './gpu.ts';
 
 export const checkpointInput = z
   .strictObject({
@@ -30,6 +31,8 @@ export const checkpointInput = z
     freezeBudgetMs: durationMs.default(60_000),
     /** Longest time that `hold` keeps the workload frozen before it runs on by itself. */
     holdBudgetMs: durationMs.default(600_000),
+    /** what holds for the processes of the container that use a GPU; ignored where there are none */
+    gpu: gpuOptionsWithDefaults,
     /** free text pairs kept with the checkpoint, for `kybernate ls` */
     labels: z.record(z.string().max(63), z.string().max(255)).default({}),
     timeouts: timeoutsWithDefaults,
@@ -43,6 +46,8 @@ export type CheckpointRequest = z.input<typeof checkpointInput>;
 export interface PhaseTimes {
   /** time that the workload stood still, from our first write to the freezer to the last */
   readonly freezeMs: number;
+  /** time that the GPU was out of use, from the first lock to the last unlock; absent without a GPU */
+  readonly gpuPauseMs?: number;
   readonly totalMs: number;
   readonly unaccountedMs: number;
   /** name of a part to its duration in ms, in order of time */
@@ -70,6 +75,8 @@ export interface CheckpointResult {
   /** manifest in the store, absent with `local` */
   readonly remote?: string;
   readonly gpuProcesses: number;
+  /** VRAM that was saved, over all processes; 0 without a GPU */
+  readonly vramBytes: number;
   readonly warnings: readonly string[];
 }
 
@@ -124,6 +131,7 @@ export interface PlanStepInput {
   readonly tcp: 'keep' | 'close';
   readonly after: 'resume' | 'hold' | 'stop';
   readonly freezeBudgetMs: number;
+  readonly gpu: GpuOptions;
 }
 
 /** Small: the whole plan stays on the node, in the operation's directory. */
@@ -132,6 +140,8 @@ export interface PlanStepResult {
   readonly estimatedBytes: number;
   readonly processes: number;
   readonly gpuProcesses: number;
+  /** VRAM in use by the container's processes */
+  readonly vramBytes: number;
   /** CRIU options that will be used, with the reason of each */
   readonly criuOptions: ReadonlyArray<{ readonly option: string; readonly reason: string }>;
   readonly warnings: readonly string[];
@@ -141,6 +151,8 @@ export interface SaveGpuStateResult {
   readonly gpuProcesses: number;
   readonly vramBytes: number;
   readonly durationMs: number;
+  /** name of a part to its duration in ms: quiesce, gpu-lock, gpu-save, gpu-scrub; in order of time */
+  readonly parts: Readonly<Record<string, number>>;
 }
 
 export interface CaptureResult {

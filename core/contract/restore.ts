@@ -12,6 +12,7 @@ import {
   nodeName,
   timeoutsWithDefaults,
 } from './common.ts';
+import { gpuPair } from './gpu.ts';
 
 export const restoreInput = z
   .strictObject({
@@ -41,7 +42,12 @@ export const restoreInput = z
     source: z.enum(['auto', 'local', 'store']).default('auto'),
     /** what to do when CRIU refuses: fail, or start the container afresh */
     onFailure: z.enum(['fail', 'cold-start']).default('fail'),
-    /** longest time for the runtime to bring the processes back */
+    /**
+     * Which GPU stands in for which, by UUID. Those of the checkpoint that are not named keep their place where the node
+     * has them, and get free ones of the same model elsewhere.
+     */
+    gpuMap: z.array(gpuPair).default([]),
+    /** longest time for the runtime to bring the processes back, GPU memory included */
     restoreBudgetMs: durationMs.default(300_000),
     timeouts: timeoutsWithDefaults,
   })
@@ -73,7 +79,20 @@ export interface RestoreResult {
   /** where the images came from */
   readonly from: 'local' | 'store' | 'path';
   readonly gpuProcesses: number;
+  /** how the GPUs came back; absent without a GPU */
+  readonly gpu?: GpuRestoreFacts;
   readonly warnings: readonly string[];
+}
+
+export interface GpuRestoreFacts {
+  readonly processes: number;
+  readonly vramBytes: number;
+  /** every GPU that was visible at the dump, and the one that took its place */
+  readonly map: ReadonlyArray<{ readonly from: string; readonly to: string }>;
+  /** from the end of the runtime's restore to the last unlock, part of `restoreMs` */
+  readonly restoreMs: number;
+  /** name of a part to its duration in ms: gpu-devices, gpu-restore, gpu-unlock */
+  readonly parts: Readonly<Record<string, number>>;
 }
 
 // ---- steps ----
@@ -114,6 +133,7 @@ export interface PlanRestoreInput {
   readonly context: RestoreContext;
   readonly tcp: 'keep' | 'close';
   readonly networkNamespace?: string;
+  readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;
 }
 
 export interface PlanRestoreResult {
@@ -125,6 +145,7 @@ export interface CreateContainerInput {
   readonly localPath: string;
   readonly tcp: 'keep' | 'close';
   readonly networkNamespace?: string;
+  readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;
   readonly onFailure: 'fail' | 'cold-start';
   readonly stdio: { readonly kind: 'null' | 'log'; readonly path?: string };
 }
@@ -133,6 +154,7 @@ export interface StartRestoredResult {
   readonly initHostPid: number;
   readonly restoreMs: number;
   readonly how: 'restored' | 'cold-started';
+  readonly gpu?: GpuRestoreFacts;
 }
 
 // ---- the wrapper's calls to the agent: POST /v1/prepare-restore and /v1/complete-restore on the agent socket ----

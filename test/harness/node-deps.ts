@@ -12,6 +12,7 @@ export function testDeps(containerd: Containerd): NodeDeps {
   return {
     containerd,
     run: runExeca,
+    gpu: () => ({ reason: 'no GPU in this test' }),
     settings: {
       node: 'test-node',
       stateDir: provided.dir,
@@ -20,6 +21,8 @@ export function testDeps(containerd: Containerd): NodeDeps {
       runcPath: runc,
       criuPath: criu,
       programPath: provided.path,
+      cudaLibrary: 'libcuda.so.1',
+      nvmlLibrary: 'libnvidia-ml.so.1',
       runnerCommand: [],
       restoreRoots: [],
       restoreFromEnvironment: false,

@@ -57,6 +57,7 @@ export class ShimNode {
     this.deps = {
       containerd: connectContainerd(address),
       run: runExeca,
+      gpu: () => ({ reason: 'no GPU in this test' }),
       settings: {
         node: 'test',
         stateDir: this.stateDir,
@@ -65,6 +66,8 @@ export class ShimNode {
         runcPath: runc,
         criuPath: criu,
         programPath: path,
+        cudaLibrary: 'libcuda.so.1',
+        nvmlLibrary: 'libnvidia-ml.so.1',
         runnerCommand: [],
         restoreRoots: [this.root],
         restoreFromEnvironment: true,

@@ -143,6 +143,7 @@ describe('a restore by the worker', () => {
       operationId,
       localPath: node.checkpointDir(checkpointId),
       tcp: 'close' as const,
+      gpuMap: [],
       onFailure: 'fail' as const,
       stdio: { kind: 'log' as const, path: join(node.dir, `${id}.log`) },
     };
@@ -192,6 +193,7 @@ describe('a restore by the worker', () => {
       operationId,
       localPath: node.checkpointDir(checkpointId),
       tcp: 'close',
+      gpuMap: [],
       onFailure: 'fail',
       stdio: { kind: 'log', path: log },
     });
@@ -220,6 +222,7 @@ describe('a restore by the worker', () => {
         operationId,
         localPath,
         tcp: 'close',
+        gpuMap: [],
         onFailure: 'fail',
         stdio: { kind: 'null' },
       });
@@ -248,7 +251,7 @@ describe('a restore by the worker', () => {
     const checkpointDir = node.checkpointDir(checkpointId);
 
     await expect(
-      planRestore(node.deps, node.op, { context, operationId, checkpointDir, tcp: 'close' }),
+      planRestore(node.deps, node.op, { context, operationId, checkpointDir, tcp: 'close', gpuMap: [] }),
     ).rejects.toMatchObject({
       type: 'InvalidInput',
     });

@@ -35,9 +35,9 @@ export const happyActivities: Scripted = {
         : { container: { namespace: container.namespace ?? 'default', id: container.id ?? 'pod-c', initHostPid: 42 } }),
     }),
   planCheckpoint: () =>
-    Promise.resolve({ estimatedBytes: 1000, processes: 1, gpuProcesses: 0, criuOptions: [], warnings: ['plan'] }),
+    Promise.resolve({ estimatedBytes: 1000, processes: 1, gpuProcesses: 0, vramBytes: 0, criuOptions: [], warnings: ['plan'] }),
   startRunner: () => Promise.resolve(),
-  saveGpuState: () => Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 1 }),
+  saveGpuState: () => Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 1, parts: {} }),
   captureContainer: () => Promise.resolve({ phases: PHASES, imageBytes: 900, rootfsBytes: 100, warnings: ['capture'] }),
   resumeContainer: () => Promise.resolve({ source: 'running', checks: { thawed: true } }),
   stopContainer: () => Promise.resolve({ source: 'stopped', checks: { gone: true } }),
