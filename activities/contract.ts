@@ -100,6 +100,8 @@ export interface NodeControlActivities {
   stopContainer(input: StepInput): Promise<ResumeResult>;
   endOperation(input: StepInput): Promise<void>;
   discardCapture(input: StepInput): Promise<void>;
+  /** the operation saved and restored GPU state in place: later checkpoints of the same processes need no other proof */
+  recordRehearsal(input: StepInput): Promise<void>;
   abandonUpload(input: TransferInput): Promise<void>;
   resolveLocal(input: ResolveInput): Promise<Resolved>;
   removeRestored(input: RestoreStepInput): Promise<void>;

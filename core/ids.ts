@@ -44,6 +44,11 @@ export function newCheckpointId(startedAt: string, random: string): CheckpointId
   return parseCheckpointId(`ck-${time}-${random.replaceAll('-', '').slice(0, 8)}`);
 }
 
+/** For an operation that never becomes a checkpoint; its name says so to whoever finds its directory. */
+export function newRehearsalId(startedAt: string, random: string): CheckpointId {
+  return parseCheckpointId(newCheckpointId(startedAt, random).replace(/^ck-/, 'rehearsal-'));
+}
+
 /** One container on one node; the key of its lock, of its flock file and of its reservations. */
 export interface ContainerRef {
   readonly node: string;
@@ -62,6 +67,10 @@ export function lockWorkflowId(ref: ContainerRef): string {
 
 export function checkpointWorkflowId(target: string, generation: string): string {
   return `checkpoint:${target}:${generation}`;
+}
+
+export function rehearseWorkflowId(target: string, generation: string): string {
+  return `rehearse:${target}:${generation}`;
 }
 
 export function restoreWorkflowId(target: string, generation: string): string {

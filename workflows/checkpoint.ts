@@ -9,7 +9,6 @@ import {
   type CommitLocalResult,
   type ResumeResult,
 } from '../core/contract/checkpoint.ts';
-import type { ContainerTarget } from '../core/contract/common.ts';
 import { newCheckpointId } from '../core/ids.ts';
 import { Compensation } from './compensation.ts';
 import { parseOrFail } from './failures.ts';
@@ -17,7 +16,7 @@ import { ContainerLockClient } from './lock-client.ts';
 import { releaseSignal } from './messages.ts';
 import { runOperation } from './operation.ts';
 import { checkStore, resolvedContainer } from './probe.ts';
-import { ProgressTracker } from './progress.ts';
+import { ProgressTracker, targetName } from './progress.ts';
 import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 
 /**
@@ -55,7 +54,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     undo.push('discardCapture', () => steps.undo.discardCapture(step));
     const { engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu } = input;
     const plan = await steps.capture.planCheckpoint({ context, engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu });
-    progress.gpu(plan.gpuProcesses);
+    progress.gpu(plan.gpuProcesses, plan.vramBytes);
 
     progress.enter('starting-runner');
     undo.push('resumeContainer', () => steps.undo.resumeContainer(step), { barrier: true });
@@ -202,11 +201,4 @@ function releaseHandler(): () => boolean {
     { description: 'after: hold — let the source run on now' },
   );
   return () => released;
-}
-
-function targetName(target: ContainerTarget): string {
-  const { pod } = target;
-  return pod === undefined
-    ? `${target.namespace ?? 'default'}/${target.id}`
-    : `${pod.namespace}/${pod.name}/${pod.container}`;
 }

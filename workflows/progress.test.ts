@@ -40,7 +40,7 @@ describe('progress of an operation', () => {
       bytesTotal: 10_485_760,
     });
 
-    expect(detailsTable(state).split('\n')).toEqual([
+    expect(detailsTable(state, 'checkpoint:web:1').split('\n')).toEqual([
       '**default/web** on **node-a**, checkpoint `ck-1`',
       '',
       '| phase | time |',
@@ -51,9 +51,26 @@ describe('progress of an operation', () => {
   });
 
   it('ends with the error of a failed operation', () => {
-    const table = detailsTable({ ...START, phase: 'failed', outcome: 'DumpFailed', lastError: 'DumpFailed: no' });
+    const table = detailsTable(
+      { ...START, phase: 'failed', outcome: 'DumpFailed', lastError: 'DumpFailed: no' },
+      'checkpoint:web:1',
+    );
 
     expect(table).toContain('| **failed** | DumpFailed |');
     expect(table.endsWith('\n\nDumpFailed: no')).toBe(true);
+  });
+
+  it('says how a held source is let go, and only while it is held', () => {
+    const text = 'To let it run on: `kybernate release checkpoint:web:1`';
+
+    expect(detailsTable({ ...START, phase: 'holding' }, 'checkpoint:web:1')).toContain(text);
+    expect(detailsTable({ ...START, phase: 'uploading' }, 'checkpoint:web:1')).not.toContain(text);
+  });
+
+  it('shows the VRAM of a workload on a GPU', () => {
+    const gpu = { processes: 2, vramBytes: 3 * 1_073_741_824 };
+
+    expect(detailsTable({ ...START, gpu }, 'checkpoint:web:1')).toContain('GPU: 2 processes, 3072.0 MiB of VRAM');
+    expect(detailsTable({ ...START, gpu: { ...gpu, processes: 1 } }, 'x')).toContain('GPU: 1 process, ');
   });
 });

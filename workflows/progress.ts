@@ -2,7 +2,8 @@
  * Where an operation is: answered to the query `progress`, shown as a table in the Web UI, kept in search attributes.
  * The table is pure; ProgressTracker connects it to the running workflow.
  */
-import { setCurrentDetails, setHandler, upsertSearchAttributes } from '@temporalio/workflow';
+import { setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import type { ContainerTarget } from '../core/contract/common.ts';
 import type { OperationProgress, ProgressReport } from '../core/contract/progress.ts';
 import type { Phase } from '../core/phases.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
@@ -69,13 +70,17 @@ export class ProgressTracker {
     }
   }
 
-  gpu(processes: number): void {
+  gpu(processes: number, vramBytes?: number): void {
+    if (processes > 0 && vramBytes !== undefined) {
+      this.#state = { ...this.#state, gpu: { processes, vramBytes } };
+    }
     this.#unlisted = { ...this.#unlisted, [SEARCH_ATTRIBUTES.gpu]: processes > 0 ? 'yes' : 'no' };
   }
 
   enter(phase: Phase): void {
     this.#state = entered(this.#state, phase, now());
-    if (LISTED.has(phase)) {
+    // Milliseconds without a GPU, perhaps minutes with one.
+    if (LISTED.has(phase) || (phase === 'saving-gpu' && this.#state.gpu !== undefined)) {
       upsert({ [SEARCH_ATTRIBUTES.phase]: phase, ...this.#unlisted });
       this.#unlisted = {};
     }
@@ -95,8 +100,16 @@ export class ProgressTracker {
   }
 
   #show(): void {
-    setCurrentDetails(detailsTable(this.#state));
+    setCurrentDetails(detailsTable(this.#state, workflowInfo().workflowId));
   }
+}
+
+/** The container as its caller named it. */
+export function targetName(target: ContainerTarget): string {
+  const { pod } = target;
+  return pod === undefined
+    ? `${target.namespace ?? 'default'}/${target.id}`
+    : `${pod.namespace}/${pod.name}/${pod.container}`;
 }
 
 /** Closes the current phase and opens the next; entering the same phase again changes nothing. */
@@ -127,16 +140,25 @@ export function reported(state: OperationProgress, report: ProgressReport): Oper
 }
 
 /** Markdown for the Web UI. */
-export function detailsTable(state: OperationProgress): string {
+export function detailsTable(state: OperationProgress, workflowId: string): string {
   const rows = state.finished.map(({ phase, durationMs }) => `| ${phase} | ${seconds(durationMs)} |`);
   const last = state.outcome ?? currentBytes(state);
   return [
     `**${state.container}** on **${state.node}**${state.checkpointId === undefined ? '' : `, checkpoint \`${state.checkpointId}\``}`,
+    ...(state.gpu === undefined
+      ? []
+      : [
+          '',
+          `GPU: ${state.gpu.processes} ${state.gpu.processes === 1 ? 'process' : 'processes'}, ${mebibytes(state.gpu.vramBytes)} MiB of VRAM`,
+        ]),
     '',
     '| phase | time |',
     '|---|---|',
     ...rows,
     `| **${state.phase}** | ${last} |`,
+    ...(state.phase === 'holding'
+      ? ['', `The source is frozen. To let it run on: \`kybernate release ${workflowId}\``]
+      : []),
     ...(state.lastError === undefined ? [] : ['', state.lastError]),
   ].join('\n');
 }

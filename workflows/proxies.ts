@@ -118,7 +118,7 @@ export interface NodeProxies {
   readonly work: Pick<NodeActivities, 'commitLocal' | 'planRestore' | 'createContainer' | 'startRestored'>;
   readonly thaw: Pick<
     NodeControlActivities,
-    'resumeContainer' | 'stopContainer' | 'endOperation' | 'releaseRestoreLease'
+    'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'
   >;
   readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'verifyRemote'>;
   readonly fetch: Pick<TransferActivities, 'fetchImage'>;

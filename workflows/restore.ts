@@ -41,6 +41,10 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
     const target = targetOf(input, image);
     progress.resolved(`${target.namespace}/${target.id}`);
 
+    if (image.gpuProcesses !== undefined) {
+      progress.gpu(image.gpuProcesses);
+    }
+
     progress.enter('probing');
     const probe = await steps.probe.probeNode({ target });
     checkProtocol(probe, node);

@@ -9,6 +9,8 @@ import {
   type OperationRef,
 } from '../../engine/attach.ts';
 import { readMetadata } from '../../engine/commit.ts';
+import { recordRehearsal } from '../../engine/gpu/rehearsals.ts';
+import { readPlan } from '../../engine/operation.ts';
 import { planCheckpoint } from '../../engine/plan.ts';
 import { abandonUpload } from '../../store/publish.ts';
 import type { NodeActivities, NodeControlActivities, StepInput } from '../contract.ts';
@@ -17,7 +19,8 @@ import { commitLocal, forgetEnded } from './commit.ts';
 import type { NodeActivityDeps } from './deps.ts';
 
 type CheckpointWork = 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer' | 'commitLocal';
-type CheckpointControl = 'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'abandonUpload';
+type CheckpointControl =
+  'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'abandonUpload';
 
 /** The runner has budgets of its own and says nothing while it works; when it dies, the call to it ends. */
 const RUNNER_CALL = { stallMs: 86_400_000 } as const;
@@ -54,6 +57,10 @@ export function checkpointControl({ node, catalog }: NodeActivityDeps): Pick<Nod
     discardCapture: (input) =>
       withOp({}, async (op) => {
         await discardCapture(node, op, refOf(op, input));
+      }),
+    recordRehearsal: () =>
+      withOp({}, async (op) => {
+        recordRehearsal(node.settings, readPlan(node.settings, op.operationId)?.gpu.processes ?? []);
       }),
     abandonUpload: ({ checkpointId }) => withOp({}, () => abandonUpload(catalog.pathOf(checkpointId))),
   };

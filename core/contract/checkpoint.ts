@@ -132,6 +132,8 @@ export interface PlanStepInput {
   readonly after: 'resume' | 'hold' | 'stop';
   readonly freezeBudgetMs: number;
   readonly gpu: GpuOptions;
+  /** GPU state is saved and restored in place, nothing is captured: what only `rehearse` can find out is no reason to refuse */
+  readonly rehearsal?: boolean;
 }
 
 /** Small: the whole plan stays on the node, in the operation's directory. */
@@ -166,6 +168,15 @@ export interface CaptureResult {
 export interface ResumeResult {
   readonly source: 'running' | 'held' | 'stopped' | 'gone';
   readonly checks: Readonly<Record<string, boolean>>;
+  /** the runner that let the workload go restored GPU state in place; absent when another process had to */
+  readonly gpu?: GpuResumeFacts;
+}
+
+export interface GpuResumeFacts {
+  /** from the first lock to the last unlock */
+  readonly pauseMs: number;
+  /** name of a part to its duration in ms, those of the save included; in order of time */
+  readonly parts: Readonly<Record<string, number>>;
 }
 
 export interface CommitLocalInput {

@@ -77,9 +77,9 @@ export interface RehearseResult {
   readonly container: { readonly namespace: string; readonly id: string };
   readonly gpuProcesses: number;
   readonly vramBytes: number;
-  /** from the first lock to the last unlock */
-  readonly gpuPauseMs: number;
-  /** name of a part to its duration in ms */
+  /** from the first lock to the last unlock; absent when the runner died and another process brought the GPU back */
+  readonly gpuPauseMs?: number;
+  /** name of a part to its duration in ms, in order of time */
   readonly parts: Readonly<Record<string, number>>;
   readonly warnings: readonly string[];
 }

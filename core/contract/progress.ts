@@ -6,6 +6,8 @@ export interface OperationProgress {
   readonly node: string;
   readonly container: string;
   readonly checkpointId?: string;
+  /** processes that use a GPU, and their VRAM; absent where there are none, or before it is known */
+  readonly gpu?: { readonly processes: number; readonly vramBytes: number };
   /** ISO time at which the phase began */
   readonly phaseStartedAt: string;
   readonly bytesDone?: number;

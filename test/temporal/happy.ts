@@ -35,7 +35,14 @@ export const happyActivities: Scripted = {
         : { container: { namespace: container.namespace ?? 'default', id: container.id ?? 'pod-c', initHostPid: 42 } }),
     }),
   planCheckpoint: () =>
-    Promise.resolve({ estimatedBytes: 1000, processes: 1, gpuProcesses: 0, vramBytes: 0, criuOptions: [], warnings: ['plan'] }),
+    Promise.resolve({
+      estimatedBytes: 1000,
+      processes: 1,
+      gpuProcesses: 0,
+      vramBytes: 0,
+      criuOptions: [],
+      warnings: ['plan'],
+    }),
   startRunner: () => Promise.resolve(),
   saveGpuState: () => Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 1, parts: {} }),
   captureContainer: () => Promise.resolve({ phases: PHASES, imageBytes: 900, rootfsBytes: 100, warnings: ['capture'] }),
@@ -43,6 +50,7 @@ export const happyActivities: Scripted = {
   stopContainer: () => Promise.resolve({ source: 'stopped', checks: { gone: true } }),
   endOperation: () => Promise.resolve(),
   discardCapture: () => Promise.resolve(),
+  recordRehearsal: () => Promise.resolve(),
   abandonUpload: () => Promise.resolve(),
   commitLocal: ({ context }) =>
     Promise.resolve({

@@ -16,6 +16,7 @@ import type {
   TransferActivities,
 } from '../../activities/contract.ts';
 import type { CheckpointRequest } from '../../core/contract/checkpoint.ts';
+import type { RehearseRequest } from '../../core/contract/gpu.ts';
 import type { LockInput } from '../../core/contract/lock.ts';
 import type { RestoreRequest } from '../../core/contract/restore.ts';
 import { CONTROL_QUEUE, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
@@ -46,6 +47,7 @@ export interface Harness {
   readonly client: Client;
   checkpoint(id: string, scenario?: Scenario, request?: Partial<CheckpointRequest>): Promise<WorkflowHandle>;
   restore(id: string, scenario?: Scenario, request?: Partial<RestoreRequest>): Promise<WorkflowHandle>;
+  rehearse(id: string, scenario?: Scenario, request?: Partial<RehearseRequest>): Promise<WorkflowHandle>;
   script(workflowId: string, scenario: Scenario): void;
   /** resolves when the step of this workflow has begun */
   reached(workflowId: string, step: StepName): Promise<void>;
@@ -134,6 +136,7 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
     client,
     checkpoint: (id, scenario = {}, request = {}) => start('checkpoint', id, scenario, checkpointOf(id, request)),
     restore: (id, scenario = {}, request = {}) => start('restore', id, scenario, restoreOf(id, request)),
+    rehearse: (id, scenario = {}, request = {}) => start('rehearse', id, onGpu(scenario), rehearseOf(id, request)),
     script(workflowId, scenario) {
       scenarios.set(workflowId, scenario);
     },
@@ -157,6 +160,23 @@ function checkpointOf(id: string, request: Partial<CheckpointRequest>): Checkpoi
 
 function restoreOf(id: string, request: Partial<RestoreRequest>): RestoreRequest {
   return { node: NODE, checkpointId: `ck-${id.toLowerCase()}`, container: { id }, timeouts: TIMEOUTS, ...request };
+}
+
+function rehearseOf(id: string, request: Partial<RehearseRequest>): RehearseRequest {
+  return { node: NODE, container: { id }, timeouts: TIMEOUTS, ...request };
+}
+
+/** A container whose one process holds 1 GiB of VRAM. */
+export function onGpu({ steps }: Scenario): Scenario {
+  const vramBytes = 1_073_741_824;
+  const planCheckpoint: Script = async (_input, happy) => ({
+    ...((await happy()) as object),
+    gpuProcesses: 1,
+    vramBytes,
+  });
+  const saveGpuState: Script = () =>
+    Promise.resolve({ gpuProcesses: 1, vramBytes, durationMs: 30, parts: { 'gpu-lock': 5, 'gpu-save': 25 } });
+  return { steps: { planCheckpoint, saveGpuState, ...steps } };
 }
 
 export function nodeQueues(node: string): string[] {
