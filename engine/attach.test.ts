@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Op } from '../core/op.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { captureContainer, discardCapture, resumeContainer, undoWithoutRunner, type OperationRef } from './attach.ts';
+import { NO_GPU } from './gpu/gpu-plan.ts';
 import { appendJournal, readJournal } from './journal.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 import { checkToken, operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
@@ -57,6 +58,7 @@ beforeEach(() => {
     token: 1,
     engine: 'runc',
     checkpointDir: join(dir, 'checkpoint-a'),
+    gpu: NO_GPU,
     facts: {
       initHostPid: workload.pid,
       initStartTime: readProcess(Number(workload.pid))?.startTime,

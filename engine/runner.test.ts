@@ -6,6 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { readProcess } from '../native/proc/tree.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 import type { Run } from '../native/run/run.ts';
+import { NO_GPU } from './gpu/gpu-plan.ts';
 import { appendJournal, mayBeFrozen, readJournal } from './journal.ts';
 import { operationPaths, writePlan, type OperationPlan } from './operation.ts';
 import { Runner } from './runner.ts';
@@ -70,7 +71,8 @@ beforeEach(() => {
     freezeBudgetMs: 30_000,
     holdBudgetMs: 30_000,
     checkpointDir: join(dir, 'checkpoint-a'),
-    analysis: { gpuProcesses: [], criuConfig: [], runcFlags: [], linkRemap: false },
+    analysis: { criuConfig: [], runcFlags: [], linkRemap: false },
+    gpu: NO_GPU,
     facts: {
       initHostPid: workload.pid,
       initStartTime: readProcess(Number(workload.pid))?.startTime,
