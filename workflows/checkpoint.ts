@@ -11,12 +11,11 @@ import {
 } from '../core/contract/checkpoint.ts';
 import { newCheckpointId } from '../core/ids.ts';
 import { Compensation } from './compensation.ts';
-import { parseOrFail } from './failures.ts';
 import { ContainerLockClient } from './lock-client.ts';
 import { releaseSignal } from './messages.ts';
 import { runOperation } from './operation.ts';
 import { checkStore, resolvedContainer } from './probe.ts';
-import { ProgressTracker, targetName } from './progress.ts';
+import { ProgressTracker, parseRequest, targetName } from './progress.ts';
 import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 
 /**
@@ -25,7 +24,7 @@ import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
  * checkpoint back: a failed upload leaves it on the node, marked as pending; a cancelled one leaves it there unmarked.
  */
 export async function checkpoint(request: CheckpointRequest): Promise<CheckpointResult> {
-  const input = parseOrFail(checkpointInput, request);
+  const input = parseRequest(checkpointInput, request);
   const { node, timeouts } = input;
   const checkpointId = input.checkpointId ?? newCheckpointId(workflowInfo().startTime.toISOString(), uuid4());
   const container = targetName(input.container);

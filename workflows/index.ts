@@ -3,3 +3,5 @@ export { checkpoint } from './checkpoint.ts';
 export { containerLock } from './container-lock.ts';
 export { rehearse } from './rehearse.ts';
 export { restore } from './restore.ts';
+// Temporal calls the default export for every other type; it knows no other way to name one.
+export { unknownType as default } from './unknown-type.ts';

@@ -7,6 +7,7 @@ import type { ContainerTarget } from '../core/contract/common.ts';
 import type { OperationProgress, ProgressReport } from '../core/contract/progress.ts';
 import type { Phase } from '../core/phases.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
+import { parseOrFail } from './failures.ts';
 import { progressQuery, reportProgressSignal } from './messages.ts';
 
 /** What `KybernateOutcome` says of an operation that ended well; otherwise it is the error type, or `Cancelled`. */
@@ -36,6 +37,27 @@ export interface ProgressStart {
 }
 
 type KeywordName = (typeof SEARCH_ATTRIBUTES)[keyof typeof SEARCH_ATTRIBUTES];
+
+/**
+ * An operation that ends before it has begun is found by its outcome too, and by what can be read of its input.
+ * @throws InvalidInput, as `parseOrFail`
+ */
+export function parseRequest<Schema extends Parameters<typeof parseOrFail>[0]>(
+  schema: Schema,
+  request: unknown,
+): ReturnType<typeof parseOrFail<Schema>> {
+  try {
+    return parseOrFail(schema, request);
+  } catch (error) {
+    const node = (request as { node?: unknown } | null | undefined)?.node;
+    upsert({
+      ...(typeof node === 'string' ? { [SEARCH_ATTRIBUTES.node]: node.slice(0, 255) } : {}),
+      [SEARCH_ATTRIBUTES.phase]: 'failed',
+      [SEARCH_ATTRIBUTES.outcome]: 'InvalidInput',
+    });
+    throw error;
+  }
+}
 
 export class ProgressTracker {
   #state: OperationProgress;

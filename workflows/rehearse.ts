@@ -3,11 +3,11 @@ import type { StepInput } from '../activities/contract.ts';
 import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
 import { newRehearsalId } from '../core/ids.ts';
 import { Compensation } from './compensation.ts';
-import { failure, parseOrFail } from './failures.ts';
+import { failure } from './failures.ts';
 import { ContainerLockClient } from './lock-client.ts';
 import { runOperation } from './operation.ts';
 import { resolvedContainer } from './probe.ts';
-import { ProgressTracker, targetName } from './progress.ts';
+import { ProgressTracker, parseRequest, targetName } from './progress.ts';
 import { lockProxy, nodeProxies } from './proxies.ts';
 
 /**
@@ -16,7 +16,7 @@ import { lockProxy, nodeProxies } from './proxies.ts';
  * is lost by this, which is why it is run while a job is young; the operation then ends as `Poisoned`.
  */
 export async function rehearse(request: RehearseRequest): Promise<RehearseResult> {
-  const input = parseOrFail(rehearseInput, request);
+  const input = parseRequest(rehearseInput, request);
   const { node, timeouts, freezeBudgetMs, gpu } = input;
   // Every step on a node is named by a checkpoint id; this one never becomes a checkpoint.
   const checkpointId = newRehearsalId(workflowInfo().startTime.toISOString(), uuid4());

@@ -9,11 +9,11 @@ import {
 } from '../core/contract/restore.ts';
 import { messageOf } from '../core/errors.ts';
 import { Compensation } from './compensation.ts';
-import { failure, parseOrFail } from './failures.ts';
+import { failure } from './failures.ts';
 import { ContainerLockClient } from './lock-client.ts';
 import { runOperation } from './operation.ts';
 import { checkProtocol } from './probe.ts';
-import { ProgressTracker } from './progress.ts';
+import { ProgressTracker, parseRequest } from './progress.ts';
 import { controlProxy, lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 
 /**
@@ -21,7 +21,7 @@ import { controlProxy, lockProxy, nodeProxies, type NodeProxies } from './proxie
  * container again and leaves the checkpoint as it is. Once the processes run, nothing here ends them.
  */
 export async function restore(request: RestoreRequest): Promise<RestoreResult> {
-  const input = parseOrFail(restoreInput, request);
+  const input = parseRequest(restoreInput, request);
   const { node, timeouts, checkpointId, path } = input;
   const named = input.container.id ?? checkpointId ?? path ?? '';
   const progress = new ProgressTracker({

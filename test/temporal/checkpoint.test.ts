@@ -8,7 +8,18 @@ import { SEARCH_ATTRIBUTES } from '../../core/search-attributes.ts';
 import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import { KybernateError } from '../../core/errors.ts';
 import '../harness/provided.ts';
-import { NODE, TIMEOUTS, fails, gate, openHarness, outcomeOf, stepsOf, type Harness } from './harness.ts';
+import {
+  NODE,
+  TIMEOUTS,
+  fails,
+  gate,
+  onGpu,
+  openHarness,
+  outcomeOf,
+  stepsOf,
+  type Harness,
+  type Script,
+} from './harness.ts';
 
 let harness: Harness;
 beforeAll(async () => {
@@ -61,8 +72,27 @@ describe('checkpoint input', () => {
 
     const outcome = await outcomeOf(handle);
 
+    const { typedSearchAttributes } = await handle.describe();
+
     expect(outcome).toMatchObject({ type: 'InvalidInput', message: expect.stringContaining(path) as string });
     expect(await stepsOf(handle)).toEqual([]);
+    expect(typedSearchAttributes.getAll().map(({ key, value }) => [key.name, value])).toContainEqual([
+      SEARCH_ATTRIBUTES.outcome,
+      'InvalidInput',
+    ]);
+  });
+
+  it.concurrent('under a misspelt type fails with InvalidInput and names the types there are', async () => {
+    const handle = await harness.client.workflow.start('checkpiont', {
+      workflowId: 'misspelt',
+      taskQueue: CONTROL_QUEUE,
+      args: [{ node: NODE, container: { id: 'web' } }],
+    });
+
+    expect(await outcomeOf(handle)).toMatchObject({
+      type: 'InvalidInput',
+      message: 'no workflow type "checkpiont" on task queue kybernate: it serves checkpoint, rehearse, restore',
+    });
   });
 
   it.concurrent('refuses more durability than a node without a store can give, before the lock', async () => {
@@ -168,6 +198,73 @@ describe('checkpoint with after: hold', () => {
   });
 });
 
+describe('checkpoint of a container on a GPU', () => {
+  it.concurrent('gives the options to the plan, and VRAM and pause to the result', async () => {
+    const plans: unknown[] = [];
+    const planCheckpoint = async (input: never, happy: () => Promise<unknown>): Promise<unknown> => {
+      plans.push(input);
+      return { ...((await happy()) as object), gpuProcesses: 1, vramBytes: 1_073_741_824 };
+    };
+    const captureContainer = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => {
+      const captured = (await happy()) as { phases: object };
+      return { ...captured, phases: { ...captured.phases, gpuPauseMs: 61 } };
+    };
+    const quiesce = { command: ['python3', '/app/quiesce.py'] };
+
+    const handle = await harness.checkpoint('gpu', onGpu({ steps: { planCheckpoint, captureContainer } }), {
+      gpu: { allowShared: true, quiesce },
+    });
+    const outcome = await outcomeOf(handle);
+    const progress = await handle.query<OperationProgress>('progress');
+    const { typedSearchAttributes } = await handle.describe();
+
+    expect(plans).toMatchObject([
+      {
+        gpu: {
+          allowShared: true,
+          assumeSafe: false,
+          lockTimeoutMs: 10_000,
+          quiesce: { ...quiesce, timeoutMs: 30_000 },
+        },
+      },
+    ]);
+    expect(outcome).toMatchObject({
+      result: { gpuProcesses: 1, vramBytes: 1_073_741_824, phases: { gpuPauseMs: 61 }, source: 'running' },
+    });
+    expect(progress.gpu).toEqual({ processes: 1, vramBytes: 1_073_741_824 });
+    expect(typedSearchAttributes.getAll().map(({ key, value }) => [key.name, value])).toContainEqual([
+      SEARCH_ATTRIBUTES.gpu,
+      'yes',
+    ]);
+  });
+
+  it.concurrent('tries the save again twice while the GPU is busy', async () => {
+    const { script, calls } = busy(2);
+
+    const outcome = await outcomeOf(await harness.checkpoint('gpu-busy', onGpu({ steps: { saveGpuState: script } })));
+
+    expect(outcome).toMatchObject({ result: { source: 'running' } });
+    expect(calls()).toBe(3);
+  });
+
+  it.concurrent('fails with GpuBusy and everything undone when the third try finds it busy too', async () => {
+    const { script, calls } = busy(3);
+
+    const handle = await harness.checkpoint('gpu-too-busy', onGpu({ steps: { saveGpuState: script } }));
+    const outcome = await outcomeOf(handle);
+
+    expect(outcome).toMatchObject({ type: 'GpuBusy', message: expect.stringContaining('scripted GpuBusy') as string });
+    expect(calls()).toBe(3);
+    expect((await stepsOf(handle)).slice(-5)).toEqual([
+      'saveGpuState',
+      'resumeContainer',
+      'discardCapture',
+      'endOperation',
+      'releaseLock',
+    ]);
+  });
+});
+
 describe('checkpoint progress', () => {
   it.concurrent('is told by query, details and search attributes', async () => {
     const { script, open } = gate();
@@ -225,4 +322,19 @@ async function phaseReached(handle: { query<T>(name: string): Promise<T> }, phas
   await expect
     .poll(async () => (await handle.query<OperationProgress>('progress')).phase, { timeout: 20_000, interval: 100 })
     .toBe(phase);
+}
+
+/** A save whose first `times` tries run into the lock timeout. */
+function busy(times: number): { script: Script; calls: () => number } {
+  let calls = 0;
+  const saved = { gpuProcesses: 1, vramBytes: 1, durationMs: 1, parts: {} };
+  return {
+    calls: () => calls,
+    script: () => {
+      calls += 1;
+      return calls <= times
+        ? Promise.reject(new KybernateError('GpuBusy', 'scripted GpuBusy'))
+        : Promise.resolve(saved);
+    },
+  };
 }

@@ -16,6 +16,7 @@ import {
   TIMEOUTS,
   fails,
   nodeQueues,
+  onGpu,
   once,
   openHarness,
   outcomeOf,
@@ -55,6 +56,9 @@ const RECORDINGS: Record<string, Recording> = {
     return handle;
   },
   'checkpoint-invalid-input': (harness) => harness.checkpoint('invalid', {}, { container: {} }),
+  rehearse: (harness) => harness.rehearse('rehearsed'),
+  'rehearse-undone': (harness) => harness.rehearse('undone', { steps: { saveGpuState: fails('GpuUnsupported') } }),
+  'checkpoint-gpu': (harness) => harness.checkpoint('gpu', onGpu({}), { gpu: { lockTimeoutMs: 500 } }),
   'restore-from-store': (harness) =>
     harness.restore('restored', { steps: { resolveLocal: () => Promise.resolve({}) } }, { container: {} }),
   'restore-failed': (harness) => harness.restore('failed', { steps: { startRestored: fails('RestoreFailed') } }),
