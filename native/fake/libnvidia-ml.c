@@ -83,8 +83,19 @@ int nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor)
 	return OK;
 }
 
+/* A test may change a device while a worker lives. */
+static void refresh(nvmlDevice_t device)
+{
+	struct device now[MAX_DEVICES];
+	int count = fake_devices(now);
+	for (int i = 0; i < count; i++)
+		if (!strcmp(now[i].uuid, device->uuid))
+			*device = now[i];
+}
+
 int nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
+	refresh(device);
 	memory->total = device->total;
 	memory->free = free_bytes(device);
 	memory->used = memory->total - memory->free;
@@ -102,6 +113,7 @@ int nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *min
 /* A device whose name ends with "MIG" is in MIG mode. */
 int nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending)
 {
+	refresh(device);
 	size_t length = strlen(device->name);
 	if (strstr(device->name, "no MIG"))
 		return NOT_SUPPORTED;
