@@ -1,6 +1,7 @@
 /*
- * node test/gpu/main.ts [--list] [--keep] [cpu | gpu | two-gpus | <case>...]: the cases that need a real machine, each
- * through the real workflows. Every case prints one JSON line; all of them with the machine's facts go to
+ * node test/gpu/main.ts [--list] [--keep] [--withoutGpu] [cpu | gpu | two-gpus | <case>...]: the cases that need a real machine, each
+ * through the real workflows. `--withoutGpu` runs the GPU cases with host memory instead, to try out the cases themselves.
+ * Every case prints one JSON line; all of them with the machine's facts go to
  * $OUT/gpu-results.json. Started by test/gpu/run.sh, which unpacks what this needs.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -9,10 +10,12 @@ import { parseArgs } from 'node:util';
 
 import { type Case, type CaseResult, errorText, runCase } from './case.ts';
 import { CPU_CASES } from './cases/cpu.ts';
+import { CUDA_CASES } from './cases/cuda.ts';
 import { Environment } from './environment.ts';
+import { buildWorkloads } from './gpu-container.ts';
 import { describeMachine, type Machine } from './machine.ts';
 
-const CASES: readonly Case[] = [...CPU_CASES];
+const CASES: readonly Case[] = [...CPU_CASES, ...CUDA_CASES];
 const GPUS_OF = { cpu: 0, gpu: 1, 'two-gpus': 2 } as const;
 
 const began = performance.now();
@@ -41,8 +44,19 @@ function writeResults(
   writeFileSync(join(outDir, 'gpu-results.json'), `${text}\n`);
 }
 
-async function runCases(cases: readonly Case[], machine: Machine, outDir: string, keep: boolean): Promise<boolean> {
-  const possible = cases.filter(({ needs }) => machine.gpus.length >= GPUS_OF[needs]);
+interface Flags {
+  /** leaves the environment up */
+  readonly keep: boolean;
+  readonly withoutGpu: boolean;
+}
+
+async function runCases(
+  cases: readonly Case[],
+  machine: Machine,
+  outDir: string,
+  { keep, withoutGpu }: Flags,
+): Promise<boolean> {
+  const possible = cases.filter(({ needs }) => machine.gpus.length >= GPUS_OF[needs] || withoutGpu);
   const notRun = cases.filter((one) => !possible.includes(one)).map(({ name }) => name);
   const env = await Environment.open(process.env, join(process.env['KYBERNATE_GPU_DIR'] ?? '.', 'images'), note);
   const results: CaseResult[] = [];
@@ -70,7 +84,11 @@ async function runCases(cases: readonly Case[], machine: Machine, outDir: string
 }
 
 const { values, positionals } = parseArgs({
-  options: { list: { type: 'boolean', default: false }, keep: { type: 'boolean', default: false } },
+  options: {
+    list: { type: 'boolean', default: false },
+    keep: { type: 'boolean', default: false },
+    withoutGpu: { type: 'boolean', default: false },
+  },
   allowPositionals: true,
 });
 const cases = chosenCases(positionals);
@@ -80,5 +98,8 @@ if (values.list) {
 }
 const machine = describeMachine();
 note(JSON.stringify(machine));
-const passed = await runCases(cases, machine, process.env['OUT'] ?? 'out', values.keep);
+if (cases.some(({ needs }) => needs !== 'cpu')) {
+  buildWorkloads(machine);
+}
+const passed = await runCases(cases, machine, process.env['OUT'] ?? 'out', values);
 process.exit(passed ? 0 : 1);

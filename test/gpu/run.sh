@@ -57,6 +57,11 @@ cp "$dir"/built/* "$dir/node_modules/.cache/kybernate/"
 export KYBERNATE_GPU_DIR="$dir" KYBERNATE_CACHE="$dir/cache" KYBERNATE_DEV_DIR="$dir/dev" KYBERNATE_NODE=gpu
 # The machine's own programs first: the bundle has only what it may lack.
 export PATH="$dir/bin:${PATH:-/usr/bin:/bin}:/usr/sbin:/sbin:$dir/extra"
+# Where the driver is mounted and not known to the loader.
+for pair in KYBERNATE_LIBCUDA=libcuda.so.1 KYBERNATE_LIBNVML=libnvidia-ml.so.1; do
+  library=/usr/local/nvidia/lib64/${pair#*=}
+  [ ! -e "$library" ] || export "${pair%%=*}=$library"
+done
 export HOME="${HOME:-/root}"
 cd "$dir/src"
 exec "$dir/bin/node" test/gpu/main.ts "$@"

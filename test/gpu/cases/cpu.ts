@@ -198,7 +198,7 @@ async function cancelled({ env }: CaseContext): Promise<void> {
 async function held({ env }: CaseContext): Promise<void> {
   const id = await startCounter(env);
   const handle = await env.startCheckpoint(id, { after: 'hold' });
-  await untilStep(env, id, 'held', 'begin');
+  await untilStep(env, id, 'held', 'done');
   await until('the hold', 10_000, async () => (await handle.progress())?.phase === 'holding' || undefined);
   const still = await counter(env, id);
   await sleep(200);
