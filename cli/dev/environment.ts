@@ -69,7 +69,14 @@ export function devVariables(paths: DevPaths, node: string, servers: DevServers,
 /** The caller's environment without what would point a worker to another server, store or node. */
 export function withoutSettings(env: Env): Record<string, string> {
   const foreign = /^(KYBERNATE|TEMPORAL|AWS|CONTAINERD)_/;
-  const kept = new Set(['AWS_CA_BUNDLE', 'KYBERNATE_CACHE', 'KYBERNATE_LOG_LEVEL', 'KYBERNATE_RESTORE_ROOTS']);
+  const kept = new Set([
+    'AWS_CA_BUNDLE',
+    'KYBERNATE_CACHE',
+    'KYBERNATE_LIBCUDA',
+    'KYBERNATE_LIBNVML',
+    'KYBERNATE_LOG_LEVEL',
+    'KYBERNATE_RESTORE_ROOTS',
+  ]);
   return Object.fromEntries(
     Object.entries(env).filter(
       (entry): entry is [string, string] => entry[1] !== undefined && (kept.has(entry[0]) || !foreign.test(entry[0])),
