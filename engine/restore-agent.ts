@@ -10,9 +10,18 @@ import type {
   PrepareRestoreRequest,
   PrepareRestoreResponse,
 } from '../core/contract/restore.ts';
-import { KybernateError } from '../core/errors.ts';
+import { KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
 import { CHECKPOINT_ID_PATTERN } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
+import {
+  completeGpu,
+  isAbandoned,
+  makeMemoryRoom,
+  planGpu,
+  putBackRaises,
+  reservationOf,
+} from './gpu/restore-steps.ts';
+import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkRestoreTarget } from './preflight.ts';
 import { clearDeadRestore } from './restore-leftovers.ts';
@@ -44,15 +53,17 @@ export async function prepareRestore(
   access: SourceAccess,
   request: PrepareRestoreRequest,
 ): Promise<PrepareRestoreResponse> {
-  const record = joinedRecord(deps, request) ?? (await foreignRecord(deps, op, access, request));
+  const known = joinedRecord(deps, request) ?? (await foreignRecord(deps, op, access, request));
+  const { errorType: _ofBefore, ...record } = known;
   const attempt = record.attempt + 1;
-  const prepared = writeRestore(deps.settings, {
+  const written = writeRestore(deps.settings, {
     ...record,
     attempt,
     state: 'prepared',
     bundle: request.bundle,
     ...(request.runcRoot === undefined ? {} : { runcRoot: request.runcRoot }),
   });
+  const prepared = await makeMemoryRoom(deps, op, written);
   const workDir = makeWorkDir(deps.settings, prepared.operationId, attempt);
   op.log.info(
     {
@@ -72,6 +83,7 @@ export async function prepareRestore(
     onFailure: prepared.onFailure,
     hasMetadata: prepared.hasMetadata,
     restoreBudgetMs: prepared.restoreBudgetMs,
+    ...(prepared.gpu === undefined ? {} : { gpu: prepared.gpu.fit }),
   };
 }
 
@@ -101,10 +113,9 @@ async function foreignRecord(
   request: PrepareRestoreRequest,
 ): Promise<RestoreRecord> {
   const operationId = randomBytes(16).toString('hex');
-  const source = await leased(deps, request.restoreFrom, operationId, async () => {
+  const { source, gpu } = await leased(deps, request.restoreFrom, operationId, async () => {
     const found = await resolveSource(deps.settings, access, request);
-    await checkTarget(deps, op, request.restoreFrom, found);
-    return found;
+    return { source: found, gpu: await checkTarget(deps, op, { request, operationId, source: found }) };
   });
   return {
     operationId,
@@ -122,6 +133,7 @@ async function foreignRecord(
     terminal: false,
     attempt: 0,
     state: 'registered',
+    ...reservationOf(gpu),
   };
 }
 
@@ -146,32 +158,80 @@ async function leased<Result>(
   }
 }
 
-async function checkTarget(deps: NodeDeps, op: Op, restoreFrom: string, source: RestoreSource): Promise<void> {
-  const reasons = source.metadata === undefined ? [] : await checkRestoreTarget(deps, source.metadata, { op });
+async function checkTarget(
+  deps: NodeDeps,
+  op: Op,
+  asked: { readonly request: PrepareRestoreRequest; readonly operationId: string; readonly source: RestoreSource },
+): Promise<GpuRestoreAnswer['plan']> {
+  const { request, operationId } = asked;
+  const { metadata } = asked.source;
+  if (metadata === undefined) {
+    return undefined;
+  }
+  const gpu = await planGpu(deps, metadata, { operationId, map: [], bundle: request.bundle });
+  const reasons = [...(await checkRestoreTarget(deps, metadata, { op })), ...gpu.reasons];
   if (reasons.length > 0) {
     throw new KybernateError(
       'Incompatible',
-      `${restoreFrom} cannot be restored on ${deps.settings.node}: ${reasons.join('; ')}`,
+      `${request.restoreFrom} cannot be restored on ${deps.settings.node}: ${reasons.join('; ')}`,
       { details: { reasons } },
     );
+  }
+  return gpu.plan;
+}
+
+/**
+ * The wrapper's last word. With GPU processes it is asked for before their devices are back, and a `proceed: false` is
+ * followed by another word of the wrapper, when it has ended the container.
+ * @returns `proceed: false` when the container must be ended again
+ */
+export async function completeRestore(
+  deps: NodeDeps,
+  op: Op,
+  request: CompleteRestoreRequest,
+): Promise<CompleteRestoreResponse> {
+  const record = requireRestore(deps.settings, request.operationId);
+  if (record.gpu === undefined || request.outcome !== 'restored') {
+    return settle(deps, op, record, request);
+  }
+  try {
+    const gpuFacts = await completeGpu(deps, record, request);
+    return await settle(deps, op, { ...record, gpuFacts }, request);
+  } catch (error) {
+    const errorType = isKybernateError(error) ? error.type : 'Internal';
+    const reason = messageOf(error);
+    const again = record.madeBy === 'worker' && errorType === 'GpuOutOfMemory' && record.triedAgain !== true;
+    op.log.error(
+      { operationId: record.operationId, container: record.container.id, errorType, reason, again },
+      'GPU state was not restored',
+    );
+    writeRestore(deps.settings, { ...record, state: 'failed', errors: [reason], errorType });
+    return { proceed: false, reason, ...(again ? { again } : {}) };
   }
 }
 
 /**
- * The wrapper's last word. Logs of a failure are saved before anything is cleaned; the lease ends, since the memory has
- * been read; the worker's own step finds the outcome in the record.
- * @returns `proceed: false` when the container must be ended again
+ * Logs of a failure are saved before anything is cleaned; the lease ends, since the memory has been read; the worker's
+ * own step finds the outcome in the record.
  */
-export function completeRestore(deps: NodeDeps, op: Op, request: CompleteRestoreRequest): CompleteRestoreResponse {
-  const record = requireRestore(deps.settings, request.operationId);
+async function settle(
+  deps: NodeDeps,
+  op: Op,
+  found: RestoreRecord,
+  request: CompleteRestoreRequest,
+): Promise<CompleteRestoreResponse> {
   const failed = request.outcome !== 'restored';
+  await putBackRaises(deps, op, found);
+  const record: RestoreRecord = { ...found, memoryRaises: [] };
   const savedLogs = failed ? saveRestoreLogs(deps.settings, record) : undefined;
+  const { gpuFacts } = record;
+  const restoreMs = request.restoreMs + (gpuFacts?.restoreMs ?? 0);
   const fields = {
     operationId: record.operationId,
     checkpointId: record.checkpointId,
     container: record.container.id,
-    restoreMs: request.restoreMs,
-    parts: request.parts,
+    restoreMs,
+    parts: { ...request.parts, ...gpuFacts?.parts },
     ...(failed ? { errors: request.errors, savedLogs } : {}),
   };
   if (failed) {
@@ -186,7 +246,7 @@ export function completeRestore(deps: NodeDeps, op: Op, request: CompleteRestore
   writeRestore(deps.settings, {
     ...record,
     state: request.outcome,
-    restoreMs: request.restoreMs,
+    restoreMs,
     errors: request.errors,
     ...(savedLogs === undefined ? {} : { savedLogs }),
   });
@@ -198,11 +258,15 @@ export function completeRestore(deps: NodeDeps, op: Op, request: CompleteRestore
 
 /**
  * Ends the operations whose wrapper died half-way: containerd removes the bundle of a container that could not be made.
- * Operations of the worker are left to their workflow.
+ * Operations of the worker are left to their workflow, but for memory limits that nobody needs any more.
  * @returns ids that were ended
  */
 export async function sweepRestores(deps: NodeDeps, op: Op): Promise<readonly string[]> {
-  const dead = (await listRestores(deps.settings)).filter(
+  const known = await listRestores(deps.settings);
+  for (const record of known.filter(isAbandoned)) {
+    await putBackRaises(deps, op, record);
+  }
+  const dead = known.filter(
     (record) => record.madeBy === 'others' && record.bundle !== undefined && !existsSync(record.bundle),
   );
   for (const record of dead) {

@@ -6,8 +6,12 @@
  */
 import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { KybernateError } from '../core/errors.ts';
+import type { GpuRestoreFacts } from '../core/contract/restore.ts';
+import { type ErrorType, KybernateError } from '../core/errors.ts';
 import { parseCheckpointId, parseOperationId } from '../core/ids.ts';
+import type { OciMemory } from '../core/oci/spec.ts';
+import type { MemoryRaise } from './gpu/gpu-plan.ts';
+import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import type { NodeSettings } from './node-deps.ts';
 import { listOperations, operationPaths, readJson, writeJson } from './operation.ts';
 
@@ -38,8 +42,23 @@ export interface RestoreRecord {
   readonly restoreMs?: number;
   /** last error lines of a failed attempt */
   readonly errors?: readonly string[];
+  /** why, where it was not the runtime */
+  readonly errorType?: ErrorType;
   /** where the logs of a failed attempt are kept */
   readonly savedLogs?: string;
+  /** absent without GPU processes */
+  readonly gpu?: GpuRestorePlan;
+  /** VRAM (by UUID) and host memory that the restore will take: promised to it until it has them */
+  readonly reservedVram?: Readonly<Record<string, number>>;
+  readonly reservedMemoryBytes?: number;
+  /** limit that the container gets when the VRAM is back; absent where it was not raised */
+  readonly memoryLimit?: OciMemory;
+  /** limits above the container that are raised now, or about to be; outermost first */
+  readonly memoryRaises?: readonly MemoryRaise[];
+  /** the GPU ran out of memory once, and this is the second and last try */
+  readonly triedAgain?: boolean;
+  /** how the GPUs came back */
+  readonly gpuFacts?: GpuRestoreFacts;
 }
 
 type Settings = Pick<NodeSettings, 'runDir' | 'stateDir'>;

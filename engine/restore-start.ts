@@ -4,11 +4,13 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RestoreContext, StartRestoredResult } from '../core/contract/restore.ts';
-import { KybernateError, messageOf } from '../core/errors.ts';
+import { KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
 import { LABELS } from '../core/oci/annotations.ts';
 import type { Op } from '../core/op.ts';
 import type { ContainerRecord, TaskRecord } from '../native/containerd/containerd.ts';
 import { readProcess } from '../native/proc/tree.ts';
+import { putBackRaises, reservedByOthers } from './gpu/restore-steps.ts';
+import { shortOfVram } from './gpu/restore-target.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { type RestoreRecord, forgetRestore, readRestore, requireRestore, writeRestore } from './restore-operation.ts';
@@ -19,6 +21,9 @@ const GONE_MS = 20_000;
 const WRAPPER_GRACE_MS = 30_000;
 const BEAT_MS = 1000;
 const SIGKILL = 9;
+/** How long a GPU that ran out of memory is waited for, before the second try. */
+const VRAM_WAIT_MS = 30_000;
+const VRAM_POLL_MS = 500;
 
 export interface RestoreRef {
   readonly operationId: string;
@@ -28,7 +33,9 @@ export interface RestoreRef {
 /**
  * Creates the task, in which the wrapper restores, and verifies that its init process runs. Repeated after a success it
  * returns the same; repeated after a half-made task it starts over.
- * @throws RestoreFailed with CRIU's last error lines; nothing of the task is left, the container is
+ * A GPU that runs out of memory costs the processes their state: they are ended, and restored once more from the same
+ * images when there is room, within the same budget.
+ * @throws RestoreFailed with CRIU's last error lines, GpuOutOfMemory; nothing of the task is left, the container is
  */
 export async function startRestored(
   deps: NodeDeps,
@@ -48,11 +55,51 @@ export async function startRestored(
     return finishStart(deps, record, task);
   }
   await endTask(deps, namespace, id);
-  const begun = writeRestore(deps.settings, {
-    ...record,
-    state: 'registered',
-    restoreBudgetMs: input.restoreBudgetMs,
-  });
+  const begun = performance.now();
+  const begin = (budgetMs: number, triedAgain: boolean): Promise<TaskRecord> =>
+    makeTask(deps, op, container, { ...record, triedAgain, restoreBudgetMs: budgetMs });
+  let created: TaskRecord;
+  try {
+    created = await begin(input.restoreBudgetMs, false);
+  } catch (error) {
+    if (!isKybernateError(error, 'GpuOutOfMemory')) {
+      throw error;
+    }
+    await endTask(deps, namespace, id);
+    const isFree = await vramComesFree(deps, op, record, input.restoreBudgetMs - (performance.now() - begun));
+    const leftMs = Math.round(input.restoreBudgetMs - (performance.now() - begun));
+    if ((!isFree && record.onFailure === 'fail') || leftMs <= 0) {
+      throw error;
+    }
+    op.log.warn({ operationId, container: id, error: messageOf(error) }, 'restored once more from the same images');
+    created = await begin(leftMs, true);
+  }
+  return finishStart(deps, requireRestore(deps.settings, operationId), created);
+}
+
+/** @returns whether the GPUs have room for what the restore brings back */
+async function vramComesFree(deps: NodeDeps, op: Op, record: RestoreRecord, budgetMs: number): Promise<boolean> {
+  const { driver } = deps.gpu();
+  const until = performance.now() + Math.min(VRAM_WAIT_MS, budgetMs);
+  while (driver !== undefined && record.gpu !== undefined && performance.now() < until) {
+    if (shortOfVram(driver, record.gpu.vram, await reservedByOthers(deps, driver, record.operationId)).length === 0) {
+      return true;
+    }
+    op.progress({ phase: 'restoring' });
+    await sleep(VRAM_POLL_MS, undefined, { signal: op.signal });
+  }
+  return false;
+}
+
+/** One try. @throws as `startRestored` */
+async function makeTask(
+  deps: NodeDeps,
+  op: Op,
+  container: ContainerRecord,
+  record: RestoreRecord,
+): Promise<TaskRecord> {
+  const { namespace, id } = record.container;
+  const begun = writeRestore(deps.settings, { ...record, state: 'registered' });
   const rootfs =
     container.snapshotKey === ''
       ? []
@@ -61,7 +108,7 @@ export async function startRestored(
   try {
     await withinBudget(
       deps.containerd.createTask(namespace, { id, rootfs, ...taskStdio(begun) }),
-      input.restoreBudgetMs + WRAPPER_GRACE_MS,
+      record.restoreBudgetMs + WRAPPER_GRACE_MS,
     );
   } catch (error) {
     throw startError(deps, record, error);
@@ -73,7 +120,7 @@ export async function startRestored(
   if (created === undefined) {
     throw new KybernateError('RestoreFailed', `the task of ${namespace}/${id} ended at once`);
   }
-  return finishStart(deps, requireRestore(deps.settings, operationId), created);
+  return created;
 }
 
 async function finishStart(deps: NodeDeps, record: RestoreRecord, task: TaskRecord): Promise<StartRestoredResult> {
@@ -92,6 +139,7 @@ async function finishStart(deps: NodeDeps, record: RestoreRecord, task: TaskReco
     initHostPid,
     restoreMs: record.restoreMs ?? 0,
     how: record.state === 'cold-started' ? 'cold-started' : 'restored',
+    ...(record.state !== 'restored' || record.gpuFacts === undefined ? {} : { gpu: record.gpuFacts }),
   };
 }
 
@@ -102,7 +150,7 @@ function startError(deps: NodeDeps, before: RestoreRecord, error: unknown): Kybe
   const text = lines.length > 0 ? lines.join('; ') : messageOf(error);
   const logs = record?.savedLogs;
   return new KybernateError(
-    'RestoreFailed',
+    record?.errorType ?? 'RestoreFailed',
     `container ${namespace}/${id} was not restored: ${text}${logs === undefined ? '' : `; logs: ${logs}`}`,
     { details: { errors: lines, ...(logs === undefined ? {} : { logs }) }, cause: error },
   );
@@ -123,6 +171,10 @@ export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): P
   const snapshotter = container?.snapshotter ?? readRestore(deps.settings, ref.operationId)?.snapshotter ?? '';
   if (snapshotter !== '') {
     await deps.containerd.removeSnapshot(namespace, snapshotter, snapshotKeyOf(ref.operationId));
+  }
+  const record = readRestore(deps.settings, ref.operationId);
+  if (record !== undefined) {
+    await putBackRaises(deps, op, record);
   }
   forgetRestore(deps.settings, ref.operationId);
   op.log.info({ operationId: ref.operationId, container: id, namespace }, 'restored container removed');

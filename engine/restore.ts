@@ -15,11 +15,14 @@ import type {
 } from '../core/contract/restore.ts';
 import { KybernateError } from '../core/errors.ts';
 import { LABELS } from '../core/oci/annotations.ts';
+import { type GpuFit, sourcesToCheck } from '../core/oci/gpu-fit.ts';
 import { restorePlan } from '../core/oci/restore-plan.ts';
 import { namespaceReasons, restoredSpec } from '../core/oci/restored-spec.ts';
-import { type OciSpec, bindSources, parseSpec } from '../core/oci/spec.ts';
+import { type OciSpec, parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { encodeRuncOptions } from '../native/containerd/runc-options.ts';
+import type { GpuRestorePlan } from './gpu/restore-target.ts';
+import { planGpu, reservationOf } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { checkRestoreTarget } from './preflight.ts';
@@ -57,8 +60,11 @@ export async function planRestore(
   }
   const captured = readCaptured(checkpointDir);
   await ownContainer(deps, { operationId, container: context.container });
-  const target = restoredSpec({ ...specInput(captured, context, operationId, input), onFailure: 'fail' });
+  const gpu = await planGpu(deps, captured.metadata, { operationId, map: input.gpuMap });
+  const fit = gpu.plan?.fit;
+  const target = restoredSpec({ ...specInput(captured, context, operationId, { ...input, fit }), onFailure: 'fail' });
   const reasons = [
+    ...gpu.reasons,
     ...(await checkRestoreTarget(deps, captured.metadata, { op, container: context.container })),
     ...namespaceReasons(target, existsSync),
   ];
@@ -73,23 +79,34 @@ export async function planRestore(
       imageDir: checkpointDir,
       workDir: '/',
       tcp: input.tcp,
-      presentSources: new Set(bindSources(captured.spec).filter((path) => existsSync(path))),
+      presentSources: new Set(
+        sourcesToCheck([captured.spec, target], hookSources(captured.metadata), fit).filter((path) => existsSync(path)),
+      ),
+      ...(fit === undefined ? {} : { gpu: fit }),
     });
     warnings.push(...plan.warnings);
   } catch (error) {
     reasons.push(...planReasons(error));
   }
-  if (reasons.length > 0) {
-    throw new KybernateError(
-      'Incompatible',
-      `${context.checkpointId ?? checkpointDir} cannot be restored on ${deps.settings.node}: ${reasons.join('; ')}`,
-      { details: { reasons } },
-    );
-  }
+  refuseFor(reasons, context.checkpointId ?? checkpointDir, deps);
   if (input.tcp === 'keep' && captured.metadata.capture.tcp === 'close') {
     warnings.push('the checkpoint was taken with its connections closed: they cannot be kept');
   }
   return { warnings };
+}
+
+function refuseFor(reasons: readonly string[], what: string, deps: NodeDeps): void {
+  if (reasons.length > 0) {
+    throw new KybernateError(
+      'Incompatible',
+      `${what} cannot be restored on ${deps.settings.node}: ${reasons.join('; ')}`,
+      { details: { reasons } },
+    );
+  }
+}
+
+function hookSources(metadata: Metadata): readonly string[] {
+  return (metadata.hookMounts ?? []).map(({ source }) => source);
 }
 
 function planReasons(error: unknown): readonly string[] {
@@ -103,7 +120,8 @@ function planReasons(error: unknown): readonly string[] {
 /**
  * Makes container and snapshot, and registers the restore for the wrapper's call. The container first: it refers to the
  * snapshot, which containerd's garbage collector would otherwise take between the two.
- * @throws InvalidInput the id belongs to another container, LockLost, CheckpointNotFound
+ * @throws InvalidInput the id belongs to another container, LockLost, CheckpointNotFound, Incompatible the GPUs were
+ * taken since the plan
  */
 export async function createRestoreContainer(
   deps: NodeDeps,
@@ -116,8 +134,12 @@ export async function createRestoreContainer(
   const captured = readCaptured(localPath);
   const { parent, method, snapshotter } = captured.metadata.rootfs;
   const snapshotKey = method === 'none' || parent === undefined ? '' : snapshotKeyOf(operationId);
-  const spec = restoredSpec({ ...specInput(captured, context, operationId, input), onFailure: input.onFailure });
   const known = readRestore(deps.settings, operationId);
+  const gpu = known?.gpu ?? (await gpuNow(deps, captured.metadata, operationId, input));
+  const spec = restoredSpec({
+    ...specInput(captured, context, operationId, { ...input, fit: gpu?.fit }),
+    onFailure: input.onFailure,
+  });
   writeRestore(deps.settings, {
     operationId,
     container: context.container,
@@ -134,6 +156,7 @@ export async function createRestoreContainer(
     terminal: captured.metadata.stdio.terminal,
     attempt: known?.attempt ?? 0,
     state: known?.state ?? 'registered',
+    ...reservationOf(gpu),
   });
   const existing = await ownContainer(deps, { operationId, container: context.container });
   if (existing === undefined) {
@@ -165,6 +188,18 @@ export async function createRestoreContainer(
   op.log.info({ operationId, container: id, namespace, checkpointId: context.checkpointId }, 'container made');
 }
 
+/** The plan once more, since others may have come between; from here on it is reserved. */
+async function gpuNow(
+  deps: NodeDeps,
+  metadata: Metadata,
+  operationId: string,
+  { context, gpuMap }: CreateContainerInput,
+): Promise<GpuRestorePlan | undefined> {
+  const answer = await planGpu(deps, metadata, { operationId, map: gpuMap });
+  refuseFor(answer.reasons, context.checkpointId ?? metadata.checkpointId, deps);
+  return answer.plan;
+}
+
 function readCaptured(checkpointDir: string): Captured {
   const metadata = readMetadata(checkpointDir);
   const file = join(checkpointDir, OWN_FILES.spec);
@@ -175,7 +210,7 @@ function specInput(
   captured: Captured,
   context: RestoreContext,
   operationId: string,
-  input: { readonly tcp: 'keep' | 'close'; readonly networkNamespace?: string },
+  input: { readonly tcp: 'keep' | 'close'; readonly networkNamespace?: string; readonly fit: GpuFit | undefined },
 ): Omit<Parameters<typeof restoredSpec>[0], 'onFailure'> {
   return {
     captured: captured.spec,
@@ -186,6 +221,7 @@ function specInput(
     tcp: input.tcp,
     unverified: context.path !== undefined,
     ...(input.networkNamespace === undefined ? {} : { networkNamespace: input.networkNamespace }),
+    ...(input.fit === undefined ? {} : { gpu: input.fit }),
   };
 }
 

@@ -186,13 +186,16 @@ describe('a restore', () => {
     register();
     await agent.prepareRestore(CALL);
 
-    const answer = await agent.completeRestore({
-      operationId: OPERATION,
-      container: { id: 'web' },
-      outcome: 'restored',
-      initHostPid: 12,
-      restoreMs: 34,
-    });
+    const answer = await agent.completeRestore(
+      {
+        operationId: OPERATION,
+        container: { id: 'web' },
+        outcome: 'restored',
+        initHostPid: 12,
+        restoreMs: 34,
+      },
+      5000,
+    );
 
     expect(answer).toEqual({ proceed: true });
     expect(restoresUsing(deps.settings, 'ck-1')).toEqual([]);
@@ -204,14 +207,17 @@ describe('a restore', () => {
     const { workDir } = await agent.prepareRestore(CALL);
     writeFileSync(join(workDir, 'restore.log'), 'Error');
 
-    await agent.completeRestore({
-      operationId: OPERATION,
-      container: { id: 'web' },
-      outcome: 'failed',
-      initHostPid: 0,
-      restoreMs: 1,
-      errors: ['why'],
-    });
+    await agent.completeRestore(
+      {
+        operationId: OPERATION,
+        container: { id: 'web' },
+        outcome: 'failed',
+        initHostPid: 0,
+        restoreMs: 1,
+        errors: ['why'],
+      },
+      5000,
+    );
 
     const record = readRestore(deps.settings, OPERATION);
     expect(record).toMatchObject({ state: 'failed', errors: ['why'] });

@@ -9,6 +9,8 @@ export const METADATA_VERSION = 1;
 
 const phaseTimes = z.object({
   freezeMs: z.number(),
+  /** from the first lock to the last unlock; absent without a GPU process */
+  gpuPauseMs: z.number().optional(),
   totalMs: z.number(),
   unaccountedMs: z.number(),
   parts: z.record(z.string(), z.number()),
@@ -106,6 +108,11 @@ export const metadata = z.object({
       captured: z.boolean(),
     }),
   ),
+  /**
+   * Mounts that a hook made (the NVIDIA runtime's in its old style) and the specification does not know: where in the
+   * container, and which path of the source's node. CRIU's images name them by their destination.
+   */
+  hookMounts: z.array(z.object({ destination: z.string(), source: z.string() })).optional(),
   rootfs: z.object({
     /** `overlay`: diff of the upper directory; `diff-service`: containerd's; `none`: a host directory, not captured */
     method: z.enum(['overlay', 'diff-service', 'none']),

@@ -12,6 +12,7 @@ import {
   nodeName,
   timeoutsWithDefaults,
 } from './common.ts';
+import type { GpuFit } from '../oci/gpu-fit.ts';
 import { gpuPair } from './gpu.ts';
 
 export const restoreInput = z
@@ -199,6 +200,8 @@ export interface PrepareRestoreResponse {
   readonly hasMetadata: boolean;
   /** the wrapper ends a `runc restore` that takes longer */
   readonly restoreBudgetMs: number;
+  /** what the specification must offer for GPU processes; absent without one */
+  readonly gpu?: GpuFit;
 }
 
 export const completeRestoreRequest = z.strictObject({
@@ -218,4 +221,8 @@ export type CompleteRestoreCall = z.input<typeof completeRestoreRequest>;
 export interface CompleteRestoreResponse {
   /** false: the wrapper must end the container again (GPU restore failed) */
   readonly proceed: boolean;
+  /** why not */
+  readonly reason?: string;
+  /** the operation that made the container will try once more: neither a cold start now, nor a last word */
+  readonly again?: boolean;
 }

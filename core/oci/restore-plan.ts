@@ -14,6 +14,7 @@ import { KybernateError } from '../errors.ts';
 import { RESTORE_FROM_VARIABLE } from './annotations.ts';
 import { CRIU_OPTIONS, criuOptionNamed } from './criu-options.ts';
 import type { CriuOptionRow } from './criu-options.ts';
+import { type GpuFit, presentSource, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
 import type { RuncCreate } from './runc-argv.ts';
 import { runcRestoreArgv } from './runc-argv.ts';
 import type { OciDeviceRule, OciHook, OciLinux, OciMount, OciSpec } from './spec.ts';
@@ -24,14 +25,16 @@ export interface RestorePlanInput {
   readonly newSpec: OciSpec;
   /** specification of the source; absent for a bare image directory */
   readonly capturedSpec?: OciSpec;
-  readonly metadata?: Pick<Metadata, 'capture' | 'stdio'>;
+  readonly metadata?: Pick<Metadata, 'capture' | 'stdio' | 'hookMounts'>;
   readonly create: RuncCreate;
   readonly bundle: string;
   readonly imageDir: string;
   readonly workDir: string;
   readonly tcp: 'keep' | 'close';
-  /** those of the captured specification's bind sources that exist on this node */
+  /** those of `sourcesToCheck` (gpu-fit.ts) that exist on this node */
   readonly presentSources: ReadonlySet<string>;
+  /** absent for a checkpoint without GPU processes */
+  readonly gpu?: GpuFit;
 }
 
 export interface RestorePlan {
@@ -56,7 +59,8 @@ export interface RestorePlan {
 export function restorePlan(input: RestorePlanInput): RestorePlan {
   const reasons: string[] = [];
   const warnings: string[] = [];
-  const spec = fitSpec(input, reasons, warnings);
+  const spec = fitSpec(withOwnDriver(input, warnings), reasons, warnings);
+  const hookMounts = hookMountLines(input, reasons);
   if (reasons.length > 0) {
     throw new KybernateError(
       'Incompatible',
@@ -81,7 +85,9 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
         ...recordedFlags(input.metadata),
       ],
     }),
-    criuConfigText: keepTcp ? '' : `${CRIU_OPTIONS.tcpClose.criu}\n`,
+    criuConfigText: [...(keepTcp ? [] : [CRIU_OPTIONS.tcpClose.criu]), ...hookMounts]
+      .map((line) => `${line}\n`)
+      .join(''),
     ...(hostname === undefined ? {} : { hostname }),
     ...(hold === undefined ? {} : { networkHoldTable: hold.table }),
     warnings,
@@ -105,6 +111,44 @@ function recordedFlags(metadata: RestorePlanInput['metadata']): readonly string[
   return [...new Set(flags)];
 }
 
+/** Files of the driver in the version that is here, and no GPU in the captured specification: its numbers are stale. */
+function withOwnDriver(input: RestorePlanInput, warnings: string[]): RestorePlanInput {
+  const { gpu, presentSources } = input;
+  if (gpu === undefined) {
+    return input;
+  }
+  const fit = (spec: OciSpec, heard: string[]): OciSpec => ({
+    ...spec,
+    mounts: withDriverFiles(spec.mounts ?? [], presentSources, gpu, heard),
+  });
+  const captured = input.capturedSpec === undefined ? undefined : fit(input.capturedSpec, warnings);
+  return {
+    ...input,
+    newSpec: fit(input.newSpec, []),
+    ...(captured === undefined ? {} : { capturedSpec: { ...captured, linux: withoutGpus(captured.linux ?? {}) } }),
+  };
+}
+
+/**
+ * Mounts that hooks of the source made without a word in its specification: CRIU took them as external under the name of
+ * their destination, and wants to know where each lies here.
+ */
+function hookMountLines(input: RestorePlanInput, reasons: string[]): readonly string[] {
+  return (input.metadata?.hookMounts ?? []).flatMap(({ destination, source }) => {
+    const found = presentSource(source, input.presentSources, input.gpu);
+    if (found === undefined) {
+      reasons.push(`mount ${destination}, made by a hook of the source: ${source} does not exist on this node`);
+      return [];
+    }
+    // The format of CRIU's configuration knows no escape for these.
+    if (/[\s#"\\]/.test(destination + found)) {
+      reasons.push(`mount ${destination}, made by a hook of the source: its name cannot be told to CRIU`);
+      return [];
+    }
+    return [`external mnt[${destination}]:${found}`];
+  });
+}
+
 function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[]): OciSpec {
   const { newSpec, capturedSpec } = input;
   const env = (newSpec.process?.env ?? []).filter((entry) => !entry.startsWith(`${RESTORE_FROM_VARIABLE}=`));
@@ -119,7 +163,7 @@ function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[])
   return {
     ...withoutWish,
     mounts: fitMounts(input, capturedSpec, reasons, warnings),
-    linux: fitLinux(newSpec.linux ?? {}, capturedSpec.linux ?? {}),
+    linux: fitGpus(fitLinux(newSpec.linux ?? {}, capturedSpec.linux ?? {}), input.gpu),
   };
 }
 
@@ -213,6 +257,10 @@ function fitLinux(linux: OciLinux, captured: OciLinux): OciLinux {
   };
 }
 
+function fitGpus(linux: OciLinux, gpu: GpuFit | undefined): OciLinux {
+  return gpu === undefined ? linux : withMemory(withGpus(linux, gpu.nodes), gpu.memoryBytes);
+}
+
 function ruleKey(rule: OciDeviceRule): string {
   return [rule.allow, rule.type ?? 'a', rule.major ?? '*', rule.minor ?? '*', rule.access ?? ''].join(' ');
 }
@@ -226,7 +274,7 @@ function fitHooks(
     Object.entries(hooks).map(([kind, list]) => [
       kind,
       list.filter((hook) => {
-        const dropped = [hook.path, ...(hook.args ?? [])].some((word) => word.includes('nvidia'));
+        const dropped = [hook.path, ...(hook.args ?? [])].some((word) => /nvidia|(?:^|[/-])cdi\b/.test(word));
         if (dropped) {
           warnings.push(`hook ${hook.path} is left out: it cannot run in a restore`);
         }

@@ -3,6 +3,7 @@
  * what tied it to its old place.
  */
 import { ANNOTATIONS, RESTORE_FROM_VARIABLE } from './annotations.ts';
+import { type GpuFit, withGpus, withoutGpus } from './gpu-fit.ts';
 import type { OciNamespace, OciSpec } from './spec.ts';
 
 export interface RestoredSpecInput {
@@ -17,6 +18,8 @@ export interface RestoredSpecInput {
   readonly unverified: boolean;
   /** instead of the captured one */
   readonly networkNamespace?: string;
+  /** absent for a checkpoint without GPU processes */
+  readonly gpu?: GpuFit;
 }
 
 /*
@@ -27,7 +30,8 @@ const FOREIGN_ANNOTATIONS = ['io.kubernetes.', 'io.containerd.runc.v2.group', 'k
 
 export function restoredSpec(input: RestoredSpecInput): OciSpec {
   const { captured } = input;
-  const linux = captured.linux ?? {};
+  const linux =
+    input.gpu === undefined ? (captured.linux ?? {}) : withGpus(withoutGpus(captured.linux ?? {}), input.gpu.nodes);
   const kept = Object.entries(captured.annotations ?? {}).filter(
     ([key]) => !FOREIGN_ANNOTATIONS.some((prefix) => key.startsWith(prefix)),
   );

@@ -33,6 +33,13 @@ export interface OciDeviceRule {
   readonly access?: string;
 }
 
+/** In bytes; zero and less mean no limit. */
+export interface OciMemory {
+  readonly limit?: number;
+  /** memory and swap together */
+  readonly swap?: number;
+}
+
 export interface OciIdMapping {
   readonly containerID: number;
   readonly hostID: number;
@@ -56,7 +63,7 @@ export interface OciLinux {
   readonly gidMappings?: readonly OciIdMapping[];
   readonly devices?: readonly OciDevice[];
   readonly cgroupsPath?: string;
-  readonly resources?: { readonly devices?: readonly OciDeviceRule[] };
+  readonly resources?: { readonly devices?: readonly OciDeviceRule[]; readonly memory?: OciMemory };
   readonly maskedPaths?: readonly string[];
   readonly readonlyPaths?: readonly string[];
 }

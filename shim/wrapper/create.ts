@@ -9,9 +9,10 @@ import { FS_FILES, METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-n
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import { ANNOTATIONS, restoreWish } from '../../core/oci/annotations.ts';
+import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
-import { type OciSpec, bindSources, isBind, parseSpec } from '../../core/oci/spec.ts';
+import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
 import { applyDevShm, applyRootfs } from '../../engine/rootfs-apply.ts';
 import { deleteTable } from '../../native/net/nft.ts';
 import { exists, replaceFile } from './files.ts';
@@ -83,6 +84,7 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
   job.prepared = prepared;
   const { checkpointDir, hasMetadata, imageDir, workDir, tcp } = prepared;
   const captured = hasMetadata ? readCaptured(checkpointDir) : undefined;
+  const hookSources = (captured?.metadata.hookMounts ?? []).map(({ source }) => source);
   const plan = restorePlan({
     newSpec: job.spec,
     ...(captured === undefined ? {} : { capturedSpec: captured.spec, metadata: captured.metadata }),
@@ -91,7 +93,10 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
     imageDir,
     workDir,
     tcp,
-    presentSources: new Set(captured === undefined ? [] : bindSources(captured.spec).filter(exists)),
+    presentSources: new Set(
+      captured === undefined ? [] : sourcesToCheck([captured.spec, job.spec], hookSources, prepared.gpu).filter(exists),
+    ),
+    ...(prepared.gpu === undefined ? {} : { gpu: prepared.gpu }),
   });
   for (const warning of plan.warnings) {
     deps.log(create, 'warning', `kybernate: ${warning}`);
@@ -149,7 +154,7 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   if (job.specReplaced) {
     replaceFile(job.configFile, job.original);
   }
-  let cold = policy === 'cold-start' && !deps.signal.aborted;
+  let cold = policy === 'cold-start' && job.again !== true && !deps.signal.aborted;
   if (cold && job.pristine !== undefined) {
     try {
       await revertRootfs(job.pristine, deps.run);

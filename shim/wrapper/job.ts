@@ -1,7 +1,7 @@
 /* One `runc create` on its way to a restore: what it works with and how far it has come. */
 import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import type { RestoreWish } from '../../core/oci/annotations.ts';
-import type { RuncCreate } from '../../core/oci/runc-argv.ts';
+import type { RuncCommand, RuncCreate } from '../../core/oci/runc-argv.ts';
 import type { OciSpec } from '../../core/oci/spec.ts';
 import type { Run, RunOptions, RunResult } from '../../native/run/run.ts';
 import type { Agent } from './node-socket.ts';
@@ -16,7 +16,7 @@ export interface WrapperDeps {
   readonly env: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
   /** one line for the runtime's log; the shim reports the last one of level `error` */
-  readonly log: (create: RuncCreate, level: 'error' | 'warning' | 'info', message: string) => void;
+  readonly log: (command: RuncCommand, level: 'error' | 'warning' | 'info', message: string) => void;
 }
 
 export interface Job {
@@ -35,12 +35,14 @@ export interface Job {
   hostname?: { readonly namespacePath: string; readonly name: string };
   specReplaced: boolean;
   runcStarted: boolean;
+  /** the operation that made the container will try once more: no cold start now */
+  again?: boolean;
   readonly parts: Record<string, number>;
 }
 
 /** The shim's runc root is `<root>/<containerd namespace>`; for other callers the name says nothing and is harmless. */
-export function containerOf(create: RuncCreate): { id: string; namespace: string } {
-  return { id: create.id, namespace: create.root.replace(/\/+$/, '').split('/').at(-1) ?? '' };
+export function containerOf(command: RuncCommand): { id: string; namespace: string } {
+  return { id: command.id, namespace: command.root.replace(/\/+$/, '').split('/').at(-1) ?? '' };
 }
 
 /** Runs `act` and notes its duration in ms. */

@@ -1,5 +1,6 @@
 /* Client of the agent on this node: HTTP/JSON over its unix socket, by node:http alone. */
 import { request } from 'node:http';
+import type { CheckpointContainerCall, CheckpointContainerResponse } from '../../core/contract/agent-checkpoint.ts';
 import type {
   CompleteRestoreCall,
   CompleteRestoreResponse,
@@ -11,23 +12,31 @@ import { KybernateError, isErrorType } from '../../core/errors.ts';
 export interface Agent {
   /** May take as long as a download. */
   prepareRestore(call: PrepareRestoreCall): Promise<PrepareRestoreResponse>;
-  completeRestore(call: CompleteRestoreCall): Promise<CompleteRestoreResponse>;
+  /** @param timeoutMs GPU memory that comes back takes its time, and nothing is heard meanwhile */
+  completeRestore(call: CompleteRestoreCall, timeoutMs: number): Promise<CompleteRestoreResponse>;
+}
+
+export interface CheckpointAgent {
+  /** Takes as long as the dump; a caller that goes away has it undone. */
+  checkpointContainer(call: CheckpointContainerCall): Promise<CheckpointContainerResponse>;
 }
 
 /** A checkpoint may have to come from the store first. */
 const PREPARE_TIMEOUT_MS = 3_600_000;
-const COMPLETE_TIMEOUT_MS = 60_000;
+const CHECKPOINT_TIMEOUT_MS = 3_600_000;
 
 /**
  * @param socketPath the agent's socket; looked at when a call is made
  * Every call throws NodeUnavailable when nobody answers there, or the error that the agent reports.
  */
-export function connectAgent(socketPath: string): Agent {
+export function connectAgent(socketPath: string): Agent & CheckpointAgent {
   return {
     prepareRestore: async (call) =>
       (await post(socketPath, '/v1/prepare-restore', call, PREPARE_TIMEOUT_MS)) as PrepareRestoreResponse,
-    completeRestore: async (call) =>
-      (await post(socketPath, '/v1/complete-restore', call, COMPLETE_TIMEOUT_MS)) as CompleteRestoreResponse,
+    completeRestore: async (call, timeoutMs) =>
+      (await post(socketPath, '/v1/complete-restore', call, timeoutMs)) as CompleteRestoreResponse,
+    checkpointContainer: async (call) =>
+      (await post(socketPath, '/v1/checkpoint-container', call, CHECKPOINT_TIMEOUT_MS)) as CheckpointContainerResponse,
   };
 }
 

@@ -1,0 +1,166 @@
+/*
+ * May the GPU processes of a checkpoint run on this node, and on which of its GPUs? Answered before anything is made.
+ * What the restore will take is part of the answer: it is written into the restore's record, and counts for others from
+ * then on.
+ */
+import { freemem } from 'node:os';
+import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import { type GpuPair, type TargetGpu, mapDevices, movesGpus } from '../../core/gpu/device-map.ts';
+import { SAVE_OVERHEAD_BYTES } from '../../core/gpu/process-state.ts';
+import { type AskedGpus, type GpuFit, askedGpus } from '../../core/oci/gpu-fit.ts';
+import type { OciSpec } from '../../core/oci/spec.ts';
+import type { GpuDevice, GpuDriver } from '../../native/cuda/gpu-driver.ts';
+import { compareVersions } from '../../native/criu/version.ts';
+import type { NodeDeps } from '../node-deps.ts';
+import { gpuNodes } from './device-nodes.ts';
+
+/** What other operations of this node have been promised. */
+export interface Reserved {
+  /** by UUID */
+  readonly vram: ReadonlyMap<string, number>;
+  readonly memoryBytes: number;
+}
+
+export interface GpuRestorePlan {
+  /** every GPU that was visible at the dump, and the one that takes its place */
+  readonly map: readonly GpuPair[];
+  readonly fit: GpuFit;
+  /** VRAM that comes back, by the UUID of this node's device */
+  readonly vram: Readonly<Record<string, number>>;
+  /** host memory that holds the VRAM until it is back on the devices, with everything else of the images */
+  readonly memoryBytes: number;
+}
+
+export interface GpuRestoreWish {
+  readonly map: readonly GpuPair[];
+  /** specification that somebody else made for the new container, with the devices that it was given */
+  readonly spec?: OciSpec;
+  /** asked only where there are GPU processes */
+  readonly reserved: (driver: GpuDriver) => Promise<Reserved>;
+}
+
+export interface GpuRestoreAnswer {
+  /** absent without GPU processes, and with reasons */
+  readonly plan?: GpuRestorePlan;
+  readonly reasons: readonly string[];
+}
+
+/** The first driver API that restores onto other devices. Source: cuda.h, CUcheckpointRestoreArgs. */
+const MAP_API_VERSION = 13_000;
+const MARGIN = 1.1;
+
+/** Without GPU processes nothing is loaded or read. */
+export async function planGpuRestore(
+  deps: Pick<NodeDeps, 'gpu' | 'settings'>,
+  metadata: Metadata,
+  wish: GpuRestoreWish,
+): Promise<GpuRestoreAnswer> {
+  if (metadata.gpuProcesses.length === 0) {
+    return { reasons: wish.map.length === 0 ? [] : ['gpuMap: the checkpoint has no GPU process'] };
+  }
+  const { node } = deps.settings;
+  const captured = metadata.gpu;
+  if (captured === undefined) {
+    return { reasons: ['it has GPU processes, and does not say on which GPUs they ran'] };
+  }
+  const opened = deps.gpu();
+  if (opened.driver === undefined) {
+    return { reasons: [`it has GPU processes, and ${node} has no NVIDIA driver: ${opened.reason}`] };
+  }
+  const { driver } = opened;
+  const reserved = await wish.reserved(driver);
+  const devices = driver.devices();
+  const allowed = allowedGpus(devices, wish.spec === undefined ? undefined : askedGpus(wish.spec));
+  const { pairs, reasons } = mapDevices({
+    captured: captured.devices,
+    visible: metadata.gpuProcesses.map(({ visible }) => visible),
+    wanted: wish.map,
+    target: devices.map((device) => lessReserved(device, reserved)),
+    ...(allowed === undefined ? {} : { allowed }),
+  });
+  const memoryBytes = restoreMemoryBytes(metadata);
+  const all = [
+    ...driverReasons(driver, captured.driver, pairs),
+    ...reasons,
+    ...memoryReasons(node, memoryBytes, reserved),
+  ];
+  if (all.length > 0) {
+    return { reasons: all };
+  }
+  const places = new Map(pairs.map(({ from, to }) => [from, to]));
+  const minors = devices.filter(({ uuid }) => pairs.some(({ to }) => to === uuid)).map(({ minor }) => minor);
+  return {
+    reasons: [],
+    plan: {
+      map: pairs,
+      memoryBytes,
+      fit: { nodes: gpuNodes(minors), memoryBytes, driver: { was: captured.driver, is: driver.version } },
+      vram: Object.fromEntries(
+        captured.devices.flatMap(({ uuid, usedBytes }) => {
+          const to = places.get(uuid);
+          return to === undefined || usedBytes === 0 ? [] : [[to, usedBytes]];
+        }),
+      ),
+    },
+  };
+}
+
+function lessReserved(device: GpuDevice, { vram }: Reserved): TargetGpu {
+  return { ...device, memoryFreeBytes: device.memoryFreeBytes - (vram.get(device.uuid) ?? 0) };
+}
+
+function driverReasons(driver: GpuDriver, was: string, pairs: readonly GpuPair[]): string[] {
+  const reasons: string[] = [];
+  if (compareVersions(majorMinor(driver.version), majorMinor(was)) < 0) {
+    reasons.push(`the NVIDIA driver ${driver.version} is older than ${was}, under which it was taken`);
+  }
+  if (movesGpus(pairs) && driver.apiVersion < MAP_API_VERSION) {
+    reasons.push(`the driver API ${driver.apiVersion} cannot restore onto another GPU, ${MAP_API_VERSION} is needed`);
+  }
+  return reasons;
+}
+
+function majorMinor(version: string): string {
+  return /^\d+(?:\.\d+)?/.exec(version)?.[0] ?? '0';
+}
+
+/** The images hold the VRAM and what the driver adds to it; a memory limit counts caches of the restore too. */
+export function restoreMemoryBytes({ gpuProcesses, sizes }: Pick<Metadata, 'gpuProcesses' | 'sizes'>): number {
+  const saved = gpuProcesses.reduce((sum, process) => sum + process.vramBytes + SAVE_OVERHEAD_BYTES, 0);
+  return Math.ceil(Math.max(sizes.imageBytes, saved) * MARGIN);
+}
+
+function memoryReasons(node: string, memoryBytes: number, reserved: Reserved): string[] {
+  const freeBytes = freemem() - reserved.memoryBytes;
+  return freeBytes < memoryBytes
+    ? [`${node} has ${Math.max(0, freeBytes)} bytes of memory left, ${memoryBytes} are needed until the VRAM is back`]
+    : [];
+}
+
+/** @returns UUIDs; undefined when the container may have any */
+export function allowedGpus(
+  devices: readonly Pick<GpuDevice, 'uuid' | 'minor'>[],
+  asked: AskedGpus | undefined,
+): ReadonlySet<string> | undefined {
+  if (asked === undefined) {
+    return undefined;
+  }
+  const isAsked = (device: Pick<GpuDevice, 'uuid' | 'minor'>, index: number): boolean =>
+    'minors' in asked
+      ? asked.minors.includes(device.minor)
+      : asked.names.some((name) => name === device.uuid || name === String(index));
+  return new Set(devices.filter(isAsked).map(({ uuid }) => uuid));
+}
+
+/** Devices that have too little memory left for what the restore brings back; asked again right before it does. */
+export function shortOfVram(
+  driver: GpuDriver,
+  vram: Readonly<Record<string, number>>,
+  reserved: Reserved,
+): readonly string[] {
+  const free = new Map(driver.devices().map((device) => [device.uuid, lessReserved(device, reserved).memoryFreeBytes]));
+  return Object.entries(vram).flatMap(([uuid, bytes]) => {
+    const freeBytes = free.get(uuid) ?? 0;
+    return freeBytes < bytes ? [`GPU ${uuid} has ${Math.max(0, freeBytes)} bytes free, ${bytes} are needed`] : [];
+  });
+}
