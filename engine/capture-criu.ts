@@ -236,6 +236,10 @@ class CriuCapture implements Capture {
 
   #startRootfs(): void {
     const { plan, run, log } = this.#context;
+    if (plan.imagesOnly === true) {
+      this.#rootfs = Promise.resolve({ method: 'none', bytes: 0, deletedFiles: 0, warnings: [] });
+      return;
+    }
     const signal = AbortSignal.any([this.#context.signal, this.#stopDiff.signal]);
     const op = { signal, log, progress: () => undefined };
     this.#rootfs = captureRootfs(
@@ -254,7 +258,7 @@ class CriuCapture implements Capture {
   /** CRIU's images are written; its link-remap files still exist and its network lock still holds. */
   async #afterDump(): Promise<void> {
     const { plan, run } = this.#context;
-    if (plan.facts.upperDir !== undefined && plan.analysis.linkRemap) {
+    if (plan.facts.upperDir !== undefined && plan.analysis.linkRemap && plan.imagesOnly !== true) {
       await this.#rootfs;
       await captureLinkRemap({ run }, plan.facts.upperDir, plan.checkpointDir);
     }

@@ -2,6 +2,8 @@
  * Everything about a running container that an operation needs to know, read once, before anything is touched. Plain
  * JSON: it travels to the runner in plan.json.
  */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { ContainerTarget } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { parseSpec } from '../core/oci/spec.ts';
@@ -68,7 +70,7 @@ export async function resolveContainer(deps: NodeDeps, target: ContainerTarget):
 
 /** @throws ContainerNotFound, ContainerNotRunning, Incompatible (no freezer, specification not readable) */
 export async function inspectContainer(deps: NodeDeps, ref: ContainerId): Promise<ContainerFacts> {
-  const record = await requireRecord(deps, ref);
+  const made = await requireRecord(deps, ref);
   const task = await requireRunning(deps, ref);
   const init = readProcess(task.pid);
   const freezer = freezerCgroup(task.pid);
@@ -78,9 +80,10 @@ export async function inspectContainer(deps: NodeDeps, ref: ContainerId): Promis
   if (freezer === undefined) {
     throw new KybernateError('Incompatible', `container ${nameOf(ref)} is in no cgroup with a freezer`);
   }
-  const spec = parseSpec(record.spec, `specification of ${nameOf(ref)}`);
-  const root = runcRoot(ref.namespace, record.runtime.options);
+  const root = runcRoot(ref.namespace, made.runtime.options);
   const bundle = (await readRuncState(root, ref.id))?.bundle;
+  const record = { ...made, spec: await specInUse(made, bundle) };
+  const spec = parseSpec(record.spec, `specification of ${nameOf(ref)}`);
   return {
     ref,
     record,
@@ -97,6 +100,15 @@ export async function inspectContainer(deps: NodeDeps, ref: ContainerId): Promis
     ...(await imageOf(deps, ref, record)),
     ...podOf(record),
   };
+}
+
+/** What stands between containerd and runc may have edited it: the NVIDIA runtime does, and our own wrapper. */
+async function specInUse(record: ContainerRecord, bundle: string | undefined): Promise<string> {
+  if (bundle === undefined || bundle === '') {
+    return record.spec;
+  }
+  // Absent: the bundle was made by something that removes it, or lies in a mount namespace of its own.
+  return readFile(join(bundle, 'config.json'), 'utf8').catch(() => record.spec);
 }
 
 async function requireRecord(deps: NodeDeps, ref: ContainerId): Promise<ContainerRecord> {

@@ -22,6 +22,8 @@ export interface PlanRequest extends PlanStepInput {
   readonly operationId: string;
   readonly workflow: { readonly workflowId: string; readonly runId: string };
   readonly holdBudgetMs: number;
+  /** instead of the checkpoint's own directory: CRIU's images alone are wanted, by somebody who asks for them there */
+  readonly imagesOnlyIn?: string;
 }
 
 /** Plans are made one at a time, so that two of them never both see the same free disk. */
@@ -50,7 +52,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   if (made !== undefined) {
     return resultOf(made);
   }
-  const dir = checkpointDir(deps, context.checkpointId);
+  const dir = request.imagesOnlyIn ?? checkpointDir(deps, context.checkpointId);
   await refuseTakenId(deps, dir, request.operationId, context.checkpointId);
   const nodeFacts = await probeNodeFacts(deps);
   const facts = await inspectContainer(deps, context.container);
@@ -76,6 +78,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     freezeBudgetMs: request.freezeBudgetMs,
     holdBudgetMs: request.holdBudgetMs,
     checkpointDir: dir,
+    imagesOnly: request.imagesOnlyIn !== undefined,
     reservedBytes,
     nodeFacts,
     facts,

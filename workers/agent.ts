@@ -2,6 +2,7 @@
  * The agent of this node: HTTP/JSON on a unix socket that root alone can open, for the runtime wrapper and local tools.
  *   POST /v1/prepare-restore    core/contract/restore.ts
  *   POST /v1/complete-restore
+ *   POST /v1/checkpoint-container    core/contract/agent-checkpoint.ts
  *   GET  /v1/health
  * Errors are `{ "error": { type, message, details } }` with the names of docs/errors.md.
  */
@@ -9,10 +10,12 @@ import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { checkpointContainerRequest } from '../core/contract/agent-checkpoint.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { completeRestoreRequest, prepareRestoreRequest } from '../core/contract/restore.ts';
 import { type ErrorType, KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
 import type { Logger, Op } from '../core/op.ts';
+import { checkpointForRuntime } from '../engine/agent-checkpoint.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { completeRestore, prepareRestore, sweepRestores } from '../engine/restore-agent.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
@@ -121,7 +124,7 @@ async function handle(
   response: ServerResponse,
 ): Promise<void> {
   try {
-    const answer = await route(options, op, request);
+    const answer = await route(options, op, request, response);
     send(response, 200, answer);
   } catch (error) {
     const known = isKybernateError(error) ? error : new KybernateError('Internal', messageOf(error), { cause: error });
@@ -133,7 +136,12 @@ async function handle(
   }
 }
 
-async function route(options: AgentOptions, op: Op, request: IncomingMessage): Promise<unknown> {
+async function route(
+  options: AgentOptions,
+  op: Op,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<unknown> {
   const { deps } = options;
   switch (`${request.method ?? ''} ${request.url ?? ''}`) {
     case 'GET /v1/health':
@@ -142,9 +150,26 @@ async function route(options: AgentOptions, op: Op, request: IncomingMessage): P
       return prepareRestore(deps, op, options, parseInput(prepareRestoreRequest, await bodyOf(request)));
     case 'POST /v1/complete-restore':
       return completeRestore(deps, op, parseInput(completeRestoreRequest, await bodyOf(request)));
+    case 'POST /v1/checkpoint-container':
+      return checkpointForRuntime(
+        deps,
+        whileConnected(op, response),
+        parseInput(checkpointContainerRequest, await bodyOf(request)),
+      );
     default:
       throw new KybernateError('InvalidInput', `the agent has no ${request.method ?? ''} ${request.url ?? ''}`);
   }
+}
+
+/** For work that nobody wants any more once its caller is gone. */
+function whileConnected(op: Op, response: ServerResponse): Op {
+  const gone = new AbortController();
+  response.once('close', () => {
+    if (!response.writableEnded) {
+      gone.abort(new DOMException('the caller went away', 'AbortError'));
+    }
+  });
+  return { ...op, signal: AbortSignal.any([op.signal, gone.signal]) };
 }
 
 async function bodyOf(request: IncomingMessage): Promise<unknown> {

@@ -14,6 +14,7 @@ import { fetchVerified, verifyDirectory } from '../activities/transfer/source-ac
 import { messageOf } from '../core/errors.ts';
 import type { Logger, Op } from '../core/op.ts';
 import { nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
+import { isAgentOperation, isUnderWay } from '../engine/agent-checkpoint.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { reconcile } from '../engine/reconcile.ts';
 import { keepStandbyRunner } from '../engine/runner-process.ts';
@@ -127,7 +128,11 @@ function sourceAccess(node: NodeDeps, transfer: TransferDeps, op: Op): SourceAcc
 
 /** Once before the first task is taken, then every 30 s. */
 async function startReconciling(node: NodeDeps, op: Op, client: Client): Promise<() => void> {
-  const closed = async ({ workflowId, runId }: { workflowId: string; runId: string }): Promise<boolean | undefined> => {
+  const closed = async (workflow: { workflowId: string; runId: string }): Promise<boolean | undefined> => {
+    const { workflowId, runId } = workflow;
+    if (isAgentOperation(workflow)) {
+      return !isUnderWay(workflow);
+    }
     try {
       return await isRunClosed(client, workflowId, runId);
     } catch (error) {

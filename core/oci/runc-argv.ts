@@ -14,7 +14,18 @@ const CREATE_VALUES: ReadonlySet<string> = new Set([
   '--preserve-fds',
 ]);
 
-export interface RuncCreate {
+const CHECKPOINT_VALUES: ReadonlySet<string> = new Set([
+  '--image-path',
+  '--work-path',
+  '--parent-path',
+  '--status-fd',
+  '--page-server',
+  '--manage-cgroups-mode',
+  '--empty-ns',
+]);
+
+/** What every command of runc has. */
+export interface RuncCommand {
   /** options before the command, as given */
   readonly globals: readonly string[];
   /** runc's own default when the shim gives none */
@@ -22,6 +33,9 @@ export interface RuncCreate {
   readonly log?: string;
   readonly logFormat: 'text' | 'json';
   readonly id: string;
+}
+
+export interface RuncCreate extends RuncCommand {
   /** absent: the working directory */
   readonly bundle?: string;
   readonly pidFile?: string;
@@ -35,28 +49,73 @@ export interface RuncCreate {
  * @throws InvalidInput it is no `create` with a container id
  */
 export function parseRuncCreate(argv: readonly string[]): RuncCreate {
+  const { command, own } = parseCommand(argv, 'create', CREATE_VALUES);
+  const bundle = own.get('--bundle') ?? own.get('-b');
+  return {
+    ...command,
+    noPivot: own.has('--no-pivot'),
+    ...optional('bundle', bundle),
+    ...optional('pidFile', own.get('--pid-file')),
+    ...optional('consoleSocket', own.get('--console-socket')),
+    ...optional('pidfdSocket', own.get('--pidfd-socket')),
+  };
+}
+
+export interface RuncCheckpoint extends RuncCommand {
+  /** absent: `checkpoint` in the working directory */
+  readonly imagePath?: string;
+  /** absent: the image path */
+  readonly workPath?: string;
+  readonly leaveRunning: boolean;
+  readonly tcpEstablished: boolean;
+  /** its other options, as given, without values */
+  readonly options: readonly string[];
+}
+
+/**
+ * @param argv arguments without the program's name
+ * @throws InvalidInput it is no `checkpoint` with a container id
+ */
+export function parseRuncCheckpoint(argv: readonly string[]): RuncCheckpoint {
+  const { command, own } = parseCommand(argv, 'checkpoint', CHECKPOINT_VALUES);
+  const on = (name: string): boolean => own.has(name) && own.get(name) !== 'false';
+  return {
+    ...command,
+    leaveRunning: on('--leave-running'),
+    tcpEstablished: on('--tcp-established'),
+    options: [...own.keys()].filter((name) => !['--image-path', '--work-path', '--leave-running'].includes(name)),
+    ...optional('imagePath', own.get('--image-path')),
+    ...optional('workPath', own.get('--work-path')),
+  };
+}
+
+/** The command's name; undefined when there is none. */
+export function runcCommandName(argv: readonly string[]): string | undefined {
+  return argv[readOptions(argv, 0, GLOBAL_VALUES).next];
+}
+
+function parseCommand(
+  argv: readonly string[],
+  name: string,
+  withValue: ReadonlySet<string>,
+): { command: RuncCommand; own: ReadonlyMap<string, string> } {
   const globals = readOptions(argv, 0, GLOBAL_VALUES);
-  if (argv[globals.next] !== 'create') {
-    throw new KybernateError('InvalidInput', `not a runc create: ${argv.join(' ')}`);
+  if (argv[globals.next] !== name) {
+    throw new KybernateError('InvalidInput', `not a runc ${name}: ${argv.join(' ')}`);
   }
-  const own = readOptions(argv, globals.next + 1, CREATE_VALUES);
+  const own = readOptions(argv, globals.next + 1, withValue);
   const id = argv[own.next];
   if (id === undefined || id === '') {
-    throw new KybernateError('InvalidInput', `runc create without a container id: ${argv.join(' ')}`);
+    throw new KybernateError('InvalidInput', `runc ${name} without a container id: ${argv.join(' ')}`);
   }
-  const bundle = own.values.get('--bundle') ?? own.values.get('-b');
-  return {
+  const command: RuncCommand = {
     globals: argv.slice(0, globals.next),
     root: globals.values.get('--root') ?? '/run/runc',
     logFormat: globals.values.get('--log-format') === 'json' ? 'json' : 'text',
     id,
-    noPivot: own.values.has('--no-pivot'),
     ...optional('log', globals.values.get('--log')),
-    ...optional('bundle', bundle),
-    ...optional('pidFile', own.values.get('--pid-file')),
-    ...optional('consoleSocket', own.values.get('--console-socket')),
-    ...optional('pidfdSocket', own.values.get('--pidfd-socket')),
   };
+  return { command, own: own.values };
 }
 
 function readOptions(

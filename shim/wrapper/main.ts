@@ -1,20 +1,27 @@
 /*
- * Entry of the runtime wrapper, started by `kybernate-runc` with runc's arguments, a `create`. Stdin, stdout and stderr
- * are the container's own: nothing is read from them, and only the reason of a failure is written, as runc does.
+ * Entry of the runtime wrapper, started by `kybernate-runc` with runc's arguments, a `create` or a `checkpoint`. Stdin,
+ * stdout and stderr may be the container's own: nothing is read from them, and only the reason of a failure is written,
+ * as runc does.
  *
- * Environment: KYBERNATE_RUNC, KYBERNATE_AGENT_SOCKET (both absolute, set by `kybernate-runc`).
+ * Environment, set by `kybernate-runc`: KYBERNATE_RUNC and KYBERNATE_AGENT_SOCKET, both absolute; KYBERNATE_DRIVER_ROOT,
+ * where the GPU driver's files lie when not at `/`.
  */
 import { appendFileSync, writeSync } from 'node:fs';
 import { messageOf } from '../../core/errors.ts';
-import { type RuncCreate, parseRuncCreate } from '../../core/oci/runc-argv.ts';
+import { type RuncCommand, parseRuncCheckpoint, parseRuncCreate, runcCommandName } from '../../core/oci/runc-argv.ts';
 import { runInherited, runSpawn } from '../../native/run/run-spawn.ts';
+import { type CheckpointDeps, type CheckpointOutcome, checkpointByAgent, usesGpu } from './checkpoint.ts';
+import { giveGpus } from './cold-start.ts';
 import { type Outcome, createOrRestore } from './create.ts';
+import type { WrapperDeps } from './job.ts';
 import { connectAgent } from './node-socket.ts';
 
 const EXIT_FAILED = 1;
 
+type Deps = WrapperDeps & CheckpointDeps;
+
 async function main(argv: readonly string[]): Promise<number> {
-  const { KYBERNATE_AGENT_SOCKET: agentSocket, ...rest } = process.env;
+  const { KYBERNATE_AGENT_SOCKET: agentSocket, KYBERNATE_DRIVER_ROOT: driverRoot, ...rest } = process.env;
   const env = Object.fromEntries(
     Object.entries(rest).filter((entry): entry is [string, string] => entry[1] !== undefined),
   );
@@ -22,20 +29,20 @@ async function main(argv: readonly string[]): Promise<number> {
   const stop = new AbortController();
   process.once('SIGTERM', () => stop.abort());
   process.once('SIGINT', () => stop.abort());
-  let outcome: Outcome;
+  const deps: Deps = {
+    runcPath,
+    agent: connectAgent(agentSocket ?? '/run/kybernate/agent.sock'),
+    run: runSpawn,
+    runInherited,
+    env,
+    signal: stop.signal,
+    log: writeLog,
+    cwd: process.cwd(),
+    usesGpu,
+  };
+  let outcome: Outcome | CheckpointOutcome;
   try {
-    outcome = await createOrRestore(
-      {
-        runcPath,
-        agent: connectAgent(agentSocket ?? '/run/kybernate/agent.sock'),
-        run: runSpawn,
-        runInherited,
-        env,
-        signal: stop.signal,
-        log: writeLog,
-      },
-      argv,
-    );
+    outcome = await actOn(deps, argv, driverRoot ?? '');
   } catch (error) {
     outcome = { kind: 'failed', message: `kybernate: ${messageOf(error)}` };
   }
@@ -44,8 +51,20 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   if (outcome.kind === 'failed') {
     fail(argv, outcome.message);
+    return EXIT_FAILED;
   }
-  return outcome.kind === 'restored' ? 0 : EXIT_FAILED;
+  return 0;
+}
+
+async function actOn(deps: Deps, argv: readonly string[], driverRoot: string): Promise<Outcome | CheckpointOutcome> {
+  if (runcCommandName(argv) === 'checkpoint') {
+    return checkpointByAgent(deps, argv);
+  }
+  const outcome = await createOrRestore(deps, argv);
+  if (outcome.kind === 'pass-through') {
+    await giveGpus(deps, argv, driverRoot);
+  }
+  return outcome;
 }
 
 /** Replaces this process, so that the shim waits for runc itself. */
@@ -58,22 +77,23 @@ function becomeRunc(runcPath: string, argv: readonly string[], env: Record<strin
 }
 
 /** One line of logrus, as runc writes it: the shim takes the last error of this file for its own answer. */
-function writeLog(create: RuncCreate, level: 'error' | 'warning' | 'info', message: string): void {
-  if (create.log === undefined) {
+function writeLog(command: RuncCommand, level: 'error' | 'warning' | 'info', message: string): void {
+  if (command.log === undefined) {
     return;
   }
   const time = new Date().toISOString();
   const line =
-    create.logFormat === 'json'
+    command.logFormat === 'json'
       ? JSON.stringify({ level, msg: message, time })
       : `time=${JSON.stringify(time)} level=${level} msg=${JSON.stringify(message)}`;
-  appendFileSync(create.log, `${line}\n`, { mode: 0o600 });
+  appendFileSync(command.log, `${line}\n`, { mode: 0o600 });
 }
 
 function fail(argv: readonly string[], message: string): void {
   const line = message.replaceAll('\n', ' ');
   try {
-    writeLog(parseRuncCreate(argv), 'error', line);
+    const parse = runcCommandName(argv) === 'checkpoint' ? parseRuncCheckpoint : parseRuncCreate;
+    writeLog(parse(argv), 'error', line);
     writeSync(2, `${line}\n`);
   } catch {
     // Arguments that cannot be parsed, or nobody reads the container's stderr: the exit code remains.
