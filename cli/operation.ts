@@ -1,5 +1,6 @@
 /* What the CLI needs of a running workflow; made from the client module, or written out in tests. */
 import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+import type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 import type { OperationProgress } from '../core/contract/progress.ts';
 import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 
@@ -21,6 +22,7 @@ export interface Operations {
   readonly namespace: string;
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
+  rehearse(request: RehearseRequest, options: { workflowId?: string }): Promise<Operation<RehearseResult>>;
   /** @throws WorkflowNotFoundError, which is shown as OperationNotFound */
   find(workflowId: string, runId?: string): Promise<Operation<unknown>>;
   close(): Promise<void>;

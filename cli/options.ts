@@ -25,6 +25,40 @@ export function labelArgument(text: string, previous: Readonly<Record<string, st
   return { ...previous, [text.slice(0, at)]: text.slice(at + 1) };
 }
 
+/** Collects `--gpu <from>=<to>`, given any number of times. */
+export function gpuPairArgument(
+  text: string,
+  previous: ReadonlyArray<{ from: string; to: string }> = [],
+): Array<{ from: string; to: string }> {
+  const [from, to, ...rest] = text.split('=');
+  if (!from || !to || rest.length > 0) {
+    throw new InvalidArgumentError('Give two UUIDs as `kybernate gpu list` shows them: GPU-…=GPU-….');
+  }
+  return [...previous, { from, to }];
+}
+
+/** A program and its arguments: words, or a JSON array where an argument holds a blank. No shell is involved. */
+export function programArgument(text: string): string[] {
+  if (!text.trimStart().startsWith('[')) {
+    return text.split(/\s+/).filter((word) => word !== '');
+  }
+  const words = parseArray(text);
+  if (words === undefined) {
+    throw new InvalidArgumentError('Give words, or a JSON array of strings: ["python3", "-c", "…"].');
+  }
+  return words;
+}
+
+function parseArray(text: string): string[] | undefined {
+  try {
+    const value = JSON.parse(text) as unknown;
+    return Array.isArray(value) && value.every((word) => typeof word === 'string') ? value : undefined;
+  } catch {
+    // Only JSON.parse can throw here, and what it says of a shell's quoting helps nobody.
+    return undefined;
+  }
+}
+
 export interface PodArgument {
   readonly namespace: string;
   readonly name: string;

@@ -120,6 +120,94 @@ describe('restore makes a request', () => {
   });
 });
 
+const GPU_A = 'GPU-11111111-2222-3333-4444-555555555555';
+const GPU_B = 'GPU-66666666-7777-8888-9999-000000000000';
+
+describe('the options of GPUs', () => {
+  it('are those of the request, and only the ones that were given', async () => {
+    const fake = createFakeCli();
+    const hook = JSON.stringify(['sh', '-c', 'kill -USR1 1']);
+    const flags = ['--gpu-allow-shared', '--gpu-assume-safe', '--gpu-lock-timeout', '3s', '--no-huge-pages'];
+    const hooks = ['--quiesce', 'python3 /app/quiesce.py', '--resume-hook', hook];
+
+    expect(await run(['checkpoint', 'train', '--json', ...flags, ...hooks], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]?.[1]).toEqual({
+      node: 'node-a',
+      container: { id: 'train' },
+      gpu: {
+        allowShared: true,
+        assumeSafe: true,
+        lockTimeoutMs: 3000,
+        hugePages: false,
+        quiesce: { command: ['python3', '/app/quiesce.py'] },
+        resume: { command: ['sh', '-c', 'kill -USR1 1'] },
+      },
+    });
+  });
+
+  it('are put over those of the input file', async () => {
+    const stdin = JSON.stringify({ container: { id: 'train' }, gpu: { allowShared: true, lockTimeoutMs: 5 } });
+    const fake = createFakeCli({ stdin });
+
+    expect(await run(['checkpoint', '--input', '-', '--json', '--gpu-lock-timeout', '1s'], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]?.[1]).toMatchObject({ gpu: { allowShared: true, lockTimeoutMs: 1000 } });
+  });
+
+  it('map the GPUs of a restore, any number of times', async () => {
+    const fake = createFakeCli();
+
+    await run(['restore', 'ck-1', '--json', '--gpu', `${GPU_A}=${GPU_B}`, '--gpu', `${GPU_B}=${GPU_A}`], fake.cli);
+
+    expect(fake.calls[0]?.[1]).toMatchObject({
+      gpuMap: [
+        { from: GPU_A, to: GPU_B },
+        { from: GPU_B, to: GPU_A },
+      ],
+    });
+  });
+});
+
+describe('gpu rehearse', () => {
+  it('makes a request, and says that the GPU state came back', async () => {
+    const result = {
+      node: 'node-a',
+      container: { namespace: 'default', id: 'train' },
+      gpuProcesses: 2,
+      vramBytes: 8_589_934_592,
+      gpuPauseMs: 4210,
+      parts: { 'gpu-save': 3000, 'gpu-restore': 1200 },
+      warnings: [],
+    };
+    const fake = createFakeCli({ operation: { result: async () => result } });
+
+    expect(await run(['gpu', 'rehearse', 'train', '--gpu-budget', '30s', '--gpu-assume-safe'], fake.cli)).toBe(0);
+
+    expect(fake.calls[0]).toEqual([
+      'rehearse',
+      { node: 'node-a', container: { id: 'train' }, freezeBudgetMs: 30_000, gpu: { assumeSafe: true } },
+      {},
+    ]);
+    expect(fake.stdout()).toBe(`container       default/train on node-a
+rehearsal       passed: the GPU state came back, and the container runs on
+GPU processes   2
+VRAM            8.00 GiB
+out of use for  4.21 s
+parts           gpu-save 3.00 s
+                gpu-restore 1.20 s
+`);
+  });
+
+  it('states its risk in its help', async () => {
+    const fake = createFakeCli();
+
+    await run(['gpu', 'rehearse', '--help'], fake.cli);
+
+    expect(fake.stdout()).toMatch(/a job\s+that it cannot bring back is LOST/);
+  });
+});
+
 describe('wrong usage ends with 2, starts nothing and names the flag', () => {
   it.each<[string, string[], string]>([
     ['an unknown command', ['chekpoint'], "unknown command 'chekpoint'"],
@@ -139,6 +227,11 @@ describe('wrong usage ends with 2, starts nothing and names the flag', () => {
     ['a path without --unverified', ['restore', '--path', '/x'], '--unverified'],
     ['a relative path', ['restore', '--path', 'x', '--unverified'], '--path'],
     ['a relative log file', ['restore', 'ck-1', '--log-file', 'x'], '--log-file'],
+    ['a GPU without its stand-in', ['restore', 'ck-1', '--gpu', GPU_A], '--gpu'],
+    ['a GPU that is no UUID', ['restore', 'ck-1', '--gpu', '0=1'], '--gpu'],
+    ['a hook that is no list of words', ['checkpoint', 'redis', '--quiesce', '["a", 1]'], '--quiesce'],
+    ['an empty hook', ['checkpoint', 'redis', '--quiesce', ' '], '--quiesce'],
+    ['a rehearsal of nothing', ['gpu', 'rehearse'], '<container> or --pod'],
     ['too many arguments', ['restore', 'a', 'b'], 'too many arguments'],
   ])('%s', async (_, args, named) => {
     const fake = createFakeCli();
@@ -204,12 +297,52 @@ restore it: kybernate restore ck-1
     expect(fake.stderr()).toMatch(/^workflow checkpoint:x\n/);
   });
 
+  it('prints VRAM and GPU pause of a checkpoint', async () => {
+    const phases = { ...result.phases, gpuPauseMs: 4210 };
+    const onGpu = { ...result, gpuProcesses: 2, vramBytes: 8_589_934_592, phases };
+    const fake = createFakeCli({ operation: { result: async () => onGpu } });
+
+    await run(['checkpoint', 'train'], fake.cli);
+
+    expect(fake.stdout()).toContain('GPU         2 processes, 8.00 GiB of VRAM; out of use for 4.21 s\n');
+  });
+
+  it('prints which GPU stands in for which after a restore', async () => {
+    const restored = {
+      node: 'node-b',
+      container: { namespace: 'default', id: 'train-r1' },
+      initHostPid: 7,
+      how: 'restored',
+      restoreMs: 3200,
+      fetchedBytes: 0,
+      from: 'local',
+      gpuProcesses: 1,
+      gpu: {
+        processes: 1,
+        vramBytes: 1_073_741_824,
+        map: [
+          { from: GPU_A, to: GPU_B },
+          { from: GPU_B, to: GPU_B },
+        ],
+        restoreMs: 320,
+        parts: {},
+      },
+      warnings: [],
+    };
+    const fake = createFakeCli({ operation: { result: async () => restored } });
+
+    await run(['restore', 'ck-1'], fake.cli);
+
+    expect(fake.stdout()).toContain('GPU            1 process, 1.00 GiB of VRAM back in 320 ms\n');
+    expect(fake.stdout()).toContain(`GPU map        ${GPU_A} → ${GPU_B}\n               ${GPU_B} as before\n`);
+  });
+
   it('prints only its result with --json', async () => {
     const fake = createFakeCli({ operation: { result: async () => result } });
 
     expect(await run(['checkpoint', 'redis', '--json'], fake.cli)).toBe(0);
 
-    expect(JSON.parse(fake.stdout())).toEqual(result);
+    expect(JSON.parse(fake.stdout())).toEqual({ workflowId: 'checkpoint:x', runId: 'run-1', ...result });
     expect(fake.stderr()).toBe('');
   });
 

@@ -7,6 +7,7 @@ import { addCheckpointCommand } from './commands/checkpoint.ts';
 import { addCompletionCommand } from './commands/completion.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addDownCommand } from './commands/down.ts';
+import { addGpuCommand } from './commands/gpu.ts';
 import { addInspectCommand } from './commands/inspect.ts';
 import { addLsCommand } from './commands/ls.ts';
 import { addRestoreCommand } from './commands/restore.ts';
@@ -42,6 +43,7 @@ export function createProgram(cli: Cli): Command {
   addWatchCommand(program, cli);
   addCancelCommand(program, cli);
   addReleaseCommand(program, cli);
+  addGpuCommand(program, cli);
   program.commandsGroup('Checkpoints:');
   addLsCommand(program, cli);
   addInspectCommand(program, cli);

@@ -112,6 +112,12 @@ describe('renderBlock', () => {
     ]);
   });
 
+  it('shows what the container holds on GPUs', () => {
+    const shown = progress({ gpu: { processes: 2, vramBytes: 12 * 1024 * MIB } });
+
+    expect(renderBlock({ ...base, progress: shown })[1]).toBe('  GPU: 2 processes, 12.00 GiB of VRAM');
+  });
+
   it('says that no worker has answered yet', () => {
     expect(renderBlock({ ...base, progress: undefined })).toEqual([
       'checkpoint of redis on node-a',

@@ -98,6 +98,9 @@ export function renderBlock(input: BlockInput): string[] {
   if (progress === undefined) {
     lines.push('  waiting for a worker of the control queue');
   } else {
+    if (progress.gpu !== undefined) {
+      lines.push(`  ${renderGpu(progress.gpu)}`);
+    }
     for (const done of progress.finished) {
       lines.push(`  ${done.phase.padEnd(16)} ${formatDuration(done.durationMs).padStart(10)}`);
     }
@@ -117,6 +120,10 @@ export function renderBlock(input: BlockInput): string[] {
   const room = Math.max(2, input.rows - 1);
   const kept = lines.length <= room ? lines : [title, ...lines.slice(lines.length - room + 1)];
   return kept.map((line) => (line.length < input.columns ? line : `${line.slice(0, Math.max(1, input.columns - 2))}…`));
+}
+
+function renderGpu({ processes, vramBytes }: NonNullable<OperationProgress['gpu']>): string {
+  return `GPU: ${processes === 1 ? '1 process' : `${String(processes)} processes`}, ${formatBytes(vramBytes)} of VRAM`;
 }
 
 function isOver(progress: OperationProgress): boolean {
@@ -187,10 +194,15 @@ function createLinePainter({ stream, title, now }: PainterOptions): ProgressPain
   const meter = createRateMeter(now);
   let last: OperationProgress | undefined;
   let told = 0;
+  let toldGpu = false;
   let lastError: string | undefined;
   let quietUntilMs = 0;
   stream.write(`${title}\n`);
   function tellFinished(): void {
+    if (last?.gpu !== undefined && !toldGpu) {
+      toldGpu = true;
+      stream.write(`${renderGpu(last.gpu)}\n`);
+    }
     for (const done of last?.finished.slice(told) ?? []) {
       stream.write(`${done.phase}: done in ${formatDuration(done.durationMs)}\n`);
     }

@@ -58,7 +58,9 @@ export async function runOperation<Result>(
     cli.setExitCode(EXIT_CANCELLED);
     return;
   }
-  output.result(followed.result, () => options.render(followed.result));
+  const { result } = followed;
+  // Which operation it was stands beside what it did.
+  output.result(typeof result === 'object' ? { ...reference, ...result } : result, () => options.render(result));
 }
 
 function withoutPerson(terminal: Terminal): Terminal {

@@ -1,18 +1,21 @@
 /*
  * The typed client: what an operator, a controller or the CLI imports to start operations and follow them. A thin layer
- * over @temporalio/client; whoever prefers that one needs only the names `checkpoint`, `restore` and the queue
- * `kybernate`.
+ * over @temporalio/client; whoever prefers that one needs only the names `checkpoint`, `restore`, `rehearse` and the
+ * queue `kybernate`.
  */
 import { Client, Connection, WorkflowNotFoundError } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { checkpointInput, type CheckpointRequest, type CheckpointResult } from '../core/contract/checkpoint.ts';
+import type { ContainerTarget } from '../core/contract/common.ts';
+import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
-import { checkpointWorkflowId, restoreWorkflowId } from '../core/ids.ts';
+import { checkpointWorkflowId, rehearseWorkflowId, restoreWorkflowId } from '../core/ids.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 import { startOperation } from './start-operation.ts';
 
 export type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 export { ERRORS, KybernateError, isKybernateError, type ErrorType } from '../core/errors.ts';
@@ -45,6 +48,11 @@ export interface KybernateClient {
   checkpoint(request: CheckpointRequest, options?: StartOptions): Promise<OperationHandle<CheckpointResult>>;
   /** @throws InvalidInput before anything is started */
   restore(request: RestoreRequest, options?: StartOptions): Promise<OperationHandle<RestoreResult>>;
+  /**
+   * Saves and restores the GPU state of a container in place. A job that the driver cannot bring back is lost by it.
+   * @throws InvalidInput before anything is started
+   */
+  rehearse(request: RehearseRequest, options?: StartOptions): Promise<OperationHandle<RehearseResult>>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
   find(workflowId: string, runId?: string): Promise<OperationHandle<unknown>>;
   close(): Promise<void>;
@@ -57,8 +65,7 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
     namespace,
     checkpoint(request, start = {}) {
       const input = parseInput(checkpointInput, request);
-      const { pod } = input.container;
-      const target = pod === undefined ? `${input.container.id}` : `${pod.namespace}/${pod.name}/${pod.container}`;
+      const target = targetOf(input.container);
       return startOperation(client, 'checkpoint', request, {
         workflowId: start.workflowId ?? checkpointWorkflowId(target, start.generation ?? newGeneration()),
         summary: `checkpoint ${target} on ${input.node}`,
@@ -70,6 +77,14 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'restore', request, {
         workflowId: start.workflowId ?? restoreWorkflowId(target, start.generation ?? newGeneration()),
         summary: `restore ${target} on ${input.node}`,
+      });
+    },
+    rehearse(request, start = {}) {
+      const input = parseInput(rehearseInput, request);
+      const target = targetOf(input.container);
+      return startOperation(client, 'rehearse', request, {
+        workflowId: start.workflowId ?? rehearseWorkflowId(target, start.generation ?? newGeneration()),
+        summary: `rehearse ${target} on ${input.node}`,
       });
     },
     async find(workflowId, runId) {
@@ -86,6 +101,10 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
 }
 
 export { WorkflowNotFoundError };
+
+function targetOf({ id, pod }: ContainerTarget): string {
+  return pod === undefined ? String(id) : `${pod.namespace}/${pod.name}/${pod.container}`;
+}
 
 async function connect(options: KybernateClientOptions): Promise<{ connection: Connection; namespace: string }> {
   if (options.connection !== undefined) {

@@ -4,6 +4,10 @@ import type { Command } from 'commander';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
+import { CONTAINER_FLAGS, containerOf, containerText } from '../container-argument.ts';
+import type { ContainerFlags } from '../container-argument.ts';
+import { GPU_FLAGS, addGpuOptions, gpuOptionsOf } from '../gpu-options.ts';
+import type { GpuFlags } from '../gpu-options.ts';
 import {
   addHelpTexts,
   durationArgument,
@@ -12,17 +16,14 @@ import {
   podArgument,
   withoutUndefined,
 } from '../options.ts';
-import type { PodArgument } from '../options.ts';
 import { createOutput, renderPairs } from '../output.ts';
 import { runOperation } from '../run-operation.ts';
 import { formatBytes, formatDuration } from '../units.ts';
 import { checkRequest, readRequest } from '../validate.ts';
 import type { FlagNames } from '../validate.ts';
 
-export interface CheckpointFlags {
-  readonly pod?: PodArgument;
+export interface CheckpointFlags extends ContainerFlags, GpuFlags {
   readonly node?: string;
-  readonly namespace?: string;
   readonly id?: string;
   readonly after?: CheckpointRequest['after'];
   readonly durability?: CheckpointRequest['durability'];
@@ -39,10 +40,8 @@ export interface CheckpointFlags {
 
 export const CHECKPOINT_FLAGS: FlagNames = {
   node: '--node',
-  container: '<container> or --pod',
-  'container.id': '<container>',
-  'container.namespace': '--namespace',
-  'container.pod': '--pod',
+  ...CONTAINER_FLAGS,
+  ...GPU_FLAGS,
   checkpointId: '--id',
   after: '--after',
   durability: '--durability',
@@ -72,21 +71,14 @@ export function checkpointRequest(
     tcp: flags.tcp,
     freezeBudgetMs: flags.freezeBudget,
     holdBudgetMs: flags.holdBudget,
+    gpu: gpuOptionsOf(flags, base['gpu']),
     labels: flags.label === undefined ? undefined : { ...(base['labels'] as object | undefined), ...flags.label },
-  });
-  // Naming a container on the command line replaces the file's one: id and pod of two sources do not mix.
-  const named = container !== undefined || flags.pod !== undefined;
-  const target = withoutUndefined({
-    ...(named ? {} : (base['container'] as object | undefined)),
-    id: container,
-    pod: flags.pod,
-    namespace: flags.namespace,
   });
   return {
     ...base,
     ...given,
     node: flags.node ?? base['node'] ?? node(),
-    container: named ? target : withoutUndefined({ ...(base['container'] as object | undefined), ...target }),
+    container: containerOf(container, flags, base['container']),
   };
 }
 
@@ -100,10 +92,18 @@ export function renderCheckpointResult(result: CheckpointResult): string {
     ['size', `${formatBytes(result.bytes.total)}, ${formatBytes(result.bytes.stored)} sent to the store`],
     ['local copy', result.localPath],
     ['store', result.remote],
-    ['GPU processes', result.gpuProcesses === 0 ? undefined : String(result.gpuProcesses)],
+    ['GPU', gpuText(result)],
     ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
   ]);
   return `${pairs}\n\nrestore it: kybernate restore ${result.checkpointId}`;
+}
+
+function gpuText({ gpuProcesses, vramBytes, phases }: CheckpointResult): string | undefined {
+  if (gpuProcesses === 0) {
+    return undefined;
+  }
+  const pause = phases.gpuPauseMs === undefined ? '' : `; out of use for ${formatDuration(phases.gpuPauseMs)}`;
+  return `${gpuProcesses === 1 ? '1 process' : `${String(gpuProcesses)} processes`}, ${formatBytes(vramBytes)} of VRAM${pause}`;
 }
 
 export function addCheckpointCommand(program: Command, cli: Cli): void {
@@ -133,7 +133,8 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
     .addOption(new Option('--tcp <policy>', 'established TCP connections (default: keep)').choices(['keep', 'close']))
     .option('--freeze-budget <duration>', 'longest time to stand still (default: 60s)', durationArgument)
     .option('--hold-budget <duration>', 'with --after hold: run on by itself after (default: 10m)', durationArgument)
-    .option('--label <name=value>', 'kept with the checkpoint; any number of times', labelArgument)
+    .option('--label <name=value>', 'kept with the checkpoint; any number of times', labelArgument);
+  addGpuOptions(command)
     .option('--input <file>', 'read the whole request as JSON from a file, or - for stdin; flags override it')
     .option('--workflow-id <id>', 'workflow id, to make the call idempotent (default: made by the client)')
     .option('--detach', 'print the workflow id and do not wait')
@@ -145,6 +146,10 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
       [
         'kybernate checkpoint redis --after stop --durability verified --json',
         'end the source once every byte is read back',
+      ],
+      [
+        `kybernate checkpoint train --freeze-budget 5m --quiesce 'python3 /app/quiesce.py'`,
+        'a container with CUDA processes, which first frees what it does not need',
       ],
       ['kybernate checkpoint --input request.json --freeze-budget 500ms', 'request from a file, one field overridden'],
     ],
@@ -187,16 +192,11 @@ async function runCheckpoint(cli: Cli, container: string | undefined, flags: Che
     const operation = await operations.checkpoint(request, withoutUndefined({ workflowId: flags.workflowId }));
     await runOperation(cli, operations, operation, {
       output,
-      title: `checkpoint of ${targetText(request)} on ${request.node}`,
+      title: `checkpoint of ${containerText(request.container)} on ${request.node}`,
       detach: flags.detach,
       render: renderCheckpointResult,
     });
   } finally {
     await operations.close();
   }
-}
-
-function targetText({ container }: CheckpointRequest): string {
-  const { pod } = container;
-  return pod === undefined ? (container.id ?? '') : `${pod.namespace}/${pod.name}/${pod.container}`;
 }

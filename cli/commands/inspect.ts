@@ -9,6 +9,7 @@ import type { CliConfig } from '../config.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput, renderPairs, renderTable } from '../output.ts';
+import type { Column } from '../output.ts';
 import { formatBytes, formatDuration, formatTime } from '../units.ts';
 
 interface InspectFlags {
@@ -133,6 +134,8 @@ export function renderCheckpoint(seen: SeenCheckpoint): string {
     ['made with', `CRIU ${node.criuVersion}, runc ${node.runcVersion}, containerd ${node.containerdVersion}`],
     ['capture', captureText(metadata)],
     ['stood still', formatDuration(capture.phases.freezeMs)],
+    ['GPU pause', capture.phases.gpuPauseMs === undefined ? undefined : formatDuration(capture.phases.gpuPauseMs)],
+    ['GPU driver', metadata.gpu?.driver],
     ['size', sizeText(metadata)],
     ['durability', durabilityOf(seen)],
     ['on this node', local?.path],
@@ -143,7 +146,11 @@ export function renderCheckpoint(seen: SeenCheckpoint): string {
     ['warnings', textOrAbsent(metadata.warnings)],
     ['Merkle root', metadata.merkleRoot],
   ]);
-  return `${summary}\n\n${renderProcesses(metadata)}`;
+  return [
+    summary,
+    renderProcesses(metadata),
+    ...(metadata.gpu === undefined ? [] : [renderGpus(metadata.gpu.devices)]),
+  ].join('\n\n');
 }
 
 function captureText({ capture, stdio }: Metadata): string {
@@ -171,14 +178,34 @@ function textOrAbsent(lines: readonly string[]): string | undefined {
 }
 
 function renderProcesses({ processes, gpuProcesses }: Metadata): string {
-  const onGpu = new Set(gpuProcesses.map((process) => process.hostPid));
+  const onGpu = new Map(gpuProcesses.map(({ hostPid, vramBytes }) => [hostPid, vramBytes]));
   return renderTable(processes, [
     { title: 'PID', value: (row) => String(row.nsPid), align: 'right' },
     { title: 'HOST PID', value: (row) => String(row.hostPid), align: 'right' },
     { title: 'PARENT', value: (row) => String(row.parentHostPid), align: 'right' },
     { title: 'THREADS', value: (row) => String(row.threads), align: 'right' },
-    { title: 'GPU', value: (row) => (onGpu.has(row.hostPid) ? 'yes' : 'no') },
+    ...(onGpu.size === 0 ? [] : [vramColumn(onGpu)]),
     { title: 'COMMAND', value: (row) => row.command },
+  ]);
+}
+
+function vramColumn(onGpu: ReadonlyMap<number, number>): Column<Metadata['processes'][number]> {
+  const value = ({ hostPid }: { hostPid: number }): string => {
+    const bytes = onGpu.get(hostPid);
+    return bytes === undefined ? '-' : formatBytes(bytes);
+  };
+  return { title: 'VRAM', value, align: 'right' };
+}
+
+/** Those that the container could see. */
+function renderGpus(devices: NonNullable<Metadata['gpu']>['devices']): string {
+  return renderTable(devices, [
+    { title: 'GPU', value: (row) => String(row.minor), align: 'right' },
+    { title: 'UUID', value: (row) => row.uuid },
+    { title: 'MODEL', value: (row) => row.name },
+    { title: 'COMPUTE', value: (row) => row.computeCapability },
+    { title: 'VRAM USED', value: (row) => formatBytes(row.usedBytes), align: 'right' },
+    { title: 'VRAM', value: (row) => formatBytes(row.memoryTotalBytes), align: 'right' },
   ]);
 }
 

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
-import { addHelpTexts, durationArgument, jsonOption, withoutUndefined } from '../options.ts';
+import { addHelpTexts, durationArgument, gpuPairArgument, jsonOption, withoutUndefined } from '../options.ts';
 import { createOutput, renderPairs } from '../output.ts';
 import { runOperation } from '../run-operation.ts';
 import { formatBytes, formatDuration } from '../units.ts';
@@ -23,6 +23,7 @@ export interface RestoreFlags {
   readonly source?: RestoreRequest['source'];
   readonly onFailure?: RestoreRequest['onFailure'];
   readonly restoreBudget?: number;
+  readonly gpu?: RestoreRequest['gpuMap'];
   readonly input?: string;
   readonly workflowId?: string;
   readonly detach?: boolean;
@@ -42,6 +43,7 @@ export const RESTORE_FLAGS: FlagNames = {
   source: '--source',
   onFailure: '--on-failure',
   restoreBudgetMs: '--restore-budget',
+  gpuMap: '--gpu',
 };
 
 /** A flag overrides the same field of the input file; `node` is used when neither names one. */
@@ -69,6 +71,7 @@ export function restoreRequest(
       source: flags.source,
       onFailure: flags.onFailure,
       restoreBudgetMs: flags.restoreBudget,
+      gpuMap: flags.gpu,
     }),
     node: flags.node ?? base['node'] ?? node(),
   };
@@ -90,9 +93,25 @@ export function renderRestoreResult(result: RestoreResult): string {
     ],
     ['restore time', formatDuration(result.restoreMs)],
     ['first process', `host pid ${String(result.initHostPid)}`],
-    ['GPU processes', result.gpuProcesses === 0 ? undefined : String(result.gpuProcesses)],
+    ['GPU', gpuText(result)],
+    ['GPU map', result.gpu?.map.map(pairText).join('\n')],
     ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
   ]);
+}
+
+function gpuText({ gpu, gpuProcesses }: RestoreResult): string | undefined {
+  if (gpu === undefined) {
+    return gpuProcesses === 0 ? undefined : processesText(gpuProcesses);
+  }
+  return `${processesText(gpu.processes)}, ${formatBytes(gpu.vramBytes)} of VRAM back in ${formatDuration(gpu.restoreMs)}`;
+}
+
+function processesText(count: number): string {
+  return count === 1 ? '1 process' : `${String(count)} processes`;
+}
+
+function pairText({ from, to }: { readonly from: string; readonly to: string }): string {
+  return from === to ? `${from} as before` : `${from} → ${to}`;
 }
 
 export function addRestoreCommand(program: Command, cli: Cli): void {
@@ -119,6 +138,11 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
       'longest time for the processes to come back (default: 5m)',
       durationArgument,
     )
+    .option(
+      '--gpu <from=to>',
+      'UUID of a GPU at the checkpoint and of the one that takes its place; any number of times (default: the same, or a free one of its model)',
+      gpuPairArgument,
+    )
     .option('--input <file>', 'read the whole request as JSON from a file, or - for stdin; flags override it')
     .option('--workflow-id <id>', 'workflow id, to make the call idempotent (default: made by the client)')
     .option('--detach', 'print the workflow id and do not wait')
@@ -128,6 +152,7 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
       ['kybernate restore ck-20260301093012-1f3a9b2c', 'restore on this host, under a new container id'],
       ['kybernate restore nightly --node worker-4 --source store', 'on another node, from the store'],
       ['kybernate restore nightly --tcp keep --network-namespace /run/netns/app', 'with its connections alive'],
+      ['kybernate restore train --gpu GPU-1f…=GPU-9c…', 'on another GPU; the UUIDs are those of `kybernate gpu list`'],
       ['kybernate restore --path /srv/images/app --unverified', 'images that `ctr` or `runc` made'],
     ],
     exitCodes: exitCodesHelp([

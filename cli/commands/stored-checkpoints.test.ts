@@ -43,7 +43,10 @@ function localDir(id: string): string {
 }
 
 /** A committed checkpoint on this node. */
-async function commit(id: string, fields: { createdAt?: string; pending?: boolean } = {}): Promise<void> {
+async function commit(
+  id: string,
+  fields: { createdAt?: string; pending?: boolean; metadata?: Partial<Metadata> } = {},
+): Promise<void> {
   const dir = localDir(id);
   await mkdir(join(dir, 'criu'), { recursive: true });
   await writeFile(join(dir, 'config.json'), '{}');
@@ -51,7 +54,7 @@ async function commit(id: string, fields: { createdAt?: string; pending?: boolea
   const manifest = await describeCheckpoint(dir, op);
   await writeFile(join(dir, 'manifest.json'), `${JSON.stringify(manifest)}\n`);
   const metadata = metadataOf(id, fields.createdAt ?? '2026-03-01T09:30:00.000Z', manifest.merkleRoot);
-  await writeFile(join(dir, 'metadata.json'), JSON.stringify(metadata));
+  await writeFile(join(dir, 'metadata.json'), JSON.stringify({ ...metadata, ...fields.metadata }));
   if (fields.pending === true) {
     await writeFile(join(dir, 'upload.pending'), '');
   }
@@ -191,8 +194,42 @@ describe('inspect', () => {
     expect(fake.stdout()).toMatch(/^checkpoint +one\n/);
     expect(fake.stdout()).toMatch(/\ncapture +engine runc, method criu, tcp keep, after: resume\n/);
     expect(fake.stdout()).toMatch(/\nnot captured +\/data \(bind from \/srv\/data\)\n/);
-    expect(fake.stdout()).toMatch(/\n +1 +4711 +4700 +6 +no +redis-server\n/);
+    expect(fake.stdout()).toMatch(/\n +1 +4711 +4700 +6 +redis-server\n/);
     expect(fake.stdout()).toMatch(/\n *13\.7 KiB {2}criu\/inventory\.img\n/);
+  });
+
+  it('shows the GPUs and the VRAM of each process', async () => {
+    const uuid = 'GPU-11111111-2222-3333-4444-555555555555';
+    const { capture } = metadataOf('gpu', '', '');
+    const metadata: Partial<Metadata> = {
+      capture: { ...capture, phases: { ...capture.phases, gpuPauseMs: 4210 } },
+      processes: [
+        { hostPid: 4711, nsPid: 1, parentHostPid: 4700, command: 'sh', threads: 1 },
+        { hostPid: 4712, nsPid: 7, parentHostPid: 4711, command: 'python3', threads: 9 },
+      ],
+      gpuProcesses: [{ hostPid: 4712, nsPid: 7, vramBytes: 8_589_934_592, devices: [uuid], visible: [uuid] }],
+      gpu: {
+        driver: '580.82.07',
+        devices: [
+          {
+            uuid,
+            name: 'NVIDIA H100',
+            minor: 3,
+            memoryTotalBytes: 85_899_345_920,
+            computeCapability: '9.0',
+            usedBytes: 8_589_934_592,
+          },
+        ],
+      },
+    };
+    await commit('gpu', { metadata });
+    const fake = cliHere({ KYBERNATE_STORE: undefined });
+
+    expect(await run(['inspect', 'gpu'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toMatch(/\nGPU pause +4\.21 s\nGPU driver +580\.82\.07\n/);
+    expect(fake.stdout()).toMatch(/\n +1 +4711 +4700 +1 +- +sh\n +7 +4712 +4711 +9 +8\.00 GiB +python3\n/);
+    expect(fake.stdout()).toMatch(/\n +3 +GPU-11111111-\S+ +NVIDIA H100 +9\.0 +8\.00 GiB +80\.00 GiB\n/);
   });
 
   it('reads metadata and files from the store when the node has none', async () => {

@@ -1,6 +1,7 @@
 /* `kybernate watch`, `cancel` and `release`: an operation that somebody started, by its workflow id. */
 import type { Command } from 'commander';
 import type { CheckpointResult } from '../../core/contract/checkpoint.ts';
+import type { RehearseResult } from '../../core/contract/gpu.ts';
 import type { RestoreResult } from '../../core/contract/restore.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
@@ -9,6 +10,7 @@ import { createOutput } from '../output.ts';
 import type { Operation } from '../operation.ts';
 import { runOperation } from '../run-operation.ts';
 import { renderCheckpointResult } from './checkpoint.ts';
+import { renderRehearseResult } from './gpu-rehearse.ts';
 import { renderRestoreResult } from './restore.ts';
 
 interface WatchFlags {
@@ -105,6 +107,9 @@ export function renderAnyResult(result: unknown): string {
     }
     if ('freezeMs' in result) {
       return renderCheckpointResult(result as CheckpointResult);
+    }
+    if ('vramBytes' in result) {
+      return renderRehearseResult(result as RehearseResult);
     }
   }
   return JSON.stringify(result, null, 2) ?? 'done';

@@ -92,6 +92,10 @@ function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<u
       calls.push(['restore', request, start]);
       return made('restore:x');
     },
+    rehearse: async (request, start) => {
+      calls.push(['rehearse', request, start]);
+      return made('rehearse:x');
+    },
     find: async (workflowId, runId) => {
       calls.push(['find', workflowId, runId]);
       return made(workflowId);

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
 import { createKybernateClient, isKybernateError, type KybernateClient } from '../../client/index.ts';
 import '../harness/provided.ts';
-import { NODE, TIMEOUTS, fails, gate, openHarness, untilCancelled, type Harness } from './harness.ts';
+import { NODE, TIMEOUTS, fails, gate, onGpu, openHarness, untilCancelled, type Harness } from './harness.ts';
 
 let harness: Harness;
 let client: KybernateClient;
@@ -27,6 +27,16 @@ describe('client', () => {
 
     expect(result.container).toEqual({ namespace: 'default', id: 'typed' });
     expect(operation.workflowId).toMatch(/^checkpoint:typed:/);
+  });
+
+  it.concurrent('rehearses and returns its typed result', async () => {
+    harness.script('rehearse:young:1', onGpu({}));
+
+    const operation = await client.rehearse(request('young'), { generation: '1' });
+    const result = await operation.result();
+
+    expect(result.vramBytes).toBe(1_073_741_824);
+    expect(result.container).toEqual({ namespace: 'default', id: 'young' });
   });
 
   it.concurrent('refuses bad input before anything is started', async () => {
