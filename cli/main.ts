@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /* Entry of the program: the process, its environment and its streams; everything else is below `run`. */
+import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
 import type { Cli } from './cli.ts';
 import { readCliConfig } from './config.ts';
 import { devDefaults } from './dev/defaults.ts';
@@ -9,6 +10,11 @@ import { createProcessTerminal } from './terminal.ts';
 // Workers take only what they are given; `up` decides for itself. Into the process, since the SDK of S3 reads its keys there.
 if (!['worker', 'up', 'down', 'setup'].includes(process.argv[2] ?? '')) {
   Object.assign(process.env, devDefaults(process.env));
+}
+// A call of the GPU driver occupies a thread of libuv's pool for as long as the driver takes, one a process of a container,
+// and files are read by the same threads. The pool is made when it is first used: nothing imported above does that.
+if (['worker', 'runner', 'gpu'].includes(process.argv[2] ?? '')) {
+  process.env['UV_THREADPOOL_SIZE'] ??= DRIVER_THREADS;
 }
 let exitCode: number | undefined;
 const cli: Cli = {

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import * as z from 'zod';
 import { absolutePath, nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
+import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
 import type { NodeSettings } from '../engine/node-deps.ts';
 
 const storeUrl = z.string().regex(/^(file:\/\/\/|s3:\/\/[^/@]+)/, 'write file:///dir or s3://bucket[/prefix]');
@@ -86,7 +87,8 @@ export function redacted(config: WorkerConfig): Record<string, unknown> {
 function runnerCommand({ KYBERNATE_STATE_DIR: stateDir }: WorkerConfig): string[] {
   const runner = fileURLToPath(new URL(`./runner${extname(import.meta.url)}`, import.meta.url));
   // Root runs what it finds there, so it lies where only root writes.
-  return ['/usr/bin/env', `NODE_COMPILE_CACHE=${join(stateDir, 'compile-cache')}`, process.execPath, runner];
+  const variables = [`NODE_COMPILE_CACHE=${join(stateDir, 'compile-cache')}`, `UV_THREADPOOL_SIZE=${DRIVER_THREADS}`];
+  return ['/usr/bin/env', ...variables, process.execPath, runner];
 }
 
 export function nodeSettings(config: WorkerConfig): NodeSettings {
