@@ -16,6 +16,7 @@
  *   oom                2, then 304 for ever    not-ready           600 when the timeout of Lock is over
  *   gone               the process is killed   kill-caller         the calling process is killed
  *   corrupt            VRAM comes back wrong   failed              999, the process is in state FAILED
+ *   together=<n>       goes on when n such calls have begun (304 after 5 s); only as the first line
  */
 #include "fake-gpu.h"
 #include "fake-memory.h"
@@ -116,10 +117,22 @@ static void hang_until_released(int pid)
 		pause_ms(5);
 }
 
+/* The line of control counts the calls; this one is the first of the file. */
+static int wait_for_others(int wanted)
+{
+	char path[512], text[32];
+	for (int i = 0; i < 1000; i++, pause_ms(5))
+		if (slurp(fake_path(path, "counts/0"), text, sizeof(text)) > 0 && atoi(text) >= wanted)
+			return -1;
+	return 304;
+}
+
 /* What an action does before the call does anything; -1: the call goes on. */
 static int before(const char *action, int pid, unsigned timeout_ms)
 {
 	int value;
+	if (value_of(action, "together", &value))
+		return wait_for_others(value);
 	if (value_of(action, "error", &value))
 		return value;
 	if (value_of(action, "slow", &value))

@@ -32,9 +32,13 @@ export interface FakeDevice {
   readonly name: string;
 }
 
-/** `GPU-00000000-0000-0000-0000-00000000000<minor>`, 80 GiB */
+/**
+ * Of 80 GiB when nothing else is said. Every test process has GPUs of its own: the fakes know the CUDA processes of the
+ * whole machine by the UUIDs that they use.
+ */
 export function fakeDevice(minor: number, totalBytes: number = 80 * GIB): FakeDevice {
-  const uuid = `GPU-00000000-0000-0000-0000-${String(minor).padStart(12, '0')}`;
+  const owner = process.pid.toString(16).padStart(8, '0');
+  const uuid = `GPU-${owner}-0000-0000-0000-${String(minor).padStart(12, '0')}`;
   return { uuid, minor, totalBytes, name: 'Fake H100' };
 }
 
