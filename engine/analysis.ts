@@ -39,7 +39,8 @@ export interface Analysis {
   readonly establishedTcp: readonly Connection[];
   /** network lock that CRIU will use */
   readonly networkLock: 'nftables' | 'skip';
-  readonly gpuProcesses: ReadonlyArray<{ readonly hostPid: number; readonly nsPid: number; readonly command: string }>;
+  /** host pids of those that have descriptors or mappings of NVIDIA devices; what they are, the driver is asked */
+  readonly gpuHolders: readonly number[];
   /** memory, rw layer and tmpfs of the tree: what the checkpoint will take, roughly, before any compression */
   readonly estimatedBytes: number;
   readonly warnings: readonly string[];
@@ -106,9 +107,7 @@ export async function analyzeContainer(
       .filter((line) => line !== ''),
     linkRemap,
     ...tcp,
-    gpuProcesses: surveys
-      .filter((survey) => survey.usesGpu)
-      .map(({ process }) => ({ hostPid: process.hostPid, nsPid: process.nsPid, command: process.command })),
+    gpuHolders: surveys.filter((survey) => survey.usesGpu).map(({ process }) => process.hostPid),
     estimatedBytes: await estimateBytes(deps.run, facts, surveys),
     warnings,
     refusals,

@@ -11,7 +11,7 @@ import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
 import { analyzeContainer } from './analysis.ts';
 import { probeNodeFacts } from './facts.ts';
-import { NO_GPU } from './gpu/gpu-plan.ts';
+import { analyzeGpu } from './gpu/analysis.ts';
 import { inspectContainer } from './inspect.ts';
 import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -61,10 +61,17 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     tcp: request.tcp,
     after: request.after,
   });
+  const gpu = await analyzeGpu(deps, facts, analysis.gpuHolders, {
+    operationId: request.operationId,
+    options: request.gpu,
+    freezeBudgetMs: request.freezeBudgetMs,
+    rehearsal: request.rehearsal === true,
+  });
   op.signal.throwIfAborted();
-  const reservedBytes = analysis.estimatedBytes;
-  await checkSource(deps, { facts, analysis, nodeFacts });
+  await checkSource(deps, { facts, analysis, gpu, nodeFacts });
   await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
+  // the driver moves VRAM into memory of the processes, where CRIU dumps it; a rehearsal writes nothing
+  const reservedBytes = request.rehearsal === true ? 0 : analysis.estimatedBytes + gpu.plan.reservedMemoryBytes;
   await checkDisk(deps, dirname(dir), request.operationId, reservedBytes);
   const plan: OperationPlan = {
     operationId: request.operationId,
@@ -82,8 +89,8 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     reservedBytes,
     nodeFacts,
     facts,
-    analysis,
-    gpu: NO_GPU,
+    analysis: { ...analysis, warnings: [...analysis.warnings, ...gpu.warnings] },
+    gpu: gpu.plan,
     settings: deps.settings,
     bootId: bootId(),
   };
@@ -91,9 +98,9 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   return resultOf(plan);
 }
 
-function resultOf({ analysis, facts, gpu }: OperationPlan): PlanStepResult {
+function resultOf({ analysis, facts, gpu, reservedBytes }: OperationPlan): PlanStepResult {
   return {
-    estimatedBytes: analysis.estimatedBytes,
+    estimatedBytes: reservedBytes,
     processes: facts.processes.length,
     gpuProcesses: gpu.processes.length,
     vramBytes: gpu.vramBytes,

@@ -12,6 +12,7 @@ import { locateProgram } from '../native/runc/runc.ts';
 import type { Analysis } from './analysis.ts';
 import type { ContainerFacts } from './container-facts.ts';
 import { canLockByNftables, probeNodeFacts } from './facts.ts';
+import type { GpuFindings } from './gpu/analysis.ts';
 import type { NodeDeps } from './node-deps.ts';
 
 /** What runc, CRIU and tar take for themselves beside the workload, roughly. */
@@ -25,24 +26,23 @@ const PROGRAMS: Readonly<Record<string, string>> = {
 
 /**
  * May this container be captured on this node? Disk is not looked at here: that is a reservation of the plan.
- * @throws GpuUnsupported; Incompatible with every reason in `details.reasons`. Nothing was touched.
+ * @throws GpuUnsupported the driver cannot save it; Incompatible otherwise; each with every reason in `details.reasons`.
+ * Nothing was touched.
  */
 export async function checkSource(
   deps: NodeDeps,
-  source: { readonly facts: ContainerFacts; readonly analysis: Analysis; readonly nodeFacts: NodeFacts },
+  source: {
+    readonly facts: ContainerFacts;
+    readonly analysis: Analysis;
+    readonly gpu: GpuFindings;
+    readonly nodeFacts: NodeFacts;
+  },
 ): Promise<void> {
-  const { facts, analysis, nodeFacts } = source;
+  const { facts, analysis, gpu, nodeFacts } = source;
   const name = `container ${facts.ref.namespace}/${facts.ref.id} on ${deps.settings.node}`;
-  if (analysis.gpuProcesses.length > 0) {
-    const processes = analysis.gpuProcesses.map(({ hostPid, command }) => `${hostPid} (${command})`).join(', ');
-    throw new KybernateError(
-      'GpuUnsupported',
-      `${name} uses an NVIDIA GPU (process ${processes}); capture of GPU state is not available in this version; ` +
-        'the container was not touched',
-      { details: { gpuProcesses: analysis.gpuProcesses } },
-    );
-  }
   const reasons = [
+    ...gpu.unsupported,
+    ...gpu.refusals,
     ...analysis.refusals,
     ...criuTooOld(nodeFacts.criuVersion),
     ...(await missingPrograms(deps)),
@@ -51,7 +51,7 @@ export async function checkSource(
   ];
   if (reasons.length > 0) {
     throw new KybernateError(
-      'Incompatible',
+      gpu.unsupported.length > 0 ? 'GpuUnsupported' : 'Incompatible',
       `${name} cannot be checkpointed: ${reasons.join('; ')}; the container was not touched`,
       { details: { reasons } },
     );

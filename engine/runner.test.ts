@@ -13,6 +13,7 @@ import { Runner } from './runner.ts';
 import { undoCapture } from './undo.ts';
 
 const silent = (): void => undefined;
+const gpu = (): { reason: string } => ({ reason: 'no GPU here' });
 const log = { debug: silent, info: silent, warn: silent, error: silent };
 
 /** CRIU's part up to the freeze, after which it fails. */
@@ -98,7 +99,7 @@ function newRunner(): Runner {
   const containerd = (): never => {
     throw new Error('no containerd here');
   };
-  return new Runner(plan, { run, containerd, log });
+  return new Runner(plan, { run, containerd, log, gpu });
 }
 
 test('a failed dump lets the workload run, also when the network locks cannot be looked at', async () => {
@@ -151,7 +152,7 @@ test('an undo thaws although the journal cannot be written', async () => {
   writeFileSync(join(dir, 'cgroup', 'freezer.state'), 'FROZEN');
   mkdirSync(operationPaths(plan.settings, plan.operationId).journal);
 
-  const result = await undoCapture(plan, run, log);
+  const result = await undoCapture(plan, { run, gpu }, log);
 
   expect(result.source).toBe('running');
   expect(freezer()).toBe('THAWED');

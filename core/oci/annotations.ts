@@ -16,6 +16,14 @@ export const ANNOTATIONS = {
   tcp: 'kybernate.io/tcp',
   /** `true` allows a bare image directory, of which nothing can be checked */
   unverified: 'kybernate.io/unverified',
+  /** GPUs for a container that has none yet: `all`, or indices and UUIDs by commas; `.<container name>` as above */
+  gpus: 'kybernate.io/gpus',
+  /** `true`: no CUDA IPC, peer access or NCCL over P2P is used where that cannot be seen; `.<container name>` as above */
+  gpuAssumeSafe: 'kybernate.io/gpu-assume-safe',
+  /** JSON array of a program of the container and its arguments, run before the GPU is locked */
+  gpuQuiesce: 'kybernate.io/gpu-quiesce',
+  /** the same, run after the GPU is unlocked */
+  gpuResume: 'kybernate.io/gpu-resume',
 } as const;
 
 /** Labels of restored containers and of their snapshots in containerd. */

@@ -7,6 +7,7 @@ import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { analyzeContainer, type Analysis, type AnalysisRequest } from '../../engine/analysis.ts';
 import type { ContainerFacts } from '../../engine/container-facts.ts';
 import { probeNodeFacts } from '../../engine/facts.ts';
+import { NO_FINDINGS } from '../../engine/gpu/analysis.ts';
 import { inspectContainer } from '../../engine/inspect.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import { checkSource } from '../../engine/preflight.ts';
@@ -98,8 +99,8 @@ test('a plain container is inspected whole and needs next to no options', async 
   expect(facts.freezer.path).toContain(`${namespace}/plain`);
   expect(statSync(facts.upperDir ?? '').isDirectory()).toBe(true);
   expect(optionsOf(analysis)).toEqual(['manage-cgroups-mode ignore', 'network-lock skip']);
-  expect(analysis).toMatchObject({ refusals: [], warnings: [], linkRemap: false, gpuProcesses: [] });
-  await checkSource(deps, { facts, analysis, nodeFacts: await probeNodeFacts(deps) });
+  expect(analysis).toMatchObject({ refusals: [], warnings: [], linkRemap: false, gpuHolders: [] });
+  await checkSource(deps, { facts, analysis, gpu: NO_FINDINGS, nodeFacts: await probeNodeFacts(deps) });
 });
 
 test('a process that came in by exec is told apart and warned about', async () => {
@@ -178,7 +179,7 @@ test('io_uring is refused with its reason and its fix', async () => {
   );
   const analysis = await analyze(facts);
 
-  const attempt = checkSource(deps, { facts, analysis, nodeFacts: await probeNodeFacts(deps) });
+  const attempt = checkSource(deps, { facts, analysis, gpu: NO_FINDINGS, nodeFacts: await probeNodeFacts(deps) });
 
   await expect(attempt).rejects.toMatchObject({ type: 'Incompatible' });
   await expect(attempt).rejects.toThrow(/python3.*uses io_uring.*UV_USE_IO_URING=0/);

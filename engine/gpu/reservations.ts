@@ -1,0 +1,104 @@
+/*
+ * What other operations of this node have been promised and not yet taken: host memory for GPU state, and GPU memory
+ * that a saved source needs back. Read from their plans and records, so that a worker's restart forgets nothing.
+ */
+import type { GpuMemoryUse } from '../../native/cuda/gpu-driver.ts';
+import { lastDone, readJournal } from '../journal.ts';
+import type { NodeSettings } from '../node-deps.ts';
+import { listOperations, operationPaths, readPlan } from '../operation.ts';
+import { readRestore } from '../restore-operation.ts';
+import type { GpuPlan } from './gpu-plan.ts';
+
+type Settings = Pick<NodeSettings, 'runDir' | 'stateDir'>;
+
+/** What a restore has been promised; its record names both, if it restores GPU state. */
+interface RestorePromise {
+  readonly operationId: string;
+  readonly reservedMemoryBytes: number;
+  /** UUID to bytes */
+  readonly reservedVram: Readonly<Record<string, number>>;
+}
+
+interface Promises {
+  /** of sources whose GPU state is to be saved, or is */
+  readonly plans: readonly GpuPlan[];
+  readonly restores: readonly RestorePromise[];
+}
+
+/** Bytes of host memory promised to operations other than `exceptOperationId`. */
+export async function reservedMemory(settings: Settings, exceptOperationId: string): Promise<number> {
+  return memoryOf(await promises(settings, exceptOperationId));
+}
+
+/**
+ * GPU memory promised to operations other than `exceptOperationId` and not in their hands now, by UUID.
+ * @param inUse of this moment: what a source still holds needs no room besides
+ */
+export async function reservedVram(
+  settings: Settings,
+  exceptOperationId: string,
+  inUse: readonly GpuMemoryUse[],
+): Promise<ReadonlyMap<string, number>> {
+  return vramOf(await promises(settings, exceptOperationId), inUse);
+}
+
+/** Limits that operations other than `exceptOperationId` have raised or are about to. */
+export async function raisedLimits(settings: Settings, exceptOperationId: string): Promise<ReadonlySet<string>> {
+  const { plans } = await promises(settings, exceptOperationId);
+  return new Set(plans.flatMap((plan) => plan.memoryRaises.map((raise) => raise.file)));
+}
+
+export function memoryOf({ plans, restores }: Promises): number {
+  return (
+    plans.reduce((sum, plan) => sum + plan.reservedMemoryBytes, 0) +
+    restores.reduce((sum, restore) => sum + restore.reservedMemoryBytes, 0)
+  );
+}
+
+export function vramOf({ plans, restores }: Promises, inUse: readonly GpuMemoryUse[]): ReadonlyMap<string, number> {
+  const reserved = new Map<string, number>();
+  const add = (uuid: string, bytes: number): void => {
+    reserved.set(uuid, (reserved.get(uuid) ?? 0) + Math.max(0, bytes));
+  };
+  for (const plan of plans) {
+    const own = new Set(plan.processes.map((process) => process.hostPid));
+    for (const device of plan.devices) {
+      const held = inUse.filter((use) => own.has(use.hostPid) && use.uuid === device.uuid);
+      add(device.uuid, device.usedBytes - held.reduce((sum, use) => sum + use.usedBytes, 0));
+    }
+  }
+  for (const restore of restores) {
+    Object.entries(restore.reservedVram).forEach(([uuid, bytes]) => add(uuid, bytes));
+  }
+  return reserved;
+}
+
+async function promises(settings: Settings, exceptOperationId: string): Promise<Promises> {
+  const others = (await listOperations(settings)).filter((operationId) => operationId !== exceptOperationId);
+  return {
+    plans: others.flatMap((operationId) => livePlan(settings, operationId) ?? []),
+    restores: others.flatMap((operationId) => liveRestore(settings, operationId) ?? []),
+  };
+}
+
+/** The GPU's part is over long before the operation is: its upload may take hours. */
+function livePlan(settings: Settings, operationId: string): GpuPlan | undefined {
+  const plan = readPlan(settings, operationId)?.gpu;
+  if (plan === undefined || plan.processes.length === 0) {
+    return undefined;
+  }
+  const journal = readJournal(operationPaths(settings, operationId).journal);
+  const over = (['gpu-restored', 'killed', 'undone'] as const).some((step) => lastDone(journal, step) !== undefined);
+  return over ? undefined : plan;
+}
+
+function liveRestore(settings: Settings, operationId: string): RestorePromise | undefined {
+  const record = readRestore(settings, operationId);
+  return record === undefined || !['registered', 'prepared'].includes(record.state)
+    ? undefined
+    : {
+        operationId,
+        reservedMemoryBytes: record.reservedMemoryBytes ?? 0,
+        reservedVram: record.reservedVram ?? {},
+      };
+}
