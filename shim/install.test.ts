@@ -29,6 +29,7 @@ beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'shim-install-'));
   mkdirSync(join(dir, 'programs'));
   mkdirSync(join(dir, 'bundle'));
+  program('kybernate-yaml.mjs', '');
   installation = {
     targetDir: join(dir, 'bin with blank'),
     nodePath: program('node', 'echo "node $KYBERNATE_RUNC $KYBERNATE_AGENT_SOCKET ${NODE_OPTIONS-unset} $*"'),
@@ -64,7 +65,7 @@ function bundle(spec: object): string[] {
 }
 
 describe('installShim', () => {
-  it('leaves the same four files when it is repeated, and no temporary ones', () => {
+  it('leaves the same five files when it is repeated, and no temporary ones', () => {
     const launcher = installShim(installation);
 
     expect(installShim(installation)).toBe(launcher);
@@ -74,6 +75,7 @@ describe('installShim', () => {
     expect(readdirSync(join(installation.targetDir, 'kybernate-runtime')).sort()).toEqual([
       'kybernate-shim.conf',
       'kybernate-wrapper.mjs',
+      'kybernate-yaml.mjs',
       'runc',
     ]);
   });

@@ -3,6 +3,7 @@
  *   containerd-shim-kybernate-v1         launcher, found by containerd by its name
  *   kybernate-runtime/runc               fast path, found by the stock shim because the launcher puts it first in PATH
  *   kybernate-runtime/kybernate-wrapper.mjs
+ *   kybernate-runtime/kybernate-yaml.mjs   loaded by the wrapper when it meets a CDI file in YAML
  *   kybernate-runtime/kybernate-shim.conf
  * The directory of `runc` is not in containerd's own PATH, so containers of other runtimes never meet it.
  */
@@ -15,6 +16,8 @@ export const SHIM_NAME = 'containerd-shim-kybernate-v1';
 /** What a container names to be made by this shim. */
 export const RUNTIME_NAME = 'io.containerd.runc.kybernate.v1';
 const RUNTIME_DIR = 'kybernate-runtime';
+/** Beside the wrapper's bundle, here and there. */
+export const YAML_BUNDLE = 'kybernate-yaml.mjs';
 
 export interface ShimInstallation {
   /** made when absent; belongs in containerd's PATH */
@@ -42,7 +45,7 @@ export function installShim(installation: ShimInstallation): string {
       throw new KybernateError('InvalidInput', `${name}: ${JSON.stringify(path)} is not an absolute path`);
     }
   }
-  for (const path of [nodePath, wrapperPath, runcPath, criuPath]) {
+  for (const path of [nodePath, wrapperPath, join(dirname(wrapperPath), YAML_BUNDLE), runcPath, criuPath]) {
     if (!existsSync(path)) {
       throw new KybernateError('InvalidInput', `the shim cannot be installed: ${path} does not exist`);
     }
@@ -53,6 +56,8 @@ export function installShim(installation: ShimInstallation): string {
   const settings = { runc: runcPath, criu: criuPath, node: nodePath, wrapper, agent: agentSocket };
   const text = Object.entries(settings).map(([key, value]) => `${key}=${value}\n`);
   replace(join(runtimeDir, 'kybernate-shim.conf'), 0o644, (path) => writeFileSync(path, text.join('')));
+  const yaml = join(dirname(wrapperPath), YAML_BUNDLE);
+  replace(join(runtimeDir, YAML_BUNDLE), 0o644, (path) => copyFileSync(yaml, path));
   replace(wrapper, 0o644, (path) => copyFileSync(wrapperPath, path));
   replace(join(runtimeDir, 'runc'), 0o755, (path) => copyFileSync(script('kybernate-runc'), path));
   const launcher = join(targetDir, SHIM_NAME);

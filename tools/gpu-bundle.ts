@@ -31,6 +31,7 @@ import { findKeeper } from '../cli/setup/keeper.ts';
 import { packageDir, pathDirs, inDirs, PROGRAMS, type ProgramName, type ProgramSpec } from '../cli/setup/programs.ts';
 import { workflowBundlePath } from '../workers/build-bundle.ts';
 import { ROOT } from './check-steps.ts';
+import { YAML_BUNDLE } from '../shim/install.ts';
 import { wrapperBundlePath } from './wrapper-bundle.ts';
 
 const OUT = join(ROOT, '.gpu-bundle');
@@ -242,7 +243,8 @@ async function fillCode(dir: string): Promise<void> {
   symlinkSync('../node_modules', join(dir, 'src/node_modules'));
   const built = join(dir, 'built');
   mkdirSync(built);
-  for (const path of [await workflowBundlePath(), await wrapperBundlePath()]) {
+  const wrapper = await wrapperBundlePath();
+  for (const path of [await workflowBundlePath(), wrapper, join(dirname(wrapper), YAML_BUNDLE)]) {
     copyFileSync(path, join(built, basename(path)));
   }
   if (codeInputs() !== before) {

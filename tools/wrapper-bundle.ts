@@ -1,19 +1,31 @@
-/* The bundle of the shim's wrapper: one small file for Node, built by esbuild, kept under a hash of what went in. */
+/*
+ * The bundle of the shim's wrapper: one small file for Node, built by esbuild, kept under a hash of what went in. The
+ * reader of YAML, three times as large and seldom needed, lies beside it in a file of its own.
+ */
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { YAML_BUNDLE } from '../shim/install.ts';
 import { fileURLToPath } from 'node:url';
+import type { BuildOptions } from 'esbuild';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** Everything that the wrapper may import (the layer rules say so). */
 const SOURCES = ['core', 'native', 'engine', 'shim'];
 
-/** Bundles shim/wrapper/main.ts into `outFile`, which appears whole or not at all. */
+/** Bundles shim/wrapper/main.ts into `outFile`, and what it loads when it needs it beside it. Each file appears whole or not at all. */
 export async function buildWrapper(outFile: string): Promise<void> {
+  const yaml = { contents: "export { parse } from 'yaml';", resolveDir: ROOT };
+  await bundle({ stdin: yaml }, join(dirname(outFile), YAML_BUNDLE));
+  const apart = { alias: { yaml: `./${YAML_BUNDLE}` }, external: [`./${YAML_BUNDLE}`] };
+  await bundle({ entryPoints: [join(ROOT, 'shim', 'wrapper', 'main.ts')], ...apart }, outFile);
+}
+
+async function bundle(what: BuildOptions, outFile: string): Promise<void> {
   const { build } = await import('esbuild');
   const result = await build({
-    entryPoints: [join(ROOT, 'shim', 'wrapper', 'main.ts')],
+    ...what,
     bundle: true,
     write: false,
     platform: 'node',
@@ -23,9 +35,9 @@ export async function buildWrapper(outFile: string): Promise<void> {
     legalComments: 'none',
     logLevel: 'warning',
   });
-  const [file] = result.outputFiles;
+  const [file] = result.outputFiles ?? [];
   if (file === undefined) {
-    throw new Error('esbuild wrote no bundle of the wrapper');
+    throw new Error(`esbuild wrote no ${outFile}`);
   }
   await mkdir(dirname(outFile), { recursive: true });
   const temporary = `${outFile}.${process.pid}`;
@@ -50,7 +62,7 @@ async function sourcesHash(): Promise<string> {
 export async function wrapperBundlePath(): Promise<string> {
   const cache = join(ROOT, 'node_modules', '.cache', 'kybernate');
   const file = join(cache, `kybernate-wrapper-${await sourcesHash()}.mjs`);
-  if (!existsSync(file)) {
+  if (!existsSync(file) || !existsSync(join(cache, YAML_BUNDLE))) {
     await buildWrapper(file);
   }
   return file;

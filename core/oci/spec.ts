@@ -87,7 +87,7 @@ export interface OciSpec {
 export function parseSpec(text: string, origin: string): OciSpec {
   let parsed: unknown;
   try {
-    parsed = JSON.parse(text);
+    parsed = parseExactly(text);
   } catch (error) {
     throw new KybernateError('InvalidInput', `${origin} is not JSON: ${messageOf(error)}`, { cause: error });
   }
@@ -95,6 +95,28 @@ export function parseSpec(text: string, origin: string): OciSpec {
     throw new KybernateError('InvalidInput', `${origin} is not a JSON object`);
   }
   return parsed;
+}
+
+/** As `parseSpec` read it, to the last digit. */
+export function specText(spec: OciSpec): string {
+  return JSON.stringify(spec);
+}
+
+/** Since V8 11.4; not in the library of this TypeScript. Source: the proposal "JSON.parse source text access". */
+interface ExactJson {
+  parse(text: string, revive: (key: string, value: unknown, context: { readonly source?: string }) => unknown): unknown;
+  rawJSON(text: string): unknown;
+}
+
+/**
+ * An unlimited rlimit is 2^64 - 1, which a number of JavaScript rounds up to what Go refuses: such integers stay as they
+ * are written. Nothing that is read here by name is one.
+ */
+function parseExactly(text: string): unknown {
+  const json = JSON as unknown as ExactJson;
+  return json.parse(text, (_key, value, { source = '' }) =>
+    typeof value === 'number' && !Number.isSafeInteger(value) && /^-?\d+$/.test(source) ? json.rawJSON(source) : value,
+  );
 }
 
 /** How a container stands to one namespace type: `host` shares the host's, `own` made one, `joined` was given a path. */
