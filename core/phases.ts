@@ -42,6 +42,8 @@ export type Phase = CheckpointPhase | RestorePhase | (typeof END_PHASES)[number]
  */
 export const RUNNER_STEPS = {
   armed: { frozen: false },
+  /** the workload is asked to come to rest; never written without a hook for it */
+  quiescing: { frozen: true },
   /** GPU processes are locked, saved or both from here to `gpu-restored`; never written without a GPU */
   'gpu-locking': { frozen: true },
   'gpu-saved': { frozen: true },
@@ -50,7 +52,7 @@ export const RUNNER_STEPS = {
   dumped: { frozen: true },
   captured: { frozen: true },
   thawed: { frozen: false },
-  /** begun before `thawed` is written, so that no crash leaves a process locked that nobody knows of */
+  /** from the thaw on; the GPU counts as held from `gpu-locking` until `gpu-restored` is done, whatever lies between */
   'gpu-restoring': { frozen: true },
   'gpu-restored': { frozen: false },
   held: { frozen: true },

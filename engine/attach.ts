@@ -10,6 +10,7 @@ import { isErrorType, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { removeUncommitted } from './commit.ts';
+import { takeContainerLock } from './container-flock.ts';
 import { endDump } from './end-dump.ts';
 import { mayBeFrozen, readJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -25,7 +26,6 @@ import {
 } from './operation.ts';
 import { launchRunner } from './runner-process.ts';
 import type { RunnerAnswer, RunnerCall } from './runner-server.ts';
-import { takeContainerLock } from './runner.ts';
 import { undoCapture } from './undo.ts';
 import { verifyRunning } from './verify-running.ts';
 
@@ -82,7 +82,7 @@ async function waitForRunner(paths: OperationPaths, op: Op, ended: () => boolean
   );
 }
 
-/** The GPU step: with no GPU process in the container there is nothing to do, and it says so. */
+/** Locks and saves the GPU processes; with none in the container it says so. Cancellation is as for the capture. */
 export async function saveGpuState(deps: NodeDeps, op: Op, ref: OperationRef): Promise<SaveGpuStateResult> {
   return (await ask(deps, op, ref, 'save-gpu-state')) as SaveGpuStateResult;
 }
@@ -170,14 +170,14 @@ export function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationPlan): 
 async function undoOnce(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
   const paths = operationPaths(deps.settings, plan.operationId);
   if (!mayBeFrozen(readJournal(paths.journal))) {
-    return verifyRunning(plan, deps.run);
+    return verifyRunning(plan, deps, op.log);
   }
   // What survives of the operation holds the flock by inheritance, and may still write to the workload.
   await endDump(plan, deps.run);
   await killOperation(plan.operationId);
   const lock = takeContainerLock(plan);
   try {
-    return await undoCapture(plan, deps.run, op.log);
+    return await undoCapture(plan, deps, op.log);
   } finally {
     closeSync(lock);
   }
@@ -221,9 +221,9 @@ async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall):
     // Its answer comes through the call that it ends.
     callRunner(paths, 'cancel').catch(() => undefined);
   }
-  if (call === 'capture') {
+  if (call === 'capture' || call === 'save-gpu-state') {
     if (op.signal.aborted) {
-      // A capture that nobody wants any more must not begin now.
+      // A step that nobody wants any more must not begin now.
       cancel();
       op.signal.throwIfAborted();
     }

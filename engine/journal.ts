@@ -66,12 +66,21 @@ function parseEntry(line: string): JournalEntry | undefined {
   }
 }
 
+/** Steps of the GPU, from the first to the one after which nothing of it is held. */
+const GPU_BEGINS: readonly RunnerStep[] = ['quiescing', 'gpu-locking'];
+const GPU_ENDS: readonly RunnerStep[] = ['gpu-restored', 'killed', 'resumed', 'undone'];
+
 /**
- * May the workload stand still, as far as the journal tells? A begun freezing step counts: the freeze may have
+ * May the workload stand still, or its GPU be out of use, as far as the journal tells? A begun step counts: it may have
  * happened although nobody lived to write it down.
  */
 export function mayBeFrozen(entries: readonly JournalEntry[]): boolean {
-  const last = entries.at(-1);
+  return mayStandStill(entries) || mayHoldGpu(entries);
+}
+
+/** May the freezer be closed, or something of a dump be left? */
+export function mayStandStill(entries: readonly JournalEntry[]): boolean {
+  const last = entries.findLast(({ step }) => !isGpuStep(step));
   if (last === undefined) {
     return false;
   }
@@ -82,22 +91,43 @@ export function mayBeFrozen(entries: readonly JournalEntry[]): boolean {
   return last.state !== 'done' && ['thawed', 'killed', 'resumed', 'undone'].includes(last.step);
 }
 
+function isGpuStep(step: RunnerStep): boolean {
+  return step === 'quiescing' || step.startsWith('gpu-');
+}
+
+/** May GPU processes be locked or saved, limits be raised, or the workload wait for its hook? */
+export function mayHoldGpu(entries: readonly JournalEntry[]): boolean {
+  const last = entries.findLast(
+    ({ step, state }) => GPU_BEGINS.includes(step) || (state === 'done' && GPU_ENDS.includes(step)),
+  );
+  return last !== undefined && GPU_BEGINS.includes(last.step);
+}
+
+export interface Budgets {
+  readonly freezeBudgetMs: number;
+  readonly holdBudgetMs: number;
+  readonly gpu?: { readonly estimatedRestoreMs: number };
+}
+
 /**
  * When a runner must have let the workload go by itself, in ms since the epoch; undefined while nothing stands still.
- * The budget of the freeze runs from its begin, that of a hold from the hold.
+ * The budget runs from the first lock or freeze, that of a hold from the hold. A step that may take longer, a hook of
+ * the workload, says so by `allowMs`.
  */
-export function releaseDueMs(
-  entries: readonly JournalEntry[],
-  budgets: { readonly freezeBudgetMs: number; readonly holdBudgetMs: number },
-): number | undefined {
+export function releaseDueMs(entries: readonly JournalEntry[], budgets: Budgets): number | undefined {
   if (!mayBeFrozen(entries)) {
     return undefined;
   }
+  const allowed = entries.flatMap(({ at, data }) =>
+    data?.['allowMs'] === undefined ? [] : [Date.parse(at) + Number(data['allowMs'])],
+  );
   const held = lastDone(entries, 'held');
-  const begun = entries.find((entry) => entry.step === 'freezing');
-  return held === undefined
-    ? Date.parse(begun?.at ?? '') + budgets.freezeBudgetMs
-    : Date.parse(held.at) + budgets.holdBudgetMs;
+  const begun = entries.find(({ step }) => step === 'gpu-locking' || step === 'freezing');
+  if (held !== undefined) {
+    const dueMs = Date.parse(held.at) + budgets.holdBudgetMs + (budgets.gpu?.estimatedRestoreMs ?? 0);
+    return Math.max(dueMs, ...allowed);
+  }
+  return Math.max(begun === undefined ? 0 : Date.parse(begun.at) + budgets.freezeBudgetMs, ...allowed);
 }
 
 export function lastDone(entries: readonly JournalEntry[], step: RunnerStep): JournalEntry | undefined {

@@ -7,9 +7,9 @@ import type { PhaseTimes } from '../core/contract/checkpoint.ts';
 export class PhaseTimer {
   readonly #startedAt = performance.now();
   readonly #parts = new Map<string, number>();
+  readonly #freeze = new Span();
+  readonly #gpuPause = new Span();
   #current: { name: string; at: number } | undefined;
-  #frozenAt: number | undefined;
-  #freezeMs = 0;
 
   part(name: string): void {
     const now = performance.now();
@@ -19,26 +19,34 @@ export class PhaseTimer {
 
   /** The workload stands still from here on. */
   frozen(): void {
-    this.#frozenAt ??= performance.now();
+    this.#freeze.begin();
   }
 
   thawed(): void {
-    if (this.#frozenAt !== undefined) {
-      this.#freezeMs += performance.now() - this.#frozenAt;
-      this.#frozenAt = undefined;
-    }
+    this.#freeze.end();
   }
 
+  /** The first lock is about to be asked for. */
+  gpuPaused(): void {
+    this.#gpuPause.begin();
+  }
+
+  /** The last unlock is done. */
+  gpuRuns(): void {
+    this.#gpuPause.end();
+  }
+
+  /** Up to now. The part that is under way goes on. */
   times(): PhaseTimes {
     const now = performance.now();
     this.#close(now);
-    this.#current = undefined;
     const parts = Object.fromEntries([...this.#parts].map(([name, ms]) => [name, round(ms)]));
     const totalMs = now - this.#startedAt;
     const accounted = [...this.#parts.values()].reduce((sum, ms) => sum + ms, 0);
-    const freezeMs = this.#freezeMs + (this.#frozenAt === undefined ? 0 : now - this.#frozenAt);
+    const gpuPauseMs = this.#gpuPause.ms(now);
     return {
-      freezeMs: round(freezeMs),
+      freezeMs: round(this.#freeze.ms(now) ?? 0),
+      ...(gpuPauseMs === undefined ? {} : { gpuPauseMs: round(gpuPauseMs) }),
       totalMs: round(totalMs),
       unaccountedMs: round(totalMs - accounted),
       parts,
@@ -49,7 +57,28 @@ export class PhaseTimer {
     if (this.#current !== undefined) {
       const { name, at } = this.#current;
       this.#parts.set(name, (this.#parts.get(name) ?? 0) + (now - at));
+      this.#current = { name, at: now };
     }
+  }
+}
+
+/** Time between a begin and an end, over all such pairs. */
+class Span {
+  #begunAt: number | undefined;
+  #sumMs: number | undefined;
+
+  begin(): void {
+    this.#begunAt ??= performance.now();
+  }
+
+  end(): void {
+    this.#sumMs = this.ms(performance.now());
+    this.#begunAt = undefined;
+  }
+
+  /** undefined when it never began */
+  ms(now: number): number | undefined {
+    return this.#begunAt === undefined ? this.#sumMs : (this.#sumMs ?? 0) + (now - this.#begunAt);
   }
 }
 

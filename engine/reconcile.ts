@@ -5,6 +5,7 @@
  */
 import { messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
+import { releaseHugePages } from './gpu/huge-pages.ts';
 import { discardCapture, runnerPid, undoWithoutRunner } from './attach.ts';
 import { mayBeFrozen, readJournal, releaseDueMs } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -49,6 +50,8 @@ export async function reconcile(
       failed.push({ operationId, error: messageOf(error) });
     }
   }
+  // Held by an operation whose directory is gone: a removal that died half-way.
+  releaseHugePages(deps.settings).forEach((warning) => op.log.warn({}, warning));
   return { undone, cleaned, failed };
 }
 

@@ -4,60 +4,42 @@
  * container's flock, writes the journal, and finishes or undoes by itself; activities ask it over a unix socket and may
  * come back as often as they like.
  *
- *   armed → gpu-saved → freezing → frozen → dumped → captured → thawed → resumed          (after: resume)
- *                                                             → held → thawed → resumed   (after: hold)
- *                                                             → held → killed             (after: stop)
- * and from anywhere before `captured`: undone.
+ *   armed → freezing → frozen → dumped → captured → thawed → resumed          (after: resume)
+ *                                                 → held → thawed → resumed   (after: hold)
+ *                                                 → held → killed             (after: stop)
+ * and from anywhere before `captured`: undone. Where processes use a GPU, it is locked and saved before `freezing` and
+ * comes back after every thaw (gpu-section.ts).
  */
-import { closeSync, openSync } from 'node:fs';
-import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
+import type { CaptureResult, GpuResumeFacts, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { RunnerStep } from '../core/phases.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
-import { tryLockExclusive } from '../native/libc/flock.ts';
+import type { GpuDriverOrNot } from '../native/cuda/gpu-driver.ts';
 import type { Run } from '../native/run/run.ts';
 import type { Capture } from './capture.ts';
 import { createCriuCapture } from './capture-criu.ts';
 import { draftMetadata, writeDraft } from './commit.ts';
+import { takeContainerLock } from './container-flock.ts';
 import { asDiskFull } from './disk-full.ts';
-import { DUMP_GRACE_MS } from './end-dump.ts';
 import { failedLogsDir, pruneFailedLogs } from './failed-logs.ts';
+import { FreezeBudget, refuseSmallBudget } from './freeze-budget.ts';
 import { freezerState, thaw } from './freezer.ts';
+import { checkDriver, hasGpu, putBackLimits, resumeGpuSection, saveGpuSection } from './gpu-section.ts';
 import { appendJournal, tryAppendJournal } from './journal.ts';
 import { killFrozen } from './kill.ts';
-import { checkToken, lockFile, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
+import { checkToken, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
 import { PhaseTimer } from './phase-timer.ts';
+import { Release } from './release.ts';
 import { undoCapture } from './undo.ts';
-import { removeNetworkLocks, verifyRunning } from './verify-running.ts';
-
-/** Between two tries of our own to let a workload go that still stands. */
-const RETRY_MS = 5000;
+import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
 
 export interface RunnerDeps {
   readonly run: Run;
   readonly containerd: () => Containerd;
+  /** the node's GPU driver, loaded at the first call */
+  readonly gpu: () => GpuDriverOrNot;
   readonly log: Logger;
-}
-
-/**
- * The guarantee that one operation at a time touches the container. Whoever undoes a dead runner's work takes it too:
- * the token orders operations, but never keeps a frozen workload frozen.
- *
- * @returns the descriptor that holds the lock
- * @throws LockLost when another operation holds the container
- */
-export function takeContainerLock(plan: OperationPlan): number {
-  const fd = openSync(lockFile(plan.settings, plan.container), 'a', 0o600);
-  if (!tryLockExclusive(fd)) {
-    closeSync(fd);
-    throw new KybernateError(
-      'LockLost',
-      `another operation holds the lock of container ${plan.container.namespace}/${plan.container.id} on this node; ` +
-        `this one touched nothing`,
-    );
-  }
-  return fd;
 }
 
 export class Runner {
@@ -65,29 +47,50 @@ export class Runner {
   readonly #deps: RunnerDeps;
   readonly #paths: OperationPaths;
   readonly #abort = new AbortController();
+  readonly #budget: FreezeBudget;
+  readonly #release: Release;
   readonly #lockFd: number;
-  #gpu: SaveGpuStateResult | undefined;
+  #timer: PhaseTimer | undefined;
+  #gpu: Promise<SaveGpuStateResult> | undefined;
   #capture: Promise<CaptureResult> | undefined;
-  #release: Promise<ResumeResult> | undefined;
+  #lettingGo: Promise<void> | undefined;
   #method: Capture | undefined;
-  #budget: NodeJS.Timeout | undefined;
-  #frozen = false;
+  #gpuFacts: GpuResumeFacts | undefined;
+  #warnings: readonly string[] = [];
+  #saving = false;
   #capturing = false;
-  #releaseFailed = false;
+  #captured = false;
+  /** the freezer may be closed */
+  #frozen = false;
+  /** GPU processes may be locked or saved */
+  #gpuHeld = false;
 
   constructor(plan: OperationPlan, deps: RunnerDeps) {
     this.plan = plan;
     this.#deps = deps;
+    this.#budget = new FreezeBudget(plan);
+    this.#release = new Release({
+      log: deps.log,
+      isHeld: () => this.#gpuHeld || (this.#frozen && this.#standsStill()),
+      isGone: () => !initIsAlive(plan),
+      again: () => this.resume(),
+    });
     this.#paths = operationPaths(plan.settings, plan.operationId);
     this.#lockFd = takeContainerLock(plan);
     checkToken(plan.settings, plan.container, plan.token);
     this.#journal('armed', 'done', { freezeBudgetMs: plan.freezeBudgetMs });
   }
 
-  /** CPU-only: the analysis refused every process that holds a GPU, so there is nothing to save. Idempotent. */
-  saveGpuState(): SaveGpuStateResult {
+  /** Locks and saves the GPU processes; without one nothing is done. Joins a save that is under way. */
+  saveGpuState(): Promise<SaveGpuStateResult> {
     if (this.#gpu === undefined) {
-      this.#gpu = { gpuProcesses: this.plan.gpu.processes.length, vramBytes: 0, durationMs: 0, parts: {} };
+      if (hasGpu(this.plan)) {
+        this.#refuseEnded();
+        this.#saving = true;
+        this.#gpu = this.#saveOnce().finally(() => (this.#saving = false));
+      } else {
+        this.#gpu = Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 0, parts: {} });
+      }
     }
     return this.#gpu;
   }
@@ -95,16 +98,22 @@ export class Runner {
   /** Captures; with `after: resume` the workload runs again when this returns. Joins a capture that is under way. */
   capture(): Promise<CaptureResult> {
     if (this.#capture === undefined) {
-      if (this.#release !== undefined) {
-        throw new KybernateError(
-          'DumpFailed',
-          `operation ${this.plan.operationId} was ended before its capture began; the container runs`,
-        );
-      }
+      this.#refuseEnded();
       this.#capturing = true;
       this.#capture = this.#captureOnce().finally(() => (this.#capturing = false));
     }
     return this.#capture;
+  }
+
+  /** @throws why it was ended: the budget that was over between two steps, or a resume that somebody asked for */
+  #refuseEnded(): void {
+    if (this.#release.current !== undefined) {
+      this.#abort.signal.throwIfAborted();
+      throw new KybernateError(
+        'DumpFailed',
+        `operation ${this.plan.operationId} was ended before its capture began; the container runs`,
+      );
+    }
   }
 
   /**
@@ -115,75 +124,70 @@ export class Runner {
     this.cancel(
       new KybernateError('DumpFailed', 'the operation was asked to resume the workload before its capture ended'),
     );
+    await this.#gpu?.catch(() => undefined);
     if (!this.#captured) {
       await this.#capture?.catch(() => undefined);
     }
-    return this.#releaseBy(() => (this.#releaseFailed ? this.#undoOnce() : this.#resumeOnce()));
+    return this.#release.by(() => (this.#release.failed ? this.#undoOnce() : this.#resumeOnce()));
   }
 
   /** Ends the frozen source. It never runs again; its connections stay locked when the capture asked for that. */
   async stop(): Promise<ResumeResult> {
     await this.#capture;
-    if (this.#release !== undefined) {
-      return this.#release;
+    if (this.#release.current !== undefined) {
+      return this.#release.current;
     }
     checkToken(this.plan.settings, this.plan.container, this.plan.token);
     if (!this.#frozen) {
       const { namespace, id } = this.plan.container;
       throw new KybernateError('Internal', `container ${namespace}/${id} is not held by this operation; it runs on`);
     }
-    return this.#releaseBy(() => this.#stopOnce());
-  }
-
-  /**
-   * One release at a time, and one for good. One that failed is tried again: by who asks, and by ourselves as long as the
-   * workload stands still, since worker and Temporal may be away.
-   */
-  #releaseBy(act: () => Promise<ResumeResult>): Promise<ResumeResult> {
-    this.#release ??= act().catch((error: unknown) => {
-      this.#release = undefined;
-      this.#releaseFailed = true;
-      this.#deps.log.error({ operationId: this.plan.operationId, error: String(error) }, 'the release failed');
-      setTimeout(() => this.#retryRelease(), RETRY_MS);
-      throw error;
-    });
-    return this.#release;
-  }
-
-  #retryRelease(): void {
-    if (this.#frozen && this.#standsStill()) {
-      // Its failure is logged, and brings us here again.
-      this.resume().catch(() => undefined);
-    }
+    return this.#release.by(() => this.#stopOnce());
   }
 
   #standsStill(): boolean {
     return ['frozen', 'freezing'].includes(freezerState(this.plan.facts.freezer));
   }
 
-  /** Stops a capture that is under way; it undoes itself and fails with the reason. */
+  /** Stops a save or a capture that is under way; it undoes itself and fails with the reason. */
   cancel(reason: Error): void {
-    if (this.#capture !== undefined && !this.#captured) {
+    if (this.#saving || (this.#capture !== undefined && !this.#captured)) {
       this.#abort.abort(reason);
     }
   }
 
-  /** A capture is under way, or the workload stands still: the process must not end. */
+  /** A step is under way, or the workload or its GPU stands still: the process must not end. */
   get busy(): boolean {
-    return this.#capturing || this.#frozen;
+    return this.#saving || this.#capturing || this.frozen;
   }
 
   get frozen(): boolean {
-    return this.#frozen;
+    return this.#frozen || this.#gpuHeld;
   }
 
-  #captured = false;
+  async #saveOnce(): Promise<SaveGpuStateResult> {
+    checkToken(this.plan.settings, this.plan.container, this.plan.token);
+    refuseSmallBudget(this.plan);
+    const section = { plan: this.plan, ...this.#deps };
+    checkDriver(section);
+    const timer = (this.#timer ??= new PhaseTimer());
+    try {
+      const saved = await saveGpuSection(section, timer, this.#abort.signal, () => {
+        this.#gpuHeld = true;
+        this.#startBudget();
+      });
+      timer.part('step-gap');
+      return saved;
+    } catch (error) {
+      throw await this.#undo(error);
+    }
+  }
 
   async #captureOnce(): Promise<CaptureResult> {
-    const timer = new PhaseTimer();
-    timer.part('prepare');
-    this.saveGpuState();
     checkToken(this.plan.settings, this.plan.container, this.plan.token);
+    await this.saveGpuState();
+    const timer = (this.#timer ??= new PhaseTimer());
+    timer.part('prepare');
     const method = this.#createMethod(timer);
     this.#method = method;
     try {
@@ -196,10 +200,10 @@ export class Runner {
       throw await this.#undo(asDiskFull(error, this.plan.checkpointDir));
     }
     this.#captured = true;
-    clearTimeout(this.#budget);
+    this.#budget.stop();
     this.#journal('captured', 'done');
     if (this.plan.after === 'resume') {
-      await this.#thaw(method);
+      await this.#runOn();
     } else {
       this.#hold();
     }
@@ -208,6 +212,10 @@ export class Runner {
       return await this.#finish(method, timer);
     } catch (error) {
       throw asDiskFull(error, this.plan.checkpointDir);
+    } finally {
+      if (this.frozen && this.#lettingGo === undefined) {
+        timer.part('hold');
+      }
     }
   }
 
@@ -215,7 +223,8 @@ export class Runner {
     const outcome = await method.finish();
     const phases = timer.times();
     await writeDraft(this.plan, draftMetadata(this.plan, method.method, outcome, phases));
-    return { phases, imageBytes: outcome.imageBytes, rootfsBytes: outcome.rootfsBytes, warnings: outcome.warnings };
+    const warnings = [...outcome.warnings, ...this.#warnings];
+    return { phases, imageBytes: outcome.imageBytes, rootfsBytes: outcome.rootfsBytes, warnings };
   }
 
   #createMethod(timer: PhaseTimer): Capture {
@@ -231,30 +240,28 @@ export class Runner {
       onFreezing: () => {
         this.#journal('freezing', 'begin');
         this.#frozen = true;
-        // Ending CRIU cleanly takes part of the budget.
-        const dumpMs = Math.max(this.plan.freezeBudgetMs - DUMP_GRACE_MS, this.plan.freezeBudgetMs / 2);
-        this.#budget = setTimeout(() => this.#abort.abort(this.#overBudget()), dumpMs);
+        this.#startBudget();
       },
       onFrozen: () => this.#journal('frozen', 'done'),
     });
   }
 
-  #overBudget(): KybernateError {
-    const { id, namespace } = this.plan.container;
-    return new KybernateError(
-      'FreezeBudgetExceeded',
-      `the capture of container ${namespace}/${id} does not fit into its freeze budget of ` +
-        `${this.plan.freezeBudgetMs} ms; it was undone and the container runs`,
-      { details: { freezeBudgetMs: this.plan.freezeBudgetMs } },
-    );
+  #startBudget(): void {
+    this.#budget.start((reason) => {
+      this.#abort.abort(reason);
+      if (!this.#saving && !this.#capturing) {
+        // Between two steps nobody hears the signal.
+        this.resume().catch(() => undefined);
+      }
+    });
   }
 
   /** @returns the error to report: the reason of the abort rather than what it caused */
   async #undo(error: unknown): Promise<unknown> {
-    clearTimeout(this.#budget);
+    this.#budget.stop();
     const reported: unknown = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
     try {
-      await this.#releaseBy(() => this.#undoOnce());
+      await this.#release.by(() => this.#undoOnce());
     } catch (undoError) {
       await this.#keepLogs();
       if (isKybernateError(undoError, 'Poisoned')) {
@@ -281,52 +288,81 @@ export class Runner {
 
   async #undoOnce(): Promise<ResumeResult> {
     try {
-      return await undoCapture(this.plan, this.#deps.run, this.#deps.log);
+      const result = await undoCapture(this.plan, this.#deps, this.#deps.log);
+      this.#gpuHeld = false;
+      return result;
     } finally {
       this.#frozen = this.#standsStill();
     }
   }
 
-  async #thaw(method: Capture): Promise<void> {
-    this.#journal('thawed', 'begin');
-    await method.release();
-    this.#frozen = false;
-    this.#journal('thawed', 'done');
+  /** The images are whole whatever becomes of the source's GPU: who asks for the release hears of that. */
+  async #runOn(): Promise<void> {
+    try {
+      await this.#letGo();
+    } catch (error) {
+      if (this.#frozen) {
+        throw error;
+      }
+      this.#release.wentWrong(error);
+    }
+  }
+
+  /** Thaw, then the GPU. Shared by all who wait for it. */
+  #letGo(before: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+    this.#lettingGo ??= this.#letGoOnce(before).finally(() => (this.#lettingGo = undefined));
+    return this.#lettingGo;
+  }
+
+  async #letGoOnce(before: () => Promise<void>): Promise<void> {
+    if (this.#frozen) {
+      this.#journal('thawed', 'begin');
+      await before();
+      await (this.#method?.release() ?? thaw(this.plan.facts.freezer));
+      this.#frozen = false;
+      this.#journal('thawed', 'done');
+    }
+    if (this.#gpuHeld) {
+      this.#warnings = await resumeGpuSection({ plan: this.plan, ...this.#deps }, this.#timer);
+      this.#gpuHeld = false;
+      const { gpuPauseMs = 0, parts } = this.#timer?.times() ?? { parts: {} };
+      this.#gpuFacts = { pauseMs: gpuPauseMs, parts };
+    }
   }
 
   /** The budget of the hold begins now; when it ends, the workload runs on by itself. */
   #hold(): void {
     this.#journal('held', 'done', { holdBudgetMs: this.plan.holdBudgetMs });
-    this.#budget = setTimeout(() => {
+    this.#budget.hold(() => {
       this.#deps.log.warn({ operationId: this.plan.operationId }, 'the hold budget is over: the workload runs on');
       this.resume().catch((error: unknown) => {
         this.#deps.log.error({ error: String(error) }, 'the workload could not be resumed after its hold');
       });
-    }, this.plan.holdBudgetMs);
+    });
   }
 
   async #resumeOnce(): Promise<ResumeResult> {
-    clearTimeout(this.#budget);
-    if (this.#frozen) {
-      this.#journal('thawed', 'begin');
-      await removeNetworkLocks(this.plan, this.#deps.run).catch((error: unknown) => {
+    this.#budget.stop();
+    await this.#letGo(() =>
+      removeNetworkLocks(this.plan, this.#deps.run).catch((error: unknown) => {
         // The verification tells whether a lock is left; the workload runs in any case.
         this.#deps.log.error({ error: String(error) }, 'the network locks could not be removed');
-      });
-      await (this.#method?.release() ?? thaw(this.plan.facts.freezer));
-      this.#frozen = false;
-      this.#journal('thawed', 'done');
-    }
-    const result = await verifyRunning(this.plan, this.#deps.run);
+      }),
+    );
+    const verified = await verifyRunning(this.plan, this.#deps, this.#deps.log);
+    const result = { ...verified, ...(this.#gpuFacts === undefined ? {} : { gpu: this.#gpuFacts }) };
     this.#journal('resumed', 'done', { ...result });
     return result;
   }
 
   async #stopOnce(): Promise<ResumeResult> {
-    clearTimeout(this.#budget);
+    this.#budget.stop();
     this.#journal('killed', 'begin');
     await killFrozen(this.plan);
+    const left = hasGpu(this.plan) ? await putBackLimits(this.plan) : [];
+    left.forEach((warning) => this.#deps.log.warn({ operationId: this.plan.operationId }, warning));
     this.#frozen = false;
+    this.#gpuHeld = false;
     this.#journal('killed', 'done');
     return { source: 'stopped', checks: { initGone: true } };
   }

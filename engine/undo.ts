@@ -1,29 +1,61 @@
 /*
  * Undoes the frozen section of a capture, whatever point it had reached, whoever died. The order matters: CRIU is ended
  * first, since it needs its tasks to be able to run to leave them as it found them; then the freezer is closed, since a
- * task must not run while its sockets are in repair mode or its packets are dropped; both end before the thaw.
+ * task must not run while its sockets are in repair mode or its packets are dropped; both end before the thaw. The GPU
+ * comes after the thaw: a call of its driver hangs on a process that stands still.
  */
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
 import type { Logger } from '../core/op.ts';
 import { leaveTcpRepair } from '../native/net/tcp-repair.ts';
-import type { Run } from '../native/run/run.ts';
 import { endDump } from './end-dump.ts';
 import { freezeNow, thaw } from './freezer.ts';
+import { hasGpu, resumeGpuSection } from './gpu-section.ts';
 import { messageOf } from '../core/errors.ts';
-import { tryAppendJournal } from './journal.ts';
+import { mayHoldGpu, mayStandStill, readJournal, tryAppendJournal, type JournalEntry } from './journal.ts';
 import { liveProcesses } from './live-processes.ts';
+import type { NodeDeps } from './node-deps.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
+
+export type UndoDeps = Pick<NodeDeps, 'run' | 'gpu'>;
 
 /**
  * Idempotent; the caller holds the container's flock.
  * @throws Poisoned when the workload does not verifiably run afterwards
  * Crash: every step may be done again; the journal's last entry is `undone begin`.
  */
-export async function undoCapture(plan: OperationPlan, run: Run, log: Logger): Promise<ResumeResult> {
+export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logger): Promise<ResumeResult> {
   const journal = operationPaths(plan.settings, plan.operationId).journal;
+  const entries = entriesOf(journal, log);
+  // Without a journal everything may have happened.
+  const stoodStill = entries === undefined || mayStandStill(entries);
+  const heldGpu = hasGpu(plan) && (entries === undefined || mayHoldGpu(entries));
   tryAppendJournal(journal, { step: 'undone', state: 'begin' }, log);
-  const killed = await endDump(plan, run);
+  const killed = await endDump(plan, deps.run);
+  if (stoodStill) {
+    await undoDump(plan, deps, log);
+  }
+  await thaw(plan.facts.freezer);
+  if (heldGpu) {
+    await resumeGpuSection({ plan, log, ...deps });
+  }
+  const result = await verifyRunning(plan, deps, log);
+  tryAppendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } }, log);
+  log.warn({ operationId: plan.operationId, killed, source: result.source }, 'capture undone');
+  return result;
+}
+
+function entriesOf(journal: string, log: Logger): readonly JournalEntry[] | undefined {
+  try {
+    return readJournal(journal);
+  } catch (error) {
+    log.error({ error: messageOf(error) }, 'the journal cannot be read');
+    return undefined;
+  }
+}
+
+/** What a dump that ended in the middle leaves in the processes' sockets and in their network. */
+async function undoDump(plan: OperationPlan, deps: UndoDeps, log: Logger): Promise<void> {
   if (initIsAlive(plan)) {
     freezeNow(plan.facts.freezer);
   }
@@ -37,10 +69,5 @@ export async function undoCapture(plan: OperationPlan, run: Run, log: Logger): P
       failed(error);
     }
   }
-  await removeNetworkLocks(plan, run).catch(failed);
-  await thaw(plan.facts.freezer);
-  const result = await verifyRunning(plan, run);
-  tryAppendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } }, log);
-  log.warn({ operationId: plan.operationId, killed, source: result.source }, 'capture undone');
-  return result;
+  await removeNetworkLocks(plan, deps.run).catch(failed);
 }

@@ -5,13 +5,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../core/errors.ts';
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
+import type { Logger } from '../core/op.ts';
 import { deleteTable, type NftTable } from '../native/net/nft.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { socketsInRepair } from '../native/net/tcp-repair.ts';
 import type { Run } from '../native/run/run.ts';
 import { freezerState } from './freezer.ts';
+import { gpuRuns, hasGpu } from './gpu-section.ts';
 import { liveProcesses } from './live-processes.ts';
 import { dumpLogPlaces, networkHoldTable, networkLockTables } from './network-locks.ts';
+import type { NodeDeps } from './node-deps.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 
 const SETTLE_MS = 2000;
@@ -26,13 +29,17 @@ export function initIsAlive(plan: OperationPlan): boolean {
  * @returns `gone` when the container ended by itself: then nothing of ours can hold it
  * @throws Poisoned with what was seen
  */
-export async function verifyRunning(plan: OperationPlan, run: Run): Promise<ResumeResult> {
+export async function verifyRunning(
+  plan: OperationPlan,
+  deps: Pick<NodeDeps, 'run' | 'gpu'>,
+  log: Logger,
+): Promise<ResumeResult> {
   const deadline = performance.now() + SETTLE_MS;
   for (;;) {
     if (!initIsAlive(plan)) {
       return { source: 'gone', checks: {} };
     }
-    const checks = await runningChecks(plan, run);
+    const checks = await runningChecks(plan, deps, log);
     const failed = Object.keys(checks).filter((name) => !checks[name]);
     if (failed.length === 0) {
       return { source: 'running', checks };
@@ -49,9 +56,13 @@ export async function verifyRunning(plan: OperationPlan, run: Run): Promise<Resu
   }
 }
 
-async function runningChecks(plan: OperationPlan, run: Run): Promise<Record<string, boolean>> {
+async function runningChecks(
+  plan: OperationPlan,
+  deps: Pick<NodeDeps, 'run' | 'gpu'>,
+  log: Logger,
+): Promise<Record<string, boolean>> {
   const processes = liveProcesses(plan.facts);
-  const tables = await lockTables(plan, run);
+  const tables = await lockTables(plan, deps.run);
   return {
     freezerThawed: freezerState(plan.facts.freezer) === 'thawed',
     notTraced: processes.every((process) => process.tracerPid === 0),
@@ -59,6 +70,7 @@ async function runningChecks(plan: OperationPlan, run: Run): Promise<Record<stri
     notStopped: processes.every((process) => process.state !== 't'),
     noSocketInRepair: processes.every((process) => socketsInRepair(process.hostPid).length === 0),
     noNetworkLock: tables.length === 0,
+    ...(hasGpu(plan) ? { gpuRunning: await gpuRuns({ plan, log, ...deps }) } : {}),
   };
 }
 

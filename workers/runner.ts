@@ -15,6 +15,7 @@ import { Runner } from '../engine/runner.ts';
 import { serveRunner } from '../engine/runner-server.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
+import { openGpuDriver } from '../native/cuda/open.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 
@@ -43,6 +44,7 @@ export async function runnerMain(argument: string): Promise<void> {
   try {
     const runner = new Runner(plan, {
       run: runExeca,
+      gpu: () => openGpuDriver(plan.settings),
       containerd: () => (containerd ??= connectContainerd(plan.settings.containerdAddress)),
       log,
     });
@@ -50,7 +52,7 @@ export async function runnerMain(argument: string): Promise<void> {
     // Nothing that nobody foresaw may keep the workload frozen until a worker looks.
     process.on('uncaughtException', (error) => {
       log.fatal({ error: messageOf(error), stack: error.stack }, 'the runner fails: it lets the workload go');
-      setTimeout(() => process.exit(1), LAST_RESORT_MS).unref();
+      setTimeout(() => process.exit(1), LAST_RESORT_MS + plan.gpu.estimatedRestoreMs).unref();
       runner
         .resume()
         .finally(() => process.exit(1))

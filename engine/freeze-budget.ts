@@ -1,0 +1,64 @@
+/*
+ * How long a workload may stand still, or its GPU be out of use, and what of it the capture may take: the way back needs
+ * its own part. A hold has a budget of its own.
+ */
+import { KybernateError } from '../core/errors.ts';
+import { DUMP_GRACE_MS } from './end-dump.ts';
+import { hasGpu } from './gpu-section.ts';
+import type { OperationPlan } from './operation.ts';
+
+/** From the first lock or freeze until the undo must begin. */
+export function workBudgetMs(plan: OperationPlan): number {
+  const { freezeBudgetMs, gpu } = plan;
+  return hasGpu(plan)
+    ? freezeBudgetMs - DUMP_GRACE_MS - gpu.estimatedRestoreMs
+    : // Ending CRIU cleanly takes part of the budget.
+      Math.max(freezeBudgetMs - DUMP_GRACE_MS, freezeBudgetMs / 2);
+}
+
+/** @throws FreezeBudgetExceeded when nothing would be left for the work; nothing was touched */
+export function refuseSmallBudget(plan: OperationPlan): void {
+  if (workBudgetMs(plan) <= 0) {
+    throw new KybernateError(
+      'FreezeBudgetExceeded',
+      `a freeze budget of ${plan.freezeBudgetMs} ms leaves nothing for the save of container ` +
+        `${plan.container.namespace}/${plan.container.id}: bringing its GPU back may take ` +
+        `${plan.gpu.estimatedRestoreMs + DUMP_GRACE_MS} ms; it was not touched`,
+      { details: { freezeBudgetMs: plan.freezeBudgetMs, estimatedRestoreMs: plan.gpu.estimatedRestoreMs } },
+    );
+  }
+}
+
+export class FreezeBudget {
+  readonly #plan: OperationPlan;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(plan: OperationPlan) {
+    this.#plan = plan;
+  }
+
+  /** Runs from the first call on. */
+  start(onOver: (reason: KybernateError) => void): void {
+    this.#timer ??= setTimeout(() => onOver(this.#exceeded()), workBudgetMs(this.#plan));
+  }
+
+  /** In place of the budget of the freeze. */
+  hold(onOver: () => void): void {
+    this.stop();
+    this.#timer = setTimeout(onOver, this.#plan.holdBudgetMs);
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #exceeded(): KybernateError {
+    const { container, freezeBudgetMs } = this.#plan;
+    return new KybernateError(
+      'FreezeBudgetExceeded',
+      `the capture of container ${container.namespace}/${container.id} does not fit into its freeze budget of ` +
+        `${freezeBudgetMs} ms; it was undone and the container runs`,
+      { details: { freezeBudgetMs } },
+    );
+  }
+}
