@@ -14,6 +14,7 @@ import { CLI_ERRORS } from '../cli/exit-codes.ts';
 import { createProgram } from '../cli/program.ts';
 import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { checkpointInput } from '../core/contract/checkpoint.ts';
+import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
 import type { ErrorRow } from '../core/errors.ts';
@@ -31,6 +32,9 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['cli-errors', cliErrorTable()],
     ['checkpoint-input', inputTable(checkpointInput, 'checkpoint', 'checkpointInput')],
     ['restore-input', inputTable(restoreInput, 'restore', 'restoreInput')],
+    ['rehearse-input', inputTable(rehearseInput, 'gpu', 'rehearseInput')],
+    ['gpu-options', fieldTable(gpuOptions, comments('gpu', 'gpuOptions'), HOOKS)],
+    ['workload-hook', fieldTable(workloadHook, comments('gpu', 'workloadHook'))],
     ['container-target', fieldTable(containerTarget, comments('common', 'containerTarget'))],
     ['timeouts', fieldTable(timeouts, comments('common', 'timeouts'))],
     ['variables', variableTable()],
@@ -111,9 +115,18 @@ interface Field {
 function inputTable(schema: z.ZodType, file: string, constName: string): string {
   return fieldTable(schema, comments(file, constName), {
     timeouts: 'time limits, see [Timeouts](#timeouts)',
-    ...(constName === 'checkpointInput' && { container: 'the source, see [Container](#container)' }),
+    ...(constName !== 'restoreInput' && {
+      container: 'the source, see [Container](#container)',
+      gpu: 'what holds for the processes that use a GPU, see [GPU](#gpu)',
+    }),
   });
 }
+
+/** Both fields have the form of a hook. */
+const HOOKS = {
+  quiesce: 'before the lock, for example a call of `torch.cuda.empty_cache()`: what is not held is not saved; a [hook](#hook)',
+  resume: 'after the unlock; a [hook](#hook)',
+};
 
 /** @param shared fields that are described elsewhere, with the words for it */
 function fieldTable(
