@@ -11,11 +11,11 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export STORE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build check soak setup down clean
+.PHONY: help demo test build check soak gpu-bundle gpu-test setup down clean
 .NOTPARALLEL:
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(STAMP) ## checkpoint and restore of a real redis (STORE=s3: in an S3 server instead of a directory)
 	@$(CLI) setup --for demo$(if $(filter s3,$(STORE)),$(comma)s3)
@@ -35,6 +35,14 @@ check: $(STAMP) ## format, lint, layers, types, unit tests
 soak: $(STAMP) ## the repeated tests in their full number
 	@$(CLI) setup --for test
 	@KYBERNATE_SOAK=1 $(NODE) tools/test-summary.ts temporal system
+
+gpu-bundle: $(STAMP) ## what gpu-test needs on a bare GPU machine, in .gpu-bundle/
+	@$(CLI) setup --for test
+	@$(NODE) tools/gpu-bundle.ts
+
+# Needs no set-up: the machine has what gpu-bundle made elsewhere. CASES chooses, for example `CASES=cpu`.
+gpu-test: ## the cases of test/gpu, on a machine with a GPU and .gpu-bundle/
+	@test/gpu/run.sh $(CASES)
 
 setup: $(STAMP) ## install what a node, the demo and the tests need
 	@$(CLI) setup --for run,demo,s3,test,build

@@ -15,6 +15,8 @@ export interface Case {
   readonly name: string;
   /** `cpu`: none; otherwise how many GPUs it takes */
   readonly needs: 'cpu' | 'gpu' | 'two-gpus';
+  /** cannot be tried out with host memory instead of a GPU */
+  readonly real?: boolean;
   readonly timeoutMs: number;
   readonly run: (context: CaseContext) => Promise<void>;
 }

@@ -2,7 +2,7 @@
  * What the cases of test/gpu run in: the dev environment of `kybernate up` on this machine, the client, and containers
  * whose files are read through their processes' root, so that nothing is started in a container that is looked at.
  */
-import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -11,12 +11,13 @@ import { findDaemon, logTail } from '../../cli/dev/process.ts';
 import { type DevEnvironment, up } from '../../cli/dev/up.ts';
 import { createKybernateClient, type KybernateClient, type OperationHandle } from '../../client/index.ts';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
+import type { RehearseRequest, RehearseResult } from '../../core/contract/gpu.ts';
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import { type JournalEntry, readJournal } from '../../engine/journal.ts';
 import { readJson, type OperationPlan } from '../../engine/operation.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
-import { freezerCgroup } from '../../native/proc/cgroup.ts';
+import { cgroupPids, freezerCgroup } from '../../native/proc/cgroup.ts';
 
 export const BUSYBOX = 'docker.io/kybernate/busybox:1';
 export const PYTHON = 'docker.io/kybernate/python:1';
@@ -85,6 +86,12 @@ export class Environment {
       throw new Error(`container ${id} has no task`);
     }
     return task.pid;
+  }
+
+  /** Host pids of all processes of the container. */
+  async pids(id: string): Promise<number[]> {
+    const cgroup = freezerCgroup(await this.initPid(id));
+    return cgroup === undefined ? [] : cgroupPids(cgroup.path);
   }
 
   async status(id: string): Promise<string | undefined> {
@@ -171,6 +178,19 @@ export class Environment {
     return { ...(await handle.result()), id: handle.id };
   }
 
+  async rehearse(id: string, request: Partial<RehearseRequest> = {}): Promise<RehearseResult> {
+    const container = { id, namespace: NAMESPACE };
+    return (await this.client.rehearse({ node: this.node, container, ...request })).result();
+  }
+
+  /** An empty directory, removed with the environment. */
+  scratchDir(name: string): string {
+    const dir = join(this.#dev.paths.dir, 'scratch', name);
+    rmSync(dir, { recursive: true, force: true });
+    mkdirSync(dir, { recursive: true });
+    return dir;
+  }
+
   /** Directory of the operation that works on this container, once it has planned. */
   operationOf(id: string): string | undefined {
     const dir = join(this.runDir, 'operations');
@@ -234,6 +254,7 @@ export class Environment {
     await this.removeAll();
     await this.client.close();
     this.#containerd.close();
+    rmSync(join(this.#dev.paths.dir, 'scratch'), { recursive: true, force: true });
     const { stillMounted } = await down({ env: this.#env });
     if (stillMounted.length > 0) {
       throw new Error(`left mounted: ${stillMounted.join(', ')}`);

@@ -8,6 +8,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+import type { CaseContext } from './case.ts';
 import { assert, BUSYBOX, type Environment } from './environment.ts';
 import { DRIVER_DIR, type Machine } from './machine.ts';
 
@@ -95,8 +96,7 @@ export interface VramState {
 
 /** Starts the CUDA workload and returns what it says first. */
 export async function startVram(
-  env: Environment,
-  machine: Machine,
+  { env, machine }: Pick<CaseContext, 'env' | 'machine'>,
   args: readonly (string | number)[],
   options: GpuContainerOptions = {},
 ): Promise<{ id: string; state: VramState }> {
@@ -104,8 +104,9 @@ export async function startVram(
   return { id, state: await vramState(env, id) };
 }
 
-export async function vramState(env: Environment, id: string): Promise<VramState> {
-  const state = await env.readJson<VramState>(id);
+/** @param name as given to the workload */
+export async function vramState(env: Environment, id: string, name = 'state'): Promise<VramState> {
+  const state = await env.readJson<VramState>(id, `/tmp/${name}.json`);
   assert(state.failed === undefined, `the workload in ${id} works: ${state.failed}`);
   return state;
 }

@@ -11,11 +11,24 @@ import { parseArgs } from 'node:util';
 import { type Case, type CaseResult, errorText, runCase } from './case.ts';
 import { CPU_CASES } from './cases/cpu.ts';
 import { CUDA_CASES } from './cases/cuda.ts';
+import { KILLED_CASES } from './cases/killed.ts';
+import { MEASURE_CASES } from './cases/measure.ts';
+import { TOOL_CASES } from './cases/tools.ts';
+import { TORCH_CASES } from './cases/torch.ts';
+import { TWO_GPU_CASES } from './cases/two-gpus.ts';
 import { Environment } from './environment.ts';
 import { buildWorkloads } from './gpu-container.ts';
 import { describeMachine, type Machine } from './machine.ts';
 
-const CASES: readonly Case[] = [...CPU_CASES, ...CUDA_CASES];
+const CASES: readonly Case[] = [
+  ...CPU_CASES,
+  ...TOOL_CASES,
+  ...CUDA_CASES,
+  ...MEASURE_CASES,
+  ...TORCH_CASES,
+  ...KILLED_CASES,
+  ...TWO_GPU_CASES,
+];
 const GPUS_OF = { cpu: 0, gpu: 1, 'two-gpus': 2 } as const;
 
 const began = performance.now();
@@ -56,7 +69,9 @@ async function runCases(
   outDir: string,
   { keep, withoutGpu }: Flags,
 ): Promise<boolean> {
-  const possible = cases.filter(({ needs }) => machine.gpus.length >= GPUS_OF[needs] || withoutGpu);
+  const possible = cases.filter(
+    ({ needs, real }) => machine.gpus.length >= GPUS_OF[needs] || (withoutGpu && real !== true),
+  );
   const notRun = cases.filter((one) => !possible.includes(one)).map(({ name }) => name);
   const env = await Environment.open(process.env, join(process.env['KYBERNATE_GPU_DIR'] ?? '.', 'images'), note);
   const results: CaseResult[] = [];

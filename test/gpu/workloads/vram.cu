@@ -3,7 +3,8 @@
  * /tmp/state.json. Three random tokens are made at the start: one lives in GPU memory alone, one in CPU memory, one in
  * a file of the container's own layer (open all the time, and read again by its path).
  *
- * usage: vram <MiB> [spin=<ms>] [tick=<ms>] [managed]
+ * usage: vram <MiB> [name=<word>] [spin=<ms>] [tick=<ms>] [managed]
+ *   name     tells in /tmp/<word>.json, its token file is /data/<word>: for several of them in one container
  *   spin     a kernel of that length in every tick
  *   managed  16 MiB of managed memory, too, which no driver saves
  * nvcc -O2 -o vram vram.cu, or c++ -x c++ -DHOST_ONLY -O2 -o vram vram.cu for a machine without a GPU: host memory then.
@@ -17,18 +18,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *STATE = "/tmp/state.json";
-static const char *TOKEN_FILE = "/data/token";
+static char name[40] = "state";
+static char state_file[80], new_file[80], token_file[80];
 static const uint64_t SEED = 0x6b79626572;
 
 static void publish(const char *text) {
-  FILE *file = fopen("/tmp/state.new", "w");
+  FILE *file = fopen(new_file, "w");
   if (file == nullptr) {
     return;
   }
   fputs(text, file);
   fclose(file);
-  rename("/tmp/state.new", STATE);
+  rename(new_file, state_file);
 }
 
 #ifdef HOST_ONLY
@@ -130,10 +131,14 @@ int main(int argc, char **argv) {
   long spin_ms = 0, tick_ms = 20;
   bool managed = false;
   for (int at = 2; at < argc; at++) {
+    sscanf(argv[at], "name=%39s", name);
     sscanf(argv[at], "spin=%ld", &spin_ms);
     sscanf(argv[at], "tick=%ld", &tick_ms);
     managed = managed || strcmp(argv[at], "managed") == 0;
   }
+  snprintf(state_file, sizeof state_file, "/tmp/%s.json", name);
+  snprintf(new_file, sizeof new_file, "/tmp/%s.new", name);
+  snprintf(token_file, sizeof token_file, "/data/%s", name);
   uint64_t tokens[3];
   if (getrandom(tokens, sizeof tokens, 0) != sizeof tokens) {
     return 2;
@@ -142,7 +147,7 @@ int main(int argc, char **argv) {
   volatile uint64_t *cpu = (uint64_t *)malloc(8);
   *cpu = tokens[1];
   mkdir("/data", 0755);
-  int fd = open(TOKEN_FILE, O_RDWR | O_CREAT | O_TRUNC, 0644);
+  int fd = open(token_file, O_RDWR | O_CREAT | O_TRUNC, 0644);
   char text[400];
   snprintf(text, sizeof text, "%016llx", (unsigned long long)tokens[2]);
   if (fd < 0 || write(fd, text, 16) != 16) {
@@ -156,7 +161,7 @@ int main(int argc, char **argv) {
     verify(count, spin_ms, &bad, &token);
     char held[17], named[17];
     read_token(fd, held);
-    int again = open(TOKEN_FILE, O_RDONLY);
+    int again = open(token_file, O_RDONLY);
     read_token(again, named);
     close(again);
     snprintf(text, sizeof text,
