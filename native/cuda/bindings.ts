@@ -6,8 +6,8 @@
  * (the runner by its launcher, the workers in cli/main.ts). A call that hangs cannot be ended, and Node waits for it in
  * `process.exit`: see `pendingCalls`.
  */
-import koffi from 'koffi';
 import { messageOf } from '../../core/errors.ts';
+import { loadLibrary } from '../load-library.ts';
 import { registerCudaTypes } from './abi.ts';
 
 export interface CudaCall<T> {
@@ -46,7 +46,7 @@ export interface CudaLibrary {
 
 /** @throws when the file is not there or is no library, with the text of the dynamic loader */
 export function openCudaLibrary(path: string): CudaLibrary {
-  const lib = koffi.load(path);
+  const lib = loadLibrary(path);
   return { func: (prototype) => lib.func(prototype) as Native };
 }
 

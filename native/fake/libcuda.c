@@ -152,6 +152,14 @@ static int before(const char *action, int pid, unsigned timeout_ms)
 	return -1;
 }
 
+/* The real driver may use as much of the stack as a thread has. */
+static void use_stack(void)
+{
+	volatile char stack[4 << 20];
+	for (size_t i = 0; i < sizeof(stack); i += 4096)
+		stack[i] = 1;
+}
+
 static int open_busy(const struct process *p)
 {
 	char path[512];
@@ -168,6 +176,7 @@ static int transition(const char *call, int pid, int from, act_t act, void *args
 	double began = now_ms();
 	int busy = -1, late;
 	log_call(call, pid, "begin", 0, began);
+	use_stack();
 	if (is_frozen(pid)) {
 		log_call(call, pid, "frozen", 0, began);
 		while (is_frozen(pid) && process_alive(pid))

@@ -4,6 +4,7 @@
  */
 import koffi from 'koffi';
 import { KybernateError } from '../../core/errors.ts';
+import { loadLibrary } from '../load-library.ts';
 import { ERRNO } from './abi.ts';
 
 interface Libc {
@@ -21,7 +22,7 @@ let loaded: Libc | undefined;
 
 export function libc(): Libc {
   if (loaded === undefined) {
-    const lib = koffi.load('libc.so.6');
+    const lib = loadLibrary('libc.so.6');
     const syscall = lib.func('long syscall(long number, ...)') as (...args: unknown[]) => number;
     loaded = {
       flock: lib.func('int flock(int fd, int operation)') as Libc['flock'],

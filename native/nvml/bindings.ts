@@ -2,8 +2,9 @@
  * libnvidia-ml.so.1 (NVML) through koffi. All calls are synchronous: they read what the kernel driver knows and take well
  * under a millisecond, but for nvmlInit, once in the life of the process (it opens the device files).
  */
-import koffi, { type LibraryHandle } from 'koffi';
+import type { LibraryHandle } from 'koffi';
 import { messageOf } from '../../core/errors.ts';
+import { loadLibrary } from '../load-library.ts';
 import { NVML, NVML_LAYOUT, processInfoAt, registerNvmlTypes, TEXT_BYTES, VALUE_NOT_AVAILABLE } from './abi.ts';
 
 /** nvmlDevice_t; valid as long as NVML is initialised */
@@ -49,7 +50,7 @@ export type NvmlBindingsOrNot =
 export function loadNvml(path: string): NvmlBindingsOrNot {
   registerNvmlTypes();
   try {
-    return { bindings: bind(koffi.load(path)) };
+    return { bindings: bind(loadLibrary(path)) };
   } catch (error) {
     // dlopen or a missing symbol: koffi's text names the file or the symbol.
     return { reason: `no usable NVML: ${path}: ${messageOf(error)}` };

@@ -1,6 +1,6 @@
 /* ptrace(2) and wait4(2) through koffi, loaded at the first call. A tracee obeys the one thread that seized it: ours. */
-import koffi from 'koffi';
 import { lastErrno } from '../libc/bindings.ts';
+import { loadLibrary } from '../load-library.ts';
 import { WALL, WNOHANG } from './abi.ts';
 
 interface Calls {
@@ -17,7 +17,7 @@ let loaded: Calls | undefined;
 
 function calls(): Calls {
   if (loaded === undefined) {
-    const lib = koffi.load('libc.so.6');
+    const lib = loadLibrary('libc.so.6');
     loaded = {
       value: lib.func('long ptrace(long request, int tid, uintptr_t address, uintptr_t data)') as Calls['value'],
       send: lib.func('long ptrace(long request, int tid, uintptr_t address, const uint8_t *data)') as Calls['send'],
