@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { hostname, machine, release } from 'node:os';
 import type { NodeFacts } from '../core/contract/checkpoint.ts';
+import { driverVersionIn } from '../core/oci/driver-edits.ts';
 import { criuVersion, hasCriuFeature } from '../native/criu/version.ts';
 import { cgroupVersion } from '../native/proc/cgroup.ts';
 import { locateProgram, runcVersion } from '../native/runc/runc.ts';
@@ -76,5 +77,5 @@ async function cpuFacts(): Promise<ReturnType<typeof parseCpuinfo>> {
 async function nvidiaDriver(): Promise<string | undefined> {
   // absent: no driver is loaded
   const text = await readFile('/proc/driver/nvidia/version', 'utf8').catch(() => '');
-  return /Kernel Module\D*?(\d+\.\d+(?:\.\d+)?)/.exec(text)?.[1];
+  return driverVersionIn(text);
 }

@@ -9,7 +9,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -104,6 +104,36 @@ describe('the launcher', () => {
   });
 });
 
+const rule = (type: number, major: number, permissions: string, allow: boolean): object => ({
+  type,
+  major,
+  minor: -1,
+  permissions,
+  allow,
+});
+/** As runc writes them for every container: nothing but making nodes, and the harmless devices. */
+const USUAL = [
+  rule(97, -1, 'rwm', false),
+  rule(99, -1, 'm', true),
+  rule(98, -1, 'm', true),
+  rule(99, 136, 'rwm', true),
+];
+const state = (devices: readonly object[], more: object = {}): object => ({
+  config: { rootfs: '/r', cgroups: { devices }, ...more },
+});
+const STATES: Record<string, [object | undefined, 'node' | 'runc']> = {
+  'a container without a device of the driver is left to runc': [state(USUAL), 'runc'],
+  'a path of the driver goes to Node': [state(USUAL, { mounts: [{ destination: '/dev/nvidia0' }] }), 'node'],
+  'a mounted libcuda goes to Node': [state(USUAL, { mounts: [{ destination: '/l/libcuda.so.1' }] }), 'node'],
+  'a hook of the driver goes to Node': [state(USUAL, { Hooks: { prestart: [{ path: '/x/nvidia-hook' }] } }), 'node'],
+  "a rule for the driver's number goes to Node": [state([...USUAL, rule(99, 195, 'rwm', true)]), 'node'],
+  'a rule that allows every device goes to Node': [state([...USUAL, rule(97, -1, 'rwm', true)]), 'node'],
+  'a rule that allows every character device goes to Node': [state([...USUAL, rule(99, -1, 'rw', true)]), 'node'],
+  'rules that deny nothing go to Node': [state([rule(99, -1, 'm', true)]), 'node'],
+  'no rules at all go to Node': [state([]), 'node'],
+  'a state that cannot be read goes to Node': [undefined, 'node'],
+};
+
 describe('the fast path', () => {
   it('passes a create that asks for nothing on to runc, arguments untouched', () => {
     installShim(installation);
@@ -116,6 +146,8 @@ describe('the fast path', () => {
     ['an annotation', { annotations: { 'kybernate.io/restore-from': 'ck-1' } }],
     ['an annotation for one container', { annotations: { 'kybernate.io/restore-from.app': 'ck-1' } }],
     ['the variable', { process: { env: ['RESTORE_FROM=ck-1'] } }],
+    ['an annotation for GPUs', { annotations: { 'kybernate.io/gpus': 'all' } }],
+    ['the variable for GPUs', { process: { env: ['NVIDIA_VISIBLE_DEVICES=0'] } }],
   ])('hands a create that asks by %s to Node', (_title, spec) => {
     installShim(installation);
     const args = bundle(spec);
@@ -127,6 +159,68 @@ describe('the fast path', () => {
       `node ${installation.runcPath} /run/kybernate/agent.sock unset --no-warnings ${wrapper} ${args.join(' ')}`,
     );
   });
+
+  it('leaves a container that CDI has given its GPUs to runc', () => {
+    installShim(installation);
+    const args = bundle({ process: { env: ['NVIDIA_VISIBLE_DEVICES=void'] } });
+
+    expect(runc(args).stdout).toBe(`runc ${args.join(' ')}`);
+  });
+
+  it.each(Object.entries(STATES))('of a checkpoint: %s', (_title, [state, by]) => {
+    installShim(installation);
+    mkdirSync(join(dir, 'root/id'), { recursive: true });
+    if (state !== undefined) {
+      writeFileSync(join(dir, 'root/id/state.json'), JSON.stringify(state));
+    }
+
+    const { stdout } = runc(['--root', join(dir, 'root'), 'checkpoint', '--image-path', '/i', '--leave-running', 'id']);
+
+    expect(stdout.split(' ')[0]).toBe(by);
+  });
+
+  it('waits with a resume until the agent has paused the container again', async () => {
+    installShim(installation);
+    const mark = join(dir, 'root/id/kybernate-checkpoint');
+    mkdirSync(join(dir, 'root/id'), { recursive: true });
+    writeFileSync(mark, `${process.pid}\n`);
+    const resume = spawn(join(installation.targetDir, 'kybernate-runtime/runc'), [
+      `--root=${join(dir, 'root')}`,
+      'resume',
+      'id',
+    ]);
+    let output = '';
+    resume.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
+
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const before = output;
+    rmSync(mark);
+    const status = await new Promise((resolve) => resume.once('close', resolve));
+
+    expect({ before, output: output.trim(), status }).toEqual({
+      before: '',
+      output: `runc --root=${join(dir, 'root')} resume id`,
+      status: 0,
+    });
+  });
+
+  it.each([
+    ['running', 0],
+    ['paused', 1],
+  ])(
+    'does not wait for a dead agent: a resume that runc refuses of a %s container ends with %i',
+    (status, exitCode) => {
+      writeFileSync(
+        installation.runcPath,
+        `#!/bin/sh\ncase "$*" in *state*) echo '  "status": "${status}",' ;; *) exit 1 ;; esac\n`,
+      );
+      installShim(installation);
+      mkdirSync(join(dir, 'root/id'), { recursive: true });
+      writeFileSync(join(dir, 'root/id/kybernate-checkpoint'), '4194999\n');
+
+      expect(runc(['--root', join(dir, 'root'), 'resume', 'id']).status).toBe(exitCode);
+    },
+  );
 
   it('does nothing for the start of a restored container, whatever its id looks like', () => {
     installShim(installation);

@@ -34,6 +34,14 @@ export interface DriverFiles {
   readonly programs: ReadonlyArray<{ readonly source: string; readonly path: string }>;
 }
 
+/**
+ * Of the loaded kernel module. The text names the architecture before or behind the words "Kernel Module".
+ * @param text content of /proc/driver/nvidia/version
+ */
+export function driverVersionIn(text: string): string | undefined {
+  return /Kernel Module\s.*?(\d+\.\d+(?:\.\d+)?)\s/.exec(text)?.[1];
+}
+
 /** For containers of another distribution: NVIDIA's images search it by themselves. */
 export const FOREIGN_LIBRARY_DIR = '/usr/local/nvidia/lib64';
 const OPTIONS = ['bind', 'ro', 'rprivate', 'nosuid', 'nodev'];

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseRuncCreate, runcRestoreArgv } from './runc-argv.ts';
+import { parseRuncCheckpoint, parseRuncCreate, runcRestoreArgv } from './runc-argv.ts';
 
 /** As containerd-shim-runc-v2 2.x calls runc. */
 const OF_THE_SHIM = [
@@ -63,5 +63,49 @@ describe('runcRestoreArgv', () => {
         '--no-subreaper --bundle /b --image-path /c/criu --work-path /w --pid-file /b/init.pid ' +
         '--console-socket /tmp/pty.sock --tcp-established create',
     );
+  });
+});
+
+describe('parseRuncCheckpoint', () => {
+  it("reads the shim's call", () => {
+    const argv = [
+      ...OF_THE_SHIM.slice(0, 7),
+      'checkpoint',
+      '--image-path',
+      '/i',
+      '--work-path=/w',
+      '--leave-running',
+      '--tcp-established',
+      '--empty-ns',
+      'network',
+      'web',
+    ];
+
+    expect(parseRuncCheckpoint(argv)).toEqual({
+      globals: OF_THE_SHIM.slice(0, 7),
+      root: '/run/containerd/runc/k8s.io',
+      log: '/b/log.json',
+      logFormat: 'json',
+      id: 'web',
+      imagePath: '/i',
+      workPath: '/w',
+      leaveRunning: true,
+      tcpEstablished: true,
+      options: ['--tcp-established', '--empty-ns'],
+    });
+  });
+
+  it('ends the container unless it is told otherwise', () => {
+    expect(parseRuncCheckpoint(['checkpoint', '--leave-running=false', 'web'])).toMatchObject({
+      root: '/run/runc',
+      id: 'web',
+      leaveRunning: false,
+      tcpEstablished: false,
+    });
+  });
+
+  it('refuses another command and a missing id', () => {
+    expect(() => parseRuncCheckpoint(['restore', 'web'])).toThrow(/not a runc checkpoint/);
+    expect(() => parseRuncCheckpoint(['checkpoint', '--image-path', 'web'])).toThrow(/without a container id/);
   });
 });

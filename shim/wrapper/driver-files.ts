@@ -5,7 +5,7 @@
  */
 import { readFileSync, readdirSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import type { DriverFiles, DriverGpu, DriverLibrary } from '../../core/oci/driver-edits.ts';
+import { type DriverFiles, type DriverGpu, type DriverLibrary, driverVersionIn } from '../../core/oci/driver-edits.ts';
 import type { GpuNode } from '../../core/oci/gpu-fit.ts';
 import type { Run } from '../../native/run/run.ts';
 
@@ -39,7 +39,7 @@ export async function findDriver(
   root: string,
   run: Run,
 ): Promise<DriverFiles | { readonly reason: string } | undefined> {
-  const version = /Kernel Module\D*?(\d+\.\d+(?:\.\d+)?)/.exec(textOf(join(root, PROC, 'version')))?.[1];
+  const version = driverVersionIn(textOf(join(root, PROC, 'version')));
   if (version === undefined) {
     return undefined;
   }
