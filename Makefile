@@ -15,7 +15,7 @@ export STORE
 .NOTPARALLEL:
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(STAMP) ## checkpoint and restore of a real redis (STORE=s3: in an S3 server instead of a directory)
 	@$(CLI) setup --for demo$(if $(filter s3,$(STORE)),$(comma)s3)
