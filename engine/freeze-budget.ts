@@ -37,7 +37,7 @@ export class FreezeBudget {
     this.#plan = plan;
   }
 
-  /** Runs from the first call on. */
+  /** Runs from the first call on, and from the first one after a stop. */
   start(onOver: (reason: KybernateError) => void): void {
     this.#timer ??= setTimeout(() => onOver(this.#exceeded()), workBudgetMs(this.#plan));
   }
@@ -50,6 +50,7 @@ export class FreezeBudget {
 
   stop(): void {
     clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   #exceeded(): KybernateError {

@@ -19,6 +19,14 @@ describe('the time by which a runner lets the workload go', () => {
       entries: [freezing, held, { at: at(30), step: 'thawed', state: 'begin' }],
       dueMs: 620_000,
     },
+    'undone and tried again on a busy GPU: the budget begins anew': {
+      entries: [
+        { at: at(10), step: 'gpu-locking', state: 'begin' },
+        { at: at(20), step: 'undone', state: 'done' },
+        { at: at(30), step: 'gpu-locking', state: 'begin' },
+      ],
+      dueMs: 90_000,
+    },
     'running again': { entries: [freezing, { at: at(30), step: 'resumed', state: 'done' }], dueMs: undefined },
   };
   test.each(Object.entries(cases))('%s', (_name, { entries, dueMs }) => {

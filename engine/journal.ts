@@ -122,7 +122,9 @@ export function releaseDueMs(entries: readonly JournalEntry[], budgets: Budgets)
     data?.['allowMs'] === undefined ? [] : [Date.parse(at) + Number(data['allowMs'])],
   );
   const held = lastDone(entries, 'held');
-  const begun = entries.find(({ step }) => step === 'gpu-locking' || step === 'freezing');
+  // What was undone before is over: a step on a busy GPU is tried again.
+  const undone = entries.findLastIndex(({ step, state }) => step === 'undone' && state === 'done');
+  const begun = entries.slice(undone + 1).find(({ step }) => step === 'gpu-locking' || step === 'freezing');
   if (held !== undefined) {
     const dueMs = Date.parse(held.at) + budgets.holdBudgetMs + (budgets.gpu?.estimatedRestoreMs ?? 0);
     return Math.max(dueMs, ...allowed);

@@ -49,6 +49,11 @@ export class Release {
     return this.#running;
   }
 
+  /** What was let go may be held again, and is then let go again. Only after a release that worked. */
+  reopen(): void {
+    this.#running = undefined;
+  }
+
   /** `details.final` of the error: it is useless to try again while the container lives. */
   wentWrong(error: unknown): void {
     this.#failed = true;

@@ -25,7 +25,7 @@ import { asDiskFull } from './disk-full.ts';
 import { failedLogsDir, pruneFailedLogs } from './failed-logs.ts';
 import { FreezeBudget, refuseSmallBudget } from './freeze-budget.ts';
 import { freezerState, thaw } from './freezer.ts';
-import { checkDriver, hasGpu, putBackLimits, resumeGpuSection, saveGpuSection } from './gpu-section.ts';
+import { checkDriver, hasGpu, measuredMemory, putBackLimits, resumeGpuSection, saveGpuSection } from './gpu-section.ts';
 import { appendJournal, tryAppendJournal } from './journal.ts';
 import { killFrozen } from './kill.ts';
 import { checkToken, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
@@ -179,7 +179,14 @@ export class Runner {
       timer.part('step-gap');
       return saved;
     } catch (error) {
-      throw await this.#undo(error);
+      const reported = await this.#undo(error);
+      if (isKybernateError(reported, 'GpuBusy')) {
+        // Everything is as it was, and nobody asked for an end: the same step may be tried again.
+        this.#gpu = undefined;
+        this.#timer = undefined;
+        this.#release.reopen();
+      }
+      throw reported;
     }
   }
 
@@ -222,7 +229,8 @@ export class Runner {
   async #finish(method: Capture, timer: PhaseTimer): Promise<CaptureResult> {
     const outcome = await method.finish();
     const phases = timer.times();
-    await writeDraft(this.plan, draftMetadata(this.plan, method.method, outcome, phases));
+    const memory = hasGpu(this.plan) ? measuredMemory(this.plan) : [];
+    await writeDraft(this.plan, draftMetadata(this.plan, method.method, outcome, phases, memory), memory);
     const warnings = [...outcome.warnings, ...this.#warnings];
     return { phases, imageBytes: outcome.imageBytes, rootfsBytes: outcome.rootfsBytes, warnings };
   }
@@ -326,7 +334,7 @@ export class Runner {
       this.#warnings = await resumeGpuSection({ plan: this.plan, ...this.#deps }, this.#timer);
       this.#gpuHeld = false;
       const { gpuPauseMs = 0, parts } = this.#timer?.times() ?? { parts: {} };
-      this.#gpuFacts = { pauseMs: gpuPauseMs, parts };
+      this.#gpuFacts = { pauseMs: gpuPauseMs, parts, warnings: this.#warnings };
     }
   }
 

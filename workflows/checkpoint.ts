@@ -109,22 +109,29 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
         break;
     }
     return {
-      ...resultOf(input, captured, local, stored),
+      ...resultOf(input, withGpuPause(captured, end), local, stored),
       checkpointId,
       container: source,
       source: end.source === 'gone' ? 'stopped' : end.source,
       gpuProcesses: saved.gpuProcesses,
       vramBytes: saved.vramBytes,
-      warnings: [...plan.warnings, ...captured.warnings, ...endWarnings(after, end)],
+      // With `after: resume` the capture has told what its end tells again.
+      warnings: [...new Set([...plan.warnings, ...captured.warnings, ...endWarnings(after, end)])],
     };
   });
 }
 
 /** A source that was to end may have run on: its hold ended before the upload did. */
 function endWarnings(after: CheckpointInput['after'], end: ResumeResult): string[] {
-  return after === 'stop' && end.source === 'running'
-    ? ['the source was to be stopped, but its hold budget was over first: it runs on, and a restore is a second copy']
-    : [];
+  const ranOn =
+    'the source was to be stopped, but its hold budget was over first: it runs on, and a restore is a second copy';
+  return [...(after === 'stop' && end.source === 'running' ? [ranOn] : []), ...(end.gpu?.warnings ?? [])];
+}
+
+/** The GPU of a source that was held is out of use for longer than its capture knew. */
+function withGpuPause(captured: CaptureResult, end: ResumeResult): CaptureResult {
+  const { gpu } = end;
+  return gpu === undefined ? captured : { ...captured, phases: { ...captured.phases, gpuPauseMs: gpu.pauseMs } };
 }
 
 interface CaptureEnd {

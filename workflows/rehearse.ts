@@ -89,7 +89,7 @@ export async function rehearse(request: RehearseRequest): Promise<RehearseResult
       vramBytes: saved.vramBytes,
       ...(resumed.gpu === undefined ? {} : { gpuPauseMs: resumed.gpu.pauseMs }),
       parts: resumed.gpu?.parts ?? saved.parts,
-      warnings: plan.warnings,
+      warnings: [...plan.warnings, ...(resumed.gpu?.warnings ?? [])],
     };
   });
 }

@@ -177,6 +177,8 @@ export interface GpuResumeFacts {
   readonly pauseMs: number;
   /** name of a part to its duration in ms, those of the save included; in order of time */
   readonly parts: Readonly<Record<string, number>>;
+  /** the workload runs, but something beside it is not as before: a limit, or its resume hook */
+  readonly warnings: readonly string[];
 }
 
 export interface CommitLocalInput {

@@ -3,7 +3,7 @@
  * that a saved source needs back. Read from their plans and records, so that a worker's restart forgets nothing.
  */
 import type { GpuMemoryUse } from '../../native/cuda/gpu-driver.ts';
-import { lastDone, readJournal } from '../journal.ts';
+import { lastDone, mayHoldGpu, readJournal } from '../journal.ts';
 import type { NodeSettings } from '../node-deps.ts';
 import { listOperations, operationPaths, readPlan } from '../operation.ts';
 import { readRestore } from '../restore-operation.ts';
@@ -89,7 +89,8 @@ function livePlan(settings: Settings, operationId: string): GpuPlan | undefined 
   }
   const journal = readJournal(operationPaths(settings, operationId).journal);
   const over = (['gpu-restored', 'killed', 'undone'] as const).some((step) => lastDone(journal, step) !== undefined);
-  return over ? undefined : plan;
+  // A save that found its GPU busy is undone and tried again.
+  return over && !mayHoldGpu(journal) ? undefined : plan;
 }
 
 function liveRestore(settings: Settings, operationId: string): RestorePromise | undefined {
