@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
+import { CRIU_OPTIONS, NO_PLUGINS } from '../core/oci/criu-options.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
 import { dumpErrorLines } from '../native/criu/log.ts';
 import { rearmExpiredTimers } from '../native/criu/timers.ts';
@@ -24,6 +25,7 @@ import { keeperVariables } from './criu-keeper.ts';
 import { endDump } from './end-dump.ts';
 import { freeze, thaw } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
+import { hasGpu } from './gpu-section.ts';
 import { holdsConnections, networkHoldTable } from './network-locks.ts';
 import { liveConnections } from './live-processes.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
@@ -123,7 +125,11 @@ class CriuCapture implements Capture {
       throw new KybernateError('Internal', `mkfifo failed: ${made.stderr}; the workload is untouched`);
     }
     const script = await installActionScript(plan.settings.stateDir);
-    const lines = [...plan.analysis.criuConfig, criuConfigText([{ option: 'action-script', value: script }])];
+    const own = [
+      { option: 'action-script', value: script },
+      ...(hasGpu(plan) ? [{ option: CRIU_OPTIONS.pluginDir.criu, value: NO_PLUGINS }] : []),
+    ];
+    const lines = [...plan.analysis.criuConfig, criuConfigText(own)];
     await writeFile(config, lines.join('\n'), { mode: 0o600 });
   }
 

@@ -4,14 +4,17 @@
  * directory is not a checkpoint, and whoever finds it may remove it.
  */
 import { constants } from 'node:fs';
-import { open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
+import { CUDA_DIR, CUDA_FILES, METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import { METADATA_VERSION, metadata as metadataSchema, type Metadata } from '../core/checkpoint/metadata.ts';
 import type { PhaseTimes } from '../core/contract/checkpoint.ts';
 import { KybernateError } from '../core/errors.ts';
+import { CRIU_OPTIONS } from '../core/oci/criu-options.ts';
 import type { Op } from '../core/op.ts';
+import type { GpuMemoryUse } from '../native/cuda/gpu-driver.ts';
 import type { CaptureOutcome } from './capture.ts';
+import { gpuMetadata, gpuStateFile } from './gpu/gpu-metadata.ts';
 import { bootId, type OperationPlan } from './operation.ts';
 
 /** Beside the directory, so that everything inside it belongs to the checkpoint. */
@@ -25,11 +28,13 @@ export type MetadataDraft = Omit<Metadata, 'createdAt' | 'labels' | 'sizes' | 'm
   readonly bytes: { readonly image: number; readonly rootfs: number };
 };
 
+/** @param memory VRAM that the GPU processes held when they were locked */
 export function draftMetadata(
   plan: OperationPlan,
   method: string,
   outcome: CaptureOutcome,
   phases: PhaseTimes,
+  memory: readonly GpuMemoryUse[],
 ): MetadataDraft {
   const { facts, analysis } = plan;
   return {
@@ -49,7 +54,7 @@ export function draftMetadata(
       method,
       tcp: plan.tcp,
       after: plan.after,
-      criuOptions: analysis.options.map(({ option, reason }) => ({ option, reason })),
+      criuOptions: [...analysis.options.map(({ option, reason }) => ({ option, reason })), ...pluginsOff(plan)],
       phases: { ...phases, parts: { ...phases.parts } },
       ...(outcome.networkHold === undefined ? {} : { networkHold: outcome.networkHold }),
     },
@@ -60,7 +65,7 @@ export function draftMetadata(
       command,
       threads,
     })),
-    gpuProcesses: [],
+    ...gpuMetadata(plan, memory),
     stdio: facts.stdio,
     mounts: facts.mounts.map((mount) => ({ ...mount, options: [...mount.options] })),
     rootfs: {
@@ -76,14 +81,34 @@ export function draftMetadata(
   };
 }
 
+/** The engine `containerd` has no way to say it. */
+function pluginsOff({ engine, gpu }: OperationPlan): { option: string; reason: string }[] {
+  return engine === 'runc' && gpu.processes.length > 0
+    ? [
+        {
+          option: CRIU_OPTIONS.pluginDir.criu,
+          reason: "CRIU's cuda plugin is off: the GPU state is saved by our own calls",
+        },
+      ]
+    : [];
+}
+
 function nodeMetadata({ nodeFacts }: OperationPlan): Metadata['node'] {
   const { node, cpuFlags, gpuDriver, ...rest } = nodeFacts;
   return { ...rest, name: node, cpuFlags: [...cpuFlags], ...(gpuDriver === undefined ? {} : { gpuDriver }) };
 }
 
-/** Writes the draft and the captured specification. Not synced: the commit does that. */
-export async function writeDraft(plan: OperationPlan, draft: MetadataDraft): Promise<void> {
+/** Writes the draft, the captured specification and the state of the GPU. Not synced: the commit does that. */
+export async function writeDraft(
+  plan: OperationPlan,
+  draft: MetadataDraft,
+  memory: readonly GpuMemoryUse[],
+): Promise<void> {
   await writeFile(join(plan.checkpointDir, OWN_FILES.spec), plan.facts.record.spec, { mode: 0o600 });
+  if (plan.gpu.processes.length > 0) {
+    await mkdir(join(plan.checkpointDir, CUDA_DIR), { recursive: true, mode: 0o700 });
+    await writeFile(join(plan.checkpointDir, CUDA_FILES.state), gpuStateFile(plan, memory), { mode: 0o600 });
+  }
   await writeFile(draftPath(plan.checkpointDir), JSON.stringify(draft), { mode: 0o600 });
 }
 

@@ -19,8 +19,9 @@ export const OWN_FILES = {
 
 /** CRIU's images, VRAM inside. */
 export const CRIU_DIR = 'criu';
-/** Device map and state per GPU process. */
+/** Devices and state per GPU process; absent without one. */
 export const CUDA_DIR = 'cuda';
+export const CUDA_FILES = { state: 'cuda/state.json' } as const;
 
 export const FS_DIR = 'fs';
 export const FS_FILES = {

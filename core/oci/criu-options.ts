@@ -166,6 +166,13 @@ export const CRIU_OPTIONS = {
     criu: 'network-lock',
     meaning: 'how packets are kept out while connections are dumped: iptables, nftables, skip',
   },
+  pluginDir: {
+    type: 'path',
+    default: 'where CRIU was installed',
+    use: 'both',
+    criu: 'libdir',
+    meaning: 'where plugins are loaded from; one that does not exist turns all of them off',
+  },
   lazyPages: {
     type: 'flag',
     default: 'off',
@@ -192,6 +199,12 @@ export const CRIU_OPTIONS = {
     meaning: 'pages are punched out of the images as they are used; never on our read-only images',
   },
 } as const satisfies Record<string, CriuOptionRow>;
+
+/**
+ * In place of a directory with plugins. CRIU's own cuda plugin would save and restore GPU state beside us; images that do
+ * not name it (inventory.img, since 4.1) restore without it.
+ */
+export const NO_PLUGINS = '/nonexistent';
 
 export type CriuOption = keyof typeof CRIU_OPTIONS;
 

@@ -12,7 +12,7 @@
 import type { Metadata } from '../checkpoint/metadata.ts';
 import { KybernateError } from '../errors.ts';
 import { RESTORE_FROM_VARIABLE } from './annotations.ts';
-import { CRIU_OPTIONS, criuOptionNamed } from './criu-options.ts';
+import { CRIU_OPTIONS, criuOptionNamed, NO_PLUGINS } from './criu-options.ts';
 import type { CriuOptionRow } from './criu-options.ts';
 import { type GpuFit, presentSource, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
 import type { RuncCreate } from './runc-argv.ts';
@@ -25,7 +25,7 @@ export interface RestorePlanInput {
   readonly newSpec: OciSpec;
   /** specification of the source; absent for a bare image directory */
   readonly capturedSpec?: OciSpec;
-  readonly metadata?: Pick<Metadata, 'capture' | 'stdio' | 'hookMounts'>;
+  readonly metadata?: Pick<Metadata, 'capture' | 'stdio' | 'hookMounts'> & Partial<Pick<Metadata, 'gpuProcesses'>>;
   readonly create: RuncCreate;
   readonly bundle: string;
   readonly imageDir: string;
@@ -70,6 +70,8 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
   }
   // A dump with closed connections has no state to bring back, whatever the restore asks for.
   const keepTcp = input.tcp === 'keep' && input.metadata?.capture.tcp !== 'close';
+  // Images of ours name no plugin, but one that is installed would take processes in hand all the same.
+  const hasGpu = (input.metadata?.gpuProcesses ?? []).length > 0;
   const hostname = hostnamePlan(input.newSpec, input.capturedSpec);
   const hold = input.metadata?.capture.networkHold;
   return {
@@ -85,7 +87,11 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
         ...recordedFlags(input.metadata),
       ],
     }),
-    criuConfigText: [...(keepTcp ? [] : [CRIU_OPTIONS.tcpClose.criu]), ...hookMounts]
+    criuConfigText: [
+      ...(keepTcp ? [] : [CRIU_OPTIONS.tcpClose.criu]),
+      ...(hasGpu ? [`${CRIU_OPTIONS.pluginDir.criu} ${NO_PLUGINS}`] : []),
+      ...hookMounts,
+    ]
       .map((line) => `${line}\n`)
       .join(''),
     ...(hostname === undefined ? {} : { hostname }),
