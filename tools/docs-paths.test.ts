@@ -10,6 +10,8 @@ const DOCUMENTS = [
   'docs/configuration.md',
   'docs/errors.md',
   'docs/format.md',
+  'docs/gpu.md',
+  'docs/gpu.md',
   'docs/operations.md',
   'docs/support.md',
 ];
