@@ -28,7 +28,8 @@ afterEach(() => {
 /** What a hook reads of the plan, around a first process. */
 function planOf(initHostPid: number): HookPlan {
   const initStartTime = readProcess(initHostPid)?.startTime ?? 0;
-  const facts: Pick<HookPlan['facts'], 'initHostPid' | 'initStartTime' | 'runcRoot'> = {
+  const facts: Pick<HookPlan['facts'], 'initHostPid' | 'initStartTime' | 'runcRoot' | 'freezer'> = {
+    freezer: { version: 2, path: join(dir, 'cgroup') },
     initHostPid,
     initStartTime,
     runcRoot: '/run/runc/n',
@@ -66,12 +67,18 @@ test.each<[string, Partial<RunResult>, string, RegExp]>([
     'a program that is not there',
     {
       exitCode: 255,
-      stderr: 'exec failed: unable to start container process: exec: "/bin/empty": stat /bin/empty: no such file or directory',
+      stderr:
+        'exec failed: unable to start container process: exec: "/bin/empty": stat /bin/empty: no such file or directory',
     },
     'InvalidInput',
     /\["\/bin\/empty","a b"\] in container n\/c cannot be started.*give a program of the container/,
   ],
-  ['a program that fails', { exitCode: 3, stderr: 'no cache' }, 'DumpFailed', /failed \(exit code 3\): no cache; nothing/],
+  [
+    'a program that fails',
+    { exitCode: 3, stderr: 'no cache' },
+    'DumpFailed',
+    /failed \(exit code 3\): no cache; nothing/,
+  ],
   [
     'a program that talks of missing files itself',
     { exitCode: 1, stderr: 'no such file or directory' },
@@ -88,8 +95,10 @@ test.each<[string, Partial<RunResult>, string, RegExp]>([
 });
 
 test('a program that runc left behind is ended', async () => {
-  const left = spawn('sleep', ['60']);
+  const left = spawn('sleep', ['60'], { detached: true });
   started.push(left);
+  mkdirSync(join(dir, 'cgroup'));
+  writeFileSync(join(dir, 'cgroup/cgroup.procs'), `${process.pid}\n${left.pid}\n`);
   const run: Run = (file, args) => {
     writeFileSync(args[args.indexOf('--pid-file') + 1] ?? '', String(left.pid));
     return answer({ timedOut: true })(file, args);

@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { constants as osConstants } from 'node:os';
 import type { WorkloadHook } from '../../core/contract/gpu.ts';
 import { KybernateError } from '../../core/errors.ts';
+import { cgroupPids } from '../../native/proc/cgroup.ts';
 import { readProc } from '../../native/proc/read.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import type { Run, RunResult } from '../../native/run/run.ts';
@@ -65,7 +66,7 @@ async function runCommand(run: Run, plan: HookPlan, command: readonly string[], 
     if (result.exitCode === 0 && !result.timedOut && !result.cancelled) {
       return;
     }
-    await endProgram(pidFile);
+    await endProgram(plan, pidFile);
     bounds.signal.throwIfAborted();
     throw commandError(plan, command, result, bounds.timeoutMs);
   } finally {
@@ -73,8 +74,8 @@ async function runCommand(run: Run, plan: HookPlan, command: readonly string[], 
   }
 }
 
-/** A killed runc leaves its program behind in the container. */
-async function endProgram(pidFile: string): Promise<void> {
+/** A killed runc leaves its program behind in the container, and a killed program what it has started. */
+async function endProgram(plan: HookPlan, pidFile: string): Promise<void> {
   let hostPid: number;
   try {
     hostPid = Number(readFileSync(pidFile, 'utf8'));
@@ -82,22 +83,27 @@ async function endProgram(pidFile: string): Promise<void> {
     // ENOENT: it was never started.
     return;
   }
-  const startTime = readProcess(hostPid)?.startTime;
   const until = Date.now() + KILL_MS;
-  while (isSame(hostPid, startTime) && Date.now() < until) {
-    try {
-      process.kill(hostPid, 'SIGKILL');
-    } catch {
-      // ESRCH: it has ended.
-      return;
-    }
+  for (let left = sessionOf(plan, hostPid); left.length > 0 && Date.now() < until; left = sessionOf(plan, hostPid)) {
+    left.forEach(killProcess);
     await sleep(POLL_MS);
   }
 }
 
-function isSame(hostPid: number, startTime: number | undefined): boolean {
-  const now = readProcess(hostPid);
-  return now !== undefined && now.startTime === startTime && now.state !== 'Z';
+/** runc makes the program the leader of a session of its own. Source: runc, libcontainer/setns_init_linux.go. */
+function sessionOf(plan: HookPlan, leaderHostPid: number): number[] {
+  return cgroupPids(plan.facts.freezer.path).filter((pid) => {
+    const found = readProcess(pid);
+    return found?.sessionHostPid === leaderHostPid && found.state !== 'Z';
+  });
+}
+
+function killProcess(hostPid: number): void {
+  try {
+    process.kill(hostPid, 'SIGKILL');
+  } catch {
+    // ESRCH: it has ended.
+  }
 }
 
 /** runc's own words for a program that it could not start. Source: runc, libcontainer/standard_init_linux.go. */
