@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /* Entry of the program: the process, its environment and its streams; everything else is below `run`. */
 import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
+import { exitNow } from '../native/exit-now.ts';
 import type { Cli } from './cli.ts';
 import { readCliConfig } from './config.ts';
 import { devDefaults } from './dev/defaults.ts';
@@ -41,5 +42,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 
 const code = await run(process.argv.slice(2), cli);
 // Ends what is still under way, such as the long poll for a result that nobody waits for any more. Nothing is lost:
-// writes to terminals, files and pipes are synchronous on Linux.
-process.exit(code === 0 ? (exitCode ?? 0) : code);
+// writes to terminals, files and pipes are synchronous on Linux. Nor does it wait for a GPU driver that hangs.
+exitNow(code === 0 ? (exitCode ?? 0) : code);

@@ -16,6 +16,7 @@ import { serveRunner } from '../engine/runner-server.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import { openGpuDriver } from '../native/cuda/open.ts';
+import { exitNow } from '../native/exit-now.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 
@@ -48,14 +49,14 @@ export async function runnerMain(argument: string): Promise<void> {
       containerd: () => (containerd ??= connectContainerd(plan.settings.containerdAddress)),
       log,
     });
-    const end = (): never => process.exit(0);
+    const end = (): never => exitNow(0);
     // Nothing that nobody foresaw may keep the workload frozen until a worker looks.
     process.on('uncaughtException', (error) => {
       log.fatal({ error: messageOf(error), stack: error.stack }, 'the runner fails: it lets the workload go');
-      setTimeout(() => process.exit(1), LAST_RESORT_MS + plan.gpu.estimatedRestoreMs).unref();
+      setTimeout(() => exitNow(1), LAST_RESORT_MS + plan.gpu.estimatedRestoreMs).unref();
       runner
         .resume()
-        .finally(() => process.exit(1))
+        .finally(() => exitNow(1))
         .catch(() => undefined);
     });
     await serveRunner(runner, paths.socket, end);
@@ -73,7 +74,7 @@ export async function runnerMain(argument: string): Promise<void> {
     const type = error instanceof KybernateError ? error.type : 'Internal';
     writeJson(paths.runner, { error: { type, message: messageOf(error) } });
     log.error({ error: messageOf(error) }, 'runner refused');
-    process.exit(1);
+    exitNow(1);
   }
 }
 

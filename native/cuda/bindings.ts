@@ -3,10 +3,10 @@
  *
  * Calls on another process may take seconds, so they run on libuv's pool (`.async`). That pool has 4 threads by default,
  * which all file access of the process shares: a process that makes such calls is started with UV_THREADPOOL_SIZE
- * (the runner by its launcher, the workers in cli/main.ts). A call that hangs cannot be ended, and Node waits for it in
- * `process.exit`: see `pendingCalls`.
+ * (the runner by its launcher, the workers in cli/main.ts). A call that hangs cannot be ended: native/exit-now.ts.
  */
 import { messageOf } from '../../core/errors.ts';
+import { beginCall } from '../exit-now.ts';
 import { loadLibrary } from '../load-library.ts';
 import { registerCudaTypes } from './abi.ts';
 
@@ -119,22 +119,12 @@ async function withNumber(native: Native, pid: number): Promise<CudaCall<number>
   return { code, value: out[0] ?? 0 };
 }
 
-let pending = 0;
-
-/**
- * Calls that are under way in this process. While it is not 0, `process.exit` waits for them, however long the driver
- * takes: a process that gives up on one ends by SIGKILL to itself.
- */
-export function pendingCalls(): number {
-  return pending;
-}
-
 /** Runs a function of the library on a thread of libuv's pool. Arguments are kept until it returns. */
 export function callAsync(native: Native, ...args: unknown[]): Promise<number> {
   return new Promise((resolve, reject) => {
-    pending += 1;
+    const end = beginCall();
     const done = (error: unknown, code: number): void => {
-      pending -= 1;
+      end();
       if (error === null || error === undefined) {
         resolve(code);
       } else {

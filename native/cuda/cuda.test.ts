@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeGpu, fakeDevice, whyNoFakes } from '../../test/harness/fake-gpu.ts';
-import { pendingCalls } from './bindings.ts';
+import { pendingCalls } from '../exit-now.ts';
 import { CudaError, CudaTimeout } from './error.ts';
 import type { GpuDriver } from './gpu-driver.ts';
 import { openGpuDriver } from './open.ts';
@@ -169,6 +169,22 @@ describe.skipIf(reason !== undefined)(`a GPU driver${reason === undefined ? '' :
       await new Promise(setImmediate);
     }
     expect(await driver().processState(pid, DEADLINE_MS)).toBe('locked');
+  });
+
+  it('a process with a call that hangs ends when it wants to', async () => {
+    const pid = await fake.startProcess('stuck');
+    fake.setRules([{ call: 'Lock', action: 'hang' }]);
+    const script = `
+      import { openGpuDriver } from ${JSON.stringify(new URL('open.ts', import.meta.url).href)};
+      import { exitNow } from ${JSON.stringify(new URL('../exit-now.ts', import.meta.url).href)};
+      await openGpuDriver(${JSON.stringify(fake)}).driver.lock(${pid}, 0, 50).catch(() => undefined);
+      exitNow(0);`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: 'ignore' });
+
+    const signal = await new Promise((resolve) => child.on('exit', (_, by) => resolve(by)));
+
+    expect(signal).toBe('SIGKILL');
+    expect(fake.calls().filter(({ call }) => call === 'Lock')).toMatchObject([{ what: 'begin' }]);
   });
 
   it('reading a state waits while the driver saves, up to its own deadline', async () => {

@@ -174,7 +174,7 @@ export class FakeGpu {
   /** A CUDA process on the host. Ended by `close`. @returns host pid */
   async startProcess(id: string, ...args: string[]): Promise<number> {
     const env = { PATH: process.env['PATH'], FAKE_CUDA_DEVICES: fakeDevice(0).uuid };
-    const child = spawn('python3', [FAKE_WORKLOAD, id, ...args], { stdio: 'ignore', env });
+    const child = spawn('python3', [FAKE_WORKLOAD, id, '--with-parent', ...args], { stdio: 'ignore', env });
     this.#children.push(child);
     const hostPid = child.pid ?? 0;
     const state = `/tmp/state-${id}.json`;
@@ -188,12 +188,17 @@ export class FakeGpu {
     throw new Error(`${FAKE_WORKLOAD} did not start`);
   }
 
+  /** Ends what `startProcess` started. */
+  endProcesses(): void {
+    for (const child of this.#children.splice(0)) {
+      child.kill('SIGKILL');
+    }
+  }
+
   /** Ends what `startProcess` started and removes the directory. */
   close(): void {
     this.release();
-    for (const child of this.#children) {
-      child.kill('SIGKILL');
-    }
+    this.endProcesses();
     rmSync(this.dir, { recursive: true, force: true });
   }
 

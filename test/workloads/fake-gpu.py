@@ -1,6 +1,6 @@
 """Pretends to be a CUDA process, for the fake driver in native/fake (fake-gpu.h says how), and ticks.
 
-usage: fake-gpu.py <id> --devices <uuid,uuid> [--vram <bytes>] [--nodes <path,path>] [--fork] [--fill]
+usage: fake-gpu.py <id> --devices <uuid,uuid> [--vram <bytes>] [--nodes <path,path>] [--fork] [--fill] [--with-parent]
 The id, the devices and the VRAM on each of them may come from FAKE_CUDA_PROCESS, FAKE_CUDA_DEVICES and FAKE_CUDA_VRAM.
 Tokens: `memory` in memory, `file` in /tmp/token-<id>; that of the VRAM lies with the driver. /tmp/state-<id>.json tells
 both, a counter, and what became of the device files. --nodes: keeps these device files open and mapped, closes them when
@@ -27,6 +27,7 @@ parser.add_argument("--vram", type=int, default=int(os.environ.get("FAKE_CUDA_VR
 parser.add_argument("--nodes", default="")
 parser.add_argument("--fork", action="store_true")
 parser.add_argument("--fill", action="store_true")
+parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one has ended")
 args = parser.parse_args()
 
 
@@ -97,14 +98,17 @@ if args.nodes:
     nodes = "open"
 child = 0
 if args.fork:
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        while True:
-            time.sleep(1)
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(0)
 # Last: now it is a CUDA process.
 area[0:8] = b"FAKECUDA"
 count = 0
-while True:
+starter = os.getppid()
+while not args.with_parent or os.getppid() == starter:
     count += 1
     if args.nodes:
         change = follow_the_driver()
