@@ -14,6 +14,7 @@ import {
   megabytes,
   moveMs,
   outcomeText,
+  SETTLE_MS,
   STATE_MS,
   transition,
   UNLOCK_MS,
@@ -24,8 +25,6 @@ import {
 /** How long a neighbour is given to leave. */
 const MEMORY_WAIT_MS = 10_000;
 const POLL_MS = 100;
-/** After an unlock the driver tells the state at once; a late call of a dead attempt may take a moment. */
-const VERIFY_MS = 2000;
 
 export interface BringBackOptions {
   /** VRAM that they held when they were locked; default: what the plan says */
@@ -37,17 +36,22 @@ export interface BringBackOptions {
 
 /**
  * Unlocks all that are locked, last first, and reads back that every process runs or has ended.
- * @throws Poisoned
+ * @returns those that do not
  */
-async function unlockAll(target: GpuTarget): Promise<void> {
+async function unlockAll(target: GpuTarget): Promise<Outcome[]> {
   assertThawed(target);
+  const errors = new Map<number, unknown>();
   for (const seen of (await gpuStates(target)).reverse()) {
-    await transition(target, seen, 'unlock', () => target.driver.unlock(seen.process.hostPid, UNLOCK_MS));
+    const { hostPid } = seen.process;
+    const { error } = await transition(target, seen, 'unlock', () => target.driver.unlock(hostPid, UNLOCK_MS));
+    if (error !== undefined) {
+      errors.set(hostPid, error);
+    }
   }
-  const held = await stillHeld(target);
-  if (held.length > 0) {
-    throw poisoned(target, held);
-  }
+  return (await stillHeld(target)).map((outcome) => {
+    const error = errors.get(outcome.process.hostPid);
+    return error === undefined ? outcome : { ...outcome, error };
+  });
 }
 
 /**
@@ -61,21 +65,15 @@ async function unlockAll(target: GpuTarget): Promise<void> {
 export async function bringBackGpu(target: GpuTarget, options: BringBackOptions = {}): Promise<void> {
   const failed = await restoreEach(target, options);
   options.onPart?.('gpu-unlock');
-  try {
-    await unlockAll(target);
-  } catch (error) {
-    if (failed.length === 0) {
-      throw error;
-    }
-    target.log.error({ error: messageOf(error) }, 'not every process is unlocked');
-  }
-  if (failed.length > 0) {
-    throw poisoned(target, failed);
+  const others = target.processes.filter((process) => !failed.some((one) => one.process === process));
+  const held = [...failed, ...(await unlockAll({ ...target, processes: others }))];
+  if (held.length > 0) {
+    throw poisoned(target, held);
   }
 }
 
 /** Processes that neither run nor have ended, in the driver's words; empty when all is well. */
-export async function stillHeld(target: GpuTarget, forMs = VERIFY_MS): Promise<Outcome[]> {
+export async function stillHeld(target: GpuTarget, forMs = target.settleMs ?? SETTLE_MS): Promise<Outcome[]> {
   const until = performance.now() + forMs;
   for (;;) {
     const held = (await gpuStates(target, STATE_MS)).filter(
@@ -186,7 +184,9 @@ function usersOf(memory: readonly GpuMemoryUse[], uuid: string): number[] {
 }
 
 function poisoned(target: GpuTarget, outcomes: readonly Outcome[]): KybernateError {
-  const final = outcomes.every(({ state, error }) => error instanceof CudaError || state === 'failed');
+  const final = outcomes.every(
+    ({ state, error }) => state === 'failed' || (state === 'checkpointed' && error instanceof CudaError),
+  );
   return new KybernateError(
     'Poisoned',
     `the GPU work of container ${target.container} does not run again: ${outcomes.map(outcomeText).join('; ')}; ` +

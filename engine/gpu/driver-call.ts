@@ -21,6 +21,8 @@ export interface GpuTarget {
   /** `<namespace>/<id>`, for messages */
   readonly container: string;
   readonly log: Logger;
+  /** how long a call that did not end in time, or a state that should be another, is given to show its effect */
+  readonly settleMs?: number;
 }
 
 /** `gone`: ended. `unknown`: the driver did not say. */
@@ -43,8 +45,7 @@ export const STATE_MS = 5000;
 export const UNLOCK_MS = 10_000;
 /** For the driver's own bookkeeping beyond the timeout that it was given. */
 export const LOCK_GRACE_MS = 5000;
-/** How long a call that did not end in time is given to show its effect. */
-const SETTLE_MS = 5000;
+export const SETTLE_MS = 2000;
 const POLL_MS = 50;
 
 /** How long a save or restore of this process may take before it counts as hung. */
@@ -106,7 +107,7 @@ export async function transition(
   seen: Outcome,
   name: GpuTransition,
   act: () => Promise<void>,
-  settleMs = SETTLE_MS,
+  settleMs = target.settleMs ?? SETTLE_MS,
 ): Promise<Outcome> {
   const { process } = seen;
   const { from, to } = GPU_TRANSITIONS[name];
