@@ -37,7 +37,7 @@ import {
 } from './attach.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { freeze, freezerState, thaw } from './freezer.ts';
-import { containerPids, gpuTraces } from './gpu-traces.ts';
+import { containerPids, withGpuTraces } from './gpu-traces.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { lockFile, newestToken, type OperationPlan } from './operation.ts';
 import { planCheckpoint } from './plan.ts';
@@ -49,6 +49,7 @@ const FREEZE_BUDGET_MS = 600_000;
 /** From complete images to the end of the container: renames, or copies when the images lie on another file system. */
 const HOLD_BUDGET_MS = 600_000;
 const FREEZE_TIMEOUT_MS = 10_000;
+const SAVE_ATTEMPTS = 3;
 /** In the directory that runc keeps for the container; holds the agent's pid. */
 const MARK = 'kybernate-checkpoint';
 
@@ -78,7 +79,7 @@ export async function checkpointForRuntime(
 ): Promise<CheckpointContainerResponse> {
   const state = await readRuncState(request.runcRoot, request.container.id);
   const freezer = state === undefined ? undefined : freezerCgroup(state.initHostPid);
-  if (state === undefined || freezer === undefined || gpuTraces(containerPids(state.initHostPid)).length === 0) {
+  if (state === undefined || freezer === undefined || withGpuTraces(containerPids(state.initHostPid)).length === 0) {
     return { handled: false };
   }
   await requireKnown(deps, request);
@@ -161,12 +162,25 @@ async function checkpoint(call: Call, found: 'running' | 'paused'): Promise<Chec
       return { handled: false };
     }
     await startRunner(deps, op, ref);
-    const gpu = await saveGpuState(deps, op, ref);
+    const gpu = await savePatiently(deps, op, ref);
     const response = await capture(call, ref, gpu, staging);
     const source = leaveRunning ? found : 'stopped';
     return { ...response, source, warnings: [...plan.warnings, ...response.warnings] };
   } catch (error) {
     throw await undo(call, ref, error);
+  }
+}
+
+/** A busy GPU is left as it was by the runner: nobody who would try again stands behind this call. */
+async function savePatiently(deps: NodeDeps, op: Op, ref: OperationRef): Promise<SaveGpuStateResult> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await saveGpuState(deps, op, ref);
+    } catch (error) {
+      if (!isKybernateError(error, 'GpuBusy') || attempt === SAVE_ATTEMPTS) {
+        throw error;
+      }
+    }
   }
 }
 

@@ -10,7 +10,7 @@ import { readMaps } from '../native/proc/maps.ts';
 const TRACE = /^\/dev\/nvidia|\/libcuda\.so/;
 
 /** @returns the host pids among them that have the driver's devices open or its library loaded */
-export function gpuTraces(hostPids: readonly number[]): readonly number[] {
+export function withGpuTraces(hostPids: readonly number[]): readonly number[] {
   return hostPids.filter(
     (pid) =>
       openFds(pid).some((open) => TRACE.test(open.target)) || readMaps(pid).some((mapping) => TRACE.test(mapping.path)),

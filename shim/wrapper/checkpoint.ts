@@ -6,7 +6,7 @@
 import { resolve } from 'node:path';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import { type RuncCheckpoint, parseRuncCheckpoint } from '../../core/oci/runc-argv.ts';
-import { containerPids, gpuTraces } from '../../engine/gpu-traces.ts';
+import { containerPids, withGpuTraces } from '../../engine/gpu-traces.ts';
 import { readRuncState } from '../../native/runc/runc.ts';
 import { type WrapperDeps, containerOf } from './job.ts';
 import type { CheckpointAgent } from './node-socket.ts';
@@ -79,5 +79,5 @@ async function throughAgent(deps: CheckpointDeps, checkpoint: RuncCheckpoint): P
 /** A container that runc does not know has no processes that we could harm: runc will say so. */
 export async function usesGpu(checkpoint: RuncCheckpoint): Promise<boolean> {
   const state = await readRuncState(checkpoint.root, checkpoint.id);
-  return state !== undefined && gpuTraces(containerPids(state.initHostPid)).length > 0;
+  return state !== undefined && withGpuTraces(containerPids(state.initHostPid)).length > 0;
 }
