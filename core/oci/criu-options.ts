@@ -171,7 +171,7 @@ export const CRIU_OPTIONS = {
     default: 'where CRIU was installed',
     use: 'both',
     criu: 'libdir',
-    meaning: 'where plugins are loaded from; one that does not exist turns all of them off',
+    meaning: 'where plugins are loaded from; one without any turns all of them off, it must exist',
   },
   lazyPages: {
     type: 'flag',
@@ -201,10 +201,10 @@ export const CRIU_OPTIONS = {
 } as const satisfies Record<string, CriuOptionRow>;
 
 /**
- * In place of a directory with plugins. CRIU's own cuda plugin would save and restore GPU state beside us; images that do
+ * A directory without plugins that every machine has: CRIU refuses one that does not exist. CRIU's own cuda plugin would save and restore GPU state beside us; images that do
  * not name it (inventory.img, since 4.1) restore without it.
  */
-export const NO_PLUGINS = '/nonexistent';
+export const NO_PLUGINS = '/proc/self';
 
 export type CriuOption = keyof typeof CRIU_OPTIONS;
 
