@@ -238,6 +238,21 @@ describe('checkpoint of a container on a GPU', () => {
     ]);
   });
 
+  it.concurrent(
+    'tells the pause of a held GPU up to its unlock, and what its way back could not put back',
+    async () => {
+      const resumeContainer = () =>
+        Promise.resolve({ source: 'running', checks: {}, gpu: { pauseMs: 7000, parts: {}, warnings: ['limit'] } });
+      const request = { after: 'hold', holdBudgetMs: 1, durability: 'local' } as const;
+
+      const handle = await harness.checkpoint('gpu-hold', onGpu({ steps: { resumeContainer } }), request);
+
+      expect(await outcomeOf(handle)).toMatchObject({
+        result: { phases: { gpuPauseMs: 7000, freezeMs: 12 }, warnings: ['plan', 'capture', 'limit'] },
+      });
+    },
+  );
+
   it.concurrent('tries the save again twice while the GPU is busy', async () => {
     const { script, calls } = busy(2);
 
