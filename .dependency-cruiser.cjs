@@ -81,7 +81,7 @@ module.exports = {
       comment: 'the wrapper bundle: no execa, no koffi, no zod-heavy contracts it does not need',
       severity: 'error',
       from: { path: '^shim/wrapper/', pathNot: T },
-      to: { path: '^native/(run/run-execa|cuda|memory|libc|containerd)' },
+      to: { path: '^native/(run/run-execa|cuda|nvml|ptrace|memory|libc|containerd)' },
     },
   ],
   options: {

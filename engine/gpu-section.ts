@@ -13,6 +13,7 @@ import { bringBackGpu, stillHeld } from './gpu/bring-back.ts';
 import type { GpuTarget } from './gpu/driver-call.ts';
 import { runHook } from './gpu/hooks.ts';
 import { putBackHugePages, setHugePages } from './gpu/huge-pages.ts';
+import { childrenNow } from './gpu/latecomers.ts';
 import { putBackMemory, raiseMemory } from './gpu/memory-room.ts';
 import { saveGpu } from './gpu/save.ts';
 import { scrubChildren } from './gpu/scrub.ts';
@@ -69,11 +70,9 @@ export async function saveGpuSection(
       tryAppendJournal(journal, { step: 'gpu-locking', state: 'done', data: { memory } }, log);
     },
   });
-  if (plan.gpu.children.length > 0) {
-    timer.part('gpu-scrub');
-    await scrubChildren(plan, log);
-    signal.throwIfAborted();
-  }
+  timer.part('gpu-scrub');
+  await scrubChildren({ ...plan, gpu: { ...plan.gpu, children: await childrenNow(plan, target.driver) } }, log);
+  signal.throwIfAborted();
   tryAppendJournal(journal, { step: 'gpu-saved', state: 'done' }, log);
   const { totalMs, parts } = timer.times();
   return { gpuProcesses: plan.gpu.processes.length, vramBytes: savedBytes(plan, memory), durationMs: totalMs, parts };

@@ -46,7 +46,7 @@ interface Program {
 }
 
 /** Not our own child: Node waits for those by itself, and would take the news of their stops from the tracer. */
-const GRANDCHILD = 'python3 -c "$0" & trap "kill -9 $!" TERM; wait $!';
+const GRANDCHILD = 'python3 -c "$0" & trap "kill -9 $!" TERM; { wait $!; } 2>/dev/null';
 
 async function python(body: string): Promise<Program> {
   const program = `${HOLD(`${prefix}0`)}\nsay(str(os.getpid()))\n${body}`;

@@ -14,6 +14,7 @@ import type { ContainerFacts } from '../../engine/container-facts.ts';
 import { analyzeGpu, type GpuFindings, type GpuRequest } from '../../engine/gpu/analysis.ts';
 import type { GpuPlan } from '../../engine/gpu/gpu-plan.ts';
 import { runHook } from '../../engine/gpu/hooks.ts';
+import { childrenNow } from '../../engine/gpu/latecomers.ts';
 import { putBackMemory, raiseMemory } from '../../engine/gpu/memory-room.ts';
 import { deviceHoldings, scrubChildren } from '../../engine/gpu/scrub.ts';
 import { inspectContainer } from '../../engine/inspect.ts';
@@ -331,7 +332,9 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
     await driver.checkpoint(init, DEADLINE_MS);
     await until('the parent to let go', () => deviceHoldings(init).fds.length === 0);
     const refused = await dump('refused');
-    const scrubbed = await scrubChildren(planOf(facts, plan), testOp().log);
+    // as if it had been forked after the plan
+    const children = await childrenNow({ facts, gpu: { ...plan, children: [] } }, driver);
+    const scrubbed = await scrubChildren(planOf(facts, { ...plan, children }), testOp().log);
     const dumped = await dump('dumped');
     await driver.restore(init, [], DEADLINE_MS);
     await driver.unlock(init, DEADLINE_MS);
