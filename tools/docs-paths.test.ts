@@ -11,7 +11,6 @@ const DOCUMENTS = [
   'docs/errors.md',
   'docs/format.md',
   'docs/gpu.md',
-  'docs/gpu.md',
   'docs/operations.md',
   'docs/support.md',
 ];
