@@ -119,7 +119,12 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
   if (plan.networkHoldTable !== undefined) {
     await deleteTable(deps.run, initHostPid, { family: 'inet', name: plan.networkHoldTable });
   }
-  await complete(deps, job, initHostPid, (captured?.metadata.gpuProcesses.length ?? 0) > 0);
+  await complete(
+    deps,
+    job,
+    initHostPid,
+    prepared.gpu !== undefined || (captured?.metadata.gpuProcesses.length ?? 0) > 0,
+  );
   writeFileSync(join(create.root, create.id, MARKER), `${prepared.operationId}\n`, { mode: 0o600 });
 }
 
@@ -154,8 +159,10 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   if (job.specReplaced) {
     replaceFile(job.configFile, job.original);
   }
-  let cold = policy === 'cold-start' && job.again !== true && !deps.signal.aborted;
-  if (cold && job.pristine !== undefined) {
+  const mayStartCold = policy === 'cold-start' && !deps.signal.aborted;
+  let cold = mayStartCold && job.again !== true;
+  // For the try after this one, too: the cold start that may follow it needs the root as it was.
+  if (mayStartCold && job.pristine !== undefined) {
     try {
       await revertRootfs(job.pristine, deps.run);
     } catch (revertError) {
