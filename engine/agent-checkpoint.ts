@@ -13,7 +13,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CRIU_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
+import { CRIU_DIR, CUDA_FILES, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import type { CheckpointContainerRequest, CheckpointContainerResponse } from '../core/contract/agent-checkpoint.ts';
 import type { SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { gpuOptions } from '../core/contract/gpu.ts';
@@ -37,6 +37,7 @@ import {
 } from './attach.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { freeze, freezerState, thaw } from './freezer.ts';
+import { IMAGE_GPU_FILE } from './gpu/image-gpu.ts';
 import { containerPids, withGpuTraces } from './gpu-traces.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { lockFile, newestToken, type OperationPlan } from './operation.ts';
@@ -200,6 +201,8 @@ async function capture(
   }
   await moveFiles(join(staging, CRIU_DIR), request.imagePath);
   await moveFiles(join(staging, LOGS_DIR), request.workPath);
+  // Without it a restore of these images would leave the GPU state in the host's memory.
+  await moveFile(join(staging, CUDA_FILES.state), join(request.imagePath, IMAGE_GPU_FILE));
   if (!request.leaveRunning) {
     // The last moment at which the caller's absence counts: from here on the container is in its images.
     op.signal.throwIfAborted();
@@ -298,14 +301,17 @@ function withTask(deps: NodeDeps, { container }: CheckpointContainerRequest, sta
 /** An existing file of the same name is replaced, as CRIU does. */
 async function moveFiles(from: string, to: string): Promise<void> {
   for (const name of await readdir(from)) {
-    const target = join(to, name);
-    await rename(join(from, name), target).catch(async (error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code !== 'EXDEV') {
-        throw error;
-      }
-      await copyFile(join(from, name), target);
-    });
+    await moveFile(join(from, name), join(to, name));
   }
+}
+
+async function moveFile(from: string, to: string): Promise<void> {
+  await rename(from, to).catch(async (error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code !== 'EXDEV') {
+      throw error;
+    }
+    await copyFile(from, to);
+  });
 }
 
 /** The shim reads dump.log from the work path. Absent logs are success: the capture never began. */

@@ -21,6 +21,7 @@ import {
   putBackRaises,
   reservationOf,
 } from './gpu/restore-steps.ts';
+import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkRestoreTarget } from './preflight.ts';
@@ -165,11 +166,13 @@ async function checkTarget(
 ): Promise<GpuRestoreAnswer['plan']> {
   const { request, operationId } = asked;
   const { metadata } = asked.source;
-  if (metadata === undefined) {
+  const part = metadata ?? readImageGpu(asked.source.imageDir);
+  if (part === undefined) {
     return undefined;
   }
-  const gpu = await planGpu(deps, metadata, { operationId, map: [], bundle: request.bundle });
-  const reasons = [...(await checkRestoreTarget(deps, metadata, { op })), ...gpu.reasons];
+  const gpu = await planGpu(deps, part, { operationId, map: [], bundle: request.bundle });
+  const checked = metadata === undefined ? [] : await checkRestoreTarget(deps, metadata, { op });
+  const reasons = [...checked, ...gpu.reasons];
   if (reasons.length > 0) {
     throw new KybernateError(
       'Incompatible',

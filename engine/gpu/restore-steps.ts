@@ -5,7 +5,6 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { CompleteRestoreRequest, GpuRestoreFacts } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
 import type { GpuPair } from '../../core/gpu/device-map.ts';
@@ -17,6 +16,7 @@ import { type RestoreRecord, readRestore, writeRestore } from '../restore-operat
 import { readMetadata } from '../restore-source.ts';
 import { restoreContainerGpu } from './gpu-restore.ts';
 import { NO_GPU } from './gpu-plan.ts';
+import { type ImageGpu, readImageGpu } from './image-gpu.ts';
 import { putBackMemory, raiseMemory } from './memory-room.ts';
 import { ancestorRaises, limitToPutBack, lowerMemory } from './restore-memory.ts';
 import { reservedMemory, reservedVram } from './reservations.ts';
@@ -25,7 +25,7 @@ import { type GpuRestoreAnswer, type GpuRestorePlan, type Reserved, planGpuResto
 /** @param wish `map`: what the caller asks for; `bundle`: of a container that somebody else made */
 export async function planGpu(
   deps: NodeDeps,
-  metadata: Metadata,
+  metadata: ImageGpu,
   wish: { readonly operationId: string; readonly map: readonly GpuPair[]; readonly bundle?: string },
 ): Promise<GpuRestoreAnswer> {
   const hasGpu = metadata.gpuProcesses.length > 0;
@@ -127,7 +127,8 @@ export async function completeGpu(
   const facts = await restoreContainerGpu(deps, {
     container: record.container,
     initHostPid: request.initHostPid,
-    processes: readMetadata(record.checkpointDir).gpuProcesses,
+    processes:
+      (record.hasMetadata ? readMetadata(record.checkpointDir) : readImageGpu(record.imageDir))?.gpuProcesses ?? [],
     plan,
     reserved: (driver) => reservedByOthers(deps, driver, record.operationId),
     deadline: begun + leftMs,

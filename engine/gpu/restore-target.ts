@@ -52,7 +52,7 @@ const MARGIN = 1.1;
 /** Without GPU processes nothing is loaded or read. */
 export async function planGpuRestore(
   deps: Pick<NodeDeps, 'gpu' | 'settings'>,
-  metadata: Metadata,
+  metadata: Pick<Metadata, 'gpuProcesses' | 'gpu' | 'sizes'>,
   wish: GpuRestoreWish,
 ): Promise<GpuRestoreAnswer> {
   if (metadata.gpuProcesses.length === 0) {
