@@ -17,6 +17,7 @@ import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
+import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
 import { workerEnv } from '../workers/config.ts';
 import { schemaComments } from './schema-comments.ts';
@@ -37,6 +38,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['workload-hook', fieldTable(workloadHook, comments('gpu', 'workloadHook'))],
     ['container-target', fieldTable(containerTarget, comments('common', 'containerTarget'))],
     ['timeouts', fieldTable(timeouts, comments('common', 'timeouts'))],
+    ['annotations', annotationTable()],
     ['variables', variableTable()],
     ['cli', cliReference()],
   ]);
@@ -97,6 +99,14 @@ function cliErrorTable(): string {
   );
 }
 
+function annotationTable(): string {
+  const said = schemaComments(readFileSync(join(ROOT, 'core/oci/annotations.ts'), 'utf8'), 'ANNOTATIONS');
+  return table(
+    ['Annotation', 'Meaning'],
+    Object.entries(ANNOTATIONS).map(([name, key]) => [`\`${key}\``, said.get(name) ?? '']),
+  );
+}
+
 function comments(file: string, constName: string): Map<string, string> {
   return schemaComments(readFileSync(join(ROOT, `core/contract/${file}.ts`), 'utf8'), constName);
 }
@@ -124,7 +134,8 @@ function inputTable(schema: z.ZodType, file: string, constName: string): string 
 
 /** Both fields have the form of a hook. */
 const HOOKS = {
-  quiesce: 'before the lock, for example a call of `torch.cuda.empty_cache()`: what is not held is not saved; a [hook](#hook)',
+  quiesce:
+    'before the lock, for example a call of `torch.cuda.empty_cache()`: what is not held is not saved; a [hook](#hook)',
   resume: 'after the unlock; a [hook](#hook)',
 };
 
