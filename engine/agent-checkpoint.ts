@@ -11,9 +11,8 @@
  */
 import { randomBytes } from 'node:crypto';
 import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
-import { copyFile, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CRIU_DIR, CUDA_FILES, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import type { CheckpointContainerRequest, CheckpointContainerResponse } from '../core/contract/agent-checkpoint.ts';
 import type { SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { gpuOptions } from '../core/contract/gpu.ts';
@@ -25,6 +24,7 @@ import { runcRoot } from '../native/containerd/runc-options.ts';
 import { freezerCgroup, type CgroupDir } from '../native/proc/cgroup.ts';
 import { tryLockExclusive } from '../native/libc/flock.ts';
 import { readRuncState, type RuncState } from '../native/runc/runc.ts';
+import { copyLogs, deliverImages } from './agent-images.ts';
 import {
   captureContainer,
   discardCapture,
@@ -37,7 +37,6 @@ import {
 } from './attach.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { freeze, freezerState, thaw } from './freezer.ts';
-import { IMAGE_GPU_FILE } from './gpu/image-gpu.ts';
 import { containerPids, withGpuTraces } from './gpu-traces.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { lockFile, newestToken, type OperationPlan } from './operation.ts';
@@ -199,10 +198,7 @@ async function capture(
   if (request.leaveRunning) {
     await resumeContainer(deps, op, ref);
   }
-  await moveFiles(join(staging, CRIU_DIR), request.imagePath);
-  await moveFiles(join(staging, LOGS_DIR), request.workPath);
-  // Without it a restore of these images would leave the GPU state in the host's memory.
-  await moveFile(join(staging, CUDA_FILES.state), join(request.imagePath, IMAGE_GPU_FILE));
+  await deliverImages(staging, request.imagePath, request.workPath);
   if (!request.leaveRunning) {
     // The last moment at which the caller's absence counts: from here on the container is in its images.
     op.signal.throwIfAborted();
@@ -296,27 +292,4 @@ function withTask(deps: NodeDeps, { container }: CheckpointContainerRequest, sta
     exitStatus: 0,
   };
   return { ...deps, containerd: { ...deps.containerd, getTask: () => Promise.resolve(task) } };
-}
-
-/** An existing file of the same name is replaced, as CRIU does. */
-async function moveFiles(from: string, to: string): Promise<void> {
-  for (const name of await readdir(from)) {
-    await moveFile(join(from, name), join(to, name));
-  }
-}
-
-async function moveFile(from: string, to: string): Promise<void> {
-  await rename(from, to).catch(async (error: unknown) => {
-    if ((error as NodeJS.ErrnoException).code !== 'EXDEV') {
-      throw error;
-    }
-    await copyFile(from, to);
-  });
-}
-
-/** The shim reads dump.log from the work path. Absent logs are success: the capture never began. */
-async function copyLogs(from: string, to: string): Promise<void> {
-  for (const name of await readdir(from).catch(() => [])) {
-    await copyFile(join(from, name), join(to, name));
-  }
 }
