@@ -155,8 +155,12 @@ function unseenReasons(facts: GateFacts): Unseen[] {
     const { traces, rehearsed } = process;
     const found: Unseen[] = [];
     if (traces.fdsByMinor.size > 1 && traces.ncclLoaded && !traces.ncclSharedMemory && !traces.ncclP2pDisabled) {
-      const text = `${title(process)} seems to run NCCL over P2P, which the driver saves and cannot bring back`;
-      found.push({ text, remedy: 'start the job with NCCL_P2P_DISABLE=1, or rehearse it first', rehearsed });
+      const text = `${title(process)} seems to run NCCL over P2P or the driver's shared memory, which the driver saves and cannot bring back`;
+      found.push({
+        text,
+        remedy: 'start the job with NCCL_P2P_DISABLE=1 and NCCL_CUMEM_HOST_ENABLE=0, or rehearse it first',
+        rehearsed,
+      });
     }
     const full = [...traces.fdsByMinor].filter(([, count]) => count >= CONTEXT_FDS).map(([minor]) => minor);
     if (full.length > 1) {

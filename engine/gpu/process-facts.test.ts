@@ -5,7 +5,7 @@ test('descriptors are counted by GPU, mappings and names tell what is used', () 
   const found = tracesIn(
     ['/dev/nvidiactl', '/dev/nvidia0', '/dev/nvidia0', '/dev/nvidia12', '/dev/nvidia-uvm', '/dev/null'],
     ['/dev/nvidia0', '/dev/shm/cuda.shm.0.4d.1', '/usr/lib/libnccl.so.2.28.9', '/dev/shm/nccl-x7Yz', '[heap]'],
-    ['PATH=/bin', 'NCCL_P2P_DISABLE=1'],
+    ['PATH=/bin', 'NCCL_P2P_DISABLE=1', 'NCCL_CUMEM_HOST_ENABLE=0'],
   );
 
   expect(found).toEqual({

@@ -17,6 +17,7 @@ export interface GpuTraces {
   readonly ncclLoaded: boolean;
   /** NCCL's transport over shared memory is in use */
   readonly ncclSharedMemory: boolean;
+  /** neither P2P nor host memory shared through the driver: NCCL 2.28 takes the latter when P2P alone is off */
   readonly ncclP2pDisabled: boolean;
   /** its calls go through a server of the Multi-Process Service */
   readonly mps: boolean;
@@ -81,7 +82,9 @@ export function tracesIn(
     cudaIpc: paths.some((path) => path.startsWith('/dev/shm/cuda.shm.')),
     ncclLoaded: paths.some((path) => /\/libnccl\.so[^/]*$/.test(path)),
     ncclSharedMemory: paths.some((path) => path.startsWith('/dev/shm/nccl-')),
-    ncclP2pDisabled: valueOf(environment, 'NCCL_P2P_DISABLE') === '1',
+    ncclP2pDisabled:
+      valueOf(environment, 'NCCL_P2P_DISABLE') === '1' &&
+      (valueOf(environment, 'NCCL_CUMEM_HOST_ENABLE') === '0' || valueOf(environment, 'NCCL_SHM_DISABLE') === '1'),
   };
 }
 

@@ -8,7 +8,15 @@ import type { Gpu, Machine } from '../machine.ts';
 
 const SHM = ['--mount', 'type=tmpfs,dst=/dev/shm,options=nosuid:nodev:mode=1777:size=2147483648'];
 /** P2P maps memory between the GPUs, which the driver cannot bring back; CRIU knows no io_uring. */
-const NCCL = ['NCCL_P2P_DISABLE=1', 'UV_USE_IO_URING=0', 'USE_LIBUV=0'];
+const NCCL = [
+  'NCCL_P2P_DISABLE=1',
+  'NCCL_CUMEM_ENABLE=0',
+  'NCCL_CUMEM_HOST_ENABLE=0',
+  'NCCL_SOCKET_IFNAME=lo',
+  'NCCL_IB_DISABLE=1',
+  'UV_USE_IO_URING=0',
+  'USE_LIBUV=0',
+];
 
 function twoGpus({ gpus: [first, second] }: Machine): [Gpu, Gpu] {
   assert(first !== undefined && second !== undefined, 'there are two GPUs');
