@@ -46,6 +46,8 @@ export const UNLOCK_MS = 10_000;
 /** For the driver's own bookkeeping beyond the timeout that it was given. */
 export const LOCK_GRACE_MS = 5000;
 export const SETTLE_MS = 2000;
+/** From SIGKILL to the end of a process that holds much memory. */
+const DYING_MS = 1000;
 const POLL_MS = 50;
 
 /** How long a save or restore of this process may take before it counts as hung. */
@@ -127,17 +129,21 @@ export async function transition(
   }
 }
 
-/** Polls until the process has left `from`, or nothing more is to be expected. */
+/**
+ * Polls until the process has left `from`, or nothing more is to be expected. One that is dying is no CUDA process, or
+ * none that the driver can tell of, before it is gone.
+ */
 async function settle(
   target: GpuTarget,
   process: GpuProcess,
   from: GpuProcessState,
   forMs: number,
 ): Promise<SeenState> {
-  const until = performance.now() + forMs;
+  const begun = performance.now();
   for (;;) {
     const state = await stateOf(target, process, Math.max(forMs, STATE_MS));
-    if ((state !== from && state !== 'unknown') || performance.now() >= until) {
+    const waitMs = state === from ? forMs : state === 'none' || state === 'unknown' ? Math.max(forMs, DYING_MS) : 0;
+    if (performance.now() - begun >= waitMs) {
       return state;
     }
     await sleep(POLL_MS);
@@ -165,6 +171,9 @@ export function outcomeText({ process, state, error }: Outcome): string {
   const who = `process ${process.hostPid} (${process.command})`;
   if (state === 'gone') {
     return `${who} has ended`;
+  }
+  if (state === 'none') {
+    return `${who} does not use the GPU any more`;
   }
   return error === undefined ? `${who} is ${state}` : `${who} is ${state}: ${messageOf(error)}`;
 }

@@ -178,7 +178,7 @@ test('all are locked before the first is saved, and come back in the reverse ord
 });
 
 describe('what an earlier attempt has done already is not done again', () => {
-  const cases: Record<string, { from: (GpuProcessState | 'none')[]; saving: string[]; returning: string[] }> = {
+  const cases: Record<string, { from: GpuProcessState[]; saving: string[]; returning: string[] }> = {
     'one is locked': {
       from: ['locked', 'running', 'running'],
       saving: ['lock 1', 'lock 2', 'checkpoint 0', 'checkpoint 1', 'checkpoint 2'],
@@ -193,11 +193,6 @@ describe('what an earlier attempt has done already is not done again', () => {
       from: ['checkpointed', 'checkpointed', 'checkpointed'],
       saving: [],
       returning: ['restore 2', 'restore 1', 'restore 0', 'unlock 2', 'unlock 1', 'unlock 0'],
-    },
-    'one has left CUDA': {
-      from: ['none', 'running', 'running'],
-      saving: ['lock 1', 'lock 2', 'checkpoint 1', 'checkpoint 2'],
-      returning: [],
     },
   };
   test.each(Object.entries(cases))('%s', async (_name, { from, saving, returning }) => {
@@ -319,6 +314,17 @@ describe('a process that ends', () => {
     await bringBack();
 
     expect([states[1], states[2]]).toEqual(['running', 'running']);
+  });
+
+  test('or has given up CUDA since the plan fails the save', async () => {
+    states[1] = 'none';
+
+    await expect(save()).rejects.toMatchObject({
+      type: 'DumpFailed',
+      message: /rank1\) does not use the GPU any more/,
+    });
+
+    expect([states[0], states[2]]).toEqual(['running', 'running']);
   });
 
   test('together with all others is a container that does not run', async () => {

@@ -107,9 +107,9 @@ async function lockEach(target: GpuTarget, timeoutMs: number): Promise<Outcome[]
   );
 }
 
-/** One that has given up CUDA meanwhile has nothing to lock. */
+/** One that is no CUDA process any more is about to end, or runs another program: the plan is out of date. */
 function isHeld({ state }: Outcome): boolean {
-  return ['locked', 'checkpointed', 'none'].includes(state);
+  return state === 'locked' || state === 'checkpointed';
 }
 
 async function checkpointAll(target: GpuTarget): Promise<void> {
@@ -126,7 +126,7 @@ async function checkpointAll(target: GpuTarget): Promise<void> {
       );
     }),
   );
-  const failed = outcomes.filter(({ state }) => state !== 'checkpointed' && state !== 'none');
+  const failed = outcomes.filter(({ state }) => state !== 'checkpointed');
   if (failed.length > 0) {
     throw saveError(target, 'saved', failed);
   }
