@@ -13,6 +13,7 @@ import { findWatches } from './analysis-watches.ts';
 import { unixFindings } from './analysis-unix.ts';
 import type { ContainerFacts } from './container-facts.ts';
 import { estimateBytes } from './estimate.ts';
+import { type HookMount, hookMountsOf } from './gpu/hook-mounts.ts';
 import type { NodeDeps } from './node-deps.ts';
 
 export interface AnalysisRequest {
@@ -41,6 +42,8 @@ export interface Analysis {
   readonly networkLock: 'nftables' | 'skip';
   /** host pids of those that have descriptors or mappings of NVIDIA devices; what they are, the driver is asked */
   readonly gpuHolders: readonly number[];
+  /** mounts of the driver that the specification does not know; absent without any */
+  readonly hookMounts?: readonly HookMount[];
   /** memory, rw layer and tmpfs of the tree: what the checkpoint will take, roughly, before any compression */
   readonly estimatedBytes: number;
   readonly warnings: readonly string[];
@@ -97,6 +100,7 @@ export async function analyzeContainer(
   await chooseWatches(deps, tree, { choice, warnings });
   const linkRemap = chooseFiles(facts, surveys, choice, refusals);
   chooseTerminal(facts, tree, choice);
+  const hooks = surveys.some(({ usesGpu }) => usesGpu) ? chooseHookMounts(facts, choice, refusals) : [];
   refusals.push(...engineRefusals(request, choice, linkRemap));
   warnings.push(...containerWarnings(facts));
   return {
@@ -107,6 +111,7 @@ export async function analyzeContainer(
       .filter((line) => line !== ''),
     linkRemap,
     ...tcp,
+    ...(hooks.length === 0 ? {} : { hookMounts: hooks }),
     gpuHolders: surveys.filter((survey) => survey.usesGpu).map(({ process }) => process.hostPid),
     estimatedBytes: await estimateBytes(deps.run, facts, surveys),
     warnings,
@@ -153,6 +158,15 @@ function chooseTcp(
   }
   const establishedTcp = request.tcp === 'close' ? [] : connected.map(({ local, remote }) => ({ local, remote }));
   return { establishedTcp, networkLock };
+}
+
+function chooseHookMounts(facts: ContainerFacts, choice: Choice, refusals: string[]): readonly HookMount[] {
+  const found = hookMountsOf(facts);
+  refusals.push(...found.refusals);
+  for (const { destination } of found.mounts) {
+    choice.configure('external', 'a hook mounted it: its content stays outside', `mnt[${destination}]:${destination}`);
+  }
+  return found.mounts;
 }
 
 async function chooseUnix(

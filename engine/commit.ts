@@ -68,6 +68,7 @@ export function draftMetadata(
     ...gpuMetadata(plan, memory),
     stdio: facts.stdio,
     mounts: facts.mounts.map((mount) => ({ ...mount, options: [...mount.options] })),
+    ...(analysis.hookMounts === undefined ? {} : { hookMounts: analysis.hookMounts.map((mount) => ({ ...mount })) }),
     rootfs: {
       method: outcome.rootfsMethod,
       deletedFiles: outcome.deletedFiles,
