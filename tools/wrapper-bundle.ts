@@ -17,7 +17,8 @@ const SOURCES = ['core', 'native', 'engine', 'shim'];
 /** Bundles shim/wrapper/main.ts into `outFile`, and what it loads when it needs it beside it. Each file appears whole or not at all. */
 export async function buildWrapper(outFile: string): Promise<void> {
   const yaml = { contents: "export { parse } from 'yaml';", resolveDir: ROOT };
-  await bundle({ stdin: yaml }, join(dirname(outFile), YAML_BUNDLE));
+  // For Node the package offers CommonJS, which cannot be bundled into a module; its other form needs nothing of Node.
+  await bundle({ stdin: yaml, platform: 'neutral' }, join(dirname(outFile), YAML_BUNDLE));
   const apart = { alias: { yaml: `./${YAML_BUNDLE}` }, external: [`./${YAML_BUNDLE}`] };
   await bundle({ entryPoints: [join(ROOT, 'shim', 'wrapper', 'main.ts')], ...apart }, outFile);
 }
@@ -25,7 +26,6 @@ export async function buildWrapper(outFile: string): Promise<void> {
 async function bundle(what: BuildOptions, outFile: string): Promise<void> {
   const { build } = await import('esbuild');
   const result = await build({
-    ...what,
     bundle: true,
     write: false,
     platform: 'node',
@@ -34,6 +34,7 @@ async function bundle(what: BuildOptions, outFile: string): Promise<void> {
     minify: true,
     legalComments: 'none',
     logLevel: 'warning',
+    ...what,
   });
   const [file] = result.outputFiles ?? [];
   if (file === undefined) {
