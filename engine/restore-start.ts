@@ -80,8 +80,11 @@ export async function startRestored(
 /** @returns whether the GPUs have room for what the restore brings back */
 async function vramComesFree(deps: NodeDeps, op: Op, record: RestoreRecord, budgetMs: number): Promise<boolean> {
   const { driver } = deps.gpu();
+  if (driver === undefined || record.gpu === undefined) {
+    return false;
+  }
   const until = performance.now() + Math.min(VRAM_WAIT_MS, budgetMs);
-  while (driver !== undefined && record.gpu !== undefined && performance.now() < until) {
+  while (performance.now() < until) {
     if (shortOfVram(driver, record.gpu.vram, await reservedByOthers(deps, driver, record.operationId)).length === 0) {
       return true;
     }

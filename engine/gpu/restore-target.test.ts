@@ -100,7 +100,7 @@ describe('a plan for the GPUs of a restore', () => {
     ],
     ['VRAM promised to others', { vram: new Map([[A, 850 * MIB]]) }, /GPU-a has 52428800 bytes free/],
     ['memory promised to others', { memoryBytes: 2 ** 50 }, /n1 has 0 bytes of memory left, \d+ are needed/],
-    ['no word of its GPUs', { metadata: { ...GPU, gpu: undefined } as unknown as Metadata }, /does not say on which/],
+    ['no word of its GPUs', { metadata: { ...GPU, gpu: undefined } }, /does not say on which/],
   ])('gives %s as a reason', async (_title, given, why) => {
     const answer = await plan(given);
 
