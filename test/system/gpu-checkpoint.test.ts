@@ -10,7 +10,7 @@ import type { GpuPlan } from '../../engine/gpu/gpu-plan.ts';
 import { readJournal } from '../../engine/journal.ts';
 import { readJson, type OperationPlan } from '../../engine/operation.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
-import { COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
+import { checkpointsOf, COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { FakeGpu, fakeDevice, whyNoFakes, type FakeRule } from '../harness/fake-gpu.ts';
 import { GpuContainers, MIB } from '../harness/gpu-checkpoint.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
@@ -46,10 +46,13 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
     fake.close();
   });
 
+  const planIn = (dir: string): OperationPlan | undefined =>
+    readJson(join(dir, 'plan.json')) as OperationPlan | undefined;
+
   /** The operation of this container that is under way. */
   function operationOf(id: string): { dir: string; plan: OperationPlan } {
     for (const dir of stack.operations()) {
-      const plan = readJson(join(dir, 'plan.json')) as OperationPlan | undefined;
+      const plan = planIn(dir);
       if (plan?.container.id === id) {
         return { dir, plan };
       }
@@ -269,6 +272,12 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
 
     await runsOn('lost', ['lost-a'], [before]);
     await stack.removeContainer('lost');
+    await until(
+      'the reconciler',
+      () => !stack.operations().some((dir) => planIn(dir)?.container.id === 'lost'),
+      90_000,
+    );
+    await nothingLeft(stack, committed);
   });
 
   test('VRAM that a neighbour took after the save is waited for, and the workload comes back by itself', async () => {
@@ -316,7 +325,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
   test('a rehearsal saves and restores in place, captures nothing and tells its times', async () => {
     const names = ['young-a', 'young-b'];
     const before = await start('young', names);
-    fake.clearCalls();
+    const { entries } = await checkpointsOf(stack);
 
     const handle = await stack.client.rehearse({
       node: stack.node,
@@ -333,7 +342,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
     expect(fake.done().map((call) => call.split(' ')[0])).toEqual(
       'Lock Lock Checkpoint Checkpoint Restore Restore Unlock Unlock'.split(' '),
     );
-    await nothingLeft(stack, committed);
+    expect((await checkpointsOf(stack)).entries).toEqual(entries);
   });
 
   test('hooks run before the lock and after the unlock', async () => {
