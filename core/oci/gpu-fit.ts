@@ -153,6 +153,34 @@ export function withDriverFiles(
   });
 }
 
+/**
+ * Mounts that hooks of the source made without a word in its specification: CRIU took them as external under the name of
+ * their destination, and wants to know where each lies here.
+ */
+export function hookMountLines(
+  mounts: readonly { readonly destination: string; readonly source: string }[],
+  here: { readonly presentSources: ReadonlySet<string>; readonly gpu?: GpuFit },
+  reasons: string[],
+  warnings: string[],
+): readonly string[] {
+  return mounts.flatMap(({ destination, source }) => {
+    const found = presentSource(source, here.presentSources, here.gpu);
+    if (found === undefined) {
+      reasons.push(`mount ${destination}, made by a hook of the source: ${source} does not exist on this node`);
+      return [];
+    }
+    // The format of CRIU's configuration knows no escape for these.
+    if (/[\s#"\\]/.test(destination + found)) {
+      reasons.push(`mount ${destination}, made by a hook of the source: its name cannot be told to CRIU`);
+      return [];
+    }
+    if (found !== source) {
+      warnings.push(`mount ${destination}, made by a hook of the source: ${found} takes the place of ${source}`);
+    }
+    return [`external mnt[${destination}]:${found}`];
+  });
+}
+
 export type AskedGpus = { readonly minors: readonly number[] } | { readonly names: readonly string[] };
 
 /**

@@ -14,7 +14,7 @@ import { KybernateError } from '../errors.ts';
 import { RESTORE_FROM_VARIABLE } from './annotations.ts';
 import { CRIU_OPTIONS, criuOptionNamed, NO_PLUGINS } from './criu-options.ts';
 import type { CriuOptionRow } from './criu-options.ts';
-import { type GpuFit, presentSource, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
+import { type GpuFit, hookMountLines, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
 import type { RuncCreate } from './runc-argv.ts';
 import { runcRestoreArgv } from './runc-argv.ts';
 import type { OciDeviceRule, OciHook, OciLinux, OciMount, OciSpec } from './spec.ts';
@@ -60,7 +60,7 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
   const reasons: string[] = [];
   const warnings: string[] = [];
   const spec = fitSpec(withOwnDriver(input, warnings), reasons, warnings);
-  const hookMounts = hookMountLines(input, reasons);
+  const hookMounts = hookMountLines(input.metadata?.hookMounts ?? [], input, reasons, warnings);
   if (reasons.length > 0) {
     throw new KybernateError(
       'Incompatible',
@@ -133,26 +133,6 @@ function withOwnDriver(input: RestorePlanInput, warnings: string[]): RestorePlan
     newSpec: fit(input.newSpec, []),
     ...(captured === undefined ? {} : { capturedSpec: { ...captured, linux: withoutGpus(captured.linux ?? {}) } }),
   };
-}
-
-/**
- * Mounts that hooks of the source made without a word in its specification: CRIU took them as external under the name of
- * their destination, and wants to know where each lies here.
- */
-function hookMountLines(input: RestorePlanInput, reasons: string[]): readonly string[] {
-  return (input.metadata?.hookMounts ?? []).flatMap(({ destination, source }) => {
-    const found = presentSource(source, input.presentSources, input.gpu);
-    if (found === undefined) {
-      reasons.push(`mount ${destination}, made by a hook of the source: ${source} does not exist on this node`);
-      return [];
-    }
-    // The format of CRIU's configuration knows no escape for these.
-    if (/[\s#"\\]/.test(destination + found)) {
-      reasons.push(`mount ${destination}, made by a hook of the source: its name cannot be told to CRIU`);
-      return [];
-    }
-    return [`external mnt[${destination}]:${found}`];
-  });
 }
 
 function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[]): OciSpec {

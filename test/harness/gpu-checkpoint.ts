@@ -12,6 +12,7 @@ import { connectContainerd } from '../../native/containerd/client.ts';
 import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { openGpuDriver } from '../../native/cuda/open.ts';
 import { cgroupPids, freezerCgroup } from '../../native/proc/cgroup.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { describeCheckpoint } from '../../store/describe.ts';
 import { testOp } from './checkpoint-dir.ts';
@@ -115,6 +116,7 @@ export class GpuContainers {
     id: string,
     workloads: readonly GpuWorkload[],
     more: Partial<Metadata> = {},
+    as: { readonly criuConfig?: string; readonly driver?: string } = {},
   ): Promise<string> {
     this.#serial += 1;
     const checkpointId = `gpu-${process.pid}-${this.#serial}`;
@@ -137,10 +139,11 @@ export class GpuContainers {
     const input = { deps: this.#deps, namespace, container: id, stateDir, checkpointId };
     const dir = await checkpointByHand({
       ...input,
+      ...(as.criuConfig === undefined ? {} : { criuConfig: as.criuConfig }),
       metadata: {
         gpuProcesses,
         gpu: {
-          driver: this.driver.version,
+          driver: as.driver ?? this.driver.version,
           devices: before
             .filter(({ uuid }) => visible.has(uuid))
             .map(({ memoryFreeBytes: _free, mig: _mig, ...device }) => ({
@@ -158,6 +161,30 @@ export class GpuContainers {
     await commit(dir);
     await this.stack.removeContainer(id);
     return checkpointId;
+  }
+}
+
+/**
+ * What a hook of the runtime does: a file of the node appears in a container, and no specification knows of it. By
+ * open_tree, setns and move_mount (428, 308, 429): mount(8) of Debian 12 cannot cross namespaces.
+ */
+export async function mountInto(hostPid: number, source: string, destination: string): Promise<void> {
+  const script = `
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def must(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "syscall")
+    return result
+pid, source, destination = sys.argv[1:]
+tree = must(libc.syscall(428, -100, source.encode(), 1 | 0o2000000))
+must(libc.setns(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY), 0x20000))
+os.chroot(".")
+must(libc.syscall(429, tree, b"", -100, destination.encode(), 4))
+`;
+  const result = await runExeca('python3', ['-c', script, String(hostPid), source, destination]);
+  if (result.exitCode !== 0) {
+    throw new Error(result.stderr);
   }
 }
 

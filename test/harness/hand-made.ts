@@ -20,6 +20,8 @@ export interface HandMade {
   readonly checkpointId: string;
   /** flags of `runc checkpoint`, for example `--tcp-established` */
   readonly flags?: readonly string[];
+  /** lines of CRIU's configuration file for the dump */
+  readonly criuConfig?: string;
   /** CRIU options that the metadata tells of */
   readonly recorded?: readonly string[];
   readonly metadata?: Partial<Metadata>;
@@ -37,7 +39,9 @@ export async function checkpointByHand(input: HandMade): Promise<string> {
   if (record === undefined) {
     throw new Error(`no container ${container}`);
   }
-  await must('runc', [
+  const config = join(dir, 'work/criu.conf');
+  writeFileSync(config, input.criuConfig ?? '');
+  const dump = [
     '--root',
     `/run/containerd/runc/${namespace}`,
     'checkpoint',
@@ -48,7 +52,8 @@ export async function checkpointByHand(input: HandMade): Promise<string> {
     '--work-path',
     join(dir, 'work'),
     container,
-  ]);
+  ];
+  await must('runc', dump, input.criuConfig === undefined ? {} : { CRIU_CONFIG_FILE: config });
   await saveLayer(containerd, namespace, { snapshotter: record.snapshotter, key: record.snapshotKey }, dir);
   const parent = (await containerd.statSnapshot(namespace, record.snapshotter, record.snapshotKey))?.parent;
   writeFileSync(join(dir, OWN_FILES.spec), record.spec);
@@ -124,8 +129,8 @@ function below(dir: string): string[] {
   });
 }
 
-async function must(program: string, args: readonly string[]): Promise<void> {
-  const result = await runExeca(program, args, { env: { PATH: inject('containerd').path } });
+async function must(program: string, args: readonly string[], more: Record<string, string> = {}): Promise<void> {
+  const result = await runExeca(program, args, { env: { PATH: inject('containerd').path, ...more } });
   // 1 of tar: a file changed meanwhile
   if (result.exitCode !== 0 && !(program === 'tar' && result.exitCode === 1)) {
     throw new Error(`${program} ${args.join(' ')}: ${result.startError ?? result.stderr}`);

@@ -2,15 +2,17 @@
  * The restore of containers with GPU processes, through the real workflow, containerd, runc and CRIU; the driver is the
  * fake one (native/fake), with the ABI of the real one. Checkpoints are hand-made.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it } from 'vitest';
 import { findDaemon } from '../../cli/dev/process.ts';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import type { OciSpec } from '../../core/oci/spec.ts';
+import { hookMounts } from '../../engine/gpu/hook-mounts.ts';
+import { readMounts } from '../../native/proc/mounts.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { FakeGpu, fakeDevice, whyNoFakes } from '../harness/fake-gpu.ts';
-import { GpuContainers, type GpuWorkload, MIB } from '../harness/gpu-checkpoint.ts';
+import { GpuContainers, type GpuWorkload, MIB, mountInto } from '../harness/gpu-checkpoint.ts';
 import { RUNTIME, from } from '../harness/shim-node.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
@@ -301,6 +303,32 @@ describe.skipIf(reason !== undefined)(
       expect(Number(readFileSync(file, 'utf8'))).toBe(limit);
     });
 
+    it('has room in the cgroups above it for as long as the restore takes, whether it succeeds or not', async () => {
+      const checkpointId = await captured([{ name: 'room' }]);
+      const file = `/sys/fs/cgroup/memory/${stack.namespace}/memory.limit_in_bytes`;
+      const limit = (): number => Number(readFileSync(file, 'utf8'));
+      const unlimited = readFileSync(file, 'utf8').trim();
+      writeFileSync(file, String(400 * MIB));
+      try {
+        fake.setRules([
+          { call: 'Restore', action: 'slow=1500' },
+          { call: 'Unlock', nth: 2, action: 'error=999' },
+        ]);
+
+        const restoring = stack.restore(checkpointId, name());
+        await until('the limit to be raised', () => limit() > 600 * MIB);
+        await restoring;
+        expect(limit()).toBe(400 * MIB);
+
+        const failing = failureOf(stack.restore(checkpointId, name()));
+        await until('the limit to be raised again', () => limit() > 600 * MIB);
+        expect((await failing).type).toBe('RestoreFailed');
+        expect(limit()).toBe(400 * MIB);
+      } finally {
+        writeFileSync(file, unlimited);
+      }
+    });
+
     it('restores where ctr made the container, on the GPU that it was given', async () => {
       const checkpointId = await captured([{ name: 'ctr' }]);
       const id = name();
@@ -351,6 +379,33 @@ describe.skipIf(reason !== undefined)(
       expect(result.gpu).toBeUndefined();
       expect(fake.calls().filter(({ call, what }) => call === 'Restore' && what === 'end')).toHaveLength(2);
       expect((await gpu.tokens(id, 'cold')).vram).toBeUndefined();
+    });
+
+    it('comes back with a file of the driver that a hook had mounted, in the version that is here', async () => {
+      const source = name();
+      const workloads = [{ name: 'hook' }];
+      const [was, is] = ['libcuda.so.570.1', `libcuda.so.${gpu.driver.version}`].map((file) => join(stack.dir, file));
+      const destination = '/tmp/libcuda.so.1';
+      writeFileSync(was ?? '', 'of the source');
+      await gpu.start(source, workloads);
+      await stack.exec(source, '/bin/sh', '-c', `touch ${destination}`);
+      const hostPid = await gpu.hostPid(source, 'hook');
+      await mountInto(hostPid, was ?? '', destination);
+      expect(await stack.read(source, destination)).toBe('of the source');
+      const found = hookMounts({}, readMounts(hostPid), readMounts('self')).mounts;
+      expect(found).toEqual([{ destination, source: was }]);
+      const config = found.map((mount) => `external mnt[${mount.destination}]:${mount.destination}\n`).join('');
+      const driver = '570.1';
+      const metadata = { hookMounts: [...found] };
+      const checkpointId = await gpu.checkpointAndRemove(source, workloads, metadata, { criuConfig: config, driver });
+      renameSync(was ?? '', is ?? '');
+      writeFileSync(is ?? '', 'of this node.');
+      const back = name();
+
+      await stack.restore(checkpointId, back);
+
+      expect(await stack.read(back, destination)).toBe('of this node.');
+      expect((await gpu.tokens(back, 'hook')).vram).toBe('vram of hook');
     });
 
     it('moves nowhere where the driver cannot, and keeps its GPU there', async () => {
