@@ -206,13 +206,18 @@ export class Environment {
     return dir === undefined ? [] : readJournal(join(dir, 'journal.jsonl'));
   }
 
-  /** SIGKILL, as a node's OOM killer would. */
-  killNodeWorker(): void {
+  /** SIGKILL at once, as a node's OOM killer would; resolves at its end: before it, no other is started. */
+  async killNodeWorker(): Promise<void> {
     const record = findDaemon(this.#dev.paths.dir, 'worker-node');
     if (record === undefined) {
       throw new Error('there is no node worker to kill');
     }
     process.kill(record.pid, 'SIGKILL');
+    await until(
+      'the end of the worker',
+      30_000,
+      () => findDaemon(this.#dev.paths.dir, 'worker-node') === undefined,
+    );
   }
 
   /** Starts what has ended. */

@@ -80,11 +80,12 @@ export class Stack {
     await startWorkers({ dir: this.dir, node: this.node, temporal: inject('temporal'), env });
   }
 
-  /** SIGKILL, as a node's OOM killer would. */
-  killNodeWorker(): void {
+  /** SIGKILL at once, as a node's OOM killer would; resolves at its end: before it, no other is started. */
+  async killNodeWorker(): Promise<void> {
     const record = findDaemon(this.dir, 'worker-node');
     if (record !== undefined) {
       process.kill(record.pid, 'SIGKILL');
+      await until('the end of the worker', () => findDaemon(this.dir, 'worker-node') === undefined);
     }
   }
 

@@ -5,7 +5,6 @@
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it } from 'vitest';
-import { findDaemon } from '../../cli/dev/process.ts';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import type { OciSpec } from '../../core/oci/spec.ts';
 import { hookMounts } from '../../engine/gpu/hook-mounts.ts';
@@ -279,9 +278,9 @@ describe.skipIf(reason !== undefined)(
       const restoring = stack.restore(checkpointId, id);
       await until('the restore of the GPU', () => fake.calls().some(({ call }) => call === 'Restore'));
       const hostPid = fake.calls().find(({ call }) => call === 'Restore')?.pid ?? 0;
-      stack.killNodeWorker();
+      const killed = stack.killNodeWorker();
       await until('the end of the half-restored process', () => readProcess(hostPid) === undefined);
-      await until('the end of the worker', () => findDaemon(stack.dir, 'worker-node') === undefined);
+      await killed;
       await stack.startWorkers();
       const result = await restoring;
 

@@ -229,7 +229,7 @@ describe.skipIf(reason !== undefined)(`runc checkpoint${reason === undefined ? '
       fake.calls().some(({ call, what }) => call === 'Checkpoint' && what === 'begin'),
     );
 
-    stack.killNodeWorker();
+    await stack.killNodeWorker();
 
     expect((await asked).stderr).toMatch(/only the node worker can checkpoint it/);
     await stack.startWorkers();

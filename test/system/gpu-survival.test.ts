@@ -142,7 +142,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
 
       const handle = await stack.startCheckpoint(job.id, { timeouts });
       await untilReached(job.id, point);
-      stack.killNodeWorker();
+      await stack.killNodeWorker();
       await stack.startWorkers();
 
       expect(await ended(handle.result())).toMatchObject({ source: 'running' });
@@ -169,8 +169,9 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
 
       const handle = await stack.startCheckpoint(job.id, { timeouts });
       const operation = await untilReached(job.id, point);
-      stack.killNodeWorker();
+      const killed = stack.killNodeWorker();
       killRunner(operation);
+      await killed;
       await stack.startWorkers();
 
       await runsOn(job);

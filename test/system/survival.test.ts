@@ -58,7 +58,7 @@ test('the worker is killed in the freeze: the runner finishes and the checkpoint
 
   const handle = await stack.startCheckpoint('worker-dies', { timeouts: { heartbeatMs: 3000 } });
   const operation = await untilFrozen('worker-dies');
-  stack.killNodeWorker();
+  await stack.killNodeWorker();
   await until('the runner to thaw', () =>
     readJournal(join(operation, 'journal.jsonl')).some((entry) => entry.step === 'thawed' && entry.state === 'done'),
   );

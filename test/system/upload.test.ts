@@ -3,7 +3,6 @@ import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
-import { findDaemon } from '../../cli/dev/process.ts';
 import { getManifest } from '../../store/catalog.ts';
 import { checkpointsOf, COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
@@ -52,8 +51,7 @@ it('the worker is killed in the upload: what is in the store is not sent again',
   const timeouts = { heartbeatMs: 2000 };
   const handle = await stack.startCheckpoint('large', { durability: 'verified', timeouts });
   await until('the first pack', () => packs().size > 0, 30_000, 2);
-  stack.killNodeWorker();
-  await until('the end of the worker', () => findDaemon(stack.dir, 'worker-node') === undefined);
+  await stack.killNodeWorker();
   const before = packs();
   expect((await checkpointsOf(stack)).pending).toEqual([handle.checkpointId]);
   await stack.startWorkers();

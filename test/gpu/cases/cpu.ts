@@ -168,7 +168,7 @@ async function workerKilled({ env, note }: CaseContext): Promise<void> {
   const { id, state } = await startMemory(env, 1024);
   const handle = await env.startCheckpoint(id, { timeouts: { heartbeatMs: 3000 } });
   await untilStep(env, id, 'frozen', 'done');
-  env.killNodeWorker();
+  await env.killNodeWorker();
   await untilStep(env, id, 'thawed', 'done');
   await goesOn(env, id, state);
   note('the runner thawed by itself');

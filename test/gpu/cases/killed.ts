@@ -41,9 +41,10 @@ function workerKilled({ step, state: when }: Moment): Case['run'] {
     const { id, state } = await startVram(context, [MIB]);
     const handle = await env.startCheckpoint(id, TIMEOUTS);
     await untilStep(context, id, step, when);
-    env.killNodeWorker();
+    const ended = env.killNodeWorker();
     const killed = performance.now();
     await untilUnlocked(context, id, RECOVERY_MS);
+    await ended;
     await assertGoesOn(context, id, state);
     record('secondsToRunning', (performance.now() - killed) / 1000);
     await env.startWorkers();
@@ -61,8 +62,9 @@ function allKilled({ step, state: when }: Moment): Case['run'] {
     const { id, state } = await startVram(context, [MIB]);
     const handle = await env.startCheckpoint(id, TIMEOUTS);
     await untilStep(context, id, step, when);
-    env.killNodeWorker();
+    const killed = env.killNodeWorker();
     killOperationOf(env, id);
+    await killed;
     await env.startWorkers();
     const started = performance.now();
     await untilUnlocked(context, id, RECOVERY_MS);
@@ -98,7 +100,7 @@ async function killedInRestore(context: CaseContext): Promise<void> {
   await env.remove(id);
   const handle = await env.startRestore(checkpointId, 'restore-killed', TIMEOUTS);
   await until('the runtime to restore', 60_000, async () => (await handle.progress())?.phase === 'restoring', 5);
-  env.killNodeWorker();
+  await env.killNodeWorker();
   await env.startWorkers();
   const outcome = await outcomeOf(handle.result());
   record('outcome', outcome);
