@@ -21,6 +21,15 @@ export interface CallOptions {
   readonly signal?: AbortSignal;
 }
 
+export interface GetOptions extends CallOptions {
+  readonly range?: ByteRange;
+  /**
+   * The bytes given before were damaged: every cache on the way drops its copy and lets the place behind it answer. A
+   * place that keeps no copies ignores it.
+   */
+  readonly fresh?: boolean;
+}
+
 /** `last` counts from the end of the object. */
 export type ByteRange = { readonly offset: number; readonly bytes: number } | { readonly last: number };
 
@@ -41,7 +50,7 @@ export interface Backend {
   /**
    * Reads the object, or `range` of it. A range that reaches beyond the object gives what there is of it, maybe nothing.
    */
-  get(key: string, options?: CallOptions & { readonly range?: ByteRange }): Promise<Uint8Array | undefined>;
+  get(key: string, options?: GetOptions): Promise<Uint8Array | undefined>;
   head(key: string, options?: CallOptions): Promise<ObjectInfo | undefined>;
   /** All objects whose key begins with `prefix`, in the byte order of their keys, from the first key behind `after`. */
   list(prefix: string, options?: CallOptions & { readonly after?: string }): AsyncIterable<ObjectInfo>;
