@@ -8,6 +8,7 @@ import { hexDigestOf } from './digest.ts';
 import { checkpointOfManifest, manifestKey, PREFIX } from './keys.ts';
 import { forEachLimit } from './limit.ts';
 import { parseMetadata } from './metadata.ts';
+import { unseal } from './seal.ts';
 
 const PARALLEL_READS = 8;
 const NEVER = new AbortController().signal;
@@ -92,7 +93,7 @@ export async function findManifest(
   if (bytes === undefined) {
     return undefined;
   }
-  const manifest = parsePublishedManifest(new TextDecoder().decode(bytes), `${backend.url}/${key}`);
+  const manifest = parsePublishedManifest(unseal(bytes, `${backend.url}/${key}`), `${backend.url}/${key}`);
   if (manifest.checkpointId !== checkpointId) {
     throw new KybernateError('CheckpointCorrupt', `${backend.url}/${key} is of checkpoint ${manifest.checkpointId}`);
   }

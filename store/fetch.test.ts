@@ -15,6 +15,7 @@ import { fileListKey, manifestKey } from './keys.ts';
 import { merkleRoot } from './merkle.ts';
 import { readPackIndex } from './pack-index.ts';
 import { publishManifest } from './publish.ts';
+import { seal } from './seal.ts';
 import { uploadCheckpoint } from './upload.ts';
 import { verifyLocal, verifyRemote } from './verify.ts';
 
@@ -85,7 +86,7 @@ async function republish(files: Manifest['files']): Promise<void> {
     metadata: { text: metadata, digest: hexDigestOf(Buffer.from(metadata)) },
   };
   await backend.put(fileListKey('ck-1', forged.files.digest), text);
-  await backend.put(manifestKey('ck-1'), Buffer.from(encodePublishedManifest(forged)));
+  await backend.put(manifestKey('ck-1'), seal(encodePublishedManifest(forged)));
 }
 
 describe('fetchCheckpoint', () => {

@@ -7,6 +7,7 @@
  *   checkpoints/<id>/manifest.json         last: its presence is the publication
  *   leases/<lease id>.json                 who reads or writes, until when
  *   condemned/<id>.json                    packs that are about to be deleted
+ *   damaged/<pack id>                      this pack was found damaged: no writer relies on it
  */
 import { packId } from '../core/checkpoint/manifest.ts';
 import { checkpointId } from '../core/contract/common.ts';
@@ -17,6 +18,7 @@ export const PREFIX = {
   checkpoints: 'checkpoints/',
   leases: 'leases/',
   condemned: 'condemned/',
+  damaged: 'damaged/',
 } as const;
 
 export function packKey(id: string): string {
@@ -43,13 +45,17 @@ export function condemnedKey(id: string): string {
   return `${PREFIX.condemned}${id}.json`;
 }
 
+export function damagedKey(pack: string): string {
+  return `${PREFIX.damaged}${pack}`;
+}
+
 /** The checkpoint whose manifest this is; undefined for other objects. */
 export function checkpointOfManifest(key: string): string | undefined {
   const id = /^checkpoints\/([^/]+)\/manifest\.json$/.exec(key)?.[1];
   return id !== undefined && checkpointId.safeParse(id).success ? id : undefined;
 }
 
-/** The pack id in `packs/<id>` or `index/<id>`; undefined for foreign objects. */
+/** The pack id in `packs/<id>`, `index/<id>` or `damaged/<id>`; undefined for foreign objects. */
 export function packOfKey(key: string): string | undefined {
   const id = key.slice(key.indexOf('/') + 1);
   return packId.safeParse(id).success ? id : undefined;

@@ -27,7 +27,26 @@ export async function readPackIndex(
   return tail === undefined ? undefined : decodePackTail(tail, digestOf, `the index of pack ${pack}`);
 }
 
-async function readPackTail(backend: Backend, pack: string, signal: AbortSignal): Promise<Uint8Array | undefined> {
+/**
+ * The index of a pack as the pack itself has it.
+ * @returns undefined when there is no such pack
+ * @throws CheckpointCorrupt when it is damaged
+ */
+export async function readIndexFromPack(
+  backend: Backend,
+  pack: string,
+  signal: AbortSignal,
+): Promise<PackIndex | undefined> {
+  const tail = await readPackTail(backend, pack, signal);
+  return tail === undefined ? undefined : decodePackTail(tail, digestOf, `the index of pack ${pack}`);
+}
+
+/** Index and footer of a pack, from its end, not checked; undefined when there is no such pack. */
+export async function readPackTail(
+  backend: Backend,
+  pack: string,
+  signal: AbortSignal,
+): Promise<Uint8Array | undefined> {
   const guess = await backend.get(packKey(pack), { signal, range: { last: 65_536 } });
   if (guess === undefined) {
     return undefined;

@@ -16,13 +16,15 @@ import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { findManifest } from './catalog.ts';
+import { unusablePacks } from './damaged.ts';
 import { hexDigestOf } from './digest.ts';
 import { errnoOf, syncDir } from './files.ts';
 import { fileListKey, manifestKey, packKey } from './keys.ts';
-import { acquireLease, condemnedPacks, uploadLeaseId } from './lease.ts';
+import { acquireLease, uploadLeaseId } from './lease.ts';
 import { readLedger, type PackList } from './ledger.ts';
 import { forEachLimit } from './limit.ts';
 import { parseMetadata } from './metadata.ts';
+import { seal } from './seal.ts';
 import { uploadCheckpoint } from './upload.ts';
 
 const PARALLEL_HEADS = 16;
@@ -98,7 +100,7 @@ async function publish(request: PublishRequest): Promise<boolean> {
     packs: packs.map(([id, bytes]): [string, number] => [id, bytes]),
     metadata: { text: metadataText, digest: hexDigestOf(Buffer.from(metadataText)) },
   };
-  const text = Buffer.from(encodePublishedManifest(published));
+  const text = seal(encodePublishedManifest(published));
   if (await backend.putIfAbsent(manifestKey(checkpointId), text, { signal: op.signal })) {
     return true;
   }
@@ -152,10 +154,10 @@ async function packsInPlace(
 }
 
 async function lostPacks(packs: PackList, backend: Backend, op: Op): Promise<string[]> {
-  const condemned = await condemnedPacks(backend, op.signal);
+  const unusable = await unusablePacks(backend, op.signal);
   const lost: string[] = [];
   await forEachLimit(packs, PARALLEL_HEADS, op.signal, async ([id, bytes]) => {
-    const there = condemned.has(id) ? undefined : await backend.head(packKey(id), { signal: op.signal });
+    const there = unusable.has(id) ? undefined : await backend.head(packKey(id), { signal: op.signal });
     if (there?.bytes !== bytes) {
       lost.push(id);
     }

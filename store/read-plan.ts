@@ -3,18 +3,18 @@
  * in ranges that join neighbours, several at a time; each chunk decoded and its digest checked before anybody sees it.
  */
 import { parseManifest, type Manifest, type PublishedManifest } from '../core/checkpoint/manifest.ts';
-import type { PackEntry } from '../core/pack/pack.ts';
-import { KybernateError } from '../core/errors.ts';
+import type { PackEntry, PackIndex } from '../core/pack/pack.ts';
+import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { chunksOf } from './chunk-list.ts';
 import { decodeChunk } from './codec.ts';
 import { digestOf, hexDigestOf, toHex } from './digest.ts';
 import { DigestTable } from './digest-table.ts';
-import { fileListKey, packKey } from './keys.ts';
+import { fileListKey, indexKey, packKey } from './keys.ts';
 import { forEachLimit } from './limit.ts';
 import { merkleRoot } from './merkle.ts';
-import { readPackIndex } from './pack-index.ts';
+import { readIndexFromPack, readPackIndex } from './pack-index.ts';
 
 const PARALLEL_INDEXES = 8;
 const PARALLEL_READS = 4;
@@ -65,17 +65,34 @@ export interface DecodedChunk {
 }
 
 /**
- * Reads file list and indexes and checks them against the manifest.
- * @throws CheckpointCorrupt when the list is missing or not the manifest's, or a chunk is in none of its packs
+ * Told of every damage, always a CheckpointCorrupt whose details say `kind`, and which `file`, `chunk`, `pack` and
+ * `object` it is about. Returns, and the reading goes on without the damaged part; or throws, and it ends.
  */
-export async function planRead(backend: Backend, published: PublishedManifest, op: Op): Promise<ReadPlan> {
+export type OnDamage = (damage: KybernateError) => void;
+
+/** No damage is accepted. */
+export function refuseDamage(damage: KybernateError): never {
+  throw damage;
+}
+
+/**
+ * Reads file list and indexes and checks them against the manifest.
+ * @throws CheckpointCorrupt when the list is missing or not the manifest's; what `onDamage` throws when an index is
+ *   damaged or a chunk is in none of the packs
+ */
+export async function planRead(
+  backend: Backend,
+  published: PublishedManifest,
+  op: Op,
+  onDamage: OnDamage = refuseDamage,
+): Promise<ReadPlan> {
   const { manifest, listText } = await readFileList(backend, published, op.signal);
   const uses = new ChunkUses(manifest);
   const entries: Array<{ readonly pack: string; readonly entry: PackEntry } | undefined> = Array.from({
     length: uses.table.count,
   });
-  await forEachLimit(published.packs, PARALLEL_INDEXES, op.signal, async ([pack]) => {
-    const index = await readPackIndex(backend, pack, op.signal);
+  await forEachLimit(published.packs, PARALLEL_INDEXES, op.signal, async ([pack, packBytes]) => {
+    const index = await readUsableIndex(backend, [pack, packBytes], op, onDamage);
     for (const entry of index?.entries ?? []) {
       const chunk = uses.table.find(entry.digest);
       if (chunk !== undefined && entries[chunk] === undefined && entry.rawBytes === uses.bytesOf(chunk)) {
@@ -88,7 +105,8 @@ export async function planRead(backend: Backend, published: PublishedManifest, o
   let rawBytes = 0;
   for (const [chunk, place] of entries.entries()) {
     if (place === undefined) {
-      throw missingChunk(published, manifest, uses, chunk);
+      onDamage(missingChunk(published, manifest, uses, chunk));
+      continue;
     }
     const list = byPack.get(place.pack) ?? [];
     byPack.set(place.pack, list);
@@ -106,23 +124,54 @@ export async function planRead(backend: Backend, published: PublishedManifest, o
   };
 }
 
+/** The index of a pack that the manifest names; undefined when there is none that can be used. */
+async function readUsableIndex(
+  backend: Backend,
+  [pack, packBytes]: readonly [id: string, bytes: number],
+  op: Op,
+  onDamage: OnDamage,
+): Promise<PackIndex | undefined> {
+  const read = [readPackIndex, readIndexFromPack];
+  for (const [attempt, readIndex] of read.entries()) {
+    const object = attempt === 0 ? indexKey(pack) : packKey(pack);
+    try {
+      const index = await readIndex(backend, pack, op.signal);
+      if (index?.packBytes === packBytes) {
+        return index;
+      }
+      const found = index === undefined ? 'is missing' : `is of another pack, of ${index.packBytes} bytes`;
+      throw new KybernateError('CheckpointCorrupt', `the index of pack ${pack} in ${backend.url} ${found}`);
+    } catch (error) {
+      if (!isKybernateError(error, 'CheckpointCorrupt')) {
+        throw error;
+      }
+      onDamage(new KybernateError('CheckpointCorrupt', error.message, { details: { kind: 'damaged', pack, object } }));
+    }
+  }
+  return undefined;
+}
+
 /**
  * Reads, decodes and checks every distinct chunk, and hands them over in batches, several at a time.
  * @returns bytes read from packs
- * @throws CheckpointCorrupt naming file, chunk and pack of the first bad chunk; whatever `take` throws
+ * @throws what `onDamage` throws when it is told of file, chunk and pack of a bad chunk; whatever `take` throws
  */
 export async function readAllChunks(
   backend: Backend,
   plan: ReadPlan,
   op: Op,
   take: (batch: readonly DecodedChunk[]) => Promise<void>,
+  onDamage: OnDamage = refuseDamage,
 ): Promise<number> {
   let readBytes = 0;
   await forEachLimit(plan.reads, PARALLEL_READS, op.signal, async (read) => {
     const range = { offset: read.offset, bytes: read.bytes };
     const stored = await backend.get(packKey(read.pack), { signal: op.signal, range });
     readBytes += stored?.length ?? 0;
-    await take(await Promise.all(read.chunks.map((planned) => decodeAndCheck(plan, read, planned, stored))));
+    const decoded = await Promise.all(read.chunks.map((one) => decodeAndCheck(plan, read, one, stored)));
+    const whole = decoded.filter((result): result is DecodedChunk => !(result instanceof KybernateError));
+    decoded.filter((result) => result instanceof KybernateError).forEach(onDamage);
+    await take(whole);
   });
   return readBytes;
 }
@@ -132,7 +181,7 @@ async function decodeAndCheck(
   read: PackRead,
   { chunk, entry }: PlannedChunk,
   stored: Uint8Array | undefined,
-): Promise<DecodedChunk> {
+): Promise<DecodedChunk | KybernateError> {
   const start = entry.offset - read.offset;
   const body = stored?.subarray(start, start + entry.storedBytes);
   const whole = body !== undefined && body.length === entry.storedBytes;
@@ -142,10 +191,12 @@ async function decodeAndCheck(
     const file = plan.manifest.files[place?.file ?? 0]?.path ?? '';
     const problem =
       body === undefined ? 'the pack is missing' : whole ? 'its digest does not match' : 'the pack is cut off';
-    throw new KybernateError(
+    const kind = body === undefined ? 'missing' : 'damaged';
+    const where = { file, chunk: place?.chunk ?? 0, pack: read.pack, object: packKey(read.pack) };
+    return new KybernateError(
       'CheckpointCorrupt',
-      `chunk ${place?.chunk ?? 0} of ${file} is damaged in pack ${read.pack}: ${problem}`,
-      { details: { file, chunk: place?.chunk ?? 0, pack: read.pack, digest: toHex(entry.digest) } },
+      `chunk ${where.chunk} of ${file} is damaged in pack ${read.pack}: ${problem}`,
+      { details: { kind, ...where, digest: toHex(entry.digest) } },
     );
   }
   return { chunk, raw };
@@ -160,16 +211,20 @@ async function readFileList(
   const where = `${backend.url}/${key}`;
   const listText = await backend.get(key, { signal });
   if (listText === undefined) {
-    throw new KybernateError('CheckpointCorrupt', `${where} is missing: the checkpoint cannot be read`);
+    throw damagedList('missing', key, `${where} is missing: the checkpoint cannot be read`);
   }
   if (hexDigestOf(listText) !== published.files.digest) {
-    throw new KybernateError('CheckpointCorrupt', `${where} is damaged: its digest does not match the manifest`);
+    throw damagedList('damaged', key, `${where} is damaged: its digest does not match the manifest`);
   }
   const manifest = parseManifest(new TextDecoder().decode(listText), where);
   if (manifest.merkleRoot !== published.merkleRoot || merkleRoot(manifest.files) !== published.merkleRoot) {
-    throw new KybernateError('CheckpointCorrupt', `${where} is damaged: its Merkle root is not the manifest's`);
+    throw damagedList('damaged', key, `${where} is damaged: its Merkle root is not the manifest's`);
   }
   return { manifest, listText };
+}
+
+function damagedList(kind: 'missing' | 'damaged', object: string, message: string): KybernateError {
+  return new KybernateError('CheckpointCorrupt', message, { details: { kind, object } });
 }
 
 function missingChunk(
@@ -183,7 +238,7 @@ function missingChunk(
   return new KybernateError(
     'CheckpointCorrupt',
     `chunk ${place?.chunk ?? 0} of ${file} is in none of the ${published.packs.length} packs of ${published.checkpointId}`,
-    { details: { file, chunk: place?.chunk ?? 0, digest: toHex(uses.table.digestAt(chunk)) } },
+    { details: { kind: 'missing', file, chunk: place?.chunk ?? 0, digest: toHex(uses.table.digestAt(chunk)) } },
   );
 }
 

@@ -171,7 +171,9 @@ describe('listCheckpoints', () => {
       ['ck-a', `${backend.url}/checkpoints/ck-a/manifest.json`],
       ['ck-b', `${backend.url}/checkpoints/ck-b/manifest.json`],
     ]);
-    expect(list.damaged).toMatchObject([{ checkpointId: 'ck-0', reason: expect.stringContaining('not JSON') }]);
+    expect(list.damaged).toMatchObject([
+      { checkpointId: 'ck-0', reason: expect.stringContaining('its seal does not match') },
+    ]);
   });
 
   it('lists nothing in an empty store', async () => {

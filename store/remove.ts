@@ -7,7 +7,7 @@ import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { findManifest, manifestIds } from './catalog.ts';
-import { checkpointOfManifest, condemnedKey, indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
+import { checkpointOfManifest, condemnedKey, damagedKey, indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
 import { liveLeases, readCondemned, writeCondemned } from './lease.ts';
 import { forEachLimit } from './limit.ts';
 
@@ -46,6 +46,7 @@ export async function removeCheckpoint(backend: Backend, checkpointId: string, o
     const bytes = (await backend.head(packKey(pack), { signal }))?.bytes ?? 0;
     await backend.delete(packKey(pack), { signal });
     await backend.delete(indexKey(pack), { signal });
+    await backend.delete(damagedKey(pack), { signal });
     freedBytes += bytes;
     op.progress({ phase: 'deleting', bytesDone: freedBytes });
   });

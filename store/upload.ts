@@ -14,10 +14,11 @@ import type { Backend } from './backend/backend.ts';
 import { chunksOf, type Chunk } from './chunk-list.ts';
 import { encodeChunk, type EncodedChunk } from './codec.ts';
 import { digestOf, toHex } from './digest.ts';
+import { unusablePacks } from './damaged.ts';
 import { DigestTable } from './digest-table.ts';
 import { indexKey, packKey } from './keys.ts';
 import { mapLimit, POOL_JOBS } from './limit.ts';
-import { acquireLease, condemnedPacks, uploadLeaseId } from './lease.ts';
+import { acquireLease, uploadLeaseId } from './lease.ts';
 import { beginLedger, completeLedger, noteSent, readLedger, type PackList } from './ledger.ts';
 import { findKnownChunks } from './pack-index.ts';
 import { PackWriter, type SealedPack } from './pack-writer.ts';
@@ -60,9 +61,9 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
   await beginLedger(ledgerPath, subject, before);
   const lease = await acquireLease(backend, { id: uploadLeaseId(checkpointId), purpose: 'upload', checkpointId }, op);
   try {
-    const condemned = await condemnedPacks(backend, op.signal);
+    const unusable = await unusablePacks(backend, op.signal);
     const plan = planUpload(manifest);
-    const known = await findKnownChunks(backend, plan.wanted, condemned, op);
+    const known = await findKnownChunks(backend, plan.wanted, unusable, op);
     let { sentBytes, newChunks } = before;
     const packs = [...known.packs];
     const store = async (pack: SealedPack): Promise<void> => {
