@@ -3,7 +3,7 @@ import { parsePublishedManifest, type PublishedManifest } from '../core/checkpoi
 import type { Metadata } from '../core/checkpoint/metadata.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
-import type { Backend } from './backend/backend.ts';
+import type { Backend, Reader } from './backend/backend.ts';
 import { hexDigestOf } from './digest.ts';
 import { checkpointOfManifest, manifestKey, PREFIX } from './keys.ts';
 import { forEachLimit } from './limit.ts';
@@ -84,7 +84,7 @@ export async function getManifest(
 
 /** The manifest as it is, undefined when there is none. @throws CheckpointCorrupt, InvalidInput */
 export async function findManifest(
-  backend: Backend,
+  backend: Reader,
   checkpointId: string,
   signal: AbortSignal,
 ): Promise<PublishedManifest | undefined> {

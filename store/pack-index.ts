@@ -2,11 +2,12 @@
 import { decodePackTail, readPackFooter, type PackIndex } from '../core/pack/pack.ts';
 import { isKybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import type { Backend } from './backend/backend.ts';
+import type { Backend, Reader } from './backend/backend.ts';
 import { digestOf } from './digest.ts';
 import type { DigestTable } from './digest-table.ts';
 import { indexKey, packKey, packOfKey, PREFIX } from './keys.ts';
 import { forEachLimit } from './limit.ts';
+import { readChecked } from './read-checked.ts';
 
 const PARALLEL_READS = 8;
 /** Indexes that an upload reads at most to find chunks again, the newest first: 11 million chunks, 1.4 TB. */
@@ -18,7 +19,7 @@ const LOOKUP_BYTES = 512 * 2 ** 20;
  * @throws CheckpointCorrupt when it is damaged
  */
 export async function readPackIndex(
-  backend: Backend,
+  backend: Reader,
   pack: string,
   signal: AbortSignal,
 ): Promise<PackIndex | undefined> {
@@ -33,7 +34,7 @@ export async function readPackIndex(
  * @throws CheckpointCorrupt when it is damaged
  */
 export async function readIndexFromPack(
-  backend: Backend,
+  backend: Reader,
   pack: string,
   signal: AbortSignal,
 ): Promise<PackIndex | undefined> {
@@ -43,7 +44,7 @@ export async function readIndexFromPack(
 
 /** Index and footer of a pack, from its end, not checked; undefined when there is no such pack. */
 export async function readPackTail(
-  backend: Backend,
+  backend: Reader,
   pack: string,
   signal: AbortSignal,
 ): Promise<Uint8Array | undefined> {
@@ -134,7 +135,7 @@ async function listPacks(backend: Backend, condemned: ReadonlySet<string>, op: O
 async function readKnownIndex(backend: Backend, pack: StoredPack, op: Op): Promise<PackIndex | undefined> {
   try {
     if (pack.indexBytes > 0) {
-      return await readPackIndex(backend, pack.id, op.signal);
+      return await readChecked(backend, (from) => readPackIndex(from, pack.id, op.signal));
     }
     const tail = await readPackTail(backend, pack.id, op.signal);
     if (tail === undefined) {

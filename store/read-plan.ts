@@ -6,7 +6,7 @@ import { parseManifest, type Manifest, type PublishedManifest } from '../core/ch
 import type { PackEntry, PackIndex } from '../core/pack/pack.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import type { Backend } from './backend/backend.ts';
+import type { Backend, Reader } from './backend/backend.ts';
 import { chunksOf } from './chunk-list.ts';
 import { decodeChunk } from './codec.ts';
 import { digestOf, hexDigestOf, toHex } from './digest.ts';
@@ -14,6 +14,7 @@ import { DigestTable } from './digest-table.ts';
 import { fileListKey, indexKey, packKey } from './keys.ts';
 import { forEachLimit } from './limit.ts';
 import { merkleRoot } from './merkle.ts';
+import { readChecked } from './read-checked.ts';
 import { readIndexFromPack, readPackIndex } from './pack-index.ts';
 
 const PARALLEL_INDEXES = 8;
@@ -86,7 +87,7 @@ export async function planRead(
   op: Op,
   onDamage: OnDamage = refuseDamage,
 ): Promise<ReadPlan> {
-  const { manifest, listText } = await readFileList(backend, published, op.signal);
+  const { manifest, listText } = await readChecked(backend, (from) => readFileList(from, published, op.signal));
   const uses = new ChunkUses(manifest);
   const entries: Array<{ readonly pack: string; readonly entry: PackEntry } | undefined> = Array.from({
     length: uses.table.count,
@@ -135,12 +136,14 @@ async function readUsableIndex(
   for (const [attempt, readIndex] of read.entries()) {
     const object = attempt === 0 ? indexKey(pack) : packKey(pack);
     try {
-      const index = await readIndex(backend, pack, op.signal);
-      if (index?.packBytes === packBytes) {
-        return index;
-      }
-      const found = index === undefined ? 'is missing' : `is of another pack, of ${index.packBytes} bytes`;
-      throw new KybernateError('CheckpointCorrupt', `the index of pack ${pack} in ${backend.url} ${found}`);
+      return await readChecked(backend, async (from) => {
+        const index = await readIndex(from, pack, op.signal);
+        if (index?.packBytes === packBytes) {
+          return index;
+        }
+        const found = index === undefined ? 'is missing' : `is of another pack, of ${index.packBytes} bytes`;
+        throw new KybernateError('CheckpointCorrupt', `the index of pack ${pack} in ${backend.url} ${found}`);
+      });
     } catch (error) {
       if (!isKybernateError(error, 'CheckpointCorrupt')) {
         throw error;
@@ -166,9 +169,16 @@ export async function readAllChunks(
   let readBytes = 0;
   await forEachLimit(plan.reads, PARALLEL_READS, op.signal, async (read) => {
     const range = { offset: read.offset, bytes: read.bytes };
-    const stored = await backend.get(packKey(read.pack), { signal: op.signal, range });
-    readBytes += stored?.length ?? 0;
-    const decoded = await Promise.all(read.chunks.map((one) => decodeAndCheck(plan, read, one, stored)));
+    const decode = async (fresh: boolean): Promise<Array<DecodedChunk | KybernateError>> => {
+      const stored = await backend.get(packKey(read.pack), { signal: op.signal, range, fresh });
+      readBytes += stored?.length ?? 0;
+      return Promise.all(read.chunks.map((one) => decodeAndCheck(plan, read, one, stored)));
+    };
+    let decoded = await decode(false);
+    if (decoded.some((result) => result instanceof KybernateError)) {
+      // Perhaps a copy on the way is damaged and the store's own is not.
+      decoded = await decode(true);
+    }
     const whole = decoded.filter((result): result is DecodedChunk => !(result instanceof KybernateError));
     decoded.filter((result) => result instanceof KybernateError).forEach(onDamage);
     await take(whole);
@@ -203,7 +213,7 @@ async function decodeAndCheck(
 }
 
 async function readFileList(
-  backend: Backend,
+  backend: Reader,
   published: PublishedManifest,
   signal: AbortSignal,
 ): Promise<{ manifest: Manifest; listText: Uint8Array }> {

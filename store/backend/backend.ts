@@ -66,6 +66,9 @@ export interface Backend {
   close(): Promise<void>;
 }
 
+/** What is needed to read single objects. */
+export type Reader = Pick<Backend, 'url' | 'get'>;
+
 const KEY_PATTERN = /^[a-z0-9_-][a-z0-9._-]*(?:\/[a-z0-9_-][a-z0-9._-]*)*$/;
 
 /** @throws InvalidInput for a key that could leave the directory, or that a place could fold together with another */
