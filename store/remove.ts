@@ -8,7 +8,8 @@ import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { findManifest, manifestIds } from './catalog.ts';
 import { checkpointOfManifest, condemnedKey, damagedKey, indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
-import { liveLeases, readCondemned, writeCondemned } from './lease.ts';
+import { readCondemned, writeCondemned } from './condemned.ts';
+import { LEASE_MS, liveLeases } from './lease.ts';
 import { forEachLimit } from './limit.ts';
 
 const PARALLEL_CALLS = 8;
@@ -31,7 +32,8 @@ export interface Removed {
 export async function removeCheckpoint(backend: Backend, checkpointId: string, op: Op): Promise<Removed> {
   const { signal } = op;
   const condemnedId = `rm-${parseCheckpointId(checkpointId)}`;
-  const packs = (await packsOf(backend, checkpointId, op)) ?? (await readCondemned(backend, condemnedId, signal));
+  const packs =
+    (await packsOf(backend, checkpointId, op)) ?? (await readCondemned(backend, condemnedId, signal))?.packs;
   if (packs === undefined) {
     throw new KybernateError('CheckpointNotFound', `${backend.url} has no checkpoint ${checkpointId}`, {
       details: { checkpointId, store: backend.url },
@@ -39,7 +41,8 @@ export async function removeCheckpoint(backend: Backend, checkpointId: string, o
   }
   await backend.delete(manifestKey(checkpointId), { signal });
   await removeFileLists(backend, checkpointId, signal);
-  await writeCondemned(backend, condemnedId, packs, signal);
+  const validUntil = new Date(Date.now() + LEASE_MS).toISOString();
+  await writeCondemned(backend, condemnedId, { packs: [...packs], validUntil }, signal);
   const unused = await unusedPacks(backend, checkpointId, packs, op);
   let freedBytes = 0;
   await forEachLimit(unused, PARALLEL_CALLS, signal, async (pack) => {

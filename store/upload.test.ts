@@ -52,7 +52,14 @@ describe('uploadCheckpoint', () => {
     await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend: watched, op: testOp(), packBytes: 300_000 });
 
     const steps = watched.calls.map(({ name, key }) => `${name} ${key.split('/')[0]}`);
-    expect(steps.slice(0, 4)).toEqual(['put leases', 'list condemned', 'list index', 'list packs']);
+    expect(steps.slice(0, 6)).toEqual([
+      'get leases',
+      'put leases',
+      'list condemned',
+      'list damaged',
+      'list index',
+      'list packs',
+    ]);
     for (const { key } of watched.calls.filter((call) => call.name === 'put' && call.key.startsWith('index/'))) {
       const order = watched.calls.map((call) => call.key);
       expect(order.indexOf(key)).toBeGreaterThan(order.indexOf(key.replace('index/', 'packs/')));
