@@ -123,6 +123,13 @@ export const ERRORS = {
     exitCode: 16,
     remedy: 'trust the signing key, or restore a checkpoint signed by a trusted one',
   },
+  KeyUnavailable: {
+    retryable: false,
+    actor: 'operator',
+    workload: 'running',
+    exitCode: 23,
+    remedy: 'give the process the key-encryption key that the message names, see docs/encryption.md',
+  },
   StorageUnavailable: {
     retryable: true,
     actor: 'operator',

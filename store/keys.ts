@@ -8,6 +8,8 @@
  *   leases/<lease id>.json                 who reads or writes, until when
  *   condemned/<id>.json                    packs that are about to be deleted
  *   damaged/<pack id>                      this pack was found damaged: no writer relies on it
+ *   keys/address.json                      encrypted store: id of the key that makes addresses
+ *   keys/<key id>/<wrapping key>.json      encrypted store: one key, wrapped by one key-encryption key
  */
 import { packId } from '../core/checkpoint/manifest.ts';
 import { checkpointId } from '../core/contract/common.ts';
@@ -19,6 +21,7 @@ export const PREFIX = {
   leases: 'leases/',
   condemned: 'condemned/',
   damaged: 'damaged/',
+  keys: 'keys/',
 } as const;
 
 export function packKey(id: string): string {
@@ -35,6 +38,27 @@ export function manifestKey(id: string): string {
 
 export function fileListKey(id: string, digest: string): string {
   return `${PREFIX.checkpoints}${id}/files-${digest.slice(0, 16)}.json`;
+}
+
+/** The file list of an encrypted checkpoint. @param digest of the sealed object */
+export function sealedListKey(id: string, digest: string): string {
+  return `${PREFIX.checkpoints}${id}/files-${digest.slice(0, 16)}.sealed`;
+}
+
+export const ADDRESS_POINTER_KEY = `${PREFIX.keys}address.json`;
+
+export function wrappedKeyPrefix(id: string): string {
+  return `${PREFIX.keys}${id}/`;
+}
+
+export function wrappedKeyKey(id: string, wrappedBy: string): string {
+  return `${wrappedKeyPrefix(id)}${wrappedBy}.json`;
+}
+
+/** The two ids in `keys/<key id>/<wrapping key>.json`; undefined for other objects. */
+export function wrappedCopyOfKey(key: string): { readonly id: string; readonly wrappedBy: string } | undefined {
+  const found = /^keys\/([0-9a-f]{16})\/([a-z0-9-]+)\.json$/.exec(key);
+  return found?.[1] === undefined || found[2] === undefined ? undefined : { id: found[1], wrappedBy: found[2] };
 }
 
 export function leaseKey(id: string): string {

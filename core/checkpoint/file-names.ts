@@ -9,6 +9,8 @@ export const METADATA_FILE = 'metadata.json';
 export const OWN_FILES = {
   /** files → segments → chunks with their digests; made on the node, before any byte leaves it */
   manifest: 'manifest.json',
+  /** who vouches for metadata and manifest; absent when nobody signed; not part of the content */
+  signature: 'signature.json',
   /** OCI specification of the source as captured */
   spec: 'config.json',
   /** present while a wanted upload is not published; not part of the checkpoint */
