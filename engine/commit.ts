@@ -166,6 +166,8 @@ export interface CommitFacts {
   readonly merkleRoot: string;
   readonly totalBytes: number;
   readonly uploadPending: boolean;
+  /** signs what is about to be committed, by the text of its metadata */
+  readonly sign?: (metadataText: string) => Promise<void>;
 }
 
 /**
@@ -191,8 +193,10 @@ export async function commitCheckpoint(
     if (facts.uploadPending) {
       await writeFile(join(checkpointDir, OWN_FILES.uploadPending), '', { mode: 0o600 });
     }
+    const text = `${JSON.stringify(metadata, null, 1)}\n`;
+    await facts.sign?.(text);
     await syncTree(checkpointDir, op);
-    await writeLast(checkpointDir, METADATA_FILE, `${JSON.stringify(metadata, null, 1)}\n`);
+    await writeLast(checkpointDir, METADATA_FILE, text);
     await rm(draftPath(checkpointDir), { force: true });
     await syncPath(dirname(checkpointDir));
   } catch (error) {

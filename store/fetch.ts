@@ -6,10 +6,12 @@
 import { mkdir, open, rm, statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
+import { encodeSignature } from '../core/checkpoint/signature.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { getManifest, type RemoteCheckpoint } from './catalog.ts';
+import { checkSignature, type TrustPolicy } from './crypto/signing.ts';
 import { mapDiskFull, syncDir, syncFile, writeAll, writeFileDurably, writeSynced } from './files.ts';
 import { acquireLease, newReadLeaseId } from './lease.ts';
 import { forEachLimit } from './limit.ts';
@@ -26,6 +28,8 @@ export interface FetchRequest {
   /** becomes the checkpoint; its parent exists. What is there without metadata.json is removed first */
   readonly destDir: string;
   readonly op: Op;
+  /** whose signatures count; absent: they are not looked at */
+  readonly trust?: TrustPolicy;
 }
 
 export interface Fetched {
@@ -44,7 +48,7 @@ const running = new Map<string, Promise<unknown>>();
  * Calls for one directory in this process wait for each other.
  * Crash: a directory without metadata.json, which the next call removes.
  * @throws CheckpointNotFound; CheckpointCorrupt (file, chunk, pack); DiskFull; InvalidInput when the directory is another
- *   checkpoint; StorageUnavailable, StorageDenied. After every error the directory is gone.
+ *   checkpoint; SignatureInvalid, StorageUnavailable, StorageDenied. After every error the directory is gone.
  */
 export async function fetchCheckpoint(request: FetchRequest): Promise<Fetched> {
   const key = resolve(request.destDir);
@@ -62,12 +66,15 @@ export async function fetchCheckpoint(request: FetchRequest): Promise<Fetched> {
   }
 }
 
-async function fetchAlone({ checkpointId, backend, destDir, op }: FetchRequest): Promise<Fetched> {
+async function fetchAlone({ checkpointId, backend, destDir, op, trust }: FetchRequest): Promise<Fetched> {
   op.signal.throwIfAborted();
   const lease = await acquireLease(backend, { id: newReadLeaseId(checkpointId), purpose: 'read', checkpointId }, op);
   try {
     const remote = await getManifest(backend, checkpointId, op.signal);
     const { totalBytes, merkleRoot } = remote.manifest;
+    if (trust !== undefined) {
+      checkSignature(trust, claimOf(remote), op);
+    }
     const present = await committedRoot(destDir);
     if (present === merkleRoot) {
       return { bytes: 0, totalBytes, merkleRoot };
@@ -92,6 +99,19 @@ async function fetchAlone({ checkpointId, backend, destDir, op }: FetchRequest):
   } finally {
     await lease.release();
   }
+}
+
+/** What is about to be read, as far as the digests in the manifest fix it; the texts are compared with them later. */
+function claimOf({ checkpointId, manifest, remote }: RemoteCheckpoint): Parameters<typeof checkSignature>[1] {
+  const { merkleRoot, totalBytes, files, metadata, signature } = manifest;
+  const statement = {
+    checkpointId,
+    merkleRoot,
+    totalBytes,
+    filesDigest: files.digest,
+    metadataDigest: metadata.digest,
+  };
+  return { statement, signature, where: remote };
 }
 
 async function discard(dir: string, op: Op): Promise<void> {
@@ -181,6 +201,9 @@ async function commit(
   signal: AbortSignal,
 ): Promise<void> {
   await writeSynced(join(destDir, OWN_FILES.manifest), plan.listText);
+  if (manifest.signature !== undefined) {
+    await writeSynced(join(destDir, OWN_FILES.signature), encodeSignature(manifest.signature));
+  }
   await forEachLimit(plan.manifest.files, PARALLEL_FILES, signal, ({ path }) => syncFile(join(destDir, path)));
   for (const dir of dirsOf(destDir, plan)) {
     await syncDir(dir);

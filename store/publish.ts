@@ -24,6 +24,7 @@ import { acquireLease, uploadLeaseId } from './lease.ts';
 import { readLedger, type PackList } from './ledger.ts';
 import { forEachLimit } from './limit.ts';
 import { parseMetadata } from './metadata.ts';
+import { readSignature } from './crypto/signing.ts';
 import { seal } from './seal.ts';
 import { uploadCheckpoint } from './upload.ts';
 
@@ -79,6 +80,7 @@ async function publish(request: PublishRequest): Promise<boolean> {
   if (await isPublished(backend, checkpointId, manifest.merkleRoot, op)) {
     return false;
   }
+  const signature = await readSignature(dir);
   const files = { digest: hexDigestOf(listText), bytes: listText.length };
   await backend.put(fileListKey(checkpointId, files.digest), listText, { signal: op.signal });
   const packs = await packsInPlace(
@@ -99,6 +101,7 @@ async function publish(request: PublishRequest): Promise<boolean> {
     files,
     packs: packs.map(([id, bytes]): [string, number] => [id, bytes]),
     metadata: { text: metadataText, digest: hexDigestOf(Buffer.from(metadataText)) },
+    ...(signature === undefined ? {} : { signature }),
   };
   const text = seal(encodePublishedManifest(published));
   if (await backend.putIfAbsent(manifestKey(checkpointId), text, { signal: op.signal })) {

@@ -9,6 +9,7 @@ import type { NodeDeps } from '../../engine/node-deps.ts';
 import { operationPaths } from '../../engine/operation.ts';
 import { forgetOperation } from '../../engine/reconcile.ts';
 import { describeCheckpoint } from '../../store/describe.ts';
+import { signDirectory } from '../../store/crypto/signing.ts';
 import { mapDiskFull, writeFileDurably } from '../../store/files.ts';
 import type { ActivityOp } from '../op.ts';
 import type { NodeActivityDeps } from './deps.ts';
@@ -18,7 +19,7 @@ import type { NodeActivityDeps } from './deps.ts';
  * @throws DiskFull, CheckpointCorrupt (rebooted since the capture)
  */
 export async function commitLocal(
-  { node, catalog }: NodeActivityDeps,
+  { node, catalog, signingKey }: NodeActivityDeps,
   op: ActivityOp,
   { context, labels, uploadPending }: CommitLocalInput,
 ): Promise<CommitLocalResult> {
@@ -33,7 +34,12 @@ export async function commitLocal(
   await writeFileDurably(join(dir, OWN_FILES.manifest), encodeManifest(manifest)).catch((error: unknown) => {
     throw mapDiskFull(error, dir);
   });
-  await commitCheckpoint(dir, draft, { labels, merkleRoot, totalBytes, uploadPending }, op);
+  const sign = async (metadataText: string): Promise<void> => {
+    if (signingKey !== undefined) {
+      await signDirectory(dir, metadataText, signingKey);
+    }
+  };
+  await commitCheckpoint(dir, draft, { sign, labels, merkleRoot, totalBytes, uploadPending }, op);
   forgetEnded(node, op.operationId);
   return resultOf(dir, manifest);
 }

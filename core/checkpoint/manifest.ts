@@ -19,6 +19,7 @@ import * as z from 'zod';
 import { checkpointId } from '../contract/common.ts';
 import { KybernateError } from '../errors.ts';
 import { METADATA_FILE, OWN_FILES } from './file-names.ts';
+import { signatureFile } from './signature.ts';
 
 export const FORMAT_VERSION = 1;
 export const HASH_NAME = 'blake3';
@@ -97,6 +98,8 @@ export const publishedManifest = z.strictObject({
   packs: z.array(z.tuple([packId, count])),
   /** metadata.json as it lies on the node; its `merkleRoot` equals the one above */
   metadata: z.strictObject({ text: z.string(), digest }),
+  /** signature.json as it lies on the node; absent when nobody signed */
+  signature: signatureFile.optional(),
 });
 export type PublishedManifest = z.output<typeof publishedManifest>;
 
