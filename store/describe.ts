@@ -6,7 +6,6 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   CHUNK_BYTES,
-  chunkLengths,
   FORMAT_VERSION,
   HASH_NAME,
   PAGE_BYTES,
@@ -17,75 +16,47 @@ import {
 import { decodePagemap, isInPagesFile, type Pagemap } from '../core/checkpoint/pagemap.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import { ChunkListBuilder } from './chunk-list.ts';
-import { digestOf } from './digest.ts';
+import { chunkJobRunner } from './chunk-workers.ts';
+import { digestSegments, type DataExtents } from './digest-file.ts';
 import { forEachLimit } from './limit.ts';
 import { merkleRoot } from './merkle.ts';
-import { readChunks, type Extent } from './read-chunks.ts';
 import { walkCheckpoint, type FoundFile } from './walk.ts';
 
+export { isZero } from './chunk-jobs.ts';
+
 const PARALLEL_FILES = 4;
-const ZEROS = Buffer.alloc(CHUNK_BYTES);
+
+export interface DescribeOptions {
+  /** where a file has data, for files with large holes; absent: everything is read */
+  readonly dataExtents?: DataExtents;
+}
 
 /**
  * Reads every file of the checkpoint and describes it. metadata.json, the manifest itself and the marks of an upload
  * are left out. Nothing is written.
  * @throws CheckpointCorrupt when something in the directory cannot be part of a checkpoint
  */
-export async function describeCheckpoint(dir: string, op: Op): Promise<Manifest> {
+export async function describeCheckpoint(dir: string, op: Op, options: DescribeOptions = {}): Promise<Manifest> {
   const found = await walkCheckpoint(dir, op.signal);
   const shapes = await memoryShapes(dir, found, op);
   const totalBytes = found.reduce((sum, file) => sum + file.bytes, 0);
   const files: ManifestFile[] = [];
   let bytesDone = 0;
-  await forEachLimit(found.entries(), PARALLEL_FILES, op.signal, async ([index, file]) => {
-    const shape = shapes.get(file.path) ?? { kind: 'file', bytes: file.bytes };
-    files[index] = await describeFile(dir, file, shape, op.signal, (bytes) => {
+  const reader = {
+    ...options,
+    run: chunkJobRunner(totalBytes),
+    signal: op.signal,
+    advance: (bytes: number): void => {
       bytesDone += bytes;
       op.progress({ phase: 'committing', bytesDone, bytesTotal: totalBytes });
-    });
+    },
+  };
+  await forEachLimit(found.entries(), PARALLEL_FILES, op.signal, async ([index, { path, bytes }]) => {
+    const shape = shapes.get(path) ?? { kind: 'file', bytes };
+    files[index] = { path, bytes, segments: await digestSegments(join(dir, path), bytes, [shape], reader) };
   });
   const root = merkleRoot(files);
   return { version: FORMAT_VERSION, hash: HASH_NAME, chunkBytes: CHUNK_BYTES, totalBytes, merkleRoot: root, files };
-}
-
-async function describeFile(
-  dir: string,
-  file: FoundFile,
-  shape: SegmentShape,
-  signal: AbortSignal,
-  advance: (bytes: number) => void,
-): Promise<ManifestFile> {
-  if (file.bytes === 0) {
-    return { path: file.path, bytes: 0, segments: [] };
-  }
-  const chunks = new ChunkListBuilder();
-  for await (const block of readChunks(join(dir, file.path), file.bytes, toExtents(shape), signal)) {
-    for (const { bytes } of block) {
-      chunks.add(isZero(bytes) ? undefined : digestOf(bytes));
-    }
-    advance(block.reduce((sum, { bytes }) => sum + bytes.length, 0));
-  }
-  const list = chunks.finish();
-  const segment =
-    shape.kind === 'file'
-      ? { kind: shape.kind, bytes: shape.bytes, ...list }
-      : { kind: shape.kind, pageBytes: shape.pageBytes, runs: [...shape.runs], ...list };
-  return { path: file.path, bytes: file.bytes, segments: [segment] };
-}
-
-/** True for a chunk of at most `CHUNK_BYTES` that holds zeros only. */
-export function isZero(bytes: Buffer): boolean {
-  return bytes.equals(ZEROS.subarray(0, bytes.length));
-}
-
-function toExtents(shape: SegmentShape): Extent[] {
-  let offset = 0;
-  return chunkLengths(shape).map((bytes) => {
-    const extent = { offset, bytes };
-    offset += bytes;
-    return extent;
-  });
 }
 
 type MemoryShape = Extract<SegmentShape, { kind: 'memory' }>;

@@ -1,14 +1,22 @@
 /*
- * Which of millions of digests have been seen, and their number. A Map with string keys takes more than 150 bytes a
- * digest; here it is 32 and two slots of 4. Open addressing; digests are uniformly distributed already, so their first
- * four bytes are the hash.
+ * Which of millions of digests, or other random keys of one length, have been seen, and their number. A Map with string
+ * keys takes more than 150 bytes a digest; here it is 32 and two slots of 4. Open addressing; digests are uniformly
+ * distributed already, so their first four bytes are the hash.
  */
 import { DIGEST_BYTES } from '../core/checkpoint/manifest.ts';
 
 export class DigestTable {
-  #slots = new Int32Array(1024).fill(-1);
-  #digests = new Uint8Array(512 * DIGEST_BYTES);
+  readonly #keyBytes: number;
+  #slots: Int32Array<ArrayBuffer>;
+  #digests: Uint8Array<ArrayBuffer>;
   #count = 0;
+
+  /** @param expected keys for which there is room without growing, which takes twice the memory for a moment */
+  constructor(keyBytes = DIGEST_BYTES, expected = 0) {
+    this.#keyBytes = keyBytes;
+    this.#slots = new Int32Array(2 ** Math.max(10, Math.ceil(Math.log2(expected + 1)) + 1)).fill(-1);
+    this.#digests = new Uint8Array(Math.max(512, expected) * keyBytes);
+  }
 
   get count(): number {
     return this.#count;
@@ -24,7 +32,13 @@ export class DigestTable {
     if (known !== -1) {
       return known;
     }
-    this.#digests.set(digest, this.#count * DIGEST_BYTES);
+    const start = this.#count * this.#keyBytes;
+    if (start === this.#digests.length) {
+      const digests = new Uint8Array(2 * start);
+      digests.set(this.#digests);
+      this.#digests = digests;
+    }
+    this.#digests.set(digest, start);
     this.#slots[slot] = this.#count;
     this.#count += 1;
     return this.#count - 1;
@@ -37,7 +51,7 @@ export class DigestTable {
 
   /** A view: do not change it. */
   digestAt(index: number): Uint8Array {
-    return this.#digests.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES);
+    return this.#digests.subarray(index * this.#keyBytes, (index + 1) * this.#keyBytes);
   }
 
   #slotOf(digest: Uint8Array): number {
@@ -53,8 +67,8 @@ export class DigestTable {
   }
 
   #equals(index: number, digest: Uint8Array): boolean {
-    const start = index * DIGEST_BYTES;
-    for (let at = 0; at < DIGEST_BYTES; at += 1) {
+    const start = index * this.#keyBytes;
+    for (let at = 0; at < this.#keyBytes; at += 1) {
       if (this.#digests[start + at] !== digest[at]) {
         return false;
       }
@@ -63,9 +77,6 @@ export class DigestTable {
   }
 
   #grow(): void {
-    const digests = new Uint8Array(this.#digests.length * 2);
-    digests.set(this.#digests);
-    this.#digests = digests;
     this.#slots = new Int32Array(this.#slots.length * 2).fill(-1);
     for (let index = 0; index < this.#count; index += 1) {
       this.#slots[this.#slotOf(this.digestAt(index))] = index;

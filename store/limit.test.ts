@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { forEachLimit } from './limit.ts';
+import { forEachLimit, mapAhead } from './limit.ts';
 
 const never = new AbortController().signal;
 
@@ -46,5 +46,49 @@ describe('forEachLimit', () => {
     const outcome = forEachLimit([0], 2, stop.signal, async () => stop.abort(reason));
 
     await expect(outcome).rejects.toBe(reason);
+  });
+});
+
+describe('mapAhead', () => {
+  it('gives results in the order of the items, a few calls ahead of its consumer', async () => {
+    const started: number[] = [];
+    const results: number[] = [];
+
+    const all = mapAhead([0, 1, 2, 3, 4], 3, never, async (item) => {
+      started.push(item);
+      await new Promise((resolve) => setTimeout(resolve, 5 - item));
+      return item;
+    });
+    for await (const result of all) {
+      expect(started.length).toBeLessThanOrEqual(results.length + 3);
+      results.push(result);
+    }
+
+    expect(results).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  it.each([
+    ['a call fails', true],
+    ['the consumer stops', false],
+  ])('waits for the running calls when %s', async (_, fails) => {
+    let running = 0;
+    const consume = async (): Promise<void> => {
+      const all = mapAhead([0, 1, 2, 3], 3, never, async (item) => {
+        running += 1;
+        await new Promise((resolve) => setTimeout(resolve, 3 * item));
+        running -= 1;
+        if (fails) {
+          throw new Error('failed');
+        }
+        return item;
+      });
+      for await (const _item of all) {
+        break;
+      }
+    };
+
+    await consume().catch((error: unknown) => expect(error).toMatchObject({ message: 'failed' }));
+
+    expect(running).toBe(0);
   });
 });

@@ -1,8 +1,5 @@
 /* Bounded concurrency. */
 
-/** Jobs for Node's thread pool at once: its size by default. More only fill memory and caches. */
-export const POOL_JOBS = 4;
-
 /**
  * Calls `act` for every item, at most `limit` at a time, in order of the items. After the first failure or when
  * `signal` aborts no further call starts, the running ones are waited for, and then that error is thrown.
@@ -40,16 +37,34 @@ export async function forEachLimit<Item>(
   signal.throwIfAborted();
 }
 
-/** The results of `act` for every item, in their order, at most `limit` calls at a time. */
-export async function mapLimit<Item, Result>(
-  items: readonly Item[],
+/**
+ * The results of `act` for every item, in their order; up to `limit` calls are ahead of the consumer. After a failure,
+ * when `signal` aborts or when the consumer stops, the running calls are waited for.
+ */
+export async function* mapAhead<Item, Result>(
+  items: Iterable<Item>,
   limit: number,
   signal: AbortSignal,
   act: (item: Item) => Promise<Result>,
-): Promise<Result[]> {
-  const results: Result[] = [];
-  await forEachLimit(items.entries(), limit, signal, async ([index, item]) => {
-    results[index] = await act(item);
-  });
-  return results;
+): AsyncGenerator<Result> {
+  const ahead: Array<Promise<Result>> = [];
+  try {
+    for (const item of items) {
+      signal.throwIfAborted();
+      const call = act(item);
+      // Whoever comes to it sees its failure; until then nobody listens.
+      call.catch(() => undefined);
+      ahead.push(call);
+      const first = ahead.length >= limit ? ahead.shift() : undefined;
+      if (first !== undefined) {
+        yield await first;
+      }
+    }
+    for (let first = ahead.shift(); first !== undefined; first = ahead.shift()) {
+      signal.throwIfAborted();
+      yield await first;
+    }
+  } finally {
+    await Promise.allSettled(ahead);
+  }
 }

@@ -8,10 +8,10 @@
  * so whoever knows the root can check one chunk with the other leaves of its file and the digests of the files.
  */
 import { DIGEST_BYTES, type ManifestFile, type Segment } from '../core/checkpoint/manifest.ts';
-import { chunksOf } from './chunk-list.ts';
+import { spansOf } from './chunk-list.ts';
 import { Digester, toHex } from './digest.ts';
 
-const ZERO_LEAF = new Uint8Array(DIGEST_BYTES);
+const ZERO_LEAVES = new Uint8Array(2048 * DIGEST_BYTES);
 
 /** @throws CheckpointCorrupt when the chunks of a file do not fit its size */
 export function merkleRoot(files: readonly ManifestFile[]): string {
@@ -25,10 +25,20 @@ export function merkleRoot(files: readonly ManifestFile[]): string {
 function fileDigest(file: ManifestFile): Uint8Array {
   const shape = JSON.stringify([file.path, file.bytes, file.segments.map(shapeOf)]);
   const digest = new Digester().update(`kybernate file 1\n${shape}\n`);
-  for (const chunk of chunksOf(file)) {
-    digest.update(chunk.digest ?? ZERO_LEAF);
+  for (const { count, digests } of spansOf(file)) {
+    if (digests === undefined) {
+      addZeroLeaves(digest, count);
+    } else {
+      digest.update(digests);
+    }
   }
   return digest.digest();
+}
+
+function addZeroLeaves(digest: Digester, count: number): void {
+  for (let left = count * DIGEST_BYTES; left > 0; left -= ZERO_LEAVES.length) {
+    digest.update(ZERO_LEAVES.subarray(0, Math.min(left, ZERO_LEAVES.length)));
+  }
 }
 
 function shapeOf(segment: Segment): unknown[] {

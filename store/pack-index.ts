@@ -58,8 +58,11 @@ export async function readPackTail(
     : backend.get(packKey(pack), { signal, range: { last: tailBytes } });
 }
 
+/** In `KnownChunks.packOf`: the store does not have the chunk. */
+export const MISSING = -1;
+
 export interface KnownChunks {
-  /** by number in the table: index into `packs`, or -1 when the store does not have the chunk */
+  /** by number in the table: index into `packs`, or `MISSING` */
   readonly packOf: Int32Array;
   /** id and size of the packs that hold at least one of the chunks */
   readonly packs: ReadonlyArray<readonly [id: string, bytes: number]>;
@@ -76,7 +79,7 @@ export async function findKnownChunks(
   condemned: ReadonlySet<string>,
   op: Op,
 ): Promise<KnownChunks> {
-  const packOf = new Int32Array(wanted.count).fill(-1);
+  const packOf = new Int32Array(wanted.count).fill(MISSING);
   const packs: Array<readonly [string, number]> = [];
   let missing = wanted.count;
   const stored = missing === 0 ? [] : await listPacks(backend, condemned, op);
@@ -92,7 +95,7 @@ export async function findKnownChunks(
     }
     for (const { digest } of index?.entries ?? []) {
       const chunk = wanted.find(digest);
-      if (chunk !== undefined && packOf[chunk] === -1) {
+      if (chunk !== undefined && packOf[chunk] === MISSING) {
         number = number === -1 ? packs.push([pack.id, pack.bytes]) - 1 : number;
         packOf[chunk] = number;
         missing -= 1;

@@ -1,22 +1,14 @@
-/* Reads chunks of a local file in blocks, one block ahead, into two buffers that are used in turn. */
+/* Opens local files of a checkpoint and cuts lists of chunks into jobs for chunk-workers.ts. */
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { KybernateError } from '../core/errors.ts';
+import { JOB_BYTES, type Extent } from './chunk-jobs.ts';
 import { errnoOf } from './files.ts';
-
-/** Hashed at one go by the consumer: under a millisecond of the event loop. */
-const BLOCK_BYTES = 4 * 2 ** 20;
 
 export interface ReadChunk<Item> {
   readonly chunk: Item;
   /** valid until the next block is asked for */
   readonly bytes: Buffer;
-}
-
-/** Where a chunk lies in its file. */
-export interface Extent {
-  readonly offset: number;
-  readonly bytes: number;
 }
 
 /**
@@ -27,41 +19,72 @@ export interface Extent {
 export async function* readChunks<Item extends Extent>(
   path: string,
   fileBytes: number,
-  chunks: readonly Item[],
+  chunks: Iterable<Item>,
   signal: AbortSignal,
 ): AsyncGenerator<Array<ReadChunk<Item>>> {
   const handle = await openRegular(path, fileBytes);
-  let ahead: Promise<Buffer> | undefined;
+  let ahead: Ahead<Item> | undefined;
   try {
-    const blocks = toBlocks(chunks);
-    const size = Math.min(BLOCK_BYTES, fileBytes);
-    const buffers = [Buffer.allocUnsafeSlow(size), Buffer.allocUnsafeSlow(blocks.length > 1 ? size : 0)];
-    const read = (index: number): Promise<Buffer> | undefined => {
-      const block = blocks[index];
-      const buffer = buffers[index % 2];
-      return block === undefined || buffer === undefined ? undefined : readBlock(handle, path, block, buffer);
-    };
-    ahead = read(0);
-    for (const [index, block] of blocks.entries()) {
-      signal.throwIfAborted();
-      const bytes = await ahead;
-      ahead = read(index + 1);
-      const start = block[0]?.offset ?? 0;
-      if (bytes !== undefined) {
-        yield block.map((chunk) => ({
-          chunk,
-          bytes: bytes.subarray(chunk.offset - start, chunk.offset - start + chunk.bytes),
-        }));
+    const size = Math.min(JOB_BYTES, fileBytes);
+    const buffers = [Buffer.allocUnsafeSlow(size), Buffer.allocUnsafeSlow(size)];
+    const blocks = toJobs(chunks);
+    const next = (turn: number): Ahead<Item> | undefined => {
+      const block = blocks.next().value;
+      const buffer = buffers[turn % 2];
+      if (block === undefined || buffer === undefined) {
+        return undefined;
       }
+      const bytes = readBlock(handle, path, block, buffer);
+      // Whoever comes to it sees its failure; until then nobody listens.
+      bytes.catch(() => undefined);
+      return { block, bytes };
+    };
+    ahead = next(0);
+    for (let turn = 1; ahead !== undefined; turn += 1) {
+      signal.throwIfAborted();
+      const { block, bytes }: Ahead<Item> = ahead;
+      const pieces = await bytes;
+      ahead = next(turn);
+      yield block.map((chunk, index) => ({ chunk, bytes: pieces[index] ?? Buffer.alloc(0) }));
     }
   } finally {
     // The consumer may have stopped early; the handle must not be closed under a running read.
-    await ahead?.catch(() => undefined);
+    await ahead?.bytes.catch(() => undefined);
     await handle.close();
   }
 }
 
-async function openRegular(path: string, fileBytes: number): Promise<FileHandle> {
+interface Ahead<Item> {
+  readonly block: readonly Item[];
+  /** of each chunk of the block */
+  readonly bytes: Promise<Buffer[]>;
+}
+
+async function readBlock(
+  handle: FileHandle,
+  path: string,
+  block: readonly Extent[],
+  buffer: Buffer,
+): Promise<Buffer[]> {
+  let used = 0;
+  const pieces: Buffer[] = [];
+  for (const { offset, bytes } of block) {
+    const piece = buffer.subarray(used, used + bytes);
+    for (let done = 0; done < bytes;) {
+      const { bytesRead } = await handle.read(piece, done, bytes - done, offset + done);
+      if (bytesRead === 0) {
+        throw becameShorter(path);
+      }
+      done += bytesRead;
+    }
+    pieces.push(piece);
+    used += bytes;
+  }
+  return pieces;
+}
+
+/** @throws CheckpointCorrupt when the file is missing, not a regular file, or of another size */
+export async function openRegular(path: string, fileBytes: number): Promise<FileHandle> {
   const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
     (error: unknown) => {
       throw ['ENOENT', 'ELOOP', 'ENOTDIR', 'ENXIO'].includes(errnoOf(error) ?? '')
@@ -77,36 +100,24 @@ async function openRegular(path: string, fileBytes: number): Promise<FileHandle>
   return handle;
 }
 
-function toBlocks<Item extends Extent>(chunks: readonly Item[]): Item[][] {
-  const blocks: Item[][] = [];
-  let block: Item[] = [];
-  for (const chunk of chunks) {
-    const first = block[0];
-    const last = block.at(-1);
-    const fits =
-      first !== undefined &&
-      last !== undefined &&
-      chunk.offset === last.offset + last.bytes &&
-      chunk.offset + chunk.bytes - first.offset <= BLOCK_BYTES;
-    if (fits) {
-      block.push(chunk);
-    } else {
-      block = [chunk];
-      blocks.push(block);
-    }
-  }
-  return blocks;
+export function becameShorter(path: string): KybernateError {
+  return new KybernateError('CheckpointCorrupt', `${path} became shorter while it was read`);
 }
 
-async function readBlock(handle: FileHandle, path: string, block: readonly Extent[], buffer: Buffer): Promise<Buffer> {
-  const start = block[0]?.offset ?? 0;
-  const wanted = block.reduce((sum, chunk) => sum + chunk.bytes, 0);
-  for (let done = 0; done < wanted;) {
-    const { bytesRead } = await handle.read(buffer, done, wanted - done, start + done);
-    if (bytesRead === 0) {
-      throw new KybernateError('CheckpointCorrupt', `${path} became shorter while it was read`);
+/** Groups of chunks for one job each, in order; the list is never held as a whole. */
+export function* toJobs<Item extends Extent>(chunks: Iterable<Item>): Generator<Item[]> {
+  let group: Item[] = [];
+  let bytes = 0;
+  for (const chunk of chunks) {
+    if (bytes + chunk.bytes > JOB_BYTES) {
+      yield group;
+      group = [];
+      bytes = 0;
     }
-    done += bytesRead;
+    group.push(chunk);
+    bytes += chunk.bytes;
   }
-  return buffer.subarray(0, wanted);
+  if (group.length > 0) {
+    yield group;
+  }
 }

@@ -7,10 +7,10 @@ import type { PackEntry, PackIndex } from '../core/pack/pack.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend, Reader } from './backend/backend.ts';
-import { chunksOf } from './chunk-list.ts';
-import { decodeChunk } from './codec.ts';
-import { digestOf, hexDigestOf, toHex } from './digest.ts';
-import { DigestTable } from './digest-table.ts';
+import { JOB_BYTES } from './chunk-jobs.ts';
+import { ChunkUses, type Occurrence } from './chunk-uses.ts';
+import { chunkJobRunner, type RunChunkJob } from './chunk-workers.ts';
+import { hexDigestOf, toHex } from './digest.ts';
 import { fileListKey, indexKey, packKey } from './keys.ts';
 import { forEachLimit } from './limit.ts';
 import { merkleRoot } from './merkle.ts';
@@ -21,18 +21,9 @@ const PARALLEL_INDEXES = 8;
 const PARALLEL_READS = 4;
 const READ_BYTES = 4 * 2 ** 20;
 /** Chunks of one read, decoded: well compressed ones must not pile up. */
-const RAW_BYTES = 16 * 2 ** 20;
+const RAW_BYTES = 8 * 2 ** 20;
 /** Unneeded bytes between two chunks that are cheaper to read than a second request. */
 const GAP_BYTES = 131_072;
-
-/** One place where a chunk belongs. */
-export interface Occurrence {
-  /** index in `manifest.files` */
-  readonly file: number;
-  readonly chunk: number;
-  /** in the file */
-  readonly offset: number;
-}
 
 export interface ReadPlan {
   readonly manifest: Manifest;
@@ -167,12 +158,14 @@ export async function readAllChunks(
   onDamage: OnDamage = refuseDamage,
 ): Promise<number> {
   let readBytes = 0;
+  const run = chunkJobRunner(plan.rawBytes);
   await forEachLimit(plan.reads, PARALLEL_READS, op.signal, async (read) => {
     const range = { offset: read.offset, bytes: read.bytes };
     const decode = async (fresh: boolean): Promise<Array<DecodedChunk | KybernateError>> => {
       const stored = await backend.get(packKey(read.pack), { signal: op.signal, range, fresh });
       readBytes += stored?.length ?? 0;
-      return Promise.all(read.chunks.map((one) => decodeAndCheck(plan, read, one, stored)));
+      const jobs = groupsOf(read.chunks).map((chunks) => decodeAndCheck(plan, { ...read, chunks }, stored, run));
+      return (await Promise.all(jobs)).flat();
     };
     let decoded = await decode(false);
     if (decoded.some((result) => result instanceof KybernateError)) {
@@ -186,30 +179,71 @@ export async function readAllChunks(
   return readBytes;
 }
 
+/** Chunks for one job each. */
+function groupsOf(chunks: readonly PlannedChunk[]): PlannedChunk[][] {
+  const groups: PlannedChunk[][] = [];
+  let rawBytes = JOB_BYTES;
+  for (const planned of chunks) {
+    rawBytes += planned.entry.rawBytes;
+    if (rawBytes > JOB_BYTES) {
+      groups.push([]);
+      rawBytes = planned.entry.rawBytes;
+    }
+    groups.at(-1)?.push(planned);
+  }
+  return groups;
+}
+
 async function decodeAndCheck(
   plan: ReadPlan,
   read: PackRead,
-  { chunk, entry }: PlannedChunk,
   stored: Uint8Array | undefined,
-): Promise<DecodedChunk | KybernateError> {
-  const start = entry.offset - read.offset;
-  const body = stored?.subarray(start, start + entry.storedBytes);
-  const whole = body !== undefined && body.length === entry.storedBytes;
-  const raw = whole ? await decodeChunk(entry.codec, body, entry.rawBytes) : undefined;
-  if (raw === undefined || Buffer.compare(digestOf(raw), entry.digest) !== 0) {
-    const place = plan.occurrences(chunk)[0];
-    const file = plan.manifest.files[place?.file ?? 0]?.path ?? '';
-    const problem =
-      body === undefined ? 'the pack is missing' : whole ? 'its digest does not match' : 'the pack is cut off';
-    const kind = body === undefined ? 'missing' : 'damaged';
-    const where = { file, chunk: place?.chunk ?? 0, pack: read.pack, object: packKey(read.pack) };
-    return new KybernateError(
-      'CheckpointCorrupt',
-      `chunk ${where.chunk} of ${file} is damaged in pack ${read.pack}: ${problem}`,
-      { details: { kind, ...where, digest: toHex(entry.digest) } },
-    );
+  run: RunChunkJob,
+): Promise<Array<DecodedChunk | KybernateError>> {
+  const bodies = read.chunks.map(({ entry }) => {
+    const start = entry.offset - read.offset;
+    const body = stored?.subarray(start, start + entry.storedBytes);
+    return body?.length === entry.storedBytes ? body : undefined;
+  });
+  const whole = read.chunks.filter((_, index) => bodies[index] !== undefined);
+  const chunks = whole.map(({ entry: { codec, storedBytes, rawBytes, digest } }) => {
+    // A view would take the whole index along to the other thread.
+    return { codec, storedBytes, rawBytes, digest: new Uint8Array(digest) };
+  });
+  const { raw } = await run({ kind: 'decode', stored: joined(bodies), chunks });
+  let decoded = 0;
+  return read.chunks.map((planned, index) => {
+    if (bodies[index] === undefined) {
+      return damagedChunk(plan, read, planned, stored === undefined ? 'the pack is missing' : 'the pack is cut off');
+    }
+    const bytes = raw[decoded];
+    decoded += 1;
+    return bytes === undefined
+      ? damagedChunk(plan, read, planned, 'its digest does not match')
+      : { chunk: planned.chunk, raw: bytes };
+  });
+}
+
+function joined(bodies: ReadonlyArray<Uint8Array | undefined>): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(bodies.reduce((sum, body) => sum + (body?.length ?? 0), 0));
+  let used = 0;
+  for (const body of bodies) {
+    all.set(body ?? [], used);
+    used += body?.length ?? 0;
   }
-  return { chunk, raw };
+  return all;
+}
+
+function damagedChunk(plan: ReadPlan, read: PackRead, planned: PlannedChunk, problem: string): KybernateError {
+  const place = plan.occurrences(planned.chunk)[0];
+  const file = plan.manifest.files[place?.file ?? 0]?.path ?? '';
+  const kind = problem === 'the pack is missing' ? 'missing' : 'damaged';
+  const where = { file, chunk: place?.chunk ?? 0, pack: read.pack, object: packKey(read.pack) };
+  return new KybernateError(
+    'CheckpointCorrupt',
+    `chunk ${where.chunk} of ${file} is damaged in pack ${read.pack}: ${problem}`,
+    { details: { kind, ...where, digest: toHex(planned.entry.digest) } },
+  );
 }
 
 async function readFileList(
@@ -275,49 +309,4 @@ function toReads(pack: string, chunks: PlannedChunk[]): PackRead[] {
     }
   }
   return reads;
-}
-
-/** Where each distinct chunk of a manifest belongs: linked lists in flat arrays: there may be millions. */
-class ChunkUses {
-  readonly table = new DigestTable();
-  contentBytes = 0;
-  readonly #first: number[] = [];
-  readonly #bytes: number[] = [];
-  readonly #file: number[] = [];
-  readonly #chunk: number[] = [];
-  readonly #offset: number[] = [];
-  readonly #next: number[] = [];
-
-  constructor(manifest: Manifest) {
-    for (const [file, entry] of manifest.files.entries()) {
-      for (const chunk of chunksOf(entry)) {
-        if (chunk.digest !== undefined) {
-          this.#add(file, chunk.index, chunk.offset, chunk.bytes, chunk.digest);
-        }
-      }
-    }
-  }
-
-  bytesOf(chunk: number): number {
-    return this.#bytes[chunk] ?? 0;
-  }
-
-  occurrences(chunk: number): Occurrence[] {
-    const places: Occurrence[] = [];
-    for (let at = this.#first[chunk] ?? -1; at !== -1; at = this.#next[at] ?? -1) {
-      places.push({ file: this.#file[at] ?? 0, chunk: this.#chunk[at] ?? 0, offset: this.#offset[at] ?? 0 });
-    }
-    return places.reverse();
-  }
-
-  #add(file: number, index: number, offset: number, bytes: number, digest: Uint8Array): void {
-    const chunk = this.table.add(digest);
-    this.#file.push(file);
-    this.#chunk.push(index);
-    this.#offset.push(offset);
-    this.#next.push(this.#first[chunk] ?? -1);
-    this.#first[chunk] = this.#file.length - 1;
-    this.#bytes[chunk] = bytes;
-    this.contentBytes += bytes;
-  }
 }

@@ -7,22 +7,28 @@
  */
 import { join } from 'node:path';
 import { OWN_FILES } from '../core/checkpoint/file-names.ts';
-import type { Manifest } from '../core/checkpoint/manifest.ts';
+import { DIGEST_BYTES, type Manifest, type ManifestFile } from '../core/checkpoint/manifest.ts';
+import type { Codec } from '../core/pack/pack.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
-import { chunksOf, type Chunk } from './chunk-list.ts';
-import { encodeChunk, type EncodedChunk } from './codec.ts';
-import { digestOf, toHex } from './digest.ts';
+import { storedChunksOf, type StoredChunk } from './chunk-list.ts';
+import type { Encoded } from './chunk-jobs.ts';
+import { chunkJobRunner, chunkJobsAhead, type RunChunkJob } from './chunk-workers.ts';
+import { storedChunkCount } from './chunk-uses.ts';
+import { toHex } from './digest.ts';
 import { unusablePacks } from './damaged.ts';
 import { DigestTable } from './digest-table.ts';
 import { indexKey, packKey } from './keys.ts';
-import { mapLimit, POOL_JOBS } from './limit.ts';
+import { mapAhead } from './limit.ts';
 import { acquireLease, uploadLeaseId } from './lease.ts';
 import { beginLedger, completeLedger, noteSent, readLedger, type PackList } from './ledger.ts';
-import { findKnownChunks } from './pack-index.ts';
+import { findKnownChunks, MISSING } from './pack-index.ts';
 import { PackWriter, type SealedPack } from './pack-writer.ts';
-import { readChunks, type ReadChunk } from './read-chunks.ts';
+import { becameShorter, openRegular, toJobs } from './read-chunks.ts';
+
+/** In a list of where chunks lie: it is in a pack of this upload. */
+const SENT = -2;
 
 export interface UploadRequest {
   readonly checkpointId: string;
@@ -33,6 +39,8 @@ export interface UploadRequest {
   readonly op: Op;
   /** `<dir>/upload.ledger` otherwise */
   readonly ledgerPath?: string;
+  /** how chunks are compressed that shrink; zstd otherwise */
+  readonly codec?: Codec;
   /** size at which a pack is closed */
   readonly packBytes?: number;
 }
@@ -62,8 +70,8 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
   const lease = await acquireLease(backend, { id: uploadLeaseId(checkpointId), purpose: 'upload', checkpointId }, op);
   try {
     const unusable = await unusablePacks(backend, op.signal);
-    const plan = planUpload(manifest);
-    const known = await findKnownChunks(backend, plan.wanted, unusable, op);
+    const wanted = distinctChunks(manifest);
+    const known = await findKnownChunks(backend, wanted.table, unusable, op);
     let { sentBytes, newChunks } = before;
     const packs = [...known.packs];
     const store = async (pack: SealedPack): Promise<void> => {
@@ -76,61 +84,66 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
       packs.push([pack.id, pack.bytes.length]);
       await noteSent(ledgerPath, sent);
     };
-    await sendChunks(request, plan, known.packOf, new PackWriter(store, request.packBytes));
+    await sendChunks(request, wanted, known.packOf, new PackWriter(store, request.packBytes));
     packs.sort(([left], [right]) => (left < right ? -1 : 1));
     await completeLedger(ledgerPath, subject, { sentBytes, newChunks }, packs);
-    return { sentBytes, newChunks, reusedChunks: Math.max(0, plan.wanted.count - newChunks), packs };
+    return { sentBytes, newChunks, reusedChunks: Math.max(0, wanted.table.count - newChunks), packs };
   } finally {
     lease.stop();
   }
 }
 
-interface UploadPlan {
-  readonly wanted: DigestTable;
-  /** the first sight of every distinct chunk, by file, in the order of their numbers in `wanted` */
-  readonly files: ReadonlyArray<{ readonly path: string; readonly bytes: number; readonly chunks: NumberedChunk[] }>;
+interface DistinctChunks {
+  readonly table: DigestTable;
+  /** of each chunk, by its number in the table */
+  readonly bytes: readonly number[];
 }
 
-interface NumberedChunk extends Chunk {
-  readonly digest: Uint8Array;
-  readonly number: number;
-}
-
-function planUpload(manifest: Manifest): UploadPlan {
-  const wanted = new DigestTable();
-  const files = manifest.files.map((file) => {
-    const chunks: NumberedChunk[] = [];
-    for (const chunk of chunksOf(file)) {
-      const before = wanted.count;
-      if (chunk.digest !== undefined && wanted.add(chunk.digest) === before) {
-        chunks.push({ ...chunk, digest: chunk.digest, number: before });
-      }
+/** Every distinct chunk of the manifest that is not zeros. */
+function distinctChunks(manifest: Manifest): DistinctChunks {
+  const table = new DigestTable(DIGEST_BYTES, storedChunkCount(manifest));
+  const lengths: number[] = [];
+  for (const file of manifest.files) {
+    for (const { digest, bytes } of storedChunksOf(file)) {
+      lengths[table.add(digest)] = bytes;
     }
-    return { path: file.path, bytes: file.bytes, chunks };
-  });
-  return { wanted, files };
+  }
+  return { table, bytes: lengths };
+}
+
+/** The chunks of a file that the store lacks, the first sight of each; those given out count as there from then on. */
+function* missingChunks(file: ManifestFile, wanted: DigestTable, packOf: Int32Array): Generator<StoredChunk> {
+  for (const chunk of storedChunksOf(file)) {
+    const number = wanted.find(chunk.digest);
+    if (number !== undefined && packOf[number] === MISSING) {
+      packOf[number] = SENT;
+      yield chunk;
+    }
+  }
 }
 
 async function sendChunks(
-  { dir, op }: UploadRequest,
-  plan: UploadPlan,
+  { dir, manifest, op, codec = 'zstd' }: UploadRequest,
+  wanted: DistinctChunks,
   packOf: Int32Array,
   writer: PackWriter,
 ): Promise<void> {
-  const missing = plan.files
-    .map((file) => ({ ...file, chunks: file.chunks.filter((chunk) => packOf[chunk.number] === -1) }))
-    .filter((file) => file.chunks.length > 0);
-  const bytesTotal = missing.reduce((sum, file) => file.chunks.reduce((part, chunk) => part + chunk.bytes, sum), 0);
+  const bytesTotal = wanted.bytes.reduce((sum, bytes, number) => (packOf[number] === MISSING ? sum + bytes : sum), 0);
+  const run = chunkJobRunner(bytesTotal);
   let bytesDone = 0;
   try {
-    for (const { path, bytes, chunks } of missing) {
-      for await (const block of readChunks(join(dir, path), bytes, chunks, op.signal)) {
-        const encoded = await mapLimit(block, POOL_JOBS, op.signal, (read) => checkAndEncode(path, read));
-        for (const { chunk, stored } of encoded) {
-          await writer.add(chunk.digest, stored, chunk.bytes);
+    for (const file of manifest.files) {
+      const jobs = toJobs(missingChunks(file, wanted.table, packOf));
+      for await (const { chunks, encoded } of encodeFile({ dir, file, jobs, codec, run }, op.signal)) {
+        let at = 0;
+        for (const [index, chunk] of chunks.entries()) {
+          const storedBytes = encoded.storedBytes[index] ?? 0;
+          const bytes = new Uint8Array(encoded.memory, at, storedBytes);
+          await writer.add(chunk.digest, { codec: encoded.codecs[index] ?? 'none', bytes }, chunk.bytes);
+          at += storedBytes;
           bytesDone += chunk.bytes;
-          op.progress({ phase: 'uploading', bytesDone, bytesTotal });
         }
+        op.progress({ phase: 'uploading', bytesDone, bytesTotal });
       }
     }
     await writer.finish();
@@ -140,17 +153,61 @@ async function sendChunks(
   }
 }
 
-async function checkAndEncode(
-  path: string,
-  { chunk, bytes }: ReadChunk<NumberedChunk>,
-): Promise<{ chunk: NumberedChunk; stored: EncodedChunk }> {
-  const digest = digestOf(bytes);
-  if (Buffer.compare(digest, chunk.digest) !== 0) {
-    throw new KybernateError(
-      'CheckpointCorrupt',
-      `chunk ${chunk.index} of ${path} (offset ${chunk.offset}) has changed since the checkpoint was taken`,
-      { details: { file: path, chunk: chunk.index, expected: toHex(chunk.digest), found: toHex(digest) } },
-    );
+interface FileToEncode {
+  readonly dir: string;
+  readonly file: ManifestFile;
+  readonly jobs: Generator<StoredChunk[]>;
+  readonly codec: Codec;
+  readonly run: RunChunkJob;
+}
+
+/** Reads, checks and compresses chunks of a file; what it gives is valid until the next is asked for. */
+async function* encodeFile(
+  { dir, file, jobs, codec, run }: FileToEncode,
+  signal: AbortSignal,
+): AsyncGenerator<{ chunks: readonly StoredChunk[]; encoded: Encoded }> {
+  const first = jobs.next();
+  if (first.done === true) {
+    return;
   }
-  return { chunk, stored: await encodeChunk(bytes) };
+  const handle = await openRegular(join(dir, file.path), file.bytes);
+  const spares: ArrayBuffer[] = [];
+  let unshrunk = 0;
+  try {
+    const all = mapAhead(prepend(first.value, jobs), chunkJobsAhead(), signal, async (chunks) => {
+      const extents = chunks.map(({ offset, bytes }) => ({ offset, bytes }));
+      const digests = chunks.map(({ digest }) => new Uint8Array(digest));
+      const spare = spares.pop();
+      const memory = spare === undefined ? {} : { spare };
+      const encoded = await run({ kind: 'encode', fd: handle.fd, extents, digests, codec, unshrunk, ...memory });
+      if (encoded.kind === 'short') {
+        throw becameShorter(join(dir, file.path));
+      }
+      if (encoded.kind === 'changed') {
+        throw changedChunk(file, chunks[encoded.chunk], encoded.found);
+      }
+      ({ unshrunk } = encoded);
+      return { chunks, encoded };
+    });
+    for await (const done of all) {
+      yield done;
+      spares.push(done.encoded.memory);
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+function* prepend<Item>(first: Item, rest: Generator<Item>): Generator<Item> {
+  yield first;
+  yield* rest;
+}
+
+function changedChunk(file: ManifestFile, chunk: StoredChunk | undefined, found: Uint8Array): KybernateError {
+  const { index = 0, offset = 0, digest = new Uint8Array() } = chunk ?? {};
+  return new KybernateError(
+    'CheckpointCorrupt',
+    `chunk ${index} of ${file.path} (offset ${offset}) has changed since the checkpoint was taken`,
+    { details: { file: file.path, chunk: index, expected: toHex(digest), found: toHex(found) } },
+  );
 }

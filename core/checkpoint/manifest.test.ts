@@ -1,19 +1,24 @@
 import { describe, expect, it } from 'vitest';
 import {
   CHUNK_BYTES,
-  chunkLengths,
+  chunkRuns,
   encodeManifest,
   parseManifest,
   parsePublishedManifest,
   pathProblem,
   type Manifest,
+  type SegmentShape,
 } from './manifest.ts';
 
 const PAGE = 4096;
 const WINDOW = CHUNK_BYTES / PAGE;
 
+function lengths(shape: SegmentShape): number[] {
+  return [...chunkRuns(shape)].flatMap(({ count, bytes }) => Array.from({ length: count }, () => bytes));
+}
+
 function memory(...runs: number[]): number[] {
-  return chunkLengths({ kind: 'memory', pageBytes: PAGE, runs }).map((bytes) => bytes / PAGE);
+  return lengths({ kind: 'memory', pageBytes: PAGE, runs }).map((bytes) => bytes / PAGE);
 }
 
 const file = (path: string, bytes: number): Manifest['files'][number] => ({
@@ -29,11 +34,11 @@ function manifestOf(
   return { version: 1, hash: 'blake3', chunkBytes: CHUNK_BYTES, totalBytes, merkleRoot: 'a'.repeat(64), files };
 }
 
-describe('chunkLengths', () => {
+describe('chunkRuns', () => {
   it('cuts a file by offset', () => {
-    expect(chunkLengths({ kind: 'file', bytes: 2 * CHUNK_BYTES + 5 })).toEqual([CHUNK_BYTES, CHUNK_BYTES, 5]);
-    expect(chunkLengths({ kind: 'file', bytes: CHUNK_BYTES })).toEqual([CHUNK_BYTES]);
-    expect(chunkLengths({ kind: 'file', bytes: 0 })).toEqual([]);
+    expect(lengths({ kind: 'file', bytes: 2 * CHUNK_BYTES + 5 })).toEqual([CHUNK_BYTES, CHUNK_BYTES, 5]);
+    expect(lengths({ kind: 'file', bytes: CHUNK_BYTES })).toEqual([CHUNK_BYTES]);
+    expect(lengths({ kind: 'file', bytes: 0 })).toEqual([]);
   });
 
   it('cuts memory where an aligned window of addresses ends', () => {
@@ -52,7 +57,21 @@ describe('chunkLengths', () => {
   });
 
   it('uses fewer pages a window when pages are larger', () => {
-    expect(chunkLengths({ kind: 'memory', pageBytes: 65_536, runs: [1, 3] })).toEqual([65_536, CHUNK_BYTES]);
+    expect(lengths({ kind: 'memory', pageBytes: 65_536, runs: [1, 3] })).toEqual([65_536, 65_536, 65_536]);
+    expect(lengths({ kind: 'memory', pageBytes: 16_384, runs: [1, 5] })).toEqual([3 * 16_384, 2 * 16_384]);
+  });
+
+  it('is a few runs for a terabyte', () => {
+    expect([...chunkRuns({ kind: 'file', bytes: 2 ** 40 + 1 })]).toEqual([
+      { count: 2 ** 40 / CHUNK_BYTES, bytes: CHUNK_BYTES },
+      { count: 1, bytes: 1 },
+    ]);
+    expect([...chunkRuns({ kind: 'memory', pageBytes: PAGE, runs: [1, 2 ** 28, 2 ** 30, 3] })]).toEqual([
+      { count: 1, bytes: CHUNK_BYTES - PAGE },
+      { count: 2 ** 24 - 1, bytes: CHUNK_BYTES },
+      { count: 1, bytes: PAGE },
+      { count: 1, bytes: 3 * PAGE },
+    ]);
   });
 });
 

@@ -52,8 +52,8 @@ describe('pack', () => {
 
     expect(packBytes).toBe(bytes.length);
     expect(entries).toEqual(samplePack().entries);
-    const raws = await Promise.all(
-      entries.map((at) => decodeChunk(at.codec, bytes.subarray(at.offset, at.offset + at.storedBytes), at.rawBytes)),
+    const raws = entries.map((at) =>
+      decodeChunk(at.codec, bytes.subarray(at.offset, at.offset + at.storedBytes), at.rawBytes),
     );
     expect(raws.map((raw) => raw && Buffer.from(digestOf(raw)))).toEqual(entries.map((at) => Buffer.from(at.digest)));
   });

@@ -8,7 +8,7 @@
  *               4  offset of the body in the pack
  *               4  stored length
  *               4  raw length
- *               1  codec: 0 none, 1 zstd
+ *               1  codec: 0 none, 1 zstd, 2 lz4
  *               3  zero
  *   footer   56 bytes:
  *               4  number of chunks
@@ -30,7 +30,7 @@ export const PACK_FOOTER_BYTES = 56;
 export const MAX_CHUNK_BYTES = 262_144;
 export const MAX_PACK_BYTES = 2 ** 31;
 
-export const CODECS = ['none', 'zstd'] as const;
+export const CODECS = ['none', 'zstd', 'lz4'] as const;
 export type Codec = (typeof CODECS)[number];
 
 export interface PackEntry {

@@ -1,0 +1,189 @@
+/*
+ * The work on chunks that costs processor time, as plain functions over plain data: read and digest, read, check and
+ * compress, decompress and check. chunk-workers.ts runs them on threads; a little work is done where it arises.
+ */
+import { readSync } from 'node:fs';
+import { CHUNK_BYTES } from '../core/checkpoint/manifest.ts';
+import type { Codec } from '../core/pack/pack.ts';
+import { decodeChunk, encodeChunk } from './codec.ts';
+import { digestOf } from './digest.ts';
+
+/** Raw bytes of one job: a millisecond or less, and small enough to be still in the cache when it is compressed. */
+export const JOB_BYTES = 2 ** 20;
+/** After so many chunks in a row that did not shrink, the next ones are stored as they are … */
+const GIVE_UP_AFTER = 8;
+/** … but for one in so many, which is tried: when it shrinks, all are tried again. */
+const RETRY_EVERY = 8;
+
+/** Where a chunk lies in its file. */
+export interface Extent {
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** A file that the caller keeps open until the job is done. */
+interface FileJob {
+  readonly fd: number;
+  /** rising, not overlapping, at most `JOB_BYTES` together */
+  readonly extents: readonly Extent[];
+}
+
+export interface DigestJob extends FileJob {
+  readonly kind: 'digest';
+}
+
+export interface EncodeJob extends FileJob {
+  readonly kind: 'encode';
+  /** expected digest of each chunk */
+  readonly digests: readonly Uint8Array[];
+  readonly codec: Codec;
+  /** what the last job of this file answered */
+  readonly unshrunk: number;
+  /** memory of an earlier result, to be used again */
+  readonly spare?: ArrayBuffer;
+}
+
+export interface DecodeJob {
+  readonly kind: 'decode';
+  /** bodies of the chunks, back to back; whoever gives a job gives this memory away */
+  readonly stored: Uint8Array<ArrayBuffer>;
+  readonly chunks: ReadonlyArray<{
+    readonly codec: Codec;
+    readonly storedBytes: number;
+    readonly rawBytes: number;
+    readonly digest: Uint8Array;
+  }>;
+}
+
+export type Job = DigestJob | EncodeJob | DecodeJob;
+
+/** The file is shorter than its extents say. */
+export interface ShortFile {
+  readonly kind: 'short';
+}
+
+export interface Digests {
+  readonly kind: 'digests';
+  /** undefined: the chunk holds zeros only */
+  readonly digests: ReadonlyArray<Uint8Array | undefined>;
+}
+
+export interface Encoded {
+  readonly kind: 'encoded';
+  readonly memory: ArrayBuffer;
+  /** lengths of the stored chunks, which lie back to back in `memory` */
+  readonly storedBytes: readonly number[];
+  readonly codecs: readonly Codec[];
+  /** chunks in a row, up to the last, that did not shrink */
+  readonly unshrunk: number;
+}
+
+/** A chunk is not what its digest says. */
+export interface Changed {
+  readonly kind: 'changed';
+  readonly chunk: number;
+  readonly found: Uint8Array;
+}
+
+export interface Decoded {
+  readonly kind: 'decoded';
+  /** undefined: it does not decode, or is not what its digest says */
+  readonly raw: ReadonlyArray<Uint8Array | undefined>;
+}
+
+export interface ResultOf {
+  readonly digest: Digests | ShortFile;
+  readonly encode: Encoded | Changed | ShortFile;
+  readonly decode: Decoded;
+}
+export type Result = ResultOf[Job['kind']];
+
+const ZEROS = Buffer.alloc(CHUNK_BYTES);
+
+/** True for a chunk that holds zeros only. */
+export function isZero(bytes: Uint8Array): boolean {
+  return ZEROS.subarray(0, bytes.length).equals(bytes);
+}
+
+/** Runs a job on this thread. `scratch` has `JOB_BYTES` and is free for its use. */
+export function runJob(job: Job, scratch: Buffer): Result {
+  if (job.kind === 'digest') {
+    return digestChunks(job, scratch);
+  }
+  return job.kind === 'encode' ? encodeChunks(job, scratch) : decodeChunks(job);
+}
+
+function digestChunks({ fd, extents }: DigestJob, scratch: Buffer): Digests | ShortFile {
+  const chunks = readExtents(fd, extents, scratch);
+  if (chunks === undefined) {
+    return { kind: 'short' };
+  }
+  return { kind: 'digests', digests: chunks.map((bytes) => (isZero(bytes) ? undefined : digestOf(bytes))) };
+}
+
+function encodeChunks(job: EncodeJob, scratch: Buffer): Encoded | Changed | ShortFile {
+  const chunks = readExtents(job.fd, job.extents, scratch);
+  if (chunks === undefined) {
+    return { kind: 'short' };
+  }
+  const rawBytes = job.extents.reduce((sum, { bytes }) => sum + bytes, 0);
+  const memory = job.spare !== undefined && job.spare.byteLength >= rawBytes ? job.spare : new ArrayBuffer(rawBytes);
+  const out = new Uint8Array(memory);
+  const storedBytes: number[] = [];
+  const codecs: Codec[] = [];
+  let used = 0;
+  let unshrunk = job.unshrunk;
+  for (const [index, raw] of chunks.entries()) {
+    const found = digestOf(raw);
+    if (Buffer.compare(found, job.digests[index] ?? new Uint8Array()) !== 0) {
+      return { kind: 'changed', chunk: index, found };
+    }
+    const tries = unshrunk < GIVE_UP_AFTER || unshrunk % RETRY_EVERY === 0;
+    const { codec, bytes } = encodeChunk(raw, tries ? job.codec : 'none');
+    unshrunk = codec === 'none' ? unshrunk + 1 : 0;
+    out.set(bytes, used);
+    used += bytes.length;
+    storedBytes.push(bytes.length);
+    codecs.push(codec);
+  }
+  return { kind: 'encoded', memory, storedBytes, codecs, unshrunk };
+}
+
+function decodeChunks({ stored, chunks }: DecodeJob): Decoded {
+  let used = 0;
+  const raw = chunks.map(({ codec, storedBytes, rawBytes, digest }) => {
+    const bytes = decodeChunk(codec, stored.subarray(used, used + storedBytes), rawBytes);
+    used += storedBytes;
+    return bytes !== undefined && Buffer.compare(digestOf(bytes), digest) === 0 ? bytes : undefined;
+  });
+  return { kind: 'decoded', raw };
+}
+
+/** The chunks, neighbours read at one go; undefined when the file ends before them. */
+function readExtents(fd: number, extents: readonly Extent[], scratch: Buffer): Buffer[] | undefined {
+  const chunks: Buffer[] = [];
+  let used = 0;
+  let run = { at: 0, offset: extents[0]?.offset ?? 0 };
+  for (const { offset, bytes } of extents) {
+    if (offset !== run.offset + (used - run.at)) {
+      if (!readWhole(fd, scratch.subarray(run.at, used), run.offset)) {
+        return undefined;
+      }
+      run = { at: used, offset };
+    }
+    chunks.push(scratch.subarray(used, used + bytes));
+    used += bytes;
+  }
+  return readWhole(fd, scratch.subarray(run.at, used), run.offset) ? chunks : undefined;
+}
+
+function readWhole(fd: number, into: Buffer, offset: number): boolean {
+  for (let done = 0; done < into.length;) {
+    const read = readSync(fd, into, done, into.length - done, offset + done);
+    if (read === 0) {
+      return false;
+    }
+    done += read;
+  }
+  return true;
+}
