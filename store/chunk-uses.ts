@@ -1,6 +1,6 @@
 /* Where each distinct chunk of a manifest belongs: linked lists in flat arrays of their final size, for there may be millions. */
-import { DIGEST_BYTES, type Manifest } from '../core/checkpoint/manifest.ts';
-import { storedChunksOf } from './chunk-list.ts';
+import { DIGEST_BYTES, type Manifest, type ManifestFile } from '../core/checkpoint/manifest.ts';
+import { storedChunksOf, type StoredChunk } from './chunk-list.ts';
 import { DigestTable } from './digest-table.ts';
 
 /** One place where a chunk belongs. */
@@ -24,7 +24,8 @@ export class ChunkUses {
   readonly #chunk: Uint32Array;
   readonly #offset: Float64Array;
 
-  constructor(manifest: Manifest) {
+  /** @param wanted which chunks; all without it */
+  constructor(manifest: Manifest, wanted?: (file: ManifestFile, chunk: StoredChunk) => boolean) {
     const places = storedChunkCount(manifest);
     this.table = new DigestTable(DIGEST_BYTES, places);
     this.#first = new Int32Array(places).fill(-1);
@@ -35,7 +36,11 @@ export class ChunkUses {
     this.#offset = new Float64Array(places);
     let place = 0;
     for (const [file, entry] of manifest.files.entries()) {
-      for (const { index, offset, bytes, digest } of storedChunksOf(entry)) {
+      for (const stored of storedChunksOf(entry)) {
+        if (wanted?.(entry, stored) === false) {
+          continue;
+        }
+        const { index, offset, bytes, digest } = stored;
         const chunk = this.table.add(digest);
         this.#file[place] = file;
         this.#chunk[place] = index;

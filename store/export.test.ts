@@ -43,7 +43,7 @@ function load(bytes: Uint8Array, more: Partial<ImportRequest> = {}): ReturnType<
 }
 
 async function namesIn(dir: string): Promise<string[]> {
-  return (await readdir(dir).catch(() => [])).sort();
+  return (await readdir(dir).catch((): string[] => [])).sort();
 }
 
 /** An archive of other files than the manifest's. */

@@ -2,12 +2,18 @@
  * What has to be read to get a published checkpoint's chunks, and the reading: every distinct chunk once, pack by pack,
  * in ranges that join neighbours, several at a time; each chunk decoded and its digest checked before anybody sees it.
  */
-import { parseManifest, type Manifest, type PublishedManifest } from '../core/checkpoint/manifest.ts';
+import {
+  parseManifest,
+  type Manifest,
+  type ManifestFile,
+  type PublishedManifest,
+} from '../core/checkpoint/manifest.ts';
 import type { PackEntry, PackIndex } from '../core/pack/pack.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend, Reader } from './backend/backend.ts';
 import { JOB_BYTES } from './chunk-jobs.ts';
+import type { StoredChunk } from './chunk-list.ts';
 import { ChunkUses, type Occurrence } from './chunk-uses.ts';
 import { chunkJobRunner, type RunChunkJob } from './chunk-workers.ts';
 import { hexDigestOf, toHex } from './digest.ts';
@@ -19,6 +25,8 @@ import { readIndexFromPack, readPackIndex } from './pack-index.ts';
 
 const PARALLEL_INDEXES = 8;
 const PARALLEL_READS = 4;
+/** About 10 MB. */
+const MAX_KNOWN_INDEXES = 256;
 const READ_BYTES = 4 * 2 ** 20;
 /** Chunks of one read, decoded: well compressed ones must not pile up. */
 const RAW_BYTES = 8 * 2 ** 20;
@@ -35,6 +43,36 @@ export interface ReadPlan {
   readonly contentBytes: number;
   readonly reads: readonly PackRead[];
   occurrences(chunk: number): Occurrence[];
+  /** number of the chunk with this digest, if it is planned */
+  find(digest: Uint8Array): number | undefined;
+  /** the same for these chunks alone */
+  only(chunks: ReadonlySet<number>): ReadPlan;
+}
+
+export interface PlanOptions {
+  /** `refuseDamage` otherwise */
+  readonly onDamage?: OnDamage;
+  /** chunks that are to be read; absent: all. No more indexes are read than it takes to find them */
+  readonly wanted?: (file: ManifestFile, chunk: StoredChunk) => boolean;
+  /** what earlier plans of the same checkpoint have read; filled by this one */
+  readonly known?: KnownParts;
+}
+
+/** Kept between plans: file list, and indexes as long as they are few. */
+export class KnownParts {
+  list: FileList | undefined;
+  readonly indexes = new Map<string, PackIndex>();
+
+  keep(pack: string, index: PackIndex | undefined): void {
+    if (index !== undefined && this.indexes.size < MAX_KNOWN_INDEXES) {
+      this.indexes.set(pack, index);
+    }
+  }
+}
+
+interface FileList {
+  readonly manifest: Manifest;
+  readonly listText: Uint8Array;
 }
 
 interface PlannedChunk {
@@ -76,44 +114,71 @@ export async function planRead(
   backend: Backend,
   published: PublishedManifest,
   op: Op,
-  onDamage: OnDamage = refuseDamage,
+  { onDamage = refuseDamage, wanted, known = new KnownParts() }: PlanOptions = {},
 ): Promise<ReadPlan> {
-  const { manifest, listText } = await readChecked(backend, (from) => readFileList(from, published, op.signal));
-  const uses = new ChunkUses(manifest);
-  const entries: Array<{ readonly pack: string; readonly entry: PackEntry } | undefined> = Array.from({
-    length: uses.table.count,
-  });
-  await forEachLimit(published.packs, PARALLEL_INDEXES, op.signal, async ([pack, packBytes]) => {
-    const index = await readUsableIndex(backend, [pack, packBytes], op, onDamage);
+  known.list ??= await readChecked(backend, (from) => readFileList(from, published, op.signal));
+  const { manifest, listText } = known.list;
+  const uses = new ChunkUses(manifest, wanted);
+  const entries: Array<Place | undefined> = Array.from({ length: uses.table.count });
+  let missing = entries.length;
+  await forEachLimit(knownFirst(published.packs, known), PARALLEL_INDEXES, op.signal, async ([pack, packBytes]) => {
+    if (wanted !== undefined && missing === 0) {
+      return;
+    }
+    const index = known.indexes.get(pack) ?? (await readUsableIndex(backend, [pack, packBytes], op, onDamage));
+    if (wanted !== undefined) {
+      known.keep(pack, index);
+    }
     for (const entry of index?.entries ?? []) {
       const chunk = uses.table.find(entry.digest);
       if (chunk !== undefined && entries[chunk] === undefined && entry.rawBytes === uses.bytesOf(chunk)) {
         entries[chunk] = { pack, entry };
+        missing -= 1;
       }
     }
     op.progress({ phase: 'fetching' });
   });
-  const byPack = new Map<string, PlannedChunk[]>();
-  let rawBytes = 0;
   for (const [chunk, place] of entries.entries()) {
     if (place === undefined) {
       onDamage(missingChunk(published, manifest, uses, chunk));
-      continue;
     }
-    const list = byPack.get(place.pack) ?? [];
-    byPack.set(place.pack, list);
-    list.push({ chunk, entry: place.entry });
-    rawBytes += place.entry.rawBytes;
   }
-  const reads = [...byPack].flatMap(([pack, chunks]) => toReads(pack, chunks));
-  return {
+  const plan = (chunks: Iterable<number>): ReadPlan => ({
     manifest,
     listText,
-    rawBytes,
     contentBytes: uses.contentBytes,
-    reads,
+    ...readsOf(chunks, entries),
     occurrences: (chunk) => uses.occurrences(chunk),
-  };
+    find: (digest) => uses.table.find(digest),
+    only: plan,
+  });
+  return plan(entries.keys());
+}
+
+/** Packs whose index was read before may spare the reading of others. */
+function knownFirst(packs: PublishedManifest['packs'], known: KnownParts): PublishedManifest['packs'] {
+  const isKnown = ([pack]: readonly [string, number]): boolean => known.indexes.has(pack);
+  return known.indexes.size === 0 ? packs : [...packs.filter(isKnown), ...packs.filter((pack) => !isKnown(pack))];
+}
+
+type Place = { readonly pack: string; readonly entry: PackEntry };
+
+function readsOf(
+  chunks: Iterable<number>,
+  places: ReadonlyArray<Place | undefined>,
+): { reads: PackRead[]; rawBytes: number } {
+  const byPack = new Map<string, PlannedChunk[]>();
+  let rawBytes = 0;
+  for (const chunk of chunks) {
+    const place = places[chunk];
+    if (place !== undefined) {
+      const list = byPack.get(place.pack) ?? [];
+      byPack.set(place.pack, list);
+      list.push({ chunk, entry: place.entry });
+      rawBytes += place.entry.rawBytes;
+    }
+  }
+  return { reads: [...byPack].flatMap(([pack, list]) => toReads(pack, list)), rawBytes };
 }
 
 /** The index of a pack that the manifest names; undefined when there is none that can be used. */
@@ -246,11 +311,7 @@ function damagedChunk(plan: ReadPlan, read: PackRead, planned: PlannedChunk, pro
   );
 }
 
-async function readFileList(
-  backend: Reader,
-  published: PublishedManifest,
-  signal: AbortSignal,
-): Promise<{ manifest: Manifest; listText: Uint8Array }> {
+async function readFileList(backend: Reader, published: PublishedManifest, signal: AbortSignal): Promise<FileList> {
   const key = fileListKey(published.checkpointId, published.files.digest);
   const where = `${backend.url}/${key}`;
   const listText = await backend.get(key, { signal });

@@ -98,7 +98,7 @@ export async function checkStored(
   check: Check,
 ): Promise<{ files: number; bytes: number }> {
   const { op, onDamage } = check;
-  const plan = await planRead(backend, published, op, onDamage);
+  const plan = await planRead(backend, published, op, { onDamage });
   if (plan.manifest.totalBytes !== published.totalBytes) {
     const message = `the manifest of ${published.checkpointId} says ${published.totalBytes} bytes, its file list ${plan.manifest.totalBytes}`;
     onDamage(damage('damaged', message, {}));
