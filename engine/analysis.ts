@@ -2,7 +2,6 @@
  * What the processes of a container hold decides how CRIU is called: as few options as possible, each with its reason,
  * and every reason why it cannot be called at all, before anything is touched.
  */
-import type { Connection } from '../native/net/nft.ts';
 import { ownedSockets } from '../native/net/socket-kinds.ts';
 import { unixPeers } from '../native/net/unix-peers.ts';
 import type { CriuConfigOption } from '../native/criu/config-file.ts';
@@ -36,8 +35,8 @@ export interface Analysis {
   readonly criuConfig: readonly string[];
   /** CRIU will make `link_remap.*` files, which the diff of the rw layer must take in the post-dump script */
   readonly linkRemap: boolean;
-  /** connections whose state is dumped */
-  readonly establishedTcp: readonly Connection[];
+  /** local ports of its TCP sockets, each once */
+  readonly tcpPorts: readonly number[];
   /** network lock that CRIU will use */
   readonly networkLock: 'nftables' | 'skip';
   /** host pids of those that have descriptors or mappings of NVIDIA devices; what they are, the driver is asked */
@@ -124,7 +123,7 @@ function chooseTcp(
   request: AnalysisRequest,
   choice: Choice,
   warnings: string[],
-): Pick<Analysis, 'establishedTcp' | 'networkLock'> {
+): Pick<Analysis, 'tcpPorts' | 'networkLock'> {
   const owned = new Set(
     facts.processes.flatMap((process) => ownedSockets(process.hostPid).map((socket) => socket.inode)),
   );
@@ -156,8 +155,7 @@ function chooseTcp(
   if (request.tcp === 'keep' && request.after === 'stop' && connected.length > 0 && facts.networkNamespace.private) {
     warnings.push('the network namespace ends with the container: its connections cannot be restored, peers reconnect');
   }
-  const establishedTcp = request.tcp === 'close' ? [] : connected.map(({ local, remote }) => ({ local, remote }));
-  return { establishedTcp, networkLock };
+  return { tcpPorts: [...new Set(sockets.map(({ local }) => local.port))], networkLock };
 }
 
 function chooseHookMounts(facts: ContainerFacts, choice: Choice, refusals: string[]): readonly HookMount[] {

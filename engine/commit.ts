@@ -3,7 +3,6 @@
  * sizes and digests; the commit, outside the freeze, syncs every file, and writes metadata.json last. Until then the
  * directory is not a checkpoint, and whoever finds it may remove it.
  */
-import { constants } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CUDA_DIR, CUDA_FILES, METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
@@ -16,6 +15,7 @@ import type { GpuMemoryUse } from '../native/cuda/gpu-driver.ts';
 import type { CaptureOutcome } from './capture.ts';
 import { gpuMetadata, gpuStateFile } from './gpu/gpu-metadata.ts';
 import { bootId, type OperationPlan } from './operation.ts';
+import { openNoFollow, shareHandle } from './sharing.ts';
 
 /** Beside the directory, so that everything inside it belongs to the checkpoint. */
 export function draftPath(checkpointDir: string): string {
@@ -56,6 +56,7 @@ export function draftMetadata(
       after: plan.after,
       criuOptions: [...analysis.options.map(({ option, reason }) => ({ option, reason })), ...pluginsOff(plan)],
       phases: { ...phases, parts: { ...phases.parts } },
+      ...(analysis.tcpPorts.length === 0 ? {} : { tcpPorts: [...analysis.tcpPorts] }),
       ...(outcome.networkHold === undefined ? {} : { networkHold: outcome.networkHold }),
     },
     processes: facts.processes.map(({ hostPid, nsPid, parentHostPid, command, threads }) => ({
@@ -168,6 +169,8 @@ export interface CommitFacts {
   readonly uploadPending: boolean;
   /** signs what is about to be committed, by the text of its metadata */
   readonly sign?: (metadataText: string) => Promise<void>;
+  /** group that may read the files from now on; absent: root alone */
+  readonly groupId?: number | undefined;
 }
 
 /**
@@ -195,8 +198,8 @@ export async function commitCheckpoint(
     }
     const text = `${JSON.stringify(metadata, null, 1)}\n`;
     await facts.sign?.(text);
-    await syncTree(checkpointDir, op);
-    await writeLast(checkpointDir, METADATA_FILE, text);
+    await syncTree(checkpointDir, facts.groupId, op);
+    await writeLast(checkpointDir, METADATA_FILE, text, facts.groupId);
     await rm(draftPath(checkpointDir), { force: true });
     await syncPath(dirname(checkpointDir));
   } catch (error) {
@@ -211,11 +214,14 @@ export async function commitCheckpoint(
 }
 
 /** Temporary file, fsync, rename, fsync of the directory. */
-async function writeLast(dir: string, name: string, text: string): Promise<void> {
+async function writeLast(dir: string, name: string, text: string, groupId: number | undefined): Promise<void> {
   const temporary = join(dir, `.${name}.tmp`);
   const file = await open(temporary, 'w', 0o600);
   try {
     await file.writeFile(text);
+    if (groupId !== undefined) {
+      await shareHandle(file, 'file', groupId);
+    }
     await file.sync();
   } finally {
     await file.close();
@@ -224,18 +230,22 @@ async function writeLast(dir: string, name: string, text: string): Promise<void>
   await syncPath(dir);
 }
 
-async function syncTree(dir: string, op: Op): Promise<void> {
+/** Files before their directory: what the group cannot enter yet need not be whole. */
+async function syncTree(dir: string, groupId: number | undefined, op: Op): Promise<void> {
   for (const entry of await readdir(dir, { withFileTypes: true })) {
     op.signal.throwIfAborted();
     const path = join(dir, entry.name);
-    await (entry.isDirectory() ? syncTree(path, op) : syncPath(path));
+    await (entry.isDirectory() ? syncTree(path, groupId, op) : syncPath(path, 'file', groupId));
   }
-  await syncPath(dir);
+  await syncPath(dir, 'dir', groupId);
 }
 
-async function syncPath(path: string): Promise<void> {
-  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+async function syncPath(path: string, kind: 'file' | 'dir' = 'dir', groupId?: number): Promise<void> {
+  const file = await openNoFollow(path);
   try {
+    if (groupId !== undefined) {
+      await shareHandle(file, kind, groupId);
+    }
     await file.sync();
   } finally {
     await file.close();

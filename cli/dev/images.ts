@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream, existsSync, readdirSync, statSync } from 'node:fs';
 import { mkdir, mkdtemp, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 
 import { KybernateError } from '../../core/errors.ts';
@@ -14,7 +14,15 @@ import { runExeca } from '../../native/run/run-execa.ts';
 import type { Env } from '../setup/programs.ts';
 import { cacheDir } from './paths.ts';
 import type { Containerd } from './containerd-client.ts';
-import { filesBelow, hostFile, planRootfs, type RootfsPlan, withLibraries, writeRootfs } from './rootfs.ts';
+import {
+  filesBelow,
+  hostFile,
+  planRootfs,
+  type RootfsPlan,
+  sharedLibraries,
+  withLibraries,
+  writeRootfs,
+} from './rootfs.ts';
 
 /** Part of every key: raise it when the same files would give another archive. */
 const FORMAT = 3;
@@ -37,6 +45,14 @@ interface ImageSpec {
 
 const PATH = 'PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
+/** Parts of the C library that have moved into libc.so.6: what was built before still names them, a GPU driver does. */
+async function emptyLibraries(program: string): Promise<string[]> {
+  const libc = (await sharedLibraries([program])).find((path) => path.endsWith('/libc.so.6'));
+  return libc === undefined
+    ? []
+    : ['libdl.so.2', 'libpthread.so.0', 'librt.so.1'].map((name) => join(dirname(libc), name)).filter(existsSync);
+}
+
 async function pythonFiles(): Promise<string[]> {
   const python = hostFile('/usr/bin/python3');
   const library = readdirSync('/usr/lib').find((name) => /^python3\.\d+$/.test(name));
@@ -44,7 +60,7 @@ async function pythonFiles(): Promise<string[]> {
     throw new KybernateError('Incompatible', 'no /usr/lib/python3.*; run `kybernate setup`');
   }
   const files = filesBelow(join('/usr/lib', library), PYTHON_SKIP).filter((path) => !path.includes('/config-3.'));
-  return withLibraries([python], files);
+  return withLibraries([python], [...files, ...(await emptyLibraries(python))]);
 }
 
 export const IMAGES = {

@@ -55,6 +55,8 @@ export const metadata = z.object({
     after: z.enum(['resume', 'hold', 'stop']),
     criuOptions: z.array(z.object({ option: z.string(), reason: z.string() })),
     phases: phaseTimes,
+    /** local ports of its TCP sockets */
+    tcpPorts: z.array(z.int().min(0).max(65_535)).optional(),
     /** the connections stay locked by this nftables table of the source's network namespace until the restore */
     networkHold: z.object({ table: z.string(), networkNamespace: z.string() }).optional(),
   }),

@@ -70,6 +70,20 @@ describe('mapDevices', () => {
       ['A>D', 'B>C'],
     ],
     [
+      'who finds its own device taken moves to another',
+      { target: [target('A', { memoryFreeBytes: GIB }), target('B')] },
+      ['A>B'],
+    ],
+    [
+      'one that holds nothing makes room for one that cannot stay',
+      {
+        captured: [captured('A'), captured('B', { usedBytes: 0 })],
+        visible: [['A', 'B']],
+        target: [target('A', { memoryFreeBytes: GIB }), target('B')],
+      },
+      ['A>B', 'B>A'],
+    ],
+    [
       'only devices that the container was given count',
       { target: [target('A'), target('B')], allowed: new Set(['B']) },
       ['A>B'],
@@ -150,7 +164,7 @@ describe('mapDevices', () => {
       input({ target: [target('A', { mig: true, memoryFreeBytes: 0, memoryTotalBytes: GIB, name: 'L4' })] }),
     );
 
-    expect(reasons).toHaveLength(4);
+    expect(reasons.join()).toMatch(/MIG.*is L4.*bytes of memory.*bytes free/);
   });
 });
 

@@ -59,34 +59,58 @@ export function mapDevices(input: DeviceMapInput): DeviceMap {
   const places = new Map<string, string>();
   const target = new Map(input.target.map((device) => [device.uuid, device]));
   takeWanted(input, captured, target, places, reasons);
-  const takesPart = ({ uuid }: { uuid: string }): boolean => input.allowed?.has(uuid) ?? true;
+  const kept = placeOthers(input, new Map(places), true);
+  // Devices that hold nothing may have to make room for one that cannot stay.
+  const moved = kept.reasons.length === 0 ? kept : placeOthers(input, new Map(places), false);
+  const found = moved.reasons.length === 0 ? moved : kept;
+  const pairs = input.captured.flatMap(({ uuid: from }) => {
+    const to = found.places.get(from);
+    return to === undefined ? [] : [{ from, to }];
+  });
+  const wrong = pairs.flatMap((pair) => pairReasons(pair, captured, target));
+  return { pairs, reasons: [...reasons, ...found.reasons, ...wrong] };
+}
+
+/**
+ * Places for those that nobody spoke of.
+ * @param places those that are decided; completed
+ * @param stay whoever can keeps its device, before any other chooses
+ */
+function placeOthers(
+  input: DeviceMapInput,
+  places: Map<string, string>,
+  stay: boolean,
+): { readonly places: ReadonlyMap<string, string>; readonly reasons: readonly string[] } {
+  const reasons: string[] = [];
   const taken = new Set(places.values());
-  for (const device of input.captured) {
-    const same = target.get(device.uuid);
-    if (!places.has(device.uuid) && same !== undefined && takesPart(same) && !taken.has(same.uuid)) {
-      places.set(device.uuid, same.uuid);
-      taken.add(same.uuid);
+  const usable = input.target.filter(({ uuid }) => input.allowed?.has(uuid) ?? true);
+  const place = (device: CapturedGpu, to: TargetGpu): void => {
+    places.set(device.uuid, to.uuid);
+    taken.add(to.uuid);
+  };
+  const own = (device: CapturedGpu): TargetGpu | undefined =>
+    usable.find(({ uuid }) => uuid === device.uuid && !taken.has(uuid));
+  for (const device of stay ? input.captured.filter(({ uuid }) => !places.has(uuid)) : []) {
+    const same = own(device);
+    if (same !== undefined && unfit(device, same).length === 0) {
+      place(device, same);
     }
   }
   // The greediest first: it has the smallest choice.
   const homeless = input.captured.filter(({ uuid }) => !places.has(uuid)).sort((a, b) => b.usedBytes - a.usedBytes);
   for (const device of homeless) {
-    const free = input.target.filter((candidate) => takesPart(candidate) && !taken.has(candidate.uuid));
-    const chosen = free
+    const free = usable.filter(({ uuid }) => !taken.has(uuid));
+    const fit = free
       .filter((candidate) => unfit(device, candidate).length === 0)
-      .sort((a, b) => b.memoryFreeBytes - a.memoryFreeBytes)[0];
+      .sort((a, b) => b.memoryFreeBytes - a.memoryFreeBytes);
+    const chosen = fit.find(({ uuid }) => uuid === device.uuid) ?? fit[0];
     if (chosen === undefined) {
       reasons.push(noPlace(device, free));
     } else {
-      places.set(device.uuid, chosen.uuid);
-      taken.add(chosen.uuid);
+      place(device, chosen);
     }
   }
-  const pairs = input.captured.flatMap(({ uuid: from }) => {
-    const to = places.get(from);
-    return to === undefined ? [] : [{ from, to }];
-  });
-  return { pairs, reasons: [...reasons, ...pairs.flatMap((pair) => pairReasons(pair, captured, target))] };
+  return { places, reasons };
 }
 
 function takeWanted(

@@ -48,6 +48,8 @@ export interface RestorePlan {
    * before the restore and written back after it; `set` is the name that the new specification asks for.
    */
   readonly hostname?: { readonly keep: string } | { readonly set: string };
+  /** network namespace that was there before the container, and the ports that the restore takes there */
+  readonly sharedNetwork?: { readonly path: string; readonly ports: readonly number[] };
   /** nftables table that holds the kept connections back; to be deleted after the restore */
   readonly networkHoldTable?: string;
   readonly warnings: readonly string[];
@@ -95,9 +97,17 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
       .map((line) => `${line}\n`)
       .join(''),
     ...(hostname === undefined ? {} : { hostname }),
+    ...sharedNetwork(spec, input.metadata?.capture.tcpPorts ?? []),
     ...(hold === undefined ? {} : { networkHoldTable: hold.table }),
     warnings,
   };
+}
+
+/** Without a namespace of its own in the specification a container has the network of its creator. */
+function sharedNetwork(spec: OciSpec, ports: readonly number[]): Pick<RestorePlan, 'sharedNetwork'> {
+  const network = spec.linux?.namespaces?.find(({ type }) => type === 'network');
+  const path = network === undefined ? '/proc/self/ns/net' : network.path;
+  return path === undefined || ports.length === 0 ? {} : { sharedNetwork: { path, ports } };
 }
 
 /** Flags that a restore must repeat because the dump had them. Of a bare image nothing is known: allow what is harmless. */

@@ -98,7 +98,11 @@ describe('a plan for the GPUs of a restore', () => {
       { driver: driver({ apiVersion: 12_080 }), map: [{ from: A, to: B }] },
       /API 12080 cannot restore onto another GPU/,
     ],
-    ['VRAM promised to others', { vram: new Map([[A, 850 * MIB]]) }, /GPU-a has 52428800 bytes free/],
+    [
+      'VRAM promised to others',
+      { vram: new Map([A, B].map((uuid) => [uuid, 850 * MIB])) },
+      /GPU-a has 52428800 bytes free/,
+    ],
     ['memory promised to others', { memoryBytes: 2 ** 50 }, /n1 has 0 bytes of memory left, \d+ are needed/],
     ['no word of its GPUs', { metadata: { ...GPU, gpu: undefined } }, /does not say on which/],
   ])('gives %s as a reason', async (_title, given, why) => {

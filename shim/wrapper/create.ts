@@ -15,6 +15,7 @@ import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
 import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
 import { applyDevShm, applyRootfs } from '../../engine/rootfs-apply.ts';
 import { deleteTable } from '../../native/net/nft.ts';
+import { endTimeWait } from '../../native/net/time-wait.ts';
 import { exists, replaceFile } from './files.ts';
 import { readHostname, writeHostname } from './hostname.ts';
 import { type Job, type WrapperDeps, containerOf, timed } from './job.ts';
@@ -110,6 +111,9 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
   }
   job.specReplaced = true;
   replaceFile(job.configFile, JSON.stringify(plan.spec));
+  if (plan.sharedNetwork !== undefined) {
+    await endTimeWait(deps.run, plan.sharedNetwork.path, plan.sharedNetwork.ports);
+  }
   const initHostPid = await timed(parts, 'runcMs', () => runRestore(deps, job, prepared, plan));
   if (job.hostname !== undefined) {
     await writeHostname(deps.run, job.hostname.namespacePath, job.hostname.name);

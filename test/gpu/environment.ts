@@ -213,11 +213,7 @@ export class Environment {
       throw new Error('there is no node worker to kill');
     }
     process.kill(record.pid, 'SIGKILL');
-    await until(
-      'the end of the worker',
-      30_000,
-      () => findDaemon(this.#dev.paths.dir, 'worker-node') === undefined,
-    );
+    await until('the end of the worker', 30_000, () => findDaemon(this.#dev.paths.dir, 'worker-node') === undefined);
   }
 
   /** Starts what has ended. */

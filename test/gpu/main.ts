@@ -83,6 +83,10 @@ async function runCases(
       console.log(JSON.stringify(result));
       // After every case: a run that is ended from outside leaves what it has.
       writeResults(outDir, machine, results, notRun);
+      if (!result.passed) {
+        // It may have failed while its worker was killed.
+        await env.startWorkers();
+      }
     }
   } finally {
     if (!keep) {

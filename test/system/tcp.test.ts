@@ -109,6 +109,29 @@ test('a checkpoint with open connections does not disturb them, and tcp close el
   }
 });
 
+test('connections within the container go on where it came from, beside what its closed ones left', async () => {
+  const network = await makeNetworkNamespace('kybpairs', 14);
+  const rounds = async (id: string): Promise<number> =>
+    (await stack.readJson<{ rounds: number }>(id, '/tmp/state.json')).rounds;
+  try {
+    const flags = [...workload(), '--with-ns', `network:${network.path}`];
+    await stack.runContainer('pairs', PYTHON, ['/usr/bin/python3', '/w/pairs.py'], flags);
+    await until('traffic', async () => (await rounds('pairs')) > 20);
+
+    const { checkpointId } = await stack.checkpoint('pairs', { after: 'stop', tcp: 'keep' });
+    await stack.removeContainer('pairs');
+    await stack.restore(checkpointId, 'pairs-back', { tcp: 'keep', networkNamespace: network.path });
+
+    const first = await rounds('pairs-back');
+    await until('traffic after the restore', async () => (await rounds('pairs-back')) > first + 20);
+    expect(first).toBeGreaterThan(20);
+  } finally {
+    await stack.removeContainer('pairs');
+    await stack.removeContainer('pairs-back');
+    await network.remove();
+  }
+});
+
 function answers(host: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host, port: PORT, timeout: 500 });

@@ -3,8 +3,8 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 
 import type { Case, CaseContext } from '../case.ts';
-import { assert, assertEqual, BUSYBOX } from '../environment.ts';
-import { gpuFlags, startVram, vramState } from '../gpu-container.ts';
+import { assert, assertEqual, BUSYBOX, PYTHON } from '../environment.ts';
+import { gpuFlags, startVram, vramState, workDir } from '../gpu-container.ts';
 import { assertGoesOn, errorType, recordCheckpoint, recordRestore } from '../gpu-state.ts';
 
 async function starts(context: CaseContext): Promise<void> {
@@ -157,6 +157,34 @@ async function throughCtr(context: CaseContext): Promise<void> {
   await assertGoesOn(context, id, state);
 }
 
+/** The program is told before the lock and after the unlock, in the container. */
+async function hooked(context: CaseContext): Promise<void> {
+  const { env } = context;
+  const { id, state } = await startVram(context, [256]);
+  const shell = (script: string): { command: string[] } => ({ command: ['/bin/sh', '-c', script] });
+  const gpu = { quiesce: shell('echo quiesced >> /tmp/hooks'), resume: shell('echo resumed >> /tmp/hooks') };
+  await env.checkpoint(id, { gpu });
+  await assertGoesOn(context, id, state);
+  assertEqual(await env.read(id, '/tmp/hooks'), 'quiesced\nresumed\n', 'hooks');
+}
+
+/** Its image and specification know nothing of a driver: our runtime gives it devices, rules and libraries. */
+async function coldStart(context: CaseContext): Promise<void> {
+  const { env, machine } = context;
+  const visible = `NVIDIA_VISIBLE_DEVICES=${machine.gpus[0]?.uuid}`;
+  const work = `type=bind,src=${workDir()},dst=/work,options=bind:ro:rprivate`;
+  const flags = ['--runtime', 'io.containerd.runc.kybernate.v1', '--env', visible, '--mount', work];
+  const id = await env.run('cold', PYTHON, ['/usr/bin/python3', '/work/src/driver-api.py', '256'], flags);
+  const state = await vramState(env, id);
+  await env.checkpoint(id);
+  await assertGoesOn(context, id, state);
+  const { checkpointId } = await env.checkpoint(id, { after: 'stop' });
+  await env.remove(id);
+  const restored = await env.restore(checkpointId, 'cold-back');
+  await assertGoesOn(context, restored.id, state);
+  recordRestore(context, 'restore', restored);
+}
+
 const gpu = (name: string, run: Case['run'], timeoutMs = 90_000): Case => ({ name, needs: 'gpu', timeoutMs, run });
 /** Only a driver can say no. */
 const realGpu = (name: string, run: Case['run'], timeoutMs = 90_000): Case => ({
@@ -178,4 +206,6 @@ export const CUDA_CASES: readonly Case[] = [
   realGpu('gpu-shared', shared),
   realGpu('gpu-rehearse', rehearsed),
   gpu('gpu-ctr-checkpoint', throughCtr),
+  realGpu('gpu-hooks', hooked),
+  realGpu('gpu-cold-start', coldStart),
 ];

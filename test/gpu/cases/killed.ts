@@ -43,6 +43,7 @@ function workerKilled({ step, state: when }: Moment): Case['run'] {
     await untilStep(context, id, step, when);
     const ended = env.killNodeWorker();
     const killed = performance.now();
+    await untilStep(context, id, 'gpu-restored', 'done');
     await untilUnlocked(context, id, RECOVERY_MS);
     await ended;
     await assertGoesOn(context, id, state);
