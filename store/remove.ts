@@ -1,20 +1,19 @@
 /*
- * Deletes a checkpoint from a store: the manifest first, then the packs that nobody else needs, at once, so that `rm`
- * frees space. Where it cannot be sure that nobody needs a pack, the pack stays for the garbage collection.
+ * Deletes checkpoints from a store: the manifests first, then the packs that nobody else needs, at once where that is
+ * certain, so that `rm` frees space. It is certain when nobody uploads: then no lease has to be waited for, and one mark
+ * suffices. Otherwise the packs stay for the garbage collection, which waits (gc/collect.ts).
  */
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
-import { findManifest, manifestIds } from './catalog.ts';
-import { checkpointOfManifest, condemnedKey, damagedKey, indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
-import { readCondemned, writeCondemned } from './condemned.ts';
-import { LEASE_MS, liveLeases } from './lease.ts';
-import { forEachLimit } from './limit.ts';
-
-const PARALLEL_CALLS = 8;
-/** Half-made objects older than this belong to writers that are dead. */
-const STALE_MS = 86_400_000;
+import { findManifest } from './catalog.ts';
+import { condemnedIds, newCondemnedId, readCondemned, writeCondemned } from './condemned.ts';
+import { deleteListed, inFuture, pairsOf } from './gc/collect.ts';
+import { mayPublish } from './gc/find.ts';
+import { markUsedPacks, type Marks } from './gc/mark.ts';
+import { checkpointOfManifest, condemnedKey, manifestKey, PREFIX } from './keys.ts';
+import { LEASE_MS, liveLeases, type LeaseInfo } from './lease.ts';
 
 export interface Removed {
   /** size of the packs that were deleted */
@@ -30,41 +29,122 @@ export interface Removed {
  * @throws CheckpointNotFound, StorageUnavailable, StorageDenied; InvalidInput for an id that is none
  */
 export async function removeCheckpoint(backend: Backend, checkpointId: string, op: Op): Promise<Removed> {
-  const { signal } = op;
-  const condemnedId = `rm-${parseCheckpointId(checkpointId)}`;
-  const packs =
-    (await packsOf(backend, checkpointId, op)) ?? (await readCondemned(backend, condemnedId, signal))?.packs;
-  if (packs === undefined) {
+  const [removed] = await removeCheckpoints(backend, [checkpointId], op);
+  if (removed === undefined) {
     throw new KybernateError('CheckpointNotFound', `${backend.url} has no checkpoint ${checkpointId}`, {
       details: { checkpointId, store: backend.url },
     });
   }
+  return removed;
+}
+
+/**
+ * Removes several with one mark. A pack that several of them hold counts for the first.
+ * @returns by place in `checkpointIds`; undefined where the store has no such checkpoint
+ */
+export async function removeCheckpoints(
+  backend: Backend,
+  checkpointIds: readonly string[],
+  op: Op,
+): Promise<Array<Removed | undefined>> {
+  const sentences: Array<Sentence | undefined> = [];
+  for (const id of checkpointIds.map(parseCheckpointId)) {
+    sentences.push(await hideAndCondemn(backend, id, op));
+  }
+  if (sentences.every((sentence) => sentence === undefined)) {
+    return checkpointIds.map(() => undefined);
+  }
+  // After the lists: who is not seen here sees them. Then the mark: what was published meanwhile counts.
+  const leases = await liveLeases(backend, op.signal);
+  const marks = await marksUnlessUploading(backend, leases, op);
+  const deleted = new Set<string>();
+  const removed: Array<Removed | undefined> = [];
+  for (const sentence of sentences) {
+    removed.push(sentence && (await execute(backend, sentence, { leases, marks, deleted }, op)));
+  }
+  return removed;
+}
+
+interface Sentence {
+  readonly checkpointId: string;
+  readonly listId: string;
+  /** lists of calls that were cut off */
+  readonly older: readonly string[];
+  readonly packs: ReadonlyArray<readonly [id: string, bytes: number]>;
+  /** what else lies beside the manifest */
+  readonly keys: string[];
+  readonly validUntil: string;
+}
+
+/** The manifest goes, and what it named is absent to writers. undefined when there is nothing of this id to remove. */
+async function hideAndCondemn(backend: Backend, checkpointId: string, op: Op): Promise<Sentence | undefined> {
+  const { signal } = op;
+  const stem = `rm-${checkpointId}`;
+  const older = await condemnedIds(backend, stem, signal);
+  const packs = new Map<string, number>();
+  for (const id of older) {
+    pairsOf(await readCondemned(backend, id, signal)).forEach(([pack, bytes]) => packs.set(pack, bytes));
+  }
+  const named = await packsOf(backend, checkpointId, op);
+  if (named === undefined && older.length === 0) {
+    return undefined;
+  }
+  named?.forEach(([pack, bytes]) => packs.set(pack, bytes));
   await backend.delete(manifestKey(checkpointId), { signal });
-  await removeFileLists(backend, checkpointId, signal);
-  const validUntil = new Date(Date.now() + LEASE_MS).toISOString();
-  await writeCondemned(backend, condemnedId, { packs: [...packs], validUntil }, signal);
-  const unused = await unusedPacks(backend, checkpointId, packs, op);
-  let freedBytes = 0;
-  await forEachLimit(unused, PARALLEL_CALLS, signal, async (pack) => {
-    const bytes = (await backend.head(packKey(pack), { signal }))?.bytes ?? 0;
-    await backend.delete(packKey(pack), { signal });
-    await backend.delete(indexKey(pack), { signal });
-    await backend.delete(damagedKey(pack), { signal });
-    freedBytes += bytes;
-    op.progress({ phase: 'deleting', bytesDone: freedBytes });
-  });
-  await backend.delete(condemnedKey(condemnedId), { signal });
-  const swept = await backend.sweep(STALE_MS, { signal });
-  const keptPacks = packs.length - unused.length;
-  op.log.info({ checkpointId, freedBytes, keptPacks, swept }, 'checkpoint removed from the store');
+  const keys: string[] = [];
+  for await (const { key } of backend.list(`${PREFIX.checkpoints}${checkpointId}/`, { signal })) {
+    if (checkpointOfManifest(key) === undefined) {
+      keys.push(key);
+    }
+  }
+  const listId = newCondemnedId(stem);
+  const validUntil = inFuture(LEASE_MS);
+  const list = { packs: [...packs.keys()], bytes: [...packs.values()], keys, validUntil };
+  await writeCondemned(backend, listId, list, signal);
+  return { checkpointId, listId, older, packs: [...packs], keys, validUntil };
+}
+
+interface Scene {
+  readonly leases: readonly LeaseInfo[];
+  /** undefined: nobody can say what is needed */
+  readonly marks: Marks | undefined;
+  /** packs that went with an earlier checkpoint of the same call */
+  readonly deleted: Set<string>;
+}
+
+async function execute(backend: Backend, sentence: Sentence, scene: Scene, op: Op): Promise<Removed> {
+  const { checkpointId, listId, older, validUntil } = sentence;
+  const { leases, marks, deleted } = scene;
+  const read = leases.some((lease) => lease.purpose === 'read' && lease.checkpointId === checkpointId);
+  const certain = marks !== undefined && !read;
+  const unused = certain ? sentence.packs.filter(([pack]) => !marks.isUsed(pack)) : [];
+  const fresh = unused.filter(([pack]) => !deleted.has(pack));
+  const inUse = read || leases.some((lease) => mayPublish(lease, checkpointId));
+  const published = inUse || (await backend.head(manifestKey(checkpointId), { signal: op.signal })) !== undefined;
+  const keys = published ? [] : sentence.keys;
+  await deleteListed(backend, { keys, validUntil }, fresh, op);
+  fresh.forEach(([pack]) => deleted.add(pack));
+  await backend.delete(condemnedKey(listId), { signal: op.signal });
+  if (certain) {
+    // Whoever wrote them has found the same packs unused, if any: they are deleted, so it can do no more harm.
+    for (const id of older) {
+      await backend.delete(condemnedKey(id), { signal: op.signal });
+    }
+  }
+  const freedBytes = fresh.reduce((sum, [, bytes]) => sum + bytes, 0);
+  const keptPacks = sentence.packs.length - unused.length;
+  op.log.info({ checkpointId, freedBytes, keptPacks }, 'checkpoint removed from the store');
   return { freedBytes, keptPacks };
 }
 
 /** undefined when there is no manifest; none for one that cannot be read: its packs are left to the collection. */
-async function packsOf(backend: Backend, checkpointId: string, op: Op): Promise<string[] | undefined> {
+async function packsOf(
+  backend: Backend,
+  checkpointId: string,
+  op: Op,
+): Promise<ReadonlyArray<readonly [string, number]> | undefined> {
   try {
-    const manifest = await findManifest(backend, checkpointId, op.signal);
-    return manifest?.packs.map(([id]) => id);
+    return (await findManifest(backend, checkpointId, op.signal))?.packs;
   } catch (error) {
     if (!isKybernateError(error, 'CheckpointCorrupt')) {
       throw error;
@@ -74,42 +154,23 @@ async function packsOf(backend: Backend, checkpointId: string, op: Op): Promise<
   }
 }
 
-async function removeFileLists(backend: Backend, checkpointId: string, signal: AbortSignal): Promise<void> {
-  for await (const { key } of backend.list(`${PREFIX.checkpoints}${checkpointId}/`, { signal })) {
-    if (checkpointOfManifest(key) === undefined) {
-      await backend.delete(key, { signal });
-    }
-  }
-}
-
-/** Of condemned packs those that no manifest names, while no lease lives that could name one. */
-async function unusedPacks(
+async function marksUnlessUploading(
   backend: Backend,
-  checkpointId: string,
-  packs: readonly string[],
+  leases: readonly LeaseInfo[],
   op: Op,
-): Promise<string[]> {
-  const leases = await liveLeases(backend, op.signal);
-  const inTheWay = leases.filter((lease) => lease.purpose === 'upload' || lease.checkpointId === checkpointId);
-  if (inTheWay.length > 0) {
-    op.log.info({ checkpointId, leases: inTheWay.map(({ id }) => id) }, 'packs stay: somebody may be using them');
-    return [];
+): Promise<Marks | undefined> {
+  const uploads = leases.filter(({ purpose }) => purpose === 'upload');
+  if (uploads.length > 0) {
+    op.log.info({ leases: uploads.map(({ id }) => id) }, 'packs stay: somebody may be about to use them');
+    return undefined;
   }
-  const unused = new Set(packs);
   try {
-    // After the leases: what was published by a holder that we no longer see is listed now.
-    await forEachLimit(manifestIds(backend, op.signal), PARALLEL_CALLS, op.signal, async (id) => {
-      const other = await findManifest(backend, id, op.signal);
-      for (const [pack] of other?.packs ?? []) {
-        unused.delete(pack);
-      }
-    });
+    return await markUsedPacks(backend, op);
   } catch (error) {
     if (!isKybernateError(error, 'CheckpointCorrupt')) {
       throw error;
     }
-    op.log.warn({ checkpointId, reason: error.message }, 'packs stay: another manifest cannot be read');
-    return [];
+    op.log.warn({ reason: error.message }, 'packs stay: another manifest cannot be read');
+    return undefined;
   }
-  return [...unused];
 }

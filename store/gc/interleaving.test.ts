@@ -1,0 +1,167 @@
+/*
+ * Uploads, fetches, removals and collections on one store, at random interleavings, with deaths between any two calls:
+ * no published checkpoint ever loses anything, no reader meets a gap, and nothing is left when all is quiet.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import type { Manifest } from '../../core/checkpoint/manifest.ts';
+import { isKybernateError, type ErrorType } from '../../core/errors.ts';
+import { makeCheckpoint, noise, testOp } from '../../test/harness/checkpoint-dir.ts';
+import { collect } from '../../test/harness/collect.ts';
+import { Interleaving, randomOf } from '../../test/harness/interleaving.ts';
+import { times } from '../../test/harness/soak.ts';
+import type { Backend } from '../backend/backend.ts';
+import { openLocalBackend } from '../backend/local.ts';
+import { listCheckpoints } from '../catalog.ts';
+import { fetchCheckpoint } from '../fetch.ts';
+import { publishManifest } from '../publish.ts';
+import { removeCheckpoint } from '../remove.ts';
+import { uploadCheckpoint } from '../upload.ts';
+import { verifyRemote } from '../verify.ts';
+
+const IDS = ['ck-a', 'ck-b', 'ck-c'];
+const OPERATIONS = 24;
+const AT_ONCE = 5;
+
+interface Source {
+  readonly checkpointId: string;
+  readonly dir: string;
+  readonly manifest: Manifest;
+}
+
+let root = '';
+const sources: Source[] = [];
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), 'kybernate-interleaving-'));
+  // Every checkpoint shares some files with others; of each id there are two of different content.
+  for (const [index, checkpointId] of IDS.entries()) {
+    for (const variant of [0, 1]) {
+      const dir = join(root, `${checkpointId}-${variant}`);
+      const parts = [index, index + variant, 7 + variant].map((part): [string, Buffer] => [
+        `criu/part-${part}.img`,
+        noise(3000, `part ${part}`),
+      ]);
+      const manifest = await makeCheckpoint(dir, checkpointId, Object.fromEntries(parts));
+      sources.push({ checkpointId, dir, manifest });
+    }
+  }
+});
+afterAll(() => rm(root, { recursive: true, force: true }));
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
+});
+afterEach(() => vi.useRealTimers());
+
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function ending(expected: readonly ErrorType[], act: () => Promise<unknown>): Promise<boolean> {
+  try {
+    await act();
+    return true;
+  } catch (error) {
+    if (isKybernateError(error) && expected.includes(error.type)) {
+      return error.type !== 'StorageUnavailable';
+    }
+    throw error;
+  }
+}
+
+/** As the activity does: an error that may pass is tried again. */
+async function upload(backend: Backend, source: Source, ledgerPath: string): Promise<void> {
+  const request = { ...source, ledgerPath, backend, op: testOp(), packBytes: 4000 };
+  for (;;) {
+    const done = await ending(['StorageUnavailable', 'InvalidInput'], async () => {
+      await uploadCheckpoint(request);
+      await publishManifest(request);
+    });
+    if (done) {
+      return;
+    }
+    await sleep(30_000);
+  }
+}
+
+async function operate(world: Interleaving, random: () => number, number: number): Promise<void> {
+  const pick = random();
+  const source = sources[Math.floor(random() * sources.length)];
+  if (source === undefined) {
+    return;
+  }
+  const { checkpointId } = source;
+  const place = join(root, `${number}-${Math.floor(random() * 1e9)}`);
+  const op = testOp();
+  if (pick < 0.4) {
+    world.start(`upload-${number} ${checkpointId}`, (backend) => upload(backend, source, `${place}.ledger`));
+  } else if (pick < 0.6) {
+    world.start(`rm-${number} ${checkpointId}`, async (backend) => {
+      await ending(['CheckpointNotFound'], () => removeCheckpoint(backend, checkpointId, op));
+    });
+  } else if (pick < 0.75) {
+    world.start(`fetch-${number} ${checkpointId}`, async (backend) => {
+      await ending(['CheckpointNotFound'], () => fetchCheckpoint({ checkpointId, backend, destDir: place, op }));
+    });
+  } else {
+    world.start(`gc-${number}`, async (backend) => {
+      await collect(backend, `c${number}`, op, sleep);
+    });
+  }
+}
+
+async function keysOf(backend: Backend, prefix: string): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const { key } of backend.list(prefix)) {
+    keys.push(key);
+  }
+  return keys;
+}
+
+async function play(seed: number): Promise<void> {
+  const random = randomOf(seed);
+  const raw = await openLocalBackend(join(root, `store-${seed}`));
+  const world = new Interleaving(raw, random, (ms) => vi.advanceTimersByTimeAsync(ms));
+  let started = 0;
+  while ((started < OPERATIONS || world.running > 0) && world.violations.length === 0) {
+    while (started < OPERATIONS && world.running < AT_ONCE) {
+      started += 1;
+      await operate(world, random, started);
+    }
+    if (random() < 0.004) {
+      world.kill();
+    }
+    await world.step();
+  }
+  expect({ seed, violations: world.violations, trace: world.violations.length === 0 ? [] : world.trace }).toEqual({
+    seed,
+    violations: [],
+    trace: [],
+  });
+
+  // All is quiet: leases and lists of the dead run out, and one more collection leaves nothing.
+  await vi.advanceTimersByTimeAsync(30 * 3_600_000);
+  await collect(raw, 'last', testOp(), (ms) => vi.advanceTimersByTimeAsync(ms));
+  const { checkpoints, damaged } = await listCheckpoints(raw);
+  expect(damaged).toEqual([]);
+  const packs = new Set(checkpoints.flatMap(({ manifest }) => manifest.packs.map(([id]) => id)));
+  expect({ seed, packs: await keysOf(raw, 'packs/') }).toEqual({
+    seed,
+    packs: [...packs].sort().map((id) => `packs/${id}`),
+  });
+  expect(await keysOf(raw, 'index/')).toEqual([...packs].sort().map((id) => `index/${id}`));
+  expect([...(await keysOf(raw, 'leases/')), ...(await keysOf(raw, 'condemned/'))]).toEqual([]);
+  expect(await keysOf(raw, 'checkpoints/')).toHaveLength(checkpoints.length * 2);
+  for (const { checkpointId } of checkpoints) {
+    await verifyRemote({ checkpointId, backend: raw, op: testOp() });
+  }
+}
+
+describe('a store that many use at once', () => {
+  it('loses nothing that is published, and keeps nothing that is not', { timeout: 3_600_000 }, async () => {
+    const first = Number(process.env['SEED'] ?? 1);
+    for (let seed = first; seed < first + times(200); seed += 1) {
+      await play(seed);
+      await rm(join(root, `store-${seed}`), { recursive: true, force: true });
+    }
+  });
+});
