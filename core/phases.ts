@@ -26,7 +26,6 @@ export const RESTORE_PHASES = [
   'fetching',
   'creating',
   'restoring',
-  'restoring-gpu',
   'verifying',
 ] as const;
 
