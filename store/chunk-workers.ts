@@ -7,7 +7,7 @@ import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { KybernateError } from '../core/errors.ts';
-import { JOB_BYTES, runJob, type Job, type Result, type ResultOf } from './chunk-jobs.ts';
+import { JOB_BYTES, runJob, type DecodeJob, type Job, type Result, type ResultOf } from './chunk-jobs.ts';
 
 /** More threads outrun disks and networks, and each takes about 12 MiB. */
 const MAX_THREADS = 6;
@@ -50,12 +50,28 @@ interface Thread {
 
 const threads = new Set<Thread>();
 let idle: NodeJS.Timeout | undefined;
+let kept = false;
 
-function runOnThread(job: Job): Promise<Result> {
-  clearTimeout(idle);
+/**
+ * Starts the threads and keeps them for the life of the process: for one that gives up the right to read its own code.
+ * @throws Internal when they cannot be started
+ */
+export async function keepChunkThreads(): Promise<void> {
+  kept = true;
+  startThreads();
+  const nothing = (): DecodeJob => ({ kind: 'decode', stored: new Uint8Array(), chunks: [] });
+  await Promise.all([...threads].map(() => runOnThread(nothing())));
+}
+
+function startThreads(): void {
   while (threads.size < threadCount()) {
     threads.add(startThread());
   }
+}
+
+function runOnThread(job: Job): Promise<Result> {
+  clearTimeout(idle);
+  startThreads();
   const least = [...threads].reduce((best, thread) => (thread.jobs.length < best.jobs.length ? thread : best));
   return new Promise((resolve, reject) => {
     least.worker.ref();
@@ -97,7 +113,7 @@ function rest(thread: Thread): void {
     return;
   }
   thread.worker.unref();
-  if ([...threads].every(({ jobs }) => jobs.length === 0)) {
+  if (!kept && [...threads].every(({ jobs }) => jobs.length === 0)) {
     clearTimeout(idle);
     idle = setTimeout(() => {
       for (const { worker } of threads) {

@@ -15,25 +15,47 @@ const DENIED_NAMES = new Set([
   'CredentialsProviderError',
 ]);
 /** Damage on the way; a multipart upload that a lost reply had already completed: the same call works again. */
-const PASSING_NAMES = new Set(['BadDigest', 'RequestTimeout', 'IncompleteBody', 'SlowDown', 'NoSuchUpload']);
+const PASSING_NAMES = new Set([
+  'BadDigest',
+  'RequestTimeout',
+  'RequestTimeTooSkewed',
+  'IncompleteBody',
+  'SlowDown',
+  'NoSuchUpload',
+]);
 
 /** @param url of the store */
 export function toStorageError(url: string, what: string, error: unknown): unknown {
   if (error instanceof KybernateError) {
     return error;
   }
-  const name = nameOf(error);
-  const status = statusOf(error);
-  const text = `${what}: ${name}${status === undefined ? '' : ` (HTTP ${status})`}: ${messageOf(error)}`;
-  // A 404 that is not NoSuchKey is about the bucket, or (versitygw) the user.
-  const refused = DENIED_NAMES.has(name) || [301, 401, 403, 404].includes(status ?? 0);
-  if (refused && !PASSING_NAMES.has(name)) {
-    return storageDenied(url, text, error);
+  if (isRefusal(error)) {
+    return storageDenied(url, textOf(what, error), error);
   }
-  // 409 is S3's answer to two conditional writes at once.
-  const passing = status === undefined || status >= 500 || [408, 409, 429].includes(status) || PASSING_NAMES.has(name);
-  const type = passing ? 'StorageUnavailable' : 'Internal';
-  return new KybernateError(type, `${url} failed: ${text}`, { details: { url }, cause: error });
+  const type = isPassing(error) ? 'StorageUnavailable' : 'Internal';
+  return new KybernateError(type, `${url} failed: ${textOf(what, error)}`, { details: { url }, cause: error });
+}
+
+function textOf(what: string, error: unknown): string {
+  const status = statusOf(error);
+  return `${what}: ${nameOf(error)}${status === undefined ? '' : ` (HTTP ${status})`}: ${messageOf(error)}`;
+}
+
+/** It will not work until somebody changes something. A 404 that is not NoSuchKey is about the bucket, or the user. */
+function isRefusal(error: unknown): boolean {
+  const refused = DENIED_NAMES.has(nameOf(error)) || [301, 401, 403, 404].includes(statusOf(error) ?? 0);
+  return refused && !PASSING_NAMES.has(nameOf(error));
+}
+
+/** True for an error after which the same request may succeed: no answer at all, too busy, damaged on the way. */
+export function isPassing(error: unknown): boolean {
+  if (error instanceof KybernateError || isRefusal(error)) {
+    return false;
+  }
+  const status = statusOf(error);
+  // 409 is S3's answer to two conditional writes at once. An answer of 2xx that is an error was cut off.
+  const passing = status === undefined || status < 300 || status >= 500 || [408, 409, 429].includes(status);
+  return passing || PASSING_NAMES.has(nameOf(error));
 }
 
 export function storageDenied(url: string, text: string, cause: unknown): KybernateError {

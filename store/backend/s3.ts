@@ -1,7 +1,6 @@
 /*
- * S3, or a server that speaks it, as a store; the only file that does. The SDK retries what is worth it (two attempts,
- * with a pause) and checks what it uploads by CRC32; here its errors become ours, and silence is bounded: 2 attempts of
- * at most 6 s each.
+ * S3, or a server that speaks it, as a store; the only file that does. The SDK checks what it uploads by CRC32; here its
+ * errors become ours, and silence is bounded: 2 attempts of at most 6 s each (s3-retry.ts).
  */
 import {
   AbortMultipartUploadCommand,
@@ -12,7 +11,7 @@ import {
   HeadBucketCommand,
   HeadObjectCommand,
   ListMultipartUploadsCommand,
-  paginateListObjectsV2,
+  ListObjectsV2Command,
   PutObjectCommand,
   S3Client,
   UploadPartCommand,
@@ -20,6 +19,7 @@ import {
   type GetObjectCommandOutput,
 } from '@aws-sdk/client-s3';
 import { forEachLimit } from '../limit.ts';
+import { retrying } from './s3-retry.ts';
 import { nameOf, statusOf, storageDenied, toStorageError } from './s3-errors.ts';
 import { checkKey, type Backend, type ByteRange, type CallOptions, type ObjectInfo } from './backend.ts';
 
@@ -29,7 +29,6 @@ const MULTIPART_FROM_BYTES = 96 * MiB;
 /** S3's limit is 10,000 parts of at least 5 MiB: the part grows with the object. */
 const MAX_PARTS = 9000;
 const PARALLEL_PARTS = 4;
-const ATTEMPTS = 2;
 const CONNECT_TIMEOUT_MS = 3000;
 /** Below 6000: from there on the SDK starts this clock 3 s late. */
 const IDLE_TIMEOUT_MS = 5900;
@@ -48,7 +47,7 @@ export function openS3Backend(bucket: string, prefix: string, settings: S3Settin
     region: settings.region ?? 'us-east-1',
     ...(settings.endpoint === undefined ? {} : { endpoint: settings.endpoint, forcePathStyle: true }),
     ...(settings.credentials === undefined ? {} : { credentials: settings.credentials }),
-    maxAttempts: ATTEMPTS,
+    maxAttempts: 1,
     requestHandler: { connectionTimeout: CONNECT_TIMEOUT_MS, socketTimeout: IDLE_TIMEOUT_MS },
   });
   return new S3Backend(client, bucket, prefix);
@@ -74,13 +73,12 @@ class S3Backend implements Backend {
 
   async put(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<void> {
     const at = this.#at(key, signal);
-    await this.#attempt(`put ${key}`, signal, async () => {
-      if (bytes.length < MULTIPART_FROM_BYTES) {
-        await this.#client.send(new PutObjectCommand({ ...at, Body: bytes }), abortOn(signal));
-        return;
-      }
+    if (bytes.length >= MULTIPART_FROM_BYTES) {
       await this.#putInParts(at, bytes, signal);
-    });
+      return;
+    }
+    const put = new PutObjectCommand({ ...at, Body: bytes });
+    await this.#attempt(`put ${key}`, signal, () => this.#client.send(put, abortOn(signal)));
   }
 
   async putIfAbsent(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<boolean> {
@@ -108,21 +106,13 @@ class S3Backend implements Backend {
       ...(range === undefined ? {} : { Range: rangeHeader(range) }),
     });
     return this.#attempt(`get ${key}`, signal, async () => {
-      // The SDK retries until the first byte of the answer; a connection lost behind that is ours to try once more.
-      for (let attempt = 1; ; attempt += 1) {
-        const answer = await this.#open(read, signal);
-        if (answer === undefined || answer instanceof Uint8Array) {
-          return answer;
-        }
-        try {
-          return await answer.Body?.transformToByteArray();
-        } catch (error) {
-          signal?.throwIfAborted();
-          if (attempt === ATTEMPTS) {
-            throw error;
-          }
-        }
+      const answer = await this.#open(read, signal);
+      if (answer === undefined || answer instanceof Uint8Array) {
+        return answer;
       }
+      const bytes = (await answer.Body?.transformToByteArray()) ?? new Uint8Array();
+      checkLength(answer, bytes.length);
+      return bytes;
     });
   }
 
@@ -150,26 +140,20 @@ class S3Backend implements Backend {
   async *list(prefix: string, options: CallOptions & { readonly after?: string } = {}): AsyncGenerator<ObjectInfo> {
     const { signal, after } = options;
     signal?.throwIfAborted();
-    const pages = paginateListObjectsV2(
-      { client: this.#client, pageSize: 1000 },
-      {
-        Bucket: this.#bucket,
-        Prefix: this.#prefix + prefix,
-        ...(after === undefined ? {} : { StartAfter: this.#prefix + after }),
-      },
-      abortOn(signal),
-    )[Symbol.asyncIterator]();
-    for (;;) {
-      const page = await this.#attempt(`list ${prefix}`, signal, () => pages.next());
-      if (page.done === true) {
-        return;
-      }
-      for (const object of page.value.Contents ?? []) {
+    const from = after === undefined ? {} : { StartAfter: this.#prefix + after };
+    let next: { ContinuationToken?: string } | undefined = {};
+    while (next !== undefined) {
+      const at = { Bucket: this.#bucket, Prefix: this.#prefix + prefix, MaxKeys: 1000, ...from, ...next };
+      const read: ListObjectsV2Command = new ListObjectsV2Command(at);
+      const page = await this.#attempt(`list ${prefix}`, signal, () => this.#client.send(read, abortOn(signal)));
+      for (const object of page.Contents ?? []) {
         const key = object.Key?.slice(this.#prefix.length);
         if (key !== undefined && !key.endsWith('/')) {
           yield { key, bytes: object.Size ?? 0, modifiedMs: object.LastModified?.getTime() ?? 0 };
         }
       }
+      const { NextContinuationToken: ContinuationToken } = page;
+      next = ContinuationToken === undefined ? undefined : { ContinuationToken };
     }
   }
 
@@ -188,18 +172,26 @@ class S3Backend implements Backend {
 
   async sweep(olderThanMs: number, { signal }: CallOptions = {}): Promise<number> {
     const limit = Date.now() - olderThanMs;
-    return this.#attempt('sweep multipart uploads', signal, async () => {
-      const list = new ListMultipartUploadsCommand({ Bucket: this.#bucket, Prefix: this.#prefix });
-      const { Uploads } = await this.#client.send(list, abortOn(signal));
-      const stale = (Uploads ?? []).filter(({ Initiated }) => Initiated !== undefined && Initiated.getTime() <= limit);
-      for (const { Key, UploadId } of stale) {
-        await this.#client.send(
-          new AbortMultipartUploadCommand({ Bucket: this.#bucket, Key, UploadId }),
-          abortOn(signal),
-        );
+    const at = { Bucket: this.#bucket, Prefix: this.#prefix };
+    let swept = 0;
+    let from: { KeyMarker?: string; UploadIdMarker?: string } | undefined = {};
+    while (from !== undefined) {
+      const list: ListMultipartUploadsCommand = new ListMultipartUploadsCommand({ ...at, ...from });
+      const page = await this.#attempt('list multipart uploads', signal, () =>
+        this.#client.send(list, abortOn(signal)),
+      );
+      for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
+        if (Initiated !== undefined && Initiated.getTime() <= limit) {
+          swept += (await this.#abortParts({ Bucket: this.#bucket, Key, UploadId }, signal)) ? 1 : 0;
+        }
       }
-      return stale.length;
-    });
+      const { IsTruncated, NextKeyMarker, NextUploadIdMarker } = page;
+      const more = IsTruncated === true && NextKeyMarker !== undefined;
+      from = more
+        ? { KeyMarker: NextKeyMarker, ...(NextUploadIdMarker ? { UploadIdMarker: NextUploadIdMarker } : {}) }
+        : undefined;
+    }
+    return swept;
   }
 
   async close(): Promise<void> {
@@ -217,7 +209,9 @@ class S3Backend implements Backend {
     bytes: Uint8Array,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    const { UploadId } = await this.#client.send(new CreateMultipartUploadCommand(at), abortOn(signal));
+    const what = `put ${at.Key} in parts`;
+    const create = new CreateMultipartUploadCommand(at);
+    const { UploadId } = await this.#attempt(what, signal, () => this.#client.send(create, abortOn(signal)));
     const partBytes = multipartPartBytes(bytes.length);
     const numbers = Array.from({ length: Math.ceil(bytes.length / partBytes) }, (_, index) => index + 1);
     const Parts: CompletedPart[] = [];
@@ -225,16 +219,35 @@ class S3Backend implements Backend {
       await forEachLimit(numbers, PARALLEL_PARTS, signal ?? NEVER, async (PartNumber) => {
         const Body = bytes.subarray((PartNumber - 1) * partBytes, PartNumber * partBytes);
         const part = new UploadPartCommand({ ...at, UploadId, PartNumber, Body });
-        const { ETag } = await this.#client.send(part, abortOn(signal));
+        const { ETag } = await this.#attempt(what, signal, () => this.#client.send(part, abortOn(signal)));
         Parts[PartNumber - 1] = { PartNumber, ETag };
       });
       const complete = new CompleteMultipartUploadCommand({ ...at, UploadId, MultipartUpload: { Parts } });
-      await this.#client.send(complete, abortOn(signal));
+      await this.#attempt(what, signal, () => this.#client.send(complete, abortOn(signal)));
     } catch (error) {
       // A store that does not answer keeps the parts until the next sweep.
-      await this.#client.send(new AbortMultipartUploadCommand({ ...at, UploadId })).catch(() => undefined);
+      await this.#abortParts({ ...at, UploadId }, undefined).catch(() => undefined);
       throw error;
     }
+  }
+
+  /** @returns false when somebody else was faster */
+  async #abortParts(
+    upload: { readonly Bucket: string; readonly Key: string | undefined; readonly UploadId: string | undefined },
+    signal: AbortSignal | undefined,
+  ): Promise<boolean> {
+    const abort = new AbortMultipartUploadCommand(upload);
+    return this.#attempt('abort a multipart upload', signal, async () => {
+      try {
+        await this.#client.send(abort, abortOn(signal));
+        return true;
+      } catch (error) {
+        if (nameOf(error) === 'NoSuchUpload') {
+          return false;
+        }
+        throw error;
+      }
+    });
   }
 
   /** The open answer, no bytes for a range behind the end, undefined when there is no such object. */
@@ -257,11 +270,20 @@ class S3Backend implements Backend {
 
   async #attempt<Result>(what: string, signal: AbortSignal | undefined, act: () => Promise<Result>): Promise<Result> {
     try {
-      return await act();
+      return await retrying(act, signal);
     } catch (error) {
       signal?.throwIfAborted();
       throw toStorageError(this.url, what, error);
     }
+  }
+}
+
+/** The answer says twice how long it is; a proxy that cut it off may have changed one of them. */
+function checkLength({ ContentRange, ContentLength }: GetObjectCommandOutput, bytes: number): void {
+  const [, first, last] = /^bytes (\d+)-(\d+)\//.exec(ContentRange ?? '') ?? [];
+  const expected = first === undefined ? ContentLength : Number(last) - Number(first) + 1;
+  if (expected !== undefined && expected !== bytes) {
+    throw new Error(`the answer has ${bytes} bytes instead of ${expected}`);
   }
 }
 
