@@ -7,7 +7,8 @@ import { zstdCompressSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeCheckpoint, noise, sampleFiles, testOp } from '../test/harness/checkpoint-dir.ts';
 import { describeCheckpoint } from './describe.ts';
-import { exportCheckpoint, openDirectoryCopy } from './export.ts';
+import { openDirectoryCopy } from './copy.ts';
+import { exportCheckpoint } from './export.ts';
 import { importCheckpoint, type ImportRequest } from './import.ts';
 import { TAR_END, tarHeader } from './tar.ts';
 
