@@ -1,9 +1,10 @@
 /* The published checkpoints of a store. A checkpoint is what has a manifest; nothing else is listed. */
-import { parsePublishedManifest, type PublishedManifest } from '../core/checkpoint/manifest.ts';
+import { parseStoredManifest, type PublishedManifest, type StoredManifest } from '../core/checkpoint/manifest.ts';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
-import { isKybernateError, KybernateError } from '../core/errors.ts';
+import { isKybernateError, KybernateError, messageOf } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
 import type { Backend, Reader } from './backend/backend.ts';
+import { openManifest } from './crypto/manifests.ts';
 import { hexDigestOf } from './digest.ts';
 import { checkpointOfManifest, manifestKey, PREFIX } from './keys.ts';
 import { forEachLimit } from './limit.ts';
@@ -11,6 +12,8 @@ import { parseMetadata } from './metadata.ts';
 import { unseal } from './seal.ts';
 
 const PARALLEL_READS = 8;
+/** Errors that are about one checkpoint and not about the store. */
+const UNREADABLE = ['CheckpointCorrupt', 'KeyUnavailable', 'Incompatible'] as const;
 const NEVER = new AbortController().signal;
 
 export interface RemoteCheckpoint {
@@ -37,8 +40,8 @@ export async function listCheckpoints(backend: Backend, signal: AbortSignal = NE
       const found = await getManifest(backend, checkpointId, signal);
       checkpoints.push(found);
     } catch (error) {
-      if (isKybernateError(error, 'CheckpointCorrupt')) {
-        damaged.push({ checkpointId, reason: error.message });
+      if (UNREADABLE.some((type) => isKybernateError(error, type))) {
+        damaged.push({ checkpointId, reason: messageOf(error) });
       } else if (!isKybernateError(error, 'CheckpointNotFound')) {
         throw error;
       }
@@ -59,19 +62,21 @@ export async function* manifestIds(backend: Backend, signal: AbortSignal): Async
 
 /**
  * @throws CheckpointNotFound; CheckpointCorrupt when manifest or metadata are not what was published;
- *   InvalidInput for an id that is none
+ *   KeyUnavailable when it is encrypted for others; InvalidInput for an id that is none
  */
 export async function getManifest(
   backend: Backend,
   checkpointId: string,
   signal: AbortSignal = NEVER,
 ): Promise<RemoteCheckpoint> {
-  const manifest = await findManifest(backend, checkpointId, signal);
-  if (manifest === undefined) {
+  const stored = await findManifest(backend, checkpointId, signal);
+  if (stored === undefined) {
     throw new KybernateError('CheckpointNotFound', `${backend.url} has no checkpoint ${checkpointId}`, {
       details: { checkpointId, store: backend.url },
     });
   }
+  const remote = `${backend.url}/${manifestKey(checkpointId)}`;
+  const manifest = await openManifest(backend.keys, stored, remote, signal);
   const { text, digest } = manifest.metadata;
   const where = `the metadata of ${checkpointId} in ${backend.url}`;
   const metadata = parseMetadata(text, where);
@@ -79,21 +84,24 @@ export async function getManifest(
   if (!matches || hexDigestOf(Buffer.from(text)) !== digest) {
     throw new KybernateError('CheckpointCorrupt', `${where} is damaged: it does not belong to the manifest`);
   }
-  return { checkpointId, manifest, metadata, remote: `${backend.url}/${manifestKey(checkpointId)}` };
+  return { checkpointId, manifest, metadata, remote };
 }
 
-/** The manifest as it is, undefined when there is none. @throws CheckpointCorrupt, InvalidInput */
+/**
+ * The manifest as it is, sealed where it is encrypted; undefined when there is none.
+ * @throws CheckpointCorrupt, Incompatible, InvalidInput
+ */
 export async function findManifest(
   backend: Reader,
   checkpointId: string,
   signal: AbortSignal,
-): Promise<PublishedManifest | undefined> {
+): Promise<StoredManifest | undefined> {
   const key = manifestKey(parseCheckpointId(checkpointId));
   const bytes = await backend.get(key, { signal });
   if (bytes === undefined) {
     return undefined;
   }
-  const manifest = parsePublishedManifest(unseal(bytes, `${backend.url}/${key}`), `${backend.url}/${key}`);
+  const manifest = parseStoredManifest(unseal(bytes, `${backend.url}/${key}`), `${backend.url}/${key}`);
   if (manifest.checkpointId !== checkpointId) {
     throw new KybernateError('CheckpointCorrupt', `${backend.url}/${key} is of checkpoint ${manifest.checkpointId}`);
   }

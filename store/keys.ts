@@ -40,9 +40,9 @@ export function fileListKey(id: string, digest: string): string {
   return `${PREFIX.checkpoints}${id}/files-${digest.slice(0, 16)}.json`;
 }
 
-/** The file list of an encrypted checkpoint. @param digest of the sealed object */
-export function sealedListKey(id: string, digest: string): string {
-  return `${PREFIX.checkpoints}${id}/files-${digest.slice(0, 16)}.sealed`;
+/** What a sealed file list is bound to: its key cannot be, since that is made from the sealed bytes. */
+export function fileListName(id: string): string {
+  return `${PREFIX.checkpoints}${id}/files`;
 }
 
 export const ADDRESS_POINTER_KEY = `${PREFIX.keys}address.json`;

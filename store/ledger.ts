@@ -5,13 +5,14 @@
  */
 import { appendFile, readFile } from 'node:fs/promises';
 import * as z from 'zod';
+import { keyId } from '../core/checkpoint/encryption.ts';
 import { packId } from '../core/checkpoint/manifest.ts';
 import { errnoOf, mapDiskFull, writeFileDurably } from './files.ts';
 
 const line = z.union([
   z.strictObject({ store: z.string(), merkleRoot: z.string() }),
   z.strictObject({ sentBytes: z.number(), newChunks: z.number() }),
-  z.strictObject({ packs: z.array(z.tuple([packId, z.number()])) }),
+  z.strictObject({ packs: z.array(z.tuple([packId, z.number()])), dataKeys: z.array(keyId).optional() }),
 ]);
 type Line = z.output<typeof line>;
 
@@ -27,6 +28,8 @@ export interface Ledger {
   readonly sent: Sent;
   /** all packs of the checkpoint; absent while the upload is not complete */
   readonly packs?: PackList;
+  /** of these packs, where they are encrypted */
+  readonly dataKeys?: readonly string[];
 }
 
 /** Which upload a ledger is about: one of another store or other content counts as empty. */
@@ -50,8 +53,12 @@ export async function readLedger(path: string, subject: LedgerSubject): Promise<
       (sum, entry) => ({ sentBytes: sum.sentBytes + entry.sentBytes, newChunks: sum.newChunks + entry.newChunks }),
       { sentBytes: 0, newChunks: 0 },
     );
-  const packs = lines.findLast((entry) => 'packs' in entry)?.packs;
-  return packs === undefined ? { sent } : { sent, packs };
+  const last = lines.findLast((entry) => 'packs' in entry);
+  if (last === undefined) {
+    return { sent };
+  }
+  const { packs, dataKeys } = last;
+  return { sent, packs, ...(dataKeys === undefined ? {} : { dataKeys }) };
 }
 
 /** Begins an attempt: the ledger with the sum of earlier ones, without a pack list, whole again if it was cut off. */
@@ -64,9 +71,14 @@ export async function noteSent(path: string, sent: Sent): Promise<void> {
 }
 
 /** Ends an upload. */
-export async function completeLedger(path: string, subject: LedgerSubject, sent: Sent, packs: PackList): Promise<void> {
+export async function completeLedger(
+  path: string,
+  subject: LedgerSubject,
+  { sent, packs, dataKeys }: Ledger & { readonly packs: PackList },
+): Promise<void> {
   const pairs = packs.map(([id, bytes]): [string, number] => [id, bytes]);
-  await write(path, () => writeFileDurably(path, encode([{ ...subject }, { ...sent }, { packs: pairs }])));
+  const last = { packs: pairs, ...(dataKeys === undefined ? {} : { dataKeys: [...dataKeys] }) };
+  await write(path, () => writeFileDurably(path, encode([{ ...subject }, { ...sent }, last])));
 }
 
 function encode(lines: readonly Line[]): string {

@@ -66,11 +66,14 @@ export interface KnownChunks {
   readonly packOf: Int32Array;
   /** id and size of the packs that hold at least one of the chunks */
   readonly packs: ReadonlyArray<readonly [id: string, bytes: number]>;
+  /** of these packs, where they are encrypted */
+  readonly dataKeys: ReadonlySet<string>;
 }
 
 /**
  * Finds which of the wanted chunks the store already has. A pack without its index copy was cut off between the two
  * writes: its index is read from the pack and the copy written, so no pack is ever sent twice.
+ * @param wanted digests, in an encrypted store addresses; packs whose data key cannot be read are passed over
  * @param condemned packs that count as absent
  */
 export async function findKnownChunks(
@@ -81,6 +84,7 @@ export async function findKnownChunks(
 ): Promise<KnownChunks> {
   const packOf = new Int32Array(wanted.count).fill(MISSING);
   const packs: Array<readonly [string, number]> = [];
+  const dataKeys = new Set<string>();
   let missing = wanted.count;
   const stored = missing === 0 ? [] : await listPacks(backend, condemned, op);
   await forEachLimit(stored, PARALLEL_READS, op.signal, async (pack) => {
@@ -93,7 +97,8 @@ export async function findKnownChunks(
       op.log.warn({ pack: pack.id, bytes: pack.bytes, expected: index.packBytes }, 'pack of another size ignored');
       return;
     }
-    for (const { digest } of index?.entries ?? []) {
+    const usable = index !== undefined && (await canRead(backend, pack.id, index, wanted, op));
+    for (const { digest } of usable ? index.entries : []) {
       const chunk = wanted.find(digest);
       if (chunk !== undefined && packOf[chunk] === MISSING) {
         number = number === -1 ? packs.push([pack.id, pack.bytes]) - 1 : number;
@@ -101,9 +106,38 @@ export async function findKnownChunks(
         missing -= 1;
       }
     }
+    if (number !== -1 && index?.dataKey !== undefined) {
+      dataKeys.add(index.dataKey);
+    }
     op.progress({ phase: 'uploading' });
   });
-  return { packOf, packs };
+  return { packOf, packs, dataKeys };
+}
+
+/** False for a pack of the other kind, plain or encrypted, and for one that nobody with our keys could read. */
+async function canRead(
+  backend: Backend,
+  pack: string,
+  { dataKey, entries }: PackIndex,
+  wanted: DigestTable,
+  op: Op,
+): Promise<boolean> {
+  if (dataKey === undefined || backend.keys === undefined) {
+    return dataKey === undefined && backend.keys === undefined;
+  }
+  if (!entries.some(({ digest }) => wanted.find(digest) !== undefined)) {
+    return false;
+  }
+  try {
+    await backend.keys.dataKey(dataKey, op.signal);
+    return true;
+  } catch (error) {
+    if (!isKybernateError(error, 'KeyUnavailable') && !isKybernateError(error, 'CheckpointCorrupt')) {
+      throw error;
+    }
+    op.log.warn({ pack, dataKey, reason: error.message }, 'pack passed over: its data key cannot be read');
+    return false;
+  }
 }
 
 interface StoredPack {

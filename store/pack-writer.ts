@@ -29,10 +29,15 @@ export class PackWriter {
   #buffer: Buffer | undefined;
   #entries: PackEntry[] = [];
   #used = 0;
+  readonly #dataKey: string | undefined;
   #failure: { readonly error: unknown } | undefined;
 
-  /** @param send stores one pack; its bytes are valid until it returns */
-  constructor(send: (pack: SealedPack) => Promise<void>, packBytes = PACK_BYTES) {
+  /**
+   * @param send stores one pack; its bytes are valid until it returns
+   * @param dataKey id of the key that the chunks are sealed with; undefined: they are plain
+   */
+  constructor(send: (pack: SealedPack) => Promise<void>, packBytes = PACK_BYTES, dataKey?: string) {
+    this.#dataKey = dataKey;
     this.#send = send;
     this.#packBytes = packBytes;
   }
@@ -77,7 +82,7 @@ export class PackWriter {
       return;
     }
     const entries = this.#entries;
-    const tail = encodePackTail(entries, digestOf);
+    const tail = encodePackTail(entries, digestOf, this.#dataKey);
     buffer.set(tail, this.#used);
     const bytes = buffer.subarray(0, this.#used + tail.length);
     // Random, not a digest of the content: an id that was deleted, or is about to be, is never used again.

@@ -16,6 +16,7 @@ import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { findManifest } from './catalog.ts';
+import { openManifest } from './crypto/manifests.ts';
 import { unusablePacks } from './damaged.ts';
 import { hexDigestOf } from './digest.ts';
 import { errnoOf, syncDir } from './files.ts';
@@ -116,7 +117,9 @@ async function publish(request: PublishRequest): Promise<boolean> {
 
 /** @throws InvalidInput when there is one of other content */
 async function isPublished(backend: Backend, checkpointId: string, merkleRoot: string, op: Op): Promise<boolean> {
-  const there = await findManifest(backend, checkpointId, op.signal);
+  const stored = await findManifest(backend, checkpointId, op.signal);
+  const where = `${backend.url}/${manifestKey(checkpointId)}`;
+  const there = stored && (await openManifest(backend.keys, stored, where, op.signal));
   if (there !== undefined && there.merkleRoot !== merkleRoot) {
     throw new KybernateError(
       'InvalidInput',

@@ -2,24 +2,21 @@
  * What has to be read to get a published checkpoint's chunks, and the reading: every distinct chunk once, pack by pack,
  * in ranges that join neighbours, several at a time; each chunk decoded and its digest checked before anybody sees it.
  */
-import {
-  parseManifest,
-  type Manifest,
-  type ManifestFile,
-  type PublishedManifest,
-} from '../core/checkpoint/manifest.ts';
+import type { Manifest, ManifestFile, PublishedManifest } from '../core/checkpoint/manifest.ts';
 import type { PackEntry, PackIndex } from '../core/pack/pack.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import type { Backend, Reader } from './backend/backend.ts';
+import type { Backend } from './backend/backend.ts';
 import { JOB_BYTES } from './chunk-jobs.ts';
 import type { StoredChunk } from './chunk-list.ts';
 import { ChunkUses, type Occurrence } from './chunk-uses.ts';
 import { chunkJobRunner, type RunChunkJob } from './chunk-workers.ts';
-import { hexDigestOf, toHex } from './digest.ts';
-import { fileListKey, indexKey, packKey } from './keys.ts';
+import { namesInPacks, openChunk, openerOf } from './crypto/chunk-sealing.ts';
+import type { Opener } from './crypto/store-keys.ts';
+import { toHex } from './digest.ts';
+import { readFileList, type FileList } from './file-list.ts';
+import { indexKey, packKey } from './keys.ts';
 import { forEachLimit } from './limit.ts';
-import { merkleRoot } from './merkle.ts';
 import { readChecked } from './read-checked.ts';
 import { readIndexFromPack, readPackIndex } from './pack-index.ts';
 
@@ -43,6 +40,8 @@ export interface ReadPlan {
   readonly contentBytes: number;
   readonly reads: readonly PackRead[];
   occurrences(chunk: number): Occurrence[];
+  /** of the chunk's content; a view */
+  digestOf(chunk: number): Uint8Array;
   /** number of the chunk with this digest, if it is planned */
   find(digest: Uint8Array): number | undefined;
   /** the same for these chunks alone */
@@ -70,15 +69,12 @@ export class KnownParts {
   }
 }
 
-interface FileList {
-  readonly manifest: Manifest;
-  readonly listText: Uint8Array;
-}
-
 interface PlannedChunk {
   /** number in the table of distinct chunks */
   readonly chunk: number;
   readonly entry: PackEntry;
+  /** absent: the pack is plain */
+  readonly opener?: Opener;
 }
 
 /** One ranged read. */
@@ -119,6 +115,7 @@ export async function planRead(
   known.list ??= await readChecked(backend, (from) => readFileList(from, published, op.signal));
   const { manifest, listText } = known.list;
   const uses = new ChunkUses(manifest, wanted);
+  const names = await namesInPacks(backend, published, uses.table, op.signal);
   const entries: Array<Place | undefined> = Array.from({ length: uses.table.count });
   let missing = entries.length;
   await forEachLimit(knownFirst(published.packs, known), PARALLEL_INDEXES, op.signal, async ([pack, packBytes]) => {
@@ -129,10 +126,11 @@ export async function planRead(
     if (wanted !== undefined) {
       known.keep(pack, index);
     }
+    const opener = await openerOf(backend, pack, index, op.signal);
     for (const entry of index?.entries ?? []) {
-      const chunk = uses.table.find(entry.digest);
+      const chunk = names.find(entry.digest);
       if (chunk !== undefined && entries[chunk] === undefined && entry.rawBytes === uses.bytesOf(chunk)) {
-        entries[chunk] = { pack, entry };
+        entries[chunk] = { pack, entry, ...opener };
         missing -= 1;
       }
     }
@@ -149,6 +147,7 @@ export async function planRead(
     contentBytes: uses.contentBytes,
     ...readsOf(chunks, entries),
     occurrences: (chunk) => uses.occurrences(chunk),
+    digestOf: (chunk) => uses.table.digestAt(chunk),
     find: (digest) => uses.table.find(digest),
     only: plan,
   });
@@ -161,7 +160,7 @@ function knownFirst(packs: PublishedManifest['packs'], known: KnownParts): Publi
   return known.indexes.size === 0 ? packs : [...packs.filter(isKnown), ...packs.filter((pack) => !isKnown(pack))];
 }
 
-type Place = { readonly pack: string; readonly entry: PackEntry };
+type Place = { readonly pack: string; readonly entry: PackEntry; readonly opener?: Opener };
 
 function readsOf(
   chunks: Iterable<number>,
@@ -174,7 +173,7 @@ function readsOf(
     if (place !== undefined) {
       const list = byPack.get(place.pack) ?? [];
       byPack.set(place.pack, list);
-      list.push({ chunk, entry: place.entry });
+      list.push({ chunk, ...place });
       rawBytes += place.entry.rawBytes;
     }
   }
@@ -265,21 +264,27 @@ async function decodeAndCheck(
   stored: Uint8Array | undefined,
   run: RunChunkJob,
 ): Promise<Array<DecodedChunk | KybernateError>> {
-  const bodies = read.chunks.map(({ entry }) => {
+  const sealed = read.chunks.map(({ entry }) => {
     const start = entry.offset - read.offset;
     const body = stored?.subarray(start, start + entry.storedBytes);
     return body?.length === entry.storedBytes ? body : undefined;
   });
-  const whole = read.chunks.filter((_, index) => bodies[index] !== undefined);
-  const chunks = whole.map(({ entry: { codec, storedBytes, rawBytes, digest } }) => {
-    // A view would take the whole index along to the other thread.
-    return { codec, storedBytes, rawBytes, digest: new Uint8Array(digest) };
+  const bodies = read.chunks.map(({ entry, opener }, index) => {
+    const body = sealed[index];
+    return body === undefined || opener === undefined ? body : openChunk(opener, entry, body);
+  });
+  const chunks = read.chunks.flatMap(({ chunk, entry: { codec, rawBytes } }, index) => {
+    const storedBytes = bodies[index]?.length;
+    // A view would take the whole table along to the other thread.
+    const digest = new Uint8Array(plan.digestOf(chunk));
+    return storedBytes === undefined ? [] : [{ codec, storedBytes, rawBytes, digest }];
   });
   const { raw } = await run({ kind: 'decode', stored: joined(bodies), chunks });
   let decoded = 0;
   return read.chunks.map((planned, index) => {
     if (bodies[index] === undefined) {
-      return damagedChunk(plan, read, planned, stored === undefined ? 'the pack is missing' : 'the pack is cut off');
+      const cutOff = sealed[index] === undefined ? 'the pack is cut off' : 'it does not decrypt with its key';
+      return damagedChunk(plan, read, planned, stored === undefined ? 'the pack is missing' : cutOff);
     }
     const bytes = raw[decoded];
     decoded += 1;
@@ -307,29 +312,8 @@ function damagedChunk(plan: ReadPlan, read: PackRead, planned: PlannedChunk, pro
   return new KybernateError(
     'CheckpointCorrupt',
     `chunk ${where.chunk} of ${file} is damaged in pack ${read.pack}: ${problem}`,
-    { details: { kind, ...where, digest: toHex(planned.entry.digest) } },
+    { details: { kind, ...where, digest: toHex(plan.digestOf(planned.chunk)) } },
   );
-}
-
-async function readFileList(backend: Reader, published: PublishedManifest, signal: AbortSignal): Promise<FileList> {
-  const key = fileListKey(published.checkpointId, published.files.digest);
-  const where = `${backend.url}/${key}`;
-  const listText = await backend.get(key, { signal });
-  if (listText === undefined) {
-    throw damagedList('missing', key, `${where} is missing: the checkpoint cannot be read`);
-  }
-  if (hexDigestOf(listText) !== published.files.digest) {
-    throw damagedList('damaged', key, `${where} is damaged: its digest does not match the manifest`);
-  }
-  const manifest = parseManifest(new TextDecoder().decode(listText), where);
-  if (manifest.merkleRoot !== published.merkleRoot || merkleRoot(manifest.files) !== published.merkleRoot) {
-    throw damagedList('damaged', key, `${where} is damaged: its Merkle root is not the manifest's`);
-  }
-  return { manifest, listText };
-}
-
-function damagedList(kind: 'missing' | 'damaged', object: string, message: string): KybernateError {
-  return new KybernateError('CheckpointCorrupt', message, { details: { kind, object } });
 }
 
 function missingChunk(

@@ -52,11 +52,12 @@ describe('uploadCheckpoint', () => {
     await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend: watched, op: testOp(), packBytes: 300_000 });
 
     const steps = watched.calls.map(({ name, key }) => `${name} ${key.split('/')[0]}`);
-    expect(steps.slice(0, 6)).toEqual([
+    expect(steps.slice(0, 7)).toEqual([
       'get leases',
       'put leases',
       'list condemned',
       'list damaged',
+      'get keys',
       'list index',
       'list packs',
     ]);

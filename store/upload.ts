@@ -14,8 +14,12 @@ import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { storedChunksOf, type StoredChunk } from './chunk-list.ts';
 import type { Encoded } from './chunk-jobs.ts';
+import type { EncodedChunk } from './codec.ts';
 import { chunkJobRunner, chunkJobsAhead, type RunChunkJob } from './chunk-workers.ts';
 import { storedChunkCount } from './chunk-uses.ts';
+import { addressesOf, sealChunk } from './crypto/chunk-sealing.ts';
+import type { AddressKey, Sealer } from './crypto/store-keys.ts';
+import { readAddressPointer } from './crypto/vault.ts';
 import { toHex } from './digest.ts';
 import { unusablePacks } from './damaged.ts';
 import { DigestTable } from './digest-table.ts';
@@ -23,7 +27,7 @@ import { indexKey, packKey } from './keys.ts';
 import { mapAhead } from './limit.ts';
 import { acquireLease, uploadLeaseId } from './lease.ts';
 import { beginLedger, completeLedger, noteSent, readLedger, type PackList } from './ledger.ts';
-import { findKnownChunks, MISSING } from './pack-index.ts';
+import { findKnownChunks, MISSING, type KnownChunks } from './pack-index.ts';
 import { PackWriter, type SealedPack } from './pack-writer.ts';
 import { becameShorter, openRegular, toJobs } from './read-chunks.ts';
 
@@ -54,12 +58,15 @@ export interface Uploaded {
   readonly reusedChunks: number;
   /** every pack that holds a chunk of the checkpoint */
   readonly packs: PackList;
+  /** that seal these packs; absent: they are plain */
+  readonly dataKeys?: readonly string[];
 }
 
 /**
  * Makes sure that every chunk of the checkpoint is in the store. May be called again after any failure, also by another
  * process; the upload's lease then lives on until it expires or the checkpoint is published.
- * @throws CheckpointCorrupt when a local file is not what the manifest says; StorageUnavailable, StorageDenied, DiskFull
+ * @throws CheckpointCorrupt when a local file is not what the manifest says; KeyUnavailable when the store is encrypted
+ *   and we have none of its keys; StorageUnavailable, StorageDenied, DiskFull
  */
 export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded> {
   const { checkpointId, dir, manifest, backend, op } = request;
@@ -71,7 +78,11 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
   try {
     const unusable = await unusablePacks(backend, op.signal);
     const wanted = distinctChunks(manifest);
-    const known = await findKnownChunks(backend, wanted.table, unusable, op);
+    const addressKey = await addressKeyOf(backend, op.signal);
+    const names = addressKey === undefined ? wanted.table : addressesOf(wanted.table, addressKey);
+    const known = await findKnownChunks(backend, names, unusable, op);
+    const sealing = addressKey && { addressKey, sealer: await sealerFor(backend, known, op.signal) };
+    const dataKeys = new Set(known.dataKeys);
     let { sentBytes, newChunks } = before;
     const packs = [...known.packs];
     const store = async (pack: SealedPack): Promise<void> => {
@@ -82,15 +93,58 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
       sentBytes += sent.sentBytes;
       newChunks += sent.newChunks;
       packs.push([pack.id, pack.bytes.length]);
+      [sealing?.sealer?.keyId ?? []].flat().forEach((id) => dataKeys.add(id));
       await noteSent(ledgerPath, sent);
     };
-    await sendChunks(request, wanted, known.packOf, new PackWriter(store, request.packBytes));
+    const writer = new PackWriter(store, request.packBytes, sealing?.sealer?.keyId);
+    await sendChunks(request, { ...wanted, packOf: known.packOf, sealing }, writer);
     packs.sort(([left], [right]) => (left < right ? -1 : 1));
-    await completeLedger(ledgerPath, subject, { sentBytes, newChunks }, packs);
-    return { sentBytes, newChunks, reusedChunks: Math.max(0, wanted.table.count - newChunks), packs };
+    const ends = { packs, ...(sealing === undefined ? {} : { dataKeys: [...dataKeys].sort() }) };
+    await completeLedger(ledgerPath, subject, { sent: { sentBytes, newChunks }, ...ends });
+    return { sentBytes, newChunks, reusedChunks: Math.max(0, wanted.table.count - newChunks), ...ends };
   } finally {
     lease.stop();
   }
+}
+
+/** undefined: what we write is plain. @throws KeyUnavailable plain bytes do not belong in this store */
+async function addressKeyOf(backend: Backend, signal: AbortSignal): Promise<AddressKey | undefined> {
+  if (backend.keys !== undefined) {
+    return backend.keys.writersAddressKey(signal);
+  }
+  const addressKey = await readAddressPointer(backend, signal);
+  if (addressKey !== undefined) {
+    throw new KybernateError(
+      'KeyUnavailable',
+      `${backend.url} is encrypted (address key ${addressKey}); this process has no key-encryption key, so it uploads nothing`,
+      { details: { key: addressKey } },
+    );
+  }
+  return undefined;
+}
+
+/** A new data key, unless the store has every chunk. */
+function sealerFor(backend: Backend, { packOf }: KnownChunks, signal: AbortSignal): Promise<Sealer> | undefined {
+  return packOf.includes(MISSING) ? backend.keys?.newDataKey(signal) : undefined;
+}
+
+interface Sealing {
+  readonly addressKey: AddressKey;
+  /** absent: there is nothing to send */
+  readonly sealer: Sealer | undefined;
+}
+
+/** As it goes into a pack. */
+function toPack(
+  sealing: Sealing | undefined,
+  { digest, bytes }: StoredChunk,
+  stored: EncodedChunk,
+): readonly [name: Uint8Array, stored: EncodedChunk] {
+  if (sealing?.sealer === undefined) {
+    return [digest, stored];
+  }
+  const address = sealing.addressKey.addressOf(digest);
+  return [address, sealChunk(sealing.sealer, address, stored, bytes)];
 }
 
 interface DistinctChunks {
@@ -124,10 +178,10 @@ function* missingChunks(file: ManifestFile, wanted: DigestTable, packOf: Int32Ar
 
 async function sendChunks(
   { dir, manifest, op, codec = 'zstd' }: UploadRequest,
-  wanted: DistinctChunks,
-  packOf: Int32Array,
+  wanted: DistinctChunks & { readonly packOf: Int32Array; readonly sealing: Sealing | undefined },
   writer: PackWriter,
 ): Promise<void> {
+  const { packOf, sealing } = wanted;
   const bytesTotal = wanted.bytes.reduce((sum, bytes, number) => (packOf[number] === MISSING ? sum + bytes : sum), 0);
   const run = chunkJobRunner(bytesTotal);
   let bytesDone = 0;
@@ -139,7 +193,8 @@ async function sendChunks(
         for (const [index, chunk] of chunks.entries()) {
           const storedBytes = encoded.storedBytes[index] ?? 0;
           const bytes = new Uint8Array(encoded.memory, at, storedBytes);
-          await writer.add(chunk.digest, { codec: encoded.codecs[index] ?? 'none', bytes }, chunk.bytes);
+          const stored = { codec: encoded.codecs[index] ?? 'none', bytes };
+          await writer.add(...toPack(sealing, chunk, stored), chunk.bytes);
           at += storedBytes;
           bytesDone += chunk.bytes;
         }

@@ -43,12 +43,13 @@ export const encryptionInfo = z.strictObject({
 });
 export type EncryptionInfo = z.output<typeof encryptionInfo>;
 
-/** manifest.json of an encrypted checkpoint: what a deletion needs stays readable without a key. */
+/** manifest.json of an encrypted checkpoint: what a deletion and a tier need stays readable without a key. */
 export const encryptedManifest = z.strictObject({
   version: z.literal(ENCRYPTED_MANIFEST_VERSION),
   checkpointId,
   /** ISO time */
   publishedAt: z.string(),
+  totalBytes: count,
   packs: z.array(z.tuple([z.string().regex(/^[0-9a-f]{32}$/), count])),
   encryption: encryptionInfo,
   /** base64 of the sealed text of the manifest of version 1 */
@@ -83,9 +84,21 @@ export function objectContext(key: string): Uint8Array {
 
 /** Binds the sealed part of a manifest to all that stands beside it in clear. */
 export function manifestContext(manifest: Omit<EncryptedManifest, 'content'>): Uint8Array {
-  const { checkpointId: id, publishedAt, packs, encryption } = manifest;
+  const { checkpointId: id, publishedAt, totalBytes, packs, encryption } = manifest;
   const { cipher, wrappedBy, addressKey, contentKey, dataKeys, list } = encryption;
-  const clear = [id, publishedAt, packs, cipher, wrappedBy, addressKey, contentKey, dataKeys, list.digest, list.bytes];
+  const clear = [
+    id,
+    publishedAt,
+    totalBytes,
+    packs,
+    cipher,
+    wrappedBy,
+    addressKey,
+    contentKey,
+    dataKeys,
+    list.digest,
+    list.bytes,
+  ];
   return joined(`kybernate manifest 2\n${JSON.stringify(clear)}\n`);
 }
 

@@ -18,6 +18,12 @@
 import * as z from 'zod';
 import { checkpointId } from '../contract/common.ts';
 import { KybernateError } from '../errors.ts';
+import {
+  ENCRYPTED_MANIFEST_VERSION,
+  encryptedManifest,
+  type EncryptedManifest,
+  type EncryptionInfo,
+} from './encryption.ts';
 import { METADATA_FILE, OWN_FILES } from './file-names.ts';
 import { signatureFile } from './signature.ts';
 
@@ -104,7 +110,11 @@ export const publishedManifest = z.strictObject({
   /** signature.json as it lies on the node; absent when nobody signed */
   signature: signatureFile.optional(),
 });
-export type PublishedManifest = z.output<typeof publishedManifest>;
+/** With `encryption` it was sealed in the store; `files` is the list as it lies on a node in any case. */
+export type PublishedManifest = z.output<typeof publishedManifest> & { readonly encryption?: EncryptionInfo };
+
+/** What a store holds. Without a key id, packs, total size and time of an encrypted one can be read. */
+export type StoredManifest = PublishedManifest | EncryptedManifest;
 
 const OUTSIDE_CONTENT: readonly string[] = [METADATA_FILE, ...Object.values(OWN_FILES)].filter(
   (name) => name !== OWN_FILES.spec,
@@ -246,9 +256,29 @@ export function parsePublishedManifest(text: string, where: string): PublishedMa
   return parseJson(publishedManifest, text, where);
 }
 
+/** @throws CheckpointCorrupt; Incompatible when a newer Kybernate has written it */
+export function parseStoredManifest(text: string, where: string): StoredManifest {
+  const value = readJson(text, where);
+  const version: unknown =
+    typeof value === 'object' && value !== null && 'version' in value ? value.version : undefined;
+  if (typeof version === 'number' && version > ENCRYPTED_MANIFEST_VERSION) {
+    throw new KybernateError(
+      'Incompatible',
+      `${where} is of format version ${version}; this Kybernate reads versions up to ${ENCRYPTED_MANIFEST_VERSION}`,
+    );
+  }
+  return version === ENCRYPTED_MANIFEST_VERSION
+    ? parseValue(encryptedManifest, value, where)
+    : parseValue(publishedManifest, value, where);
+}
+
 /** @throws CheckpointCorrupt when the text is not JSON or does not fit the schema */
 export function parseJson<Schema extends z.ZodType>(schema: Schema, text: string, where: string): z.output<Schema> {
-  const parsed = schema.safeParse(readJson(text, where));
+  return parseValue(schema, readJson(text, where), where);
+}
+
+function parseValue<Schema extends z.ZodType>(schema: Schema, value: unknown, where: string): z.output<Schema> {
+  const parsed = schema.safeParse(value);
   if (parsed.success) {
     return parsed.data;
   }

@@ -13,16 +13,21 @@
  *   footer   56 bytes:
  *               4  number of chunks
  *               4  offset of the index in the pack
- *               8  zero
+ *               8  zero; in version 2 the id of the data key that seals the bodies
  *              32  BLAKE3 of header, index and the 16 footer bytes before this field
- *               8  "KYBPEND" and the version, 1
+ *               8  "KYBPEND" and the version: 1, or 2 for an encrypted pack, where address stands for digest
  *
  * `index/<pack id>` is a copy of index and footer. A body is checked by the digest of what it decodes to.
  */
+import { KEY_ID_BYTES, keyIdBytes, keyIdText } from '../checkpoint/encryption.ts';
 import { KybernateError } from '../errors.ts';
 
 export const PACK_HEADER = new Uint8Array([0x4b, 0x59, 0x42, 0x50, 0x41, 0x43, 0x4b, 1]);
-const END_MAGIC = new Uint8Array([0x4b, 0x59, 0x42, 0x50, 0x45, 0x4e, 0x44, 1]);
+/** The version follows. */
+const END_MAGIC = new Uint8Array([0x4b, 0x59, 0x42, 0x50, 0x45, 0x4e, 0x44]);
+const PLAIN_VERSION = 1;
+const ENCRYPTED_VERSION = 2;
+const NO_KEY = '0'.repeat(2 * KEY_ID_BYTES);
 const DIGEST_BYTES = 32;
 export const PACK_ENTRY_BYTES = 48;
 export const PACK_FOOTER_BYTES = 56;
@@ -34,6 +39,7 @@ export const CODECS = ['none', 'zstd', 'lz4'] as const;
 export type Codec = (typeof CODECS)[number];
 
 export interface PackEntry {
+  /** in an encrypted pack the keyed address */
   readonly digest: Uint8Array;
   readonly offset: number;
   readonly storedBytes: number;
@@ -45,6 +51,8 @@ export interface PackIndex {
   readonly entries: readonly PackEntry[];
   /** size of the whole pack */
   readonly packBytes: number;
+  /** id of the data key that seals the bodies; absent: they are plain */
+  readonly dataKey?: string;
 }
 
 /** BLAKE3, given by the caller: core has no native code. */
@@ -57,8 +65,11 @@ export interface PackTail {
   readonly tailBytes: number;
 }
 
-/** Index and footer of a pack whose bodies end where the index begins. */
-export function encodePackTail(entries: readonly PackEntry[], hash: Hash): Uint8Array {
+/**
+ * Index and footer of a pack whose bodies end where the index begins.
+ * @param dataKey id of the key that seals the bodies; absent: they are plain
+ */
+export function encodePackTail(entries: readonly PackEntry[], hash: Hash, dataKey?: string): Uint8Array {
   const tail = new Uint8Array(entries.length * PACK_ENTRY_BYTES + PACK_FOOTER_BYTES);
   const view = new DataView(tail.buffer);
   let at = 0;
@@ -74,8 +85,10 @@ export function encodePackTail(entries: readonly PackEntry[], hash: Hash): Uint8
   }
   view.setUint32(at, entries.length, true);
   view.setUint32(at + 4, end, true);
+  tail.set(keyIdBytes(dataKey ?? NO_KEY), at + 8);
   tail.set(indexHash(tail, hash), at + 16);
   tail.set(END_MAGIC, at + 48);
+  tail[at + 55] = dataKey === undefined ? PLAIN_VERSION : ENCRYPTED_VERSION;
   return tail;
 }
 
@@ -89,8 +102,10 @@ export function readPackFooter(end: Uint8Array, where: string): PackTail {
     throw corrupt(where, `it has ${end.length} bytes, less than a footer`);
   }
   const at = end.length - PACK_FOOTER_BYTES;
-  if (END_MAGIC.some((byte, index) => end[at + 48 + index] !== byte)) {
-    throw corrupt(where, 'it does not end with the mark of a pack of version 1');
+  const version = end[at + 55];
+  const known = version === PLAIN_VERSION || version === ENCRYPTED_VERSION;
+  if (!known || END_MAGIC.some((byte, index) => end[at + 48 + index] !== byte)) {
+    throw corrupt(where, 'it does not end with the mark of a pack of version 1 or 2');
   }
   const view = new DataView(end.buffer, end.byteOffset + at, PACK_FOOTER_BYTES);
   const entries = view.getUint32(0, true);
@@ -136,7 +151,12 @@ export function decodePackTail(bytes: Uint8Array, hash: Hash, where: string): Pa
   if (end !== footer.indexOffset) {
     throw corrupt(where, 'its chunks do not end where its index begins');
   }
-  return { entries, packBytes: footer.indexOffset + footer.tailBytes };
+  const dataKey = keyIdText(tail.subarray(footerAt + 8, footerAt + 16));
+  if ((tail[footerAt + 55] === ENCRYPTED_VERSION) === (dataKey === NO_KEY)) {
+    throw corrupt(where, 'its version and its data key contradict each other');
+  }
+  const packBytes = footer.indexOffset + footer.tailBytes;
+  return dataKey === NO_KEY ? { entries, packBytes } : { entries, packBytes, dataKey };
 }
 
 function indexHash(tail: Uint8Array, hash: Hash): Uint8Array {

@@ -16,6 +16,7 @@
  * Cancel  when `signal` aborts, the call ends soon by throwing `signal.reason`; the object is then written or not.
  */
 import { KybernateError } from '../../core/errors.ts';
+import type { StoreKeys } from '../crypto/store-keys.ts';
 
 export interface CallOptions {
   readonly signal?: AbortSignal;
@@ -43,6 +44,8 @@ export interface ObjectInfo {
 export interface Backend {
   /** where it is, for messages and results: `file:///dir`, `s3://bucket/prefix`; never with credentials */
   readonly url: string;
+  /** what its callers seal and open with (`withKeys`); absent: what they write is plain. The place itself never looks */
+  keys?: StoreKeys;
   /** Writes or replaces. The bytes must not change until it returns. */
   put(key: string, bytes: Uint8Array, options?: CallOptions): Promise<void>;
   /** Writes unless there is an object of that key; of several at once exactly one gets `true`. */
@@ -67,7 +70,7 @@ export interface Backend {
 }
 
 /** What is needed to read single objects. */
-export type Reader = Pick<Backend, 'url' | 'get'>;
+export type Reader = Pick<Backend, 'url' | 'get' | 'keys'>;
 
 const KEY_PATTERN = /^[a-z0-9_-][a-z0-9._-]*(?:\/[a-z0-9_-][a-z0-9._-]*)*$/;
 

@@ -40,6 +40,7 @@ export function watch(
   return {
     calls,
     url: backend.url,
+    ...(backend.keys === undefined ? {} : { keys: backend.keys }),
     put: (key, bytes, options) => pass('put', key, bytes.length, () => backend.put(key, bytes, options)),
     putIfAbsent: (key, bytes, options) =>
       pass('putIfAbsent', key, bytes.length, () => backend.putIfAbsent(key, bytes, options)),
