@@ -68,7 +68,7 @@ describe('prefetchCheckpoint', () => {
 
     expect(first).toEqual({ bytes: packBytes, presentBytes: 0, from: { store: packBytes } });
     expect(second).toEqual({ bytes: packBytes, presentBytes: packBytes, from: {} });
-    expect(op.seen.at(-1)).toEqual({ phase: 'prefetching', bytesDone: packBytes, bytesTotal: packBytes });
+    expect(op.seen.at(-1)).toEqual({ phase: 'fetching', bytesDone: packBytes, bytesTotal: packBytes });
     expect([gets('packs/'), gets('index/')]).toEqual([0, 0]);
     await planRead(backend, (await getManifest(backend, 'ck-1')).manifest, testOp());
     expect(gets('index/')).toBe(0);

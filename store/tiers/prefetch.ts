@@ -132,7 +132,7 @@ class Counter {
   add(from: string, bytes: number): void {
     this.#from[from] = (this.#from[from] ?? 0) + bytes;
     this.#bytesDone += bytes;
-    this.#op.progress({ phase: 'prefetching', bytesDone: this.#bytesDone, bytesTotal: this.#bytesTotal });
+    this.#op.progress({ phase: 'fetching', bytesDone: this.#bytesDone, bytesTotal: this.#bytesTotal });
   }
 
   result(): Prefetched {
