@@ -103,17 +103,23 @@ export interface NodeControlActivities {
   /** the operation saved and restored GPU state in place: later checkpoints of the same processes need no other proof */
   recordRehearsal(input: StepInput): Promise<void>;
   abandonUpload(input: TransferInput): Promise<void>;
+  /** the checkpoint is in the store: the mark `upload.pending`, which only root can remove, goes */
+  confirmUpload(input: TransferInput): Promise<void>;
   resolveLocal(input: ResolveInput): Promise<Resolved>;
   removeRestored(input: RestoreStepInput): Promise<void>;
   releaseRestoreLease(input: RestoreStepInput): Promise<void>;
 }
 
-/** Queue `kybernate-node-<node>-transfer`: bytes between the node and the store. */
+/** Queue `kybernate-node-<node>-fetch`: from the store, through the sidecar, to files of root. */
+export interface FetchActivities {
+  fetchImage(input: FetchImageInput): Promise<FetchImageResult>;
+}
+
+/** Queue `kybernate-node-<node>-transfer`: served by the sidecar, which reads the files of checkpoints and no more. */
 export interface TransferActivities {
   uploadImage(input: TransferInput): Promise<UploadResult>;
   publishManifest(input: TransferInput): Promise<PublishResult>;
   verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
-  fetchImage(input: FetchImageInput): Promise<FetchImageResult>;
 }
 
 /** Queue `kybernate`: served by the control worker, no node involved. */

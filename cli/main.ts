@@ -9,7 +9,7 @@ import { run } from './program.ts';
 import { createProcessTerminal } from './terminal.ts';
 
 // Workers take only what they are given; `up` decides for itself. Into the process, since the SDK of S3 reads its keys there.
-if (!['worker', 'up', 'down', 'setup'].includes(process.argv[2] ?? '')) {
+if (!['worker', 'sidecar', 'up', 'down', 'setup'].includes(process.argv[2] ?? '')) {
   Object.assign(process.env, devDefaults(process.env));
 }
 // A call of the GPU driver occupies a thread of libuv's pool for as long as the driver takes, one a process of a container,

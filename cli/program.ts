@@ -15,7 +15,7 @@ import { addRmCommand } from './commands/rm.ts';
 import { addSetupCommand } from './commands/setup.ts';
 import { addTemporalCommand } from './commands/temporal.ts';
 import { addUpCommand } from './commands/up.ts';
-import { addRunnerCommand, addWorkerCommand } from './commands/worker.ts';
+import { addRunnerCommand, addSidecarCommand, addWorkerCommand } from './commands/worker.ts';
 import { addCancelCommand, addReleaseCommand, addWatchCommand } from './commands/watch.ts';
 import { writeError } from './output.ts';
 
@@ -55,6 +55,7 @@ export function createProgram(cli: Cli): Command {
   addDownCommand(program, cli);
   program.commandsGroup('Running Kybernate:');
   addWorkerCommand(program, cli);
+  addSidecarCommand(program, cli);
   addTemporalCommand(program, cli);
   addRunnerCommand(program);
   program.commandsGroup('Other:');

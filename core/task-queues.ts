@@ -13,7 +13,12 @@ export function nodeControlQueue(node: string): string {
   return `kybernate-node-${node}-ctl`;
 }
 
-/** Bytes between one node and the store. */
+/** Store to node, written by root: apart from the work, so that a long fetch keeps no capture waiting. */
+export function fetchQueue(node: string): string {
+  return `kybernate-node-${node}-fetch`;
+}
+
+/** Bytes between one node and the store: served by the node's sidecar, the only one there that has the store's keys. */
 export function transferQueue(node: string): string {
   return `kybernate-node-${node}-transfer`;
 }

@@ -27,6 +27,8 @@ export interface NodeSettings {
   readonly restoreFromEnvironment: boolean;
   /** containerd runtime for restored containers */
   readonly restoreRuntime: string;
+  /** group that may read committed checkpoints, the sidecar's; absent: root alone */
+  readonly sidecarGroupId?: number;
 }
 
 /** What the engine needs from the node; literal fakes in tests. */

@@ -96,13 +96,17 @@ export async function linkIfAbsent(temporary: string, path: string): Promise<boo
   return true;
 }
 
-/** Makes `path` and its parents, each new name flushed in its own parent. */
-export async function makeDirsDurably(path: string): Promise<void> {
+/**
+ * Makes `path` and its parents, each new name flushed in its own parent.
+ * @returns the first that was made; undefined when all were there
+ */
+export async function makeDirsDurably(path: string): Promise<string | undefined> {
   const first = await mkdir(path, { recursive: true, mode: 0o700 });
   if (first === undefined) {
-    return;
+    return undefined;
   }
   for (let current = path; current.length >= first.length; current = dirname(current)) {
     await syncDir(dirname(current));
   }
+  return first;
 }

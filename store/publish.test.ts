@@ -10,7 +10,7 @@ import { makeCheckpoint, sampleFiles, sampleMetadata, testOp } from '../test/har
 import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
 import { getManifest, listCheckpoints } from './catalog.ts';
-import { abandonUpload, publishManifest } from './publish.ts';
+import { publishManifest, removePendingMark } from './publish.ts';
 import { uploadCheckpoint } from './upload.ts';
 
 let root = '';
@@ -26,7 +26,7 @@ beforeEach(async () => {
 afterEach(() => rm(root, { recursive: true, force: true }));
 
 describe('publishManifest', () => {
-  it('makes the checkpoint visible and removes the marks on the node and the lease', async () => {
+  it('makes the checkpoint visible, removes ledger and lease, and leaves the mark on the node to root', async () => {
     const { packs } = await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
     expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
 
@@ -36,19 +36,17 @@ describe('publishManifest', () => {
     const remote = await getManifest(backend, 'ck-1');
     expect(remote.manifest).toMatchObject({ merkleRoot: manifest.merkleRoot, packs, totalBytes: manifest.totalBytes });
     expect(remote.metadata).toEqual(sampleMetadata('ck-1', manifest));
-    expect((await readdir(dir)).filter((name) => name.startsWith('upload'))).toEqual([]);
+    expect((await readdir(dir)).filter((name) => name.startsWith('upload'))).toEqual(['upload.pending']);
     expect(await readdir(join(root, 'store/leases'))).toEqual([]);
   });
 
   it('succeeds again when the same checkpoint is there', async () => {
     await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
     await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
-    await writeFile(join(dir, 'upload.pending'), '');
 
     const again = await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
 
     expect(again.created).toBe(false);
-    expect(await readdir(dir)).not.toContain('upload.pending');
   });
 
   it('succeeds when the reply to its own manifest was lost', async () => {
@@ -111,6 +109,20 @@ describe('publishManifest', () => {
     expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
   });
 
+  it('keeps the ledger where it is told to, and writes nothing into the checkpoint', async () => {
+    const ledgerPath = join(root, 'ck-1.ledger');
+    const before = await readdir(dir);
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp(), ledgerPath });
+    expect(await readdir(root)).toContain('ck-1.ledger');
+    const watched = watch(backend);
+
+    await publishManifest({ checkpointId: 'ck-1', dir, backend: watched, op: testOp(), ledgerPath });
+
+    expect(watched.calls.filter(({ name, key }) => name === 'put' && key.startsWith('packs/'))).toEqual([]);
+    expect(await readdir(root)).not.toContain('ck-1.ledger');
+    expect(await readdir(dir)).toEqual(before);
+  });
+
   it('leaves the mark on the node when the store fails', async () => {
     await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
     const failing = watch(backend, async ({ name }, proceed) => {
@@ -127,18 +139,16 @@ describe('publishManifest', () => {
   });
 });
 
-describe('abandonUpload', () => {
-  it('makes a pending checkpoint a local one, again and again', async () => {
-    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+describe('removePendingMark', () => {
+  it('makes a pending checkpoint one that is not, again and again', async () => {
+    await removePendingMark(dir);
+    await removePendingMark(dir);
 
-    await abandonUpload(dir);
-    await abandonUpload(dir);
-
-    expect((await readdir(dir)).filter((name) => name.startsWith('upload'))).toEqual([]);
+    expect(await readdir(dir)).not.toContain('upload.pending');
     expect(await readdir(dir)).toContain(METADATA_FILE);
   });
 
   it('finds nothing to do where there is no directory', async () => {
-    await abandonUpload(join(root, 'checkpoint-gone'));
+    await removePendingMark(join(root, 'checkpoint-gone'));
   });
 });

@@ -1,6 +1,6 @@
 /*
  * Makes an uploaded checkpoint visible: file list, then the check that every pack is still there, then the manifest if
- * there is none. After that the marks on the node go.
+ * there is none. Nothing is written into the checkpoint's directory: its mark `upload.pending` is root's to remove.
  */
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -16,7 +16,6 @@ import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { findManifest } from './catalog.ts';
-import { openManifest } from './crypto/manifests.ts';
 import { unusablePacks } from './damaged.ts';
 import { hexDigestOf } from './digest.ts';
 import { errnoOf, syncDir } from './files.ts';
@@ -38,6 +37,8 @@ export interface PublishRequest {
   readonly dir: string;
   readonly backend: Backend;
   readonly op: Op;
+  /** as given to `uploadCheckpoint`; `<dir>/upload.ledger` otherwise */
+  readonly ledgerPath?: string;
 }
 
 export interface Published {
@@ -58,7 +59,7 @@ export async function publishManifest(request: PublishRequest): Promise<Publishe
   const lease = await acquireLease(backend, { id: uploadLeaseId(checkpointId), purpose: 'upload', checkpointId }, op);
   try {
     const created = await publish(request);
-    await removeMarks(request.dir);
+    await rm(ledgerOf(request), { force: true });
     await lease.release();
     return { remote: `${backend.url}/${manifestKey(checkpointId)}`, created };
   } finally {
@@ -83,11 +84,17 @@ async function publish(request: PublishRequest): Promise<boolean> {
   }
   const signature = await readSignature(dir);
   const files = { digest: hexDigestOf(listText), bytes: listText.length };
-  await backend.put(fileListKey(checkpointId, files.digest), listText, { signal: op.signal });
+  await backend.put(fileListKey(checkpointId, files.digest), listText, {
+    signal: op.signal,
+  });
   const packs = await packsInPlace(
     request,
     async () => {
-      const uploaded = await uploadCheckpoint({ checkpointId, dir, manifest, backend, op });
+      const uploaded = await uploadCheckpoint({
+        ...request,
+        ledgerPath: ledgerOf(request),
+        manifest,
+      });
       return uploaded.packs;
     },
     manifest.merkleRoot,
@@ -101,11 +108,18 @@ async function publish(request: PublishRequest): Promise<boolean> {
     totalBytes: manifest.totalBytes,
     files,
     packs: packs.map(([id, bytes]): [string, number] => [id, bytes]),
-    metadata: { text: metadataText, digest: hexDigestOf(Buffer.from(metadataText)) },
+    metadata: {
+      text: metadataText,
+      digest: hexDigestOf(Buffer.from(metadataText)),
+    },
     ...(signature === undefined ? {} : { signature }),
   };
   const text = seal(encodePublishedManifest(published));
-  if (await backend.putIfAbsent(manifestKey(checkpointId), text, { signal: op.signal })) {
+  if (
+    await backend.putIfAbsent(manifestKey(checkpointId), text, {
+      signal: op.signal,
+    })
+  ) {
     return true;
   }
   // Somebody was faster, or our own earlier try arrived although its reply was lost.
@@ -117,15 +131,17 @@ async function publish(request: PublishRequest): Promise<boolean> {
 
 /** @throws InvalidInput when there is one of other content */
 async function isPublished(backend: Backend, checkpointId: string, merkleRoot: string, op: Op): Promise<boolean> {
-  const stored = await findManifest(backend, checkpointId, op.signal);
-  const where = `${backend.url}/${manifestKey(checkpointId)}`;
-  const there = stored && (await openManifest(backend.keys, stored, where, op.signal));
+  const there = await findManifest(backend, checkpointId, op.signal);
   if (there !== undefined && there.merkleRoot !== merkleRoot) {
     throw new KybernateError(
       'InvalidInput',
       `${backend.url} already has another checkpoint of the id ${checkpointId}`,
       {
-        details: { checkpointId, published: there.merkleRoot, ours: merkleRoot },
+        details: {
+          checkpointId,
+          published: there.merkleRoot,
+          ours: merkleRoot,
+        },
       },
     );
   }
@@ -134,11 +150,15 @@ async function isPublished(backend: Backend, checkpointId: string, merkleRoot: s
 
 /** The packs of the upload, all of them there and not condemned, while our lease holds. */
 async function packsInPlace(
-  { dir, backend, op }: PublishRequest,
+  request: PublishRequest,
   upload: () => Promise<PackList>,
   merkleRoot: string,
 ): Promise<PackList> {
-  const ledger = await readLedger(join(dir, OWN_FILES.uploadLedger), { store: backend.url, merkleRoot });
+  const { backend, op } = request;
+  const ledger = await readLedger(ledgerOf(request), {
+    store: backend.url,
+    merkleRoot,
+  });
   let packs = ledger.packs ?? (await upload());
   for (let attempt = 1; ; attempt += 1) {
     const lost = await lostPacks(packs, backend, op);
@@ -159,6 +179,10 @@ async function packsInPlace(
   }
 }
 
+function ledgerOf({ dir, ledgerPath }: PublishRequest): string {
+  return ledgerPath ?? join(dir, OWN_FILES.uploadLedger);
+}
+
 async function lostPacks(packs: PackList, backend: Backend, op: Op): Promise<string[]> {
   const unusable = await unusablePacks(backend, op.signal);
   const lost: string[] = [];
@@ -173,22 +197,17 @@ async function lostPacks(packs: PackList, backend: Backend, op: Op): Promise<str
 }
 
 /**
- * Nobody wants this checkpoint in the store any more: it is a local one from now on. Packs that were sent belong to
- * nobody, or to others that have the same chunks. Idempotent; a directory that is gone has no marks.
+ * Removes the mark that an upload of this checkpoint is wanted: it is published, or nobody wants it in the store any
+ * more (packs that were sent then belong to nobody, or to others that have the same chunks). Idempotent; a directory
+ * that is gone has no mark.
  */
-export async function abandonUpload(dir: string): Promise<void> {
+export async function removePendingMark(dir: string): Promise<void> {
   try {
-    await removeMarks(dir);
+    await rm(join(dir, OWN_FILES.uploadPending), { force: true });
+    await syncDir(dir);
   } catch (error) {
     if (errnoOf(error) !== 'ENOENT') {
       throw error;
     }
   }
-}
-
-/** The mark last: while it is there, the publication is tried again, and finds the manifest. */
-async function removeMarks(dir: string): Promise<void> {
-  await rm(join(dir, OWN_FILES.uploadLedger), { force: true });
-  await rm(join(dir, OWN_FILES.uploadPending), { force: true });
-  await syncDir(dir);
 }

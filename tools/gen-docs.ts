@@ -19,7 +19,7 @@ import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
-import { workerEnv } from '../workers/config.ts';
+import { controlEnv, nodeEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
 import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -186,15 +186,18 @@ function defaultText(field: Field, required: boolean): string {
 /** Variables whose default is found out on the machine. */
 const FOUND_DEFAULTS: Readonly<Record<string, string>> = { KYBERNATE_NODE: 'host name' };
 
+const READERS = { control: controlEnv, node: nodeEnv, sidecar: sidecarEnv };
+
 function variableTable(): string {
   const described = schemaComments(readFileSync(join(ROOT, 'workers/config.ts'), 'utf8'), 'workerEnv');
   const { properties = {} } = z.toJSONSchema(workerEnv, { io: 'input' }) as Field;
   const rows = Object.entries(properties).map(([name, field]) => {
     const choices = field.enum === undefined ? '' : ` (${typeText(field)})`;
     const value = FOUND_DEFAULTS[name] ?? defaultText(field, false);
-    return [`\`${name}\``, value === '``' ? '' : value, `${described.get(name) ?? ''}${choices}`];
+    const readers = Object.entries(READERS).flatMap(([reader, schema]) => (name in schema.shape ? [reader] : []));
+    return [`\`${name}\``, readers.join(', '), value === '``' ? '' : value, `${described.get(name) ?? ''}${choices}`];
   });
-  return table(['Variable', 'Default', 'Meaning'], rows);
+  return table(['Variable', 'Read by', 'Default', 'Meaning'], rows);
 }
 
 function cliReference(): string {

@@ -89,7 +89,7 @@ function get(path: string): Promise<{ status: number | undefined; body: string }
 describe('the socket', () => {
   it('can be opened by its owner alone', () => {
     expect(statSync(server.socketPath).mode & 0o777).toBe(0o600);
-    expect(statSync(join(dir, 'run')).mode & 0o777).toBe(0o700);
+    expect(statSync(join(dir, 'run')).mode & 0o777).toBe(0o711);
   });
 
   it('takes the place of one whose agent died, never of one that answers', async () => {

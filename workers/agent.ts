@@ -53,7 +53,7 @@ export function agentSocketPath(runDir: string): string {
 }
 
 /**
- * Listens on `<runDir>/agent.sock`, mode 0600 in a directory of mode 0700; replaces the socket of an agent that died.
+ * Listens on `<runDir>/agent.sock`, mode 0600; replaces the socket of an agent that died.
  * @throws Internal another agent answers there
  */
 export async function startAgent(options: AgentOptions): Promise<AgentServer> {
@@ -61,8 +61,9 @@ export async function startAgent(options: AgentOptions): Promise<AgentServer> {
   const stop = new AbortController();
   const op: Op = { signal: stop.signal, log, progress: () => undefined };
   const socketPath = agentSocketPath(deps.settings.runDir);
-  mkdirSync(deps.settings.runDir, { recursive: true, mode: 0o700 });
-  chmodSync(deps.settings.runDir, 0o700);
+  // Others may pass through it, to the sockets of the sidecar; everything of ours in it is closed by its own mode.
+  mkdirSync(deps.settings.runDir, { recursive: true, mode: 0o711 });
+  chmodSync(deps.settings.runDir, 0o711);
   if (await answers(socketPath)) {
     throw new KybernateError('Internal', `another agent serves ${socketPath}; one node has one worker`);
   }

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { nodeSettings, readWorkerConfig, redacted } from './config.ts';
+import { controlEnv, nodeEnv, nodeSettings, readConfig, redacted, sidecarEnv, workerEnv } from './config.ts';
 
-describe('readWorkerConfig', () => {
+describe('readConfig', () => {
   it('needs no variable', () => {
-    const config = readWorkerConfig({});
+    const config = readConfig(workerEnv, {});
 
     expect(config).toMatchObject({
       KYBERNATE_STATE_DIR: '/var/lib/kybernate',
@@ -16,13 +16,16 @@ describe('readWorkerConfig', () => {
   });
 
   it('counts an empty variable as not set', () => {
-    expect(readWorkerConfig({ KYBERNATE_STORE: '', KYBERNATE_LOG_LEVEL: '' })).toMatchObject({
+    expect(readConfig(workerEnv, { KYBERNATE_STORE: '', KYBERNATE_LOG_LEVEL: '' })).toMatchObject({
       KYBERNATE_LOG_LEVEL: 'info',
     });
   });
 
   it('splits the restore roots at colons', () => {
-    expect(readWorkerConfig({ KYBERNATE_RESTORE_ROOTS: '/a:/b/c:' }).KYBERNATE_RESTORE_ROOTS).toEqual(['/a', '/b/c']);
+    expect(readConfig(workerEnv, { KYBERNATE_RESTORE_ROOTS: '/a:/b/c:' }).KYBERNATE_RESTORE_ROOTS).toEqual([
+      '/a',
+      '/b/c',
+    ]);
   });
 
   it.each([
@@ -33,14 +36,44 @@ describe('readWorkerConfig', () => {
     ['KYBERNATE_RESTORE_ROOTS', '/a:b'],
     ['KYBERNATE_RESTORE_FROM_ENV', 'yes'],
     ['KYBERNATE_METRICS_ADDRESS', '9464'],
+    ['KYBERNATE_SIDECAR_USER', 'a:b'],
+    ['KYBERNATE_GROUP', '../x'],
   ])('names %s with its value %s when it is wrong', (name, value) => {
-    expect(() => readWorkerConfig({ [name]: value })).toThrow(`${name}: ${JSON.stringify(value)} is wrong`);
+    expect(() => readConfig(workerEnv, { [name]: value })).toThrow(`${name}: ${JSON.stringify(value)} is wrong`);
+  });
+});
+
+describe('who reads what', () => {
+  const env = {
+    KYBERNATE_STORE: 's3://bucket',
+    KYBERNATE_S3_ENDPOINT: 'http://127.0.0.1:7070',
+    AWS_ACCESS_KEY_ID: 'key',
+    AWS_SECRET_ACCESS_KEY: 'secret',
+  };
+
+  it('a node worker reads nothing of the store, not even a wrong value', () => {
+    const config = readConfig(nodeEnv, { ...env, KYBERNATE_STORE: 'wrong' });
+
+    expect(JSON.stringify(config)).not.toMatch(/bucket|7070|key|secret|wrong/);
+    expect(Object.keys(config).filter((name) => /_STORE$|_S3_|AWS/.test(name))).toEqual([]);
+  });
+
+  it('a sidecar needs a store, a control worker does not', () => {
+    expect(() => readConfig(sidecarEnv, {})).toThrow('KYBERNATE_STORE: "" is wrong');
+    expect(readConfig(sidecarEnv, env)).toMatchObject({
+      KYBERNATE_STORE: 's3://bucket',
+      KYBERNATE_SIDECAR_USER: 'kybernate',
+      KYBERNATE_GROUP: 'kybernate',
+    });
+    expect(readConfig(controlEnv, {}).KYBERNATE_STORE).toBeUndefined();
   });
 });
 
 describe('nodeSettings', () => {
   it('looks programs up beside CRIU first', () => {
-    const settings = nodeSettings(readWorkerConfig({ KYBERNATE_CRIU: '/opt/criu/sbin/criu', PATH: '/usr/bin:/bin' }));
+    const settings = nodeSettings(
+      readConfig(nodeEnv, { KYBERNATE_CRIU: '/opt/criu/sbin/criu', PATH: '/usr/bin:/bin' }),
+    );
 
     expect(settings.programPath).toBe('/opt/criu/sbin:/usr/bin:/bin');
     expect(settings.runnerCommand.slice(-2)).toEqual([
@@ -50,14 +83,16 @@ describe('nodeSettings', () => {
   });
 
   it('names a keeper of CRIU only when it is given', () => {
-    expect(nodeSettings(readWorkerConfig({}))).not.toHaveProperty('keeperDir');
-    expect(nodeSettings(readWorkerConfig({ KYBERNATE_KEEPER_DIR: '/opt/keeper' })).keeperDir).toBe('/opt/keeper');
+    expect(nodeSettings(readConfig(nodeEnv, {}))).not.toHaveProperty('keeperDir');
+    expect(nodeSettings(readConfig(nodeEnv, { KYBERNATE_KEEPER_DIR: '/opt/keeper' })).keeperDir).toBe('/opt/keeper');
   });
 });
 
 describe('redacted', () => {
   it('hides passwords in URLs', () => {
-    const shown = redacted(readWorkerConfig({ KYBERNATE_S3_ENDPOINT: 'http://user:secret@s3:9000', PATH: '/bin' }));
+    const shown = redacted(
+      readConfig(workerEnv, { KYBERNATE_S3_ENDPOINT: 'http://user:secret@s3:9000', PATH: '/bin' }),
+    );
 
     expect(JSON.stringify(shown)).not.toContain('secret');
     expect(shown).not.toHaveProperty('PATH');

@@ -9,8 +9,11 @@ import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
 import type { NodeSettings } from '../engine/node-deps.ts';
 
 const storeUrl = z.string().regex(/^(file:\/\/\/|s3:\/\/[^/@]+)/, 'write file:///dir or s3://bucket[/prefix]');
+/** A name, or the number of a user or group that has none. */
+const account = z.string().regex(/^(?:[a-z_][a-z0-9_-]{0,31}|\d{1,10})$/, 'write a name or a number');
 const program = z.string().regex(/^[^\0]+$/);
 
+/** Every variable; each process reads those of its own schema below. */
 export const workerEnv = z.object({
   /** name of this node, part of its task queues; the host name, in lower case, otherwise */
   KYBERNATE_NODE: nodeName.prefault(() => hostname().toLowerCase()),
@@ -18,12 +21,18 @@ export const workerEnv = z.object({
   KYBERNATE_STATE_DIR: absolutePath.default('/var/lib/kybernate'),
   /** journals, locks and sockets; must be a tmpfs */
   KYBERNATE_RUN_DIR: absolutePath.default('/run/kybernate'),
-  /** where checkpoints are stored: `file:///dir` or `s3://bucket[/prefix]`; without it only `durability: local` works */
+  /** where checkpoints are stored: `file:///dir` or `s3://bucket[/prefix]`; a node worker reaches it through the sidecar */
   KYBERNATE_STORE: storeUrl.optional(),
   /** S3 server other than AWS, for example `http://127.0.0.1:7070` */
   KYBERNATE_S3_ENDPOINT: z.url().optional(),
   /** region of the bucket; keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or where the AWS SDK looks */
   KYBERNATE_S3_REGION: z.string().default('us-east-1'),
+  /** user that a sidecar becomes when root starts it: a name of /etc/passwd, or a number */
+  KYBERNATE_SIDECAR_USER: account.default('kybernate'),
+  /** group that may read the files of checkpoints, and the sidecar's own: a name of /etc/group, or a number */
+  KYBERNATE_GROUP: account.default('kybernate'),
+  /** ledgers, transfers and caches of the sidecar; `<state directory>/sidecar` otherwise */
+  KYBERNATE_SIDECAR_DIR: absolutePath.optional(),
   /** socket of containerd */
   KYBERNATE_CONTAINERD_ADDRESS: absolutePath.default('/run/containerd/containerd.sock'),
   /** runc: a path, or a name to look up in PATH */
@@ -58,13 +67,43 @@ export const workerEnv = z.object({
 });
 export type WorkerConfig = z.output<typeof workerEnv>;
 
+const OF_THE_STORE = { KYBERNATE_STORE: true, KYBERNATE_S3_ENDPOINT: true, KYBERNATE_S3_REGION: true } as const;
+const OF_THE_SIDECAR = { KYBERNATE_SIDECAR_USER: true, KYBERNATE_SIDECAR_DIR: true } as const;
+
+/** The privileged side knows no store: what it is not told it cannot leak. */
+export const nodeEnv = workerEnv.omit({ ...OF_THE_STORE, ...OF_THE_SIDECAR });
+export type NodeConfig = z.output<typeof nodeEnv>;
+
+const OF_EVERY_PROCESS = { KYBERNATE_NODE: true, KYBERNATE_LOG_LEVEL: true, KYBERNATE_METRICS_ADDRESS: true } as const;
+
+export const controlEnv = workerEnv.pick({ ...OF_EVERY_PROCESS, ...OF_THE_STORE });
+export type ControlConfig = z.output<typeof controlEnv>;
+
+export const sidecarEnv = workerEnv
+  .pick({
+    ...OF_EVERY_PROCESS,
+    ...OF_THE_STORE,
+    ...OF_THE_SIDECAR,
+    KYBERNATE_GROUP: true,
+    KYBERNATE_STATE_DIR: true,
+    KYBERNATE_RUN_DIR: true,
+  })
+  .required({ KYBERNATE_STORE: true });
+export type SidecarConfig = z.output<typeof sidecarEnv>;
+
+/** What `createLog` and `installRuntime` need. */
+export type ProcessConfig = Pick<WorkerConfig, keyof typeof OF_EVERY_PROCESS>;
+
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** @throws InvalidInput naming every variable that is wrong, what it holds and what was expected */
-export function readWorkerConfig(env: Environment = process.env): WorkerConfig {
+/**
+ * @param schema that of the process
+ * @throws InvalidInput naming every variable that is wrong, what it holds and what was expected
+ */
+export function readConfig<Schema extends z.ZodType>(schema: Schema, env: Environment): z.output<Schema> {
   // A variable set to nothing counts as not set.
   const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
-  const parsed = workerEnv.safeParse(given);
+  const parsed = schema.safeParse(given);
   if (parsed.success) {
     return parsed.data;
   }
@@ -76,7 +115,7 @@ export function readWorkerConfig(env: Environment = process.env): WorkerConfig {
 }
 
 /** For the log of a start: what counts, without passwords in URLs and without PATH. */
-export function redacted(config: WorkerConfig): Record<string, unknown> {
+export function redacted(config: ProcessConfig & { readonly PATH?: string }): Record<string, unknown> {
   const { PATH: _path, ...rest } = config;
   const hide = (value: unknown): unknown =>
     typeof value === 'string' ? value.replace(/^(\w+:\/\/)[^/@]*@/, '$1***@') : value;
@@ -84,14 +123,14 @@ export function redacted(config: WorkerConfig): Record<string, unknown> {
 }
 
 /** Every checkpoint waits for the start of its runner: with its code compiled already that takes half the time. */
-function runnerCommand({ KYBERNATE_STATE_DIR: stateDir }: WorkerConfig): string[] {
+function runnerCommand({ KYBERNATE_STATE_DIR: stateDir }: NodeConfig): string[] {
   const runner = fileURLToPath(new URL(`./runner${extname(import.meta.url)}`, import.meta.url));
   // Root runs what it finds there, so it lies where only root writes.
   const variables = [`NODE_COMPILE_CACHE=${join(stateDir, 'compile-cache')}`, `UV_THREADPOOL_SIZE=${DRIVER_THREADS}`];
   return ['/usr/bin/env', ...variables, process.execPath, runner];
 }
 
-export function nodeSettings(config: WorkerConfig): NodeSettings {
+export function nodeSettings(config: NodeConfig): NodeSettings {
   const { KYBERNATE_CRIU: criuPath, KYBERNATE_RUNC: runcPath, PATH } = config;
   const first = [criuPath, runcPath].filter((path) => isAbsolute(path)).map((path) => dirname(path));
   return {

@@ -7,8 +7,15 @@ import type { LockInput } from '../core/contract/lock.ts';
 import type { Logger } from '../core/op.ts';
 import { CONTROL_QUEUE } from '../core/task-queues.ts';
 import { workflowBundlePath } from './build-bundle.ts';
-import { readWorkerConfig, redacted, type Environment } from './config.ts';
-import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, storeOpener } from './runtime.ts';
+import { controlEnv, readConfig, redacted, type Environment } from './config.ts';
+import {
+  SHUTDOWN_GRACE_MS,
+  connectTemporal,
+  createLog,
+  installRuntime,
+  storeOpener,
+  temporalConfig,
+} from './runtime.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
 
 export interface ControlWorkerOptions {
@@ -24,10 +31,10 @@ export interface ControlWorkerOptions {
  */
 export async function startControlWorker(options: ControlWorkerOptions = {}): Promise<RunningWorker> {
   const env = options.env ?? process.env;
-  const config = readWorkerConfig(env);
+  const config = readConfig(controlEnv, env);
   const log = options.log ?? createLog(config);
   installRuntime(config, log);
-  const { connection, namespace } = await connectTemporal(env);
+  const { connection, namespace } = await connectTemporal(temporalConfig(env));
   const backend = storeOpener(config);
   const worker = await Worker.create({
     connection,

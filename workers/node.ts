@@ -1,19 +1,22 @@
 /*
- * The node worker, one a node: three queues over one connection (work, control, transfer), the agent of the runtime
- * wrapper, and the reconciliation of what earlier workers left.
+ * The node worker, one a node: three queues over one connection (work, control, fetch), the agent of the runtime
+ * wrapper, and the reconciliation of what earlier workers left. It has no keys of the store: the sidecar has.
  */
 import { hostname } from 'node:os';
-import { join } from 'node:path';
 import { Client } from '@temporalio/client';
 import { Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
 import { isRunClosed } from '../activities/control/runs.ts';
 import { mapErrorsInterceptor } from '../activities/map-errors.ts';
-import { createNodeActivities, createNodeControlActivities } from '../activities/node/index.ts';
-import { createTransferActivities, type TransferDeps } from '../activities/transfer/index.ts';
-import { fetchVerified, verifyDirectory } from '../activities/transfer/source-access.ts';
+import {
+  createFetchActivities,
+  createNodeActivities,
+  createNodeControlActivities,
+  type NodeActivityDeps,
+} from '../activities/node/index.ts';
+import { fetchVerified, verifyDirectory } from '../activities/node/source-access.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Logger, Op } from '../core/op.ts';
-import { nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
+import { fetchQueue, nodeControlQueue, nodeQueue } from '../core/task-queues.ts';
 import { isAgentOperation, isUnderWay } from '../engine/agent-checkpoint.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { reconcile } from '../engine/reconcile.ts';
@@ -23,14 +26,18 @@ import type { SourceAccess } from '../engine/restore-source.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
 import { openGpuDriver } from '../native/cuda/open.ts';
 import { runExeca } from '../native/run/run-execa.ts';
-import { localCatalog, type LocalCatalog } from '../store/local-catalog.ts';
+import { openSidecarBackend } from '../store/backend/sidecar.ts';
+import { localCatalog } from '../store/local-catalog.ts';
+import { idOf } from './accounts.ts';
 import { startAgent } from './agent.ts';
-import { nodeSettings, readWorkerConfig, redacted, type Environment, type WorkerConfig } from './config.ts';
-import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, storeOpener } from './runtime.ts';
+import { nodeEnv, nodeSettings, readConfig, redacted, type Environment, type NodeConfig } from './config.ts';
+import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, opener, temporalConfig } from './runtime.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
+import { sidecarSockets } from './sidecar-sockets.ts';
+import { checkpointsDir, openToGroup } from './state-dir.ts';
 
 /** Slots per queue: captures are few, and what thaws a workload never waits behind them. */
-const SLOTS = { work: 2, control: 20, transfer: 2 } as const;
+const SLOTS = { work: 2, control: 20, fetch: 2 } as const;
 const RECONCILE_MS = 30_000;
 
 export interface NodeWorkerOptions {
@@ -45,26 +52,29 @@ export interface NodeWorkerOptions {
  */
 export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<RunningWorker> {
   const env = options.env ?? process.env;
-  const config = readWorkerConfig(env);
+  const config = readConfig(nodeEnv, env);
   const log = options.log ?? createLog(config);
   installRuntime(config, log);
-  const settings = nodeSettings(config);
+  const settings = { ...nodeSettings(config), ...(await sharing(config, log)) };
   const node: NodeDeps = {
     settings,
     containerd: connectContainerd(settings.containerdAddress),
     run: runExeca,
     gpu: () => openGpuDriver(settings),
   };
-  const { connection, namespace } = await connectTemporal(env);
-  const catalog = localCatalog(join(settings.stateDir, 'checkpoints'));
-  const backend = storeOpener(config);
-  const transfer: TransferDeps = { settings, catalog, ...(backend === undefined ? {} : { backend }) };
+  const { connection, namespace } = await connectTemporal(temporalConfig(env));
+  const { http } = sidecarSockets(settings.runDir);
+  const deps: NodeActivityDeps = {
+    node,
+    catalog: localCatalog(checkpointsDir(settings.stateDir)),
+    backend: opener(() => openSidecarBackend(http, settings.node)),
+  };
   const stop = new AbortController();
   const op: Op = { signal: stop.signal, log, progress: () => undefined };
-  const agent = await startAgent({ deps: node, log, ...sourceAccess(node, transfer, op) });
+  const agent = await startAgent({ deps: node, log, ...sourceAccess(deps, op) });
   const stopReconciling = await startReconciling(node, op, new Client({ connection, namespace }));
   const dropStandby = keepStandbyRunner(settings);
-  const workers = await createWorkers({ config, connection, namespace, node, catalog, transfer });
+  const workers = await createWorkers({ connection, namespace, deps });
   log.info({ namespace, config: redacted(config) }, 'node worker starts');
   return runWorkers({
     workers,
@@ -81,18 +91,13 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
 }
 
 interface WorkerParts {
-  readonly config: WorkerConfig;
   readonly connection: NativeConnection;
   readonly namespace: string;
-  readonly node: NodeDeps;
-  readonly catalog: LocalCatalog;
-  readonly transfer: TransferDeps;
+  readonly deps: NodeActivityDeps;
 }
 
-function createWorkers({ config, connection, namespace, node, catalog, transfer }: WorkerParts): Promise<Worker[]> {
-  const name = config.KYBERNATE_NODE;
-  const url = config.KYBERNATE_STORE;
-  const deps = { node, catalog, ...(url === undefined ? {} : { storeUrl: url }) };
+function createWorkers({ connection, namespace, deps }: WorkerParts): Promise<Worker[]> {
+  const name = deps.node.settings.node;
   const create = (
     taskQueue: string,
     slots: number,
@@ -111,16 +116,28 @@ function createWorkers({ config, connection, namespace, node, catalog, transfer 
   return Promise.all([
     create(nodeQueue(name), SLOTS.work, createNodeActivities(deps)),
     create(nodeControlQueue(name), SLOTS.control, createNodeControlActivities(deps)),
-    create(transferQueue(name), SLOTS.transfer, createTransferActivities(transfer)),
+    create(fetchQueue(name), SLOTS.fetch, createFetchActivities(deps)),
   ]);
 }
 
+/** The group of the sidecar may read what is committed from now on. */
+async function sharing(config: NodeConfig, log: Logger): Promise<{ readonly sidecarGroupId?: number }> {
+  const { KYBERNATE_GROUP: group, KYBERNATE_STATE_DIR: stateDir } = config;
+  const groupId = idOf('group', group);
+  if (groupId === undefined) {
+    log.warn({ group }, 'there is no such group: only a sidecar of root could read checkpoints; run `kybernate setup`');
+    return {};
+  }
+  await openToGroup(stateDir, groupId);
+  return { sidecarGroupId: groupId };
+}
+
 /** For restores that others ask for, through the agent. */
-function sourceAccess(node: NodeDeps, transfer: TransferDeps, op: Op): SourceAccess {
+function sourceAccess(deps: NodeActivityDeps, op: Op): SourceAccess {
   return {
     async fetchCheckpoint(checkpointId) {
-      const unused = (): boolean => restoresUsing(node.settings, checkpointId).length === 0;
-      return (await fetchVerified(transfer, op, checkpointId, unused)).dir;
+      const unused = (): boolean => restoresUsing(deps.node.settings, checkpointId).length === 0;
+      return (await fetchVerified(deps, op, checkpointId, unused)).dir;
     },
     verifyCheckpoint: (dir) => verifyDirectory(dir, op),
   };

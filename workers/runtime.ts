@@ -12,9 +12,9 @@ import { pino } from 'pino';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
-import { openBackend } from '../store/backend/open.ts';
+import { openBackend, type StoreSettings } from '../store/backend/open.ts';
 import type { Backend } from '../store/backend/backend.ts';
-import type { Environment, WorkerConfig } from './config.ts';
+import type { ControlConfig, Environment, ProcessConfig } from './config.ts';
 
 /** How long a stopping worker lets its activities finish before it cancels them. */
 export const SHUTDOWN_GRACE_MS = 10_000;
@@ -22,14 +22,14 @@ const WORKER_HEARTBEAT_MS = 10_000;
 /** Activities last from milliseconds to half an hour; the default buckets end at 10 s. */
 const DURATION_BUCKETS_S = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800];
 
-export function createLog(config: WorkerConfig): Logger {
+export function createLog(config: ProcessConfig): Logger {
   return pino({ level: config.KYBERNATE_LOG_LEVEL, base: { node: config.KYBERNATE_NODE } });
 }
 
 let installed = false;
 
 /** Once per process, before the first connection: JSON log through `log`, worker heartbeats, metrics if asked for. */
-export function installRuntime(config: WorkerConfig, log: Logger): void {
+export function installRuntime(config: ProcessConfig, log: Logger): void {
   if (installed) {
     return;
   }
@@ -64,15 +64,21 @@ export interface TemporalConnection {
   readonly namespace: string;
 }
 
-/**
- * Connects as TEMPORAL_* and temporal.toml say, and checks that the server is prepared.
- * @throws KybernateError `Incompatible` when namespace or search attributes are missing, with the command that makes them
- */
-export async function connectTemporal(env: Environment): Promise<TemporalConnection> {
+type TemporalConfig = ReturnType<typeof loadClientConnectConfig>;
+
+/** As TEMPORAL_* and temporal.toml say; reads files. */
+export function temporalConfig(env: Environment): TemporalConfig {
   const overrideEnvVars = Object.fromEntries(
     Object.entries(env).filter((pair): pair is [string, string] => pair[1] !== undefined),
   );
-  const config = loadClientConnectConfig({ overrideEnvVars });
+  return loadClientConnectConfig({ overrideEnvVars });
+}
+
+/**
+ * Connects, and checks that the server is prepared.
+ * @throws KybernateError `Incompatible` when namespace or search attributes are missing, with the command that makes them
+ */
+export async function connectTemporal(config: TemporalConfig): Promise<TemporalConnection> {
   const namespace = config.namespace ?? 'default';
   const address = config.connectionOptions.address ?? 'localhost:7233';
   const connection = await NativeConnection.connect({ ...config.connectionOptions }).catch((error: unknown) => {
@@ -117,15 +123,22 @@ function codeOf(error: unknown): number {
   return typeof error === 'object' && error !== null && 'code' in error ? Number(error.code) : -1;
 }
 
+/** @returns undefined when no store is configured */
+export function storeOpener(config: ControlConfig): (() => Promise<Backend>) | undefined {
+  const { KYBERNATE_STORE: url } = config;
+  return url === undefined ? undefined : opener(() => openBackend(url, storeSettings(config)));
+}
+
+export function storeSettings(config: ControlConfig): StoreSettings {
+  const { KYBERNATE_S3_ENDPOINT: endpoint, KYBERNATE_S3_REGION: region } = config;
+  return { region, ...(endpoint === undefined ? {} : { endpoint }) };
+}
+
 /** Opened at the first use and kept; a failed opening is tried anew by the next caller. */
-export function storeOpener(config: WorkerConfig): (() => Promise<Backend>) | undefined {
-  const { KYBERNATE_STORE: url, KYBERNATE_S3_ENDPOINT: endpoint, KYBERNATE_S3_REGION: region } = config;
-  if (url === undefined) {
-    return undefined;
-  }
+export function opener(open: () => Promise<Backend>): () => Promise<Backend> {
   let opened: Promise<Backend> | undefined;
   return () => {
-    opened ??= openBackend(url, { region, ...(endpoint === undefined ? {} : { endpoint }) }).catch((error: unknown) => {
+    opened ??= open().catch((error: unknown) => {
       opened = undefined;
       throw error;
     });

@@ -37,7 +37,8 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
   const scope = CancellationScope.current();
 
   return runOperation({ node, undo, progress, delivered: () => lock.delivered() }, async () => {
-    const probe = await steps.probe.probeNode({ container: input.container });
+    const store = input.durability === 'local' ? {} : { store: true };
+    const probe = await steps.probe.probeNode({ container: input.container, ...store });
     const source = resolvedContainer(probe, node);
     checkStore(probe, input);
     progress.resolved(`${source.namespace}/${source.id}`);
@@ -80,7 +81,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       undo.settle('discardCapture');
       return local;
     };
-    const store = async (): Promise<Stored> => {
+    const upload = async (): Promise<Stored> => {
       const stored = await storeCheckpoint(steps, progress, { checkpointId, durability: input.durability });
       undo.settle('abandonUpload');
       return stored;
@@ -93,18 +94,18 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       case 'resume':
         end = await letGo();
         local = await commit();
-        stored = await store();
+        stored = await upload();
         break;
       case 'hold':
         local = await commit();
         progress.enter('holding');
         await condition(released, holdBudgetMs);
         end = await letGo();
-        stored = await store();
+        stored = await upload();
         break;
       case 'stop':
         local = await commit();
-        stored = await store();
+        stored = await upload();
         end = await stop();
         break;
     }
@@ -173,6 +174,7 @@ async function storeCheckpoint(
   const upload = await steps.transfer.uploadImage({ checkpointId });
   progress.enter('publishing');
   const { remote } = await steps.transfer.publishManifest({ checkpointId });
+  await steps.note.confirmUpload({ checkpointId });
   if (durability === 'verified') {
     progress.enter('verifying');
     await steps.transfer.verifyRemote({ checkpointId });

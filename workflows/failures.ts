@@ -1,5 +1,6 @@
 /* What a workflow fails with: always an ApplicationFailure whose type is a name of core/errors.ts, or a cancellation. */
 import { ActivityFailure, ApplicationFailure, TimeoutFailure, isCancellation } from '@temporalio/workflow';
+import type { TransferActivities } from '../activities/contract.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { ERRORS, isErrorType, isKybernateError, messageOf, type ErrorDetails, type ErrorType } from '../core/errors.ts';
 import type { UndoReport } from './compensation.ts';
@@ -14,7 +15,13 @@ export function failure(
     type,
     message,
     nonRetryable: true,
-    details: [{ remedy: ERRORS[type].remedy, workload: ERRORS[type].workload, ...details }],
+    details: [
+      {
+        remedy: ERRORS[type].remedy,
+        workload: ERRORS[type].workload,
+        ...details,
+      },
+    ],
     ...(cause === undefined ? {} : { cause }),
   });
 }
@@ -77,12 +84,26 @@ export function asFailure(error: unknown, node: string): unknown {
   return error;
 }
 
+/** What a user can do about a step of the sidecar that nobody took. */
+export function noSidecar(node: string): string {
+  return `no sidecar serves node ${node}: start \`kybernate sidecar\` there`;
+}
+
+/** Steps that the sidecar takes, not the worker of the node. */
+const SIDECAR_STEPS: ReadonlySet<string> = new Set<keyof TransferActivities>([
+  'uploadImage',
+  'publishManifest',
+  'verifyRemote',
+]);
+
 function timeoutFailure(error: ActivityFailure, node: string): ApplicationFailure {
   const step = error.activityType;
   const kind = (error.cause as TimeoutFailure).timeoutType;
   if (kind === 'SCHEDULE_TO_START' || kind === 'HEARTBEAT') {
-    const what = kind === 'HEARTBEAT' ? `went silent during ${step}` : `did not take the step ${step}`;
-    return failure('NodeUnavailable', `the worker of node ${node} ${what}`, { node, step }, error);
+    const ofSidecar = SIDECAR_STEPS.has(step);
+    const silent = `the ${ofSidecar ? 'sidecar' : 'worker'} of node ${node} went silent during ${step}`;
+    const notTaken = ofSidecar ? noSidecar(node) : `the worker of node ${node} did not take the step ${step}`;
+    return failure('NodeUnavailable', kind === 'HEARTBEAT' ? silent : notTaken, { node, step }, error);
   }
   // Retries that ran out of time carry the error of the last attempt below the timeout.
   const type = typeOf(error);
@@ -104,7 +125,11 @@ export function outcomeOf(error: unknown, report: UndoReport, node: string): unk
   const details = {
     node,
     left,
-    failed: report.failed.map(({ name, message, error: cause }) => ({ name, message, type: typeOf(cause) ?? null })),
+    failed: report.failed.map(({ name, message, error: cause }) => ({
+      name,
+      message,
+      type: typeOf(cause) ?? null,
+    })),
     skipped: report.skipped,
     original: messageOf(original),
   };

@@ -1,6 +1,6 @@
 /* What a probe's answer must say before anything else is done on the node. */
 import { STEP_PROTOCOL_VERSION, type CheckpointInput, type ProbeResult } from '../core/contract/checkpoint.ts';
-import { failure } from './failures.ts';
+import { failure, noSidecar } from './failures.ts';
 
 /** @throws Incompatible the node's worker speaks another version of the steps */
 export function checkProtocol(probe: ProbeResult, node: string): void {
@@ -17,18 +17,20 @@ export function checkProtocol(probe: ProbeResult, node: string): void {
 export function resolvedContainer(probe: ProbeResult, node: string): { namespace: string; id: string } {
   checkProtocol(probe, node);
   if (probe.container === undefined) {
-    throw failure('ContainerNotFound', `node ${node} resolved no container`, { node });
+    throw failure('ContainerNotFound', `node ${node} resolved no container`, {
+      node,
+    });
   }
   const { namespace, id } = probe.container;
   return { namespace, id };
 }
 
-/** @throws InvalidInput more durability is asked for than a node without a store can give: better said before than after */
+/** @throws NodeUnavailable nobody would upload: better said before the workload is touched than after */
 export function checkStore(probe: ProbeResult, input: Pick<CheckpointInput, 'node' | 'durability'>): void {
   if (input.durability !== 'local' && probe.store === undefined) {
     throw failure(
-      'InvalidInput',
-      `durability: node ${input.node} has no store, so ${input.durability} cannot be reached; set KYBERNATE_STORE there or ask for local`,
+      'NodeUnavailable',
+      `${noSidecar(input.node)}; without it durability ${input.durability} cannot be reached, local can`,
       { node: input.node },
     );
   }

@@ -11,13 +11,14 @@ import {
 } from '@temporalio/workflow';
 import type {
   ControlActivities,
+  FetchActivities,
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
 } from '../activities/contract.ts';
 import { NON_RETRYABLE_TYPES } from '../core/errors.ts';
 import type { Timeouts } from '../core/contract/common.ts';
-import { CONTROL_QUEUE, nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
+import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
 import { isPickupTimeout } from './failures.ts';
 
 /** Where the steps run, and how long they may take. */
@@ -72,7 +73,7 @@ export const OPTION_CLASSES = {
   work: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeQueue, 3),
   /** Lets the workload run or ends it, on the queue that never waits behind work. */
   thaw: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeControlQueue, 3),
-  /** Waits for the store, and for a node that restarts: the checkpoint is safe on its disk meanwhile. */
+  /** Waits for the store, and for a sidecar that restarts: the checkpoint is safe on the node's disk meanwhile. */
   transfer: (scope: NodeScope): ActivityOptions => ({
     ...base(scope),
     taskQueue: transferQueue(scope.node),
@@ -83,7 +84,16 @@ export const OPTION_CLASSES = {
     retry: retry(0),
   }),
   /** Store to node, with somebody waiting for it. */
-  fetch: (scope: NodeScope): ActivityOptions => nodeStep(scope, transferQueue, 5),
+  fetch: (scope: NodeScope): ActivityOptions => nodeStep(scope, fetchQueue, 5),
+  /** A note on the node's disk about what is done elsewhere: waits for a node that restarts, as the transfer does. */
+  note: (scope: NodeScope): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: nodeControlQueue(scope.node),
+    scheduleToStartTimeout: scope.timeouts.uploadMs,
+    scheduleToCloseTimeout: scope.timeouts.uploadMs,
+    startToCloseTimeout: 20_000,
+    retry: retry(0),
+  }),
   /** Catalogue and locks: no node involved. */
   control: (scope: Pick<NodeScope, 'summary'>): ActivityOptions => ({
     ...base(scope),
@@ -121,7 +131,8 @@ export interface NodeProxies {
     'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'
   >;
   readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'verifyRemote'>;
-  readonly fetch: Pick<TransferActivities, 'fetchImage'>;
+  readonly fetch: FetchActivities;
+  readonly note: Pick<NodeControlActivities, 'confirmUpload'>;
   readonly undo: NodeControlActivities;
 }
 
@@ -135,7 +146,8 @@ export function nodeProxies(scope: NodeScope): NodeProxies {
     work: patient(proxyActivities<NodeActivities>(OPTION_CLASSES.work(scope))),
     thaw: proxyActivities<NodeControlActivities>(OPTION_CLASSES.thaw(scope)),
     transfer: proxyActivities<TransferActivities>(OPTION_CLASSES.transfer(scope)),
-    fetch: patient(proxyActivities<TransferActivities>(OPTION_CLASSES.fetch(scope))),
+    fetch: patient(proxyActivities<FetchActivities>(OPTION_CLASSES.fetch(scope))),
+    note: proxyActivities<NodeControlActivities>(OPTION_CLASSES.note(scope)),
     undo: proxyActivities<NodeControlActivities>(OPTION_CLASSES.compensate(scope)),
   };
 }

@@ -12,15 +12,21 @@ import { readMetadata } from '../../engine/commit.ts';
 import { recordRehearsal } from '../../engine/gpu/rehearsals.ts';
 import { readPlan } from '../../engine/operation.ts';
 import { planCheckpoint } from '../../engine/plan.ts';
-import { abandonUpload } from '../../store/publish.ts';
-import type { NodeActivities, NodeControlActivities, StepInput } from '../contract.ts';
+import { removePendingMark } from '../../store/publish.ts';
+import type { NodeActivities, NodeControlActivities, StepInput, TransferInput } from '../contract.ts';
 import { withOp, type ActivityOp } from '../op.ts';
 import { commitLocal, forgetEnded } from './commit.ts';
 import type { NodeActivityDeps } from './deps.ts';
 
 type CheckpointWork = 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer' | 'commitLocal';
 type CheckpointControl =
-  'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'abandonUpload';
+  | 'resumeContainer'
+  | 'stopContainer'
+  | 'endOperation'
+  | 'discardCapture'
+  | 'recordRehearsal'
+  | 'abandonUpload'
+  | 'confirmUpload';
 
 /** The runner has budgets of its own and says nothing while it works; when it dies, the call to it ends. */
 const RUNNER_CALL = { stallMs: 86_400_000 } as const;
@@ -44,6 +50,8 @@ export function checkpointWork(deps: NodeActivityDeps): Pick<NodeActivities, Che
 }
 
 export function checkpointControl({ node, catalog }: NodeActivityDeps): Pick<NodeControlActivities, CheckpointControl> {
+  const noUploadPending = ({ checkpointId }: TransferInput): Promise<void> =>
+    withOp({}, () => removePendingMark(catalog.pathOf(checkpointId)));
   return {
     resumeContainer: (input) => withOp(RUNNER_CALL, (op) => resumeContainer(node, op, refOf(op, input))),
     stopContainer: (input) => withOp(RUNNER_CALL, (op) => stopContainer(node, op, refOf(op, input))),
@@ -62,7 +70,8 @@ export function checkpointControl({ node, catalog }: NodeActivityDeps): Pick<Nod
       withOp({}, async (op) => {
         recordRehearsal(node.settings, readPlan(node.settings, op.operationId)?.gpu.processes ?? []);
       }),
-    abandonUpload: ({ checkpointId }) => withOp({}, () => abandonUpload(catalog.pathOf(checkpointId))),
+    abandonUpload: noUploadPending,
+    confirmUpload: noUploadPending,
   };
 }
 

@@ -34,12 +34,13 @@ export async function commitLocal(
   await writeFileDurably(join(dir, OWN_FILES.manifest), encodeManifest(manifest)).catch((error: unknown) => {
     throw mapDiskFull(error, dir);
   });
+  const groupId = node.settings.sidecarGroupId;
   const sign = async (metadataText: string): Promise<void> => {
     if (signingKey !== undefined) {
       await signDirectory(dir, metadataText, signingKey);
     }
   };
-  await commitCheckpoint(dir, draft, { sign, labels, merkleRoot, totalBytes, uploadPending }, op);
+  await commitCheckpoint(dir, draft, { sign, labels, merkleRoot, totalBytes, uploadPending, groupId }, op);
   forgetEnded(node, op.operationId);
   return resultOf(dir, manifest);
 }

@@ -1,4 +1,5 @@
 import type { NodeDeps } from '../../engine/node-deps.ts';
+import type { Backend } from '../../store/backend/backend.ts';
 import type { SigningKey, TrustPolicy } from '../../store/crypto/signing.ts';
 import type { LocalCatalog } from '../../store/local-catalog.ts';
 
@@ -10,6 +11,6 @@ export interface NodeActivityDeps {
   readonly signingKey?: SigningKey;
   /** whose signatures count; absent: they are not looked at */
   readonly trust?: TrustPolicy;
-  /** URL of the store, when there is one */
-  readonly storeUrl?: string;
+  /** the store, through the sidecar of this node; throws StorageUnavailable while none answers */
+  readonly backend: () => Promise<Backend>;
 }

@@ -1,8 +1,9 @@
 /* The registry of what a node does, by queue. */
-import type { NodeActivities, NodeControlActivities } from '../contract.ts';
+import type { FetchActivities, NodeActivities, NodeControlActivities } from '../contract.ts';
 import { withOp } from '../op.ts';
 import { checkpointControl, checkpointWork } from './checkpoint.ts';
 import type { NodeActivityDeps } from './deps.ts';
+import { fetchImage } from './fetch.ts';
 import { probeNode } from './probe.ts';
 import { restoreControl, restoreWork } from './restore.ts';
 
@@ -19,5 +20,12 @@ export function createNodeControlActivities(deps: NodeActivityDeps): NodeControl
     probeNode: (input) => withOp({}, () => probeNode(deps, input)),
     ...checkpointControl(deps),
     ...restoreControl(deps),
+  };
+}
+
+/** Queue `kybernate-node-<node>-fetch`. */
+export function createFetchActivities(deps: NodeActivityDeps): FetchActivities {
+  return {
+    fetchImage: (input) => withOp({ phase: 'fetching' }, (op) => fetchImage(deps, op, input)),
   };
 }

@@ -1,28 +1,43 @@
-/* The registry of queue `kybernate-node-<node>-transfer`: bytes between this node and the store. */
+/*
+ * The registry of queue `kybernate-node-<node>-transfer`: bytes of this node's checkpoints on their way to the store.
+ * The sidecar serves it: it may read the files of a checkpoint, and write nothing there.
+ */
+import { join } from 'node:path';
 import { publishManifest } from '../../store/publish.ts';
+import type { Backend } from '../../store/backend/backend.ts';
+import type { LocalCatalog } from '../../store/local-catalog.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
 import { verifyRemote } from '../../store/verify.ts';
 import type { TransferActivities } from '../contract.ts';
 import { withOp } from '../op.ts';
-import { fetchImage } from './fetch.ts';
-import { storeOf, type TransferDeps } from './source-access.ts';
 
-export type { TransferDeps } from './source-access.ts';
+export interface TransferDeps {
+  /** the committed checkpoints of this node */
+  readonly catalog: LocalCatalog;
+  /** opened at its first use, so that a store that is away does not keep the sidecar from starting */
+  readonly backend: () => Promise<Backend>;
+  /** the sidecar's own directory for the ledgers of its uploads */
+  readonly ledgerDir: string;
+}
 
-export function createTransferActivities(deps: TransferDeps): TransferActivities {
-  const { catalog } = deps;
+/** The ledger of a checkpoint's upload: the sidecar's own, since it writes nothing into checkpoints. */
+export function ledgerPathOf(ledgerDir: string, checkpointId: string): string {
+  return join(ledgerDir, `${checkpointId}.ledger`);
+}
+
+export function createTransferActivities({ catalog, backend, ledgerDir }: TransferDeps): TransferActivities {
   return {
     uploadImage: ({ checkpointId }) =>
       withOp({ phase: 'uploading' }, async (op) => {
         const { path: dir } = await catalog.get(checkpointId);
         const manifest = await catalog.manifest(checkpointId);
-        const backend = await storeOf(deps);
         const { sentBytes, newChunks, reusedChunks } = await uploadCheckpoint({
           checkpointId,
           dir,
           manifest,
-          backend,
+          backend: await backend(),
           op,
+          ledgerPath: ledgerPathOf(ledgerDir, checkpointId),
         });
         return { sentBytes, newChunks, reusedChunks };
       }),
@@ -30,16 +45,25 @@ export function createTransferActivities(deps: TransferDeps): TransferActivities
     publishManifest: ({ checkpointId }) =>
       withOp({ phase: 'publishing' }, async (op) => {
         const { path: dir } = await catalog.get(checkpointId);
-        const { remote } = await publishManifest({ checkpointId, dir, backend: await storeOf(deps), op });
+        const ledgerPath = ledgerPathOf(ledgerDir, checkpointId);
+        const { remote } = await publishManifest({
+          checkpointId,
+          dir,
+          backend: await backend(),
+          op,
+          ledgerPath,
+        });
         return { remote };
       }),
 
     verifyRemote: ({ checkpointId }) =>
       withOp({ phase: 'verifying' }, async (op) => {
-        const { files, bytes } = await verifyRemote({ checkpointId, backend: await storeOf(deps), op });
+        const { files, bytes } = await verifyRemote({
+          checkpointId,
+          backend: await backend(),
+          op,
+        });
         return { files, bytes };
       }),
-
-    fetchImage: (input) => withOp({ phase: 'fetching' }, (op) => fetchImage(deps, op, input)),
   };
 }

@@ -22,7 +22,7 @@ export function addUpCommand(program: Command, cli: Cli): void {
     .command('up')
     .summary('start the embedded dev environment')
     .description(
-      'Starts a private containerd, a Temporal server with its Web UI and both workers on this machine. Everything ' +
+      'Starts a private containerd, a Temporal server with its Web UI, both workers and the sidecar on this machine. Everything ' +
         'listens on loopback or unix sockets and lies in KYBERNATE_DEV_DIR (default: dev in the cache directory). ' +
         'While it is up, commands without settings of their own (KYBERNATE_*, TEMPORAL_*) use it. A second call starts ' +
         'what has ended and changes nothing else.',

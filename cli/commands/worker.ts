@@ -1,10 +1,10 @@
-/* `kybernate worker control|node`, and the hidden `kybernate runner` that node workers start. */
+/* `kybernate worker control|node`, `kybernate sidecar`, and the hidden `kybernate runner` that node workers start. */
 import type { Command } from 'commander';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts } from '../options.ts';
 
-/** What both workers give: see workers/run-workers.ts. */
+/** What all of them give: see workers/run-workers.ts. */
 interface RunningWorker {
   shutdown(): void;
   readonly done: Promise<void>;
@@ -38,19 +38,37 @@ export function addWorkerCommand(program: Command, cli: Cli): void {
     .command('node')
     .summary('the steps on this node; one a node, as root')
     .description(
-      'Serves the task queues of this node: capture, restore, transfer, clean-up. One a node, as root, with access to ' +
-        'containerd. Settings: docs/configuration.md. A container that is frozen while it is restarted is not affected: ' +
+      'Serves the task queues of this node: capture, restore, fetch, clean-up. One a node, as root, with access to ' +
+        'containerd, without keys of the store: those are for `kybernate sidecar`. Settings: docs/configuration.md. A container that is frozen while it is restarted is not affected: ' +
         'its runner is a process of its own.',
     );
   addHelpTexts(node, {
-    examples: [
-      ['KYBERNATE_NODE=worker-3 KYBERNATE_STORE=s3://checkpoints kybernate worker node', 'under another name'],
-    ],
+    examples: [['KYBERNATE_NODE=worker-3 kybernate worker node', 'under another name']],
     exitCodes,
   });
   node.action(async () => {
     const { startNodeWorker } = await import('../../workers/node.ts');
     await untilStopped(cli, await startNodeWorker({ env: cli.env }));
+  });
+}
+
+export function addSidecarCommand(program: Command, cli: Cli): void {
+  const command = program
+    .command('sidecar')
+    .summary('send checkpoints of this node to the store; one a node')
+    .description(
+      'Serves the transfers of this node until SIGTERM or Ctrl-C: the only process here that has the keys of the store. ' +
+        'Started as root it becomes KYBERNATE_SIDECAR_USER before it opens a connection; it reads checkpoints and ' +
+        'writes none. Without it only `--durability local` and restores from this node work. Settings: ' +
+        'docs/configuration.md; calls: docs/sidecar.md.',
+    );
+  addHelpTexts(command, {
+    examples: [['KYBERNATE_STORE=s3://checkpoints kybernate sidecar', 'with an S3 store']],
+    exitCodes: exitCodesHelp(['Incompatible']),
+  });
+  command.action(async () => {
+    const { startSidecar } = await import('../../workers/sidecar.ts');
+    await untilStopped(cli, await startSidecar({ env: cli.env }));
   });
 }
 

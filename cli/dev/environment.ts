@@ -7,6 +7,7 @@ import { join } from 'node:path';
 
 import { findKeeper } from '../setup/keeper.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
+import { idOf } from '../../workers/accounts.ts';
 import { devDir } from './paths.ts';
 import type { Containerd } from './containerd-client.ts';
 import type { S3Server } from './s3.ts';
@@ -48,6 +49,7 @@ export function devVariables(paths: DevPaths, node: string, servers: DevServers,
     KYBERNATE_RUNC: requireProgram('runc', env),
     KYBERNATE_CRIU: requireProgram('criu', env),
     ...(keeper === undefined ? {} : { KYBERNATE_KEEPER_DIR: keeper }),
+    ...sidecarAccount(),
     KYBERNATE_STORE: s3 === undefined ? `file://${paths.storeDir}` : `s3://${s3.bucket}`,
     ...(s3 === undefined
       ? {}
@@ -64,6 +66,16 @@ export function devVariables(paths: DevPaths, node: string, servers: DevServers,
     // Every call of ctr would print that cgroup v1 goes away one day.
     CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS: '1',
   };
+}
+
+/** Above what systems give to services, below what Debian gives out: no account is needed for a number. */
+const DEV_ACCOUNT = '58711';
+
+/** The account that `kybernate setup` makes, or a number where it was not run. */
+function sidecarAccount(): Record<string, string> {
+  const known = idOf('user', 'kybernate') !== undefined && idOf('group', 'kybernate') !== undefined;
+  const account = known ? 'kybernate' : DEV_ACCOUNT;
+  return { KYBERNATE_SIDECAR_USER: account, KYBERNATE_GROUP: account };
 }
 
 /** The caller's environment without what would point a worker to another server, store or node. */

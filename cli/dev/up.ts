@@ -1,4 +1,4 @@
-/* Starts the embedded dev environment: containerd, Temporal, optionally S3, then the two workers. Idempotent. */
+/* Starts the embedded dev environment: containerd, Temporal, optionally S3, then the workers and the sidecar. Idempotent. */
 import { chmodSync, mkdirSync } from 'node:fs';
 
 import { isKybernateError } from '../../core/errors.ts';
@@ -74,7 +74,7 @@ export async function up(options: UpOptions): Promise<DevEnvironment> {
   const paths = devPaths(env);
   return withDevLock(paths.dir, async () => {
     mkdirSync(paths.runDir, { recursive: true });
-    chmodSync(paths.runDir, 0o700);
+    chmodSync(paths.runDir, 0o711);
     for (const dir of [paths.stateDir, paths.storeDir]) {
       mkdirSync(dir, { recursive: true });
     }

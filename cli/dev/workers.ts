@@ -1,15 +1,23 @@
-/* The two workers of the dev environment: the same commands that an operator would start. */
+/* The workers of the dev environment and the sidecar: the same commands that an operator would start. */
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { KybernateError } from '../../core/errors.ts';
-import { CONTROL_QUEUE, nodeControlQueue, nodeQueue } from '../../core/task-queues.ts';
+import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
 import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import type { TemporalServer } from './temporal.ts';
 import { waitFor } from './wait.ts';
 
-/** In the order of their start; they are stopped in the reverse order. */
-export const WORKERS = ['worker-control', 'worker-node'] as const;
+/** By their arguments, in the order of their start; they are stopped in the reverse order. */
+const DAEMONS = {
+  'worker-control': ['worker', 'control'],
+  'worker-node': ['worker', 'node'],
+  sidecar: ['sidecar'],
+} as const;
+type DaemonName = keyof typeof DAEMONS;
+const NAMES = Object.keys(DAEMONS) as DaemonName[];
+/** Settings and keys of the store: not for the process that runs as root. */
+const OF_THE_STORE = /^(KYBERNATE_STORE$|KYBERNATE_S3_|AWS_)/;
 /** A worker lets running activities end; those that go on belong to a runner, which outlives it. */
 const WORKER_GRACE_MS = 15_000;
 
@@ -24,6 +32,8 @@ export interface WorkerOptions {
   readonly temporal: TemporalServer;
   /** the whole environment of the workers */
   readonly env: Readonly<Record<string, string>>;
+  /** `false`: a node without a store; default `true` */
+  readonly withSidecar?: boolean;
 }
 
 /** True when somebody polls this queue; the server answers from memory, within milliseconds. */
@@ -40,8 +50,9 @@ async function isPolled(temporal: TemporalServer, queue: string, type: 'WORKFLOW
   }
 }
 
-async function startWorker(options: WorkerOptions, name: (typeof WORKERS)[number]): Promise<DaemonRecord> {
-  const store = options.env['KYBERNATE_STORE'] ?? '';
+async function startWorker(options: WorkerOptions, name: DaemonName): Promise<DaemonRecord> {
+  // The node worker knows no store, hence serves any.
+  const store = name === 'worker-node' ? '' : (options.env['KYBERNATE_STORE'] ?? '');
   const live = findDaemon(options.dir, name);
   // Started for another store: its configuration is read only once.
   if (live !== undefined && live.facts['store'] !== store) {
@@ -50,10 +61,14 @@ async function startWorker(options: WorkerOptions, name: (typeof WORKERS)[number
   return startDaemon(options.dir, {
     name,
     file: process.execPath,
-    args: [mainFile(), 'worker', name === 'worker-node' ? 'node' : 'control'],
-    env: options.env,
+    args: [mainFile(), ...DAEMONS[name]],
+    env: name === 'worker-node' ? withoutStore(options.env) : options.env,
     facts: { store },
   });
+}
+
+function withoutStore(env: Readonly<Record<string, string>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !OF_THE_STORE.test(name)));
 }
 
 /**
@@ -61,8 +76,9 @@ async function startWorker(options: WorkerOptions, name: (typeof WORKERS)[number
  * @throws Internal with the end of the log of a worker that ended
  */
 export async function startWorkers(options: WorkerOptions): Promise<void> {
-  const records = await Promise.all(WORKERS.map((name) => startWorker(options, name)));
-  const { temporal, node } = options;
+  const { temporal, node, withSidecar = true } = options;
+  const names = NAMES.filter((name) => withSidecar || name !== 'sidecar');
+  const records = await Promise.all(names.map((name) => startWorker(options, name)));
   await waitFor(
     'poller on every task queue',
     60_000,
@@ -76,6 +92,8 @@ export async function startWorkers(options: WorkerOptions): Promise<void> {
         isPolled(temporal, CONTROL_QUEUE, 'ACTIVITY'),
         isPolled(temporal, nodeQueue(node), 'ACTIVITY'),
         isPolled(temporal, nodeControlQueue(node), 'ACTIVITY'),
+        isPolled(temporal, fetchQueue(node), 'ACTIVITY'),
+        ...(withSidecar ? [isPolled(temporal, transferQueue(node), 'ACTIVITY')] : []),
       ]);
       return polled.every(Boolean);
     },
@@ -83,9 +101,9 @@ export async function startWorkers(options: WorkerOptions): Promise<void> {
   );
 }
 
-/** Stops both workers, the node's first. */
+/** Stops them in the reverse order of their start. */
 export async function stopWorkers(dir: string): Promise<void> {
-  for (const name of WORKERS.toReversed()) {
+  for (const name of NAMES.toReversed()) {
     await stopDaemon(dir, name, WORKER_GRACE_MS);
   }
 }

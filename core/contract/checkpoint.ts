@@ -98,6 +98,8 @@ export interface ProbeInput {
   readonly container?: z.output<typeof containerTarget>;
   /** a container that is still to be made: only the newest token is looked up */
   readonly target?: { readonly namespace: string; readonly id: string };
+  /** a store is needed: ask the sidecar of the node which one it serves */
+  readonly store?: boolean;
 }
 
 export interface NodeFacts {
@@ -121,7 +123,7 @@ export interface ProbeResult {
   readonly container?: { readonly namespace: string; readonly id: string; readonly initHostPid: number };
   /** newest fencing token that the node has seen for the container */
   readonly newestToken: number;
-  /** URL of the node's store; absent: it has none, only `durability: local` can be reached */
+  /** URL of the store that the node's sidecar serves, when it was asked for; absent: no sidecar answers */
   readonly store?: string;
 }
 
@@ -184,7 +186,7 @@ export interface GpuResumeFacts {
 export interface CommitLocalInput {
   readonly context: StepContext;
   readonly labels: Readonly<Record<string, string>>;
-  /** leaves the mark `upload.pending`, which the publication removes */
+  /** leaves the mark `upload.pending`, which `confirmUpload` removes */
   readonly uploadPending: boolean;
 }
 

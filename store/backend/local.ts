@@ -1,10 +1,11 @@
 /*
  * A directory as a store, on a disk or a shared file system: a key is a path below it. Temporary files lie in `.tmp`,
- * which no key can name. Everything is for root alone (0700, 0600): the packs are memory of containers.
+ * which no key can name. Everything is for one user alone (0700, 0600): the packs are memory of containers. That user is
+ * the owner of the directory, also when root writes into it: a store that the sidecar uses stays the sidecar's.
  */
 import { randomBytes } from 'node:crypto';
 import type { Dirent, Stats } from 'node:fs';
-import { open, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
+import { chown, open, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { KybernateError, messageOf } from '../../core/errors.ts';
@@ -15,20 +16,42 @@ const TEMPORARY_DIR = '.tmp';
 
 /**
  * Opens the directory `root`, making it if its parent allows.
+ * @param url what it is called in messages and results, where `root` is only how it is reached
  * @throws StorageDenied, StorageUnavailable, DiskFull when it cannot be made or written
  */
-export async function openLocalBackend(root: string): Promise<Backend> {
-  await attempt(root, () => makeDirsDurably(join(root, TEMPORARY_DIR)));
-  return new LocalBackend(root);
+export async function openLocalBackend(root: string, url = pathToFileURL(root).href): Promise<Backend> {
+  const owner = await attempt(root, async () => {
+    await makeDirsDurably(root);
+    const { uid, gid } = await stat(root);
+    const foreign = process.geteuid?.() === 0 && uid !== 0 ? { uid, gid } : undefined;
+    await makeOwnedDirs(join(root, TEMPORARY_DIR), foreign);
+    return foreign;
+  });
+  return new LocalBackend(root, url, owner);
+}
+
+/** Whose store root writes into; undefined when it is its own, or another user writes as himself. */
+type Owner = { readonly uid: number; readonly gid: number } | undefined;
+
+async function makeOwnedDirs(path: string, owner: Owner): Promise<void> {
+  const first = await makeDirsDurably(path);
+  if (owner === undefined || first === undefined) {
+    return;
+  }
+  for (let dir = path; dir.length >= first.length; dir = dirname(dir)) {
+    await chown(dir, owner.uid, owner.gid);
+  }
 }
 
 class LocalBackend implements Backend {
   readonly url: string;
   readonly #root: string;
+  readonly #owner: Owner;
 
-  constructor(root: string) {
+  constructor(root: string, url: string, owner: Owner) {
     this.#root = root;
-    this.url = pathToFileURL(root).href;
+    this.url = url;
+    this.#owner = owner;
   }
 
   async put(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<void> {
@@ -110,9 +133,12 @@ class LocalBackend implements Backend {
   }
 
   async #writeTemporary(path: string, bytes: Uint8Array): Promise<string> {
-    await makeDirsDurably(dirname(path));
+    await makeOwnedDirs(dirname(path), this.#owner);
     const temporary = join(this.#root, TEMPORARY_DIR, randomBytes(12).toString('hex'));
     await writeSynced(temporary, bytes);
+    if (this.#owner !== undefined) {
+      await chown(temporary, this.#owner.uid, this.#owner.gid);
+    }
     return temporary;
   }
 

@@ -1,11 +1,32 @@
 /* From the URL in the settings to a backend. */
-import { fileURLToPath } from 'node:url';
+import { createRequire } from 'node:module';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import type { Backend } from './backend.ts';
 import { openLocalBackend } from './local.ts';
 import type { S3Settings } from './s3.ts';
 
-export type StoreSettings = S3Settings;
+export interface StoreSettings extends S3Settings {
+  /** where a directory is reached, when not by the path in its URL */
+  readonly directory?: string;
+}
+
+/** Loads what a store of this URL needs, for a process that cannot load it later. */
+export async function preloadBackend(url: string): Promise<void> {
+  if (parseUrl(url).protocol === 's3:') {
+    await import('./s3.ts');
+    const ofSdk = createRequire(createRequire(import.meta.url).resolve('@aws-sdk/credential-provider-node'));
+    for (const source of CREDENTIAL_SOURCES) {
+      ofSdk(source);
+    }
+  }
+}
+
+/** The SDK loads each of them when it first looks there for keys. */
+const CREDENTIAL_SOURCES = [
+  ...['env', 'http', 'ini', 'process', 'sso', 'web-identity'].map((name) => `@aws-sdk/credential-provider-${name}`),
+  '@smithy/credential-provider-imds',
+];
 
 /**
  * Opens `file:///dir` (made if missing) or `s3://bucket[/prefix]`. The credentials of S3 come from where the SDK looks
@@ -15,7 +36,8 @@ export type StoreSettings = S3Settings;
 export async function openBackend(url: string, settings: StoreSettings = {}): Promise<Backend> {
   const parsed = parseUrl(url);
   if (parsed.protocol === 'file:') {
-    return openLocalBackend(toPath(parsed).replace(/(.)\/+$/, '$1'));
+    const path = toPath(parsed).replace(/(.)\/+$/, '$1');
+    return openLocalBackend(settings.directory ?? path, pathToFileURL(path).href);
   }
   if (parsed.protocol === 's3:' && parsed.hostname !== '' && parsed.username === '') {
     const { openS3Backend } = await import('./s3.ts');

@@ -95,7 +95,7 @@ describe('checkpoint input', () => {
     });
   });
 
-  it.concurrent('refuses more durability than a node without a store can give, before the lock', async () => {
+  it.concurrent('refuses more durability than a node without a sidecar can give, before the lock', async () => {
     const probeNode = async (_input: never, happy: () => Promise<unknown>): Promise<unknown> => {
       const { store: _store, ...rest } = (await happy()) as { store?: string };
       return rest;
@@ -104,8 +104,8 @@ describe('checkpoint input', () => {
     const handle = await harness.checkpoint('no-store', { steps: { probeNode } });
 
     expect(await outcomeOf(handle)).toMatchObject({
-      type: 'InvalidInput',
-      message: expect.stringContaining('durability: node node-a has no store') as string,
+      type: 'NodeUnavailable',
+      message: expect.stringContaining('no sidecar serves node node-a: start `kybernate sidecar` there') as string,
     });
     expect(await stepsOf(handle)).toEqual(['probeNode']);
   });
@@ -122,8 +122,8 @@ describe('checkpoint input', () => {
 describe('checkpoint durability', () => {
   it.concurrent.each([
     ['local', { stored: 0 }, []],
-    ['remote', { stored: 700 }, ['uploadImage', 'publishManifest']],
-    ['verified', { stored: 700 }, ['uploadImage', 'publishManifest', 'verifyRemote']],
+    ['remote', { stored: 700 }, ['uploadImage', 'publishManifest', 'confirmUpload']],
+    ['verified', { stored: 700 }, ['uploadImage', 'publishManifest', 'confirmUpload', 'verifyRemote']],
   ] as const)('%s ends after its steps', async (durability, bytes, steps) => {
     const handle = await harness.checkpoint(`durability-${durability}`, {}, { durability });
     const outcome = await outcomeOf(handle);

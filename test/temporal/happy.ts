@@ -1,6 +1,7 @@
 /* What every step answers where a scenario says nothing else. */
 import type {
   ControlActivities,
+  FetchActivities,
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
@@ -19,9 +20,18 @@ const FACTS: NodeFacts = {
   runcVersion: '1.5.2',
   containerdVersion: '2.4.2',
 };
-const PHASES: PhaseTimes = { freezeMs: 12, totalMs: 20, unaccountedMs: 0, parts: { freeze: 1, dump: 11 } };
+const PHASES: PhaseTimes = {
+  freezeMs: 12,
+  totalMs: 20,
+  unaccountedMs: 0,
+  parts: { freeze: 1, dump: 11 },
+};
 
-type Scripted = NodeActivities & NodeControlActivities & TransferActivities & Pick<ControlActivities, 'findCheckpoint'>;
+type Scripted = NodeActivities &
+  NodeControlActivities &
+  FetchActivities &
+  TransferActivities &
+  Pick<ControlActivities, 'findCheckpoint'>;
 
 export const happyActivities: Scripted = {
   probeNode: ({ container }) =>
@@ -32,7 +42,13 @@ export const happyActivities: Scripted = {
       store: 's3://bucket',
       ...(container === undefined
         ? {}
-        : { container: { namespace: container.namespace ?? 'default', id: container.id ?? 'pod-c', initHostPid: 42 } }),
+        : {
+            container: {
+              namespace: container.namespace ?? 'default',
+              id: container.id ?? 'pod-c',
+              initHostPid: 42,
+            },
+          }),
     }),
   planCheckpoint: () =>
     Promise.resolve({
@@ -44,14 +60,27 @@ export const happyActivities: Scripted = {
       warnings: ['plan'],
     }),
   startRunner: () => Promise.resolve(),
-  saveGpuState: () => Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 1, parts: {} }),
-  captureContainer: () => Promise.resolve({ phases: PHASES, imageBytes: 900, rootfsBytes: 100, warnings: ['capture'] }),
+  saveGpuState: () =>
+    Promise.resolve({
+      gpuProcesses: 0,
+      vramBytes: 0,
+      durationMs: 1,
+      parts: {},
+    }),
+  captureContainer: () =>
+    Promise.resolve({
+      phases: PHASES,
+      imageBytes: 900,
+      rootfsBytes: 100,
+      warnings: ['capture'],
+    }),
   resumeContainer: () => Promise.resolve({ source: 'running', checks: { thawed: true } }),
   stopContainer: () => Promise.resolve({ source: 'stopped', checks: { gone: true } }),
   endOperation: () => Promise.resolve(),
   discardCapture: () => Promise.resolve(),
   recordRehearsal: () => Promise.resolve(),
   abandonUpload: () => Promise.resolve(),
+  confirmUpload: () => Promise.resolve(),
   commitLocal: ({ context }) =>
     Promise.resolve({
       localPath: `/var/lib/kybernate/checkpoints/checkpoint-${context.checkpointId}`,
@@ -61,15 +90,25 @@ export const happyActivities: Scripted = {
     }),
   uploadImage: () => Promise.resolve({ sentBytes: 700, newChunks: 3, reusedChunks: 1 }),
   publishManifest: ({ checkpointId }) =>
-    Promise.resolve({ remote: `s3://bucket/checkpoints/${checkpointId}/manifest.json` }),
+    Promise.resolve({
+      remote: `s3://bucket/checkpoints/${checkpointId}/manifest.json`,
+    }),
   verifyRemote: () => Promise.resolve({ files: 4, bytes: 1000 }),
   resolveLocal: () =>
     Promise.resolve({
-      found: { from: 'local', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
+      found: {
+        from: 'local',
+        totalBytes: 1000,
+        sourceContainer: { namespace: 'default', id: 'redis' },
+      },
     }),
   findCheckpoint: () =>
     Promise.resolve({
-      found: { from: 'store', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
+      found: {
+        from: 'store',
+        totalBytes: 1000,
+        sourceContainer: { namespace: 'default', id: 'redis' },
+      },
     }),
   fetchImage: ({ from }) =>
     Promise.resolve({

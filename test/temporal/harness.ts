@@ -1,6 +1,6 @@
 /*
  * One Temporal worker set for a whole test file: workflows and control activities on `kybernate`, and one scripted node
- * on its three queues. A scenario is found by its workflow id, so that many run at once over the same workers.
+ * and its sidecar on their four queues. A scenario is found by its workflow id, so that many run at once over the same workers.
  */
 import { Context } from '@temporalio/activity';
 import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
@@ -11,6 +11,7 @@ import { lockActivities } from '../../activities/control/locks.ts';
 import { mapErrorsInterceptor } from '../../activities/map-errors.ts';
 import type {
   ControlActivities,
+  FetchActivities,
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
@@ -19,11 +20,15 @@ import type { CheckpointRequest } from '../../core/contract/checkpoint.ts';
 import type { RehearseRequest } from '../../core/contract/gpu.ts';
 import type { LockInput } from '../../core/contract/lock.ts';
 import type { RestoreRequest } from '../../core/contract/restore.ts';
-import { CONTROL_QUEUE, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
+import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
 import { workflowBundlePath } from '../../workers/build-bundle.ts';
 import { happyActivities } from './happy.ts';
 
-export type AllActivities = NodeActivities & NodeControlActivities & TransferActivities & ControlActivities;
+export type AllActivities = NodeActivities &
+  NodeControlActivities &
+  FetchActivities &
+  TransferActivities &
+  ControlActivities;
 export type StepName = keyof AllActivities;
 
 /** Replaces a step of one scenario; `happy` is what it would have returned. */
@@ -180,7 +185,7 @@ export function onGpu({ steps }: Scenario): Scenario {
 }
 
 export function nodeQueues(node: string): string[] {
-  return [nodeQueue(node), nodeControlQueue(node), transferQueue(node)];
+  return [nodeQueue(node), nodeControlQueue(node), fetchQueue(node), transferQueue(node)];
 }
 
 function scripted(

@@ -24,7 +24,13 @@ type Start = (scenario: Scenario) => Promise<WorkflowHandle>;
 export const SCRIPTED_TYPE = 'DumpFailed';
 
 /** Steps without heartbeats cannot be cancelled from outside: the cancellation counts when they have ended. */
-const SHORT: ReadonlySet<string> = new Set(['probeNode', 'requestLock', 'resolveLocal', 'findCheckpoint']);
+const SHORT: ReadonlySet<string> = new Set([
+  'probeNode',
+  'requestLock',
+  'resolveLocal',
+  'findCheckpoint',
+  'confirmUpload',
+]);
 
 export async function endingWhenStepThrows(start: Start, step: StepName): Promise<Ending> {
   const handle = await start({ steps: { [step]: once(fails(SCRIPTED_TYPE)) } });

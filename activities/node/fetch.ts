@@ -4,15 +4,17 @@ import { restoresUsing, takeLease } from '../../engine/restore-operation.ts';
 import { resolveSource } from '../../engine/restore-source.ts';
 import type { FetchImageInput } from '../contract.ts';
 import type { ActivityOp } from '../op.ts';
-import { fetchFromStore, verifyDirectory, type TransferDeps } from './source-access.ts';
+import type { NodeActivityDeps } from './deps.ts';
+import { fetchFromStore, verifyDirectory } from './source-access.ts';
 
 /** Brings the images to the node, or checks those that are there; leases them until `releaseRestoreLease`. */
 export async function fetchImage(
-  deps: TransferDeps,
+  deps: NodeActivityDeps,
   op: ActivityOp,
   { context, from }: FetchImageInput,
 ): Promise<FetchImageResult> {
-  const { settings, catalog } = deps;
+  const { catalog, node } = deps;
+  const { settings } = node;
   const { checkpointId, path } = context;
   if (path !== undefined) {
     const verifyCheckpoint = (dir: string): Promise<void> => verifyDirectory(dir, op);

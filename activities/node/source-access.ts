@@ -4,29 +4,12 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { parseManifest } from '../../core/checkpoint/manifest.ts';
-import { KybernateError, isKybernateError } from '../../core/errors.ts';
+import { isKybernateError } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
-import type { NodeSettings } from '../../engine/node-deps.ts';
-import type { Backend } from '../../store/backend/backend.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
-import type { LocalCatalog } from '../../store/local-catalog.ts';
 import { refetchCheckpoint } from '../../store/refetch.ts';
 import { verifyLocal } from '../../store/verify.ts';
-
-export interface TransferDeps {
-  readonly settings: NodeSettings;
-  readonly catalog: LocalCatalog;
-  /** opened at its first use, so that a store that is away does not keep the worker from starting; absent: no store */
-  readonly backend?: () => Promise<Backend>;
-}
-
-/** @throws InvalidInput this node has no store */
-export async function storeOf({ settings, backend }: TransferDeps): Promise<Backend> {
-  if (backend === undefined) {
-    throw new KybernateError('InvalidInput', `node ${settings.node} has no store: KYBERNATE_STORE is not set there`);
-  }
-  return backend();
-}
+import type { NodeActivityDeps } from './deps.ts';
 
 /** Reads every file of a committed directory and compares it with its manifest. @throws CheckpointCorrupt */
 export async function verifyDirectory(dir: string, op: Op): Promise<void> {
@@ -40,12 +23,12 @@ export async function verifyDirectory(dir: string, op: Op): Promise<void> {
  * @returns its directory and the bytes that were read from the store
  */
 export async function fetchVerified(
-  deps: TransferDeps,
+  deps: NodeActivityDeps,
   op: Op,
   checkpointId: string,
   mayReplace: () => boolean,
 ): Promise<{ dir: string; bytes: number }> {
-  const backend = await storeOf(deps);
+  const backend = await deps.backend();
   const dir = deps.catalog.pathOf(checkpointId);
   await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
   const request = { checkpointId, backend, destDir: dir, op };
@@ -72,7 +55,7 @@ export async function fetchVerified(
  * @param mayReplace false while others use the copy that is there
  */
 export async function fetchFromStore(
-  deps: TransferDeps,
+  deps: NodeActivityDeps,
   op: Op,
   wish: { readonly checkpointId: string; readonly operationId: string; readonly mayReplace: () => boolean },
 ): Promise<{ dir: string; bytes: number }> {
@@ -84,7 +67,7 @@ export async function fetchFromStore(
     await rm(stagingDir, { recursive: true, force: true });
     return fetchVerified(deps, op, checkpointId, mayReplace);
   }
-  const backend = await storeOf(deps);
+  const backend = await deps.backend();
   const { bytes } = await refetchCheckpoint({ checkpointId, backend, destDir: dir, stagingDir, mayReplace, op });
   return { dir, bytes };
 }

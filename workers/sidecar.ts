@@ -1,0 +1,186 @@
+/*
+ * The sidecar, one a node: sends checkpoints to the store and hands root the objects of the store, the only process on
+ * the node that has its keys. Not trusted with content: digests are made by root at the capture and checked by root at
+ * the fetch.
+ *
+ * Started by root it binds its sockets, opens its directories and loads its code, then becomes another user, and only
+ * then opens a connection. The order matters: code, caches and checkpoints may lie where only root may enter.
+ */
+import { mkdir, chown, readdir, stat } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Worker } from '@temporalio/worker';
+import { mapErrorsInterceptor } from '../activities/map-errors.ts';
+import { createTransferActivities } from '../activities/transfer/index.ts';
+import { KybernateError } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
+import { transferQueue } from '../core/task-queues.ts';
+import type { Backend } from '../store/backend/backend.ts';
+import { openBackend, preloadBackend } from '../store/backend/open.ts';
+import { localCatalog } from '../store/local-catalog.ts';
+import { idOf } from './accounts.ts';
+import { readConfig, redacted, sidecarEnv, type Environment, type SidecarConfig } from './config.ts';
+import { OpenDirectories, dropPrivileges, isRoot, type Account } from './privileges.ts';
+import { runWorkers, type RunningWorker } from './run-workers.ts';
+import {
+  SHUTDOWN_GRACE_MS,
+  connectTemporal,
+  createLog,
+  installRuntime,
+  opener,
+  storeSettings,
+  temporalConfig,
+} from './runtime.ts';
+import { sidecarRequests } from './sidecar-http.ts';
+import { bindPrivately, clearSocket, listen, prepareSocketDir, sidecarSockets } from './sidecar-sockets.ts';
+import { checkpointsDir, openToGroup } from './state-dir.ts';
+
+const SLOTS = 4;
+
+export interface SidecarOptions {
+  readonly env?: Environment;
+  readonly log?: Logger;
+}
+
+/**
+ * Starts polling and listening and returns; `done` ends when both have.
+ * @throws InvalidInput a variable is wrong, or the place of the sockets is not safe; Incompatible there is no user or
+ *   group of that name, or Temporal is away or not prepared; Internal another sidecar serves this node
+ */
+export async function startSidecar(options: SidecarOptions = {}): Promise<RunningWorker> {
+  const env = options.env ?? process.env;
+  const config = readConfig(sidecarEnv, env);
+  const log = options.log ?? createLog(config);
+  const account = isRoot() ? accountOf(config) : undefined;
+  const dirs = sidecarDirs(config);
+  const open = await openDirectories(config, dirs, account);
+  const temporal = temporalConfig(env);
+  const sockets = sidecarSockets(config.KYBERNATE_RUN_DIR);
+  prepareSocketDir(sockets);
+  const { KYBERNATE_STORE: url, KYBERNATE_NODE: node } = config;
+  await preloadBackend(url);
+  installRuntime(config, log);
+  const backend = opener(() => openStore(config, open));
+  const server = createServer(sidecarRequests({ node, url, backend, log }));
+  await clearSocket(sockets.http);
+  await bindPrivately(sockets.http, account, () => listen(server, sockets.http));
+  if (account !== undefined) {
+    dropPrivileges(account);
+  }
+  const ledgerDir = join(open.pathOf(dirs.own), 'uploads');
+  await mkdir(ledgerDir, { recursive: true, mode: 0o700 });
+  const { connection, namespace } = await connectTemporal(temporal);
+  const worker = await Worker.create({
+    connection,
+    namespace,
+    taskQueue: transferQueue(node),
+    identity: `kybernate-sidecar/${node}@${hostname()}`,
+    activities: createTransferActivities({
+      catalog: localCatalog(open.pathOf(dirs.checkpoints)),
+      backend,
+      ledgerDir,
+    }),
+    maxConcurrentActivityTaskExecutions: SLOTS,
+    interceptors: { activity: [mapErrorsInterceptor] },
+    shutdownGraceTime: SHUTDOWN_GRACE_MS,
+  });
+  log.info({ namespace, config: redacted(config), user: process.getuid?.(), socket: sockets.http }, 'sidecar starts');
+  return runWorkers({
+    workers: [worker],
+    connection,
+    log,
+    async cleanUp() {
+      await closeServer(server);
+      open.close();
+    },
+  });
+}
+
+/** @throws Incompatible */
+function accountOf({ KYBERNATE_SIDECAR_USER: user, KYBERNATE_GROUP: group }: SidecarConfig): Account {
+  const userId = idOf('user', user);
+  const groupId = idOf('group', group);
+  if (userId === undefined || groupId === undefined) {
+    const missing = userId === undefined ? `user ${user}` : `group ${group}`;
+    throw new KybernateError(
+      'Incompatible',
+      `there is no ${missing} for the sidecar to run as: run \`kybernate setup\`, or set KYBERNATE_SIDECAR_USER and ` +
+        `KYBERNATE_GROUP; a number needs no account`,
+    );
+  }
+  if (userId === 0) {
+    throw new KybernateError('Incompatible', 'the sidecar does not run as root: KYBERNATE_SIDECAR_USER names it');
+  }
+  return { userId, groupId };
+}
+
+interface SidecarDirs {
+  /** read */
+  readonly checkpoints: string;
+  /** ledgers, transfers, caches */
+  readonly own: string;
+  /** of a store that is a directory */
+  readonly store: string | undefined;
+}
+
+function sidecarDirs(config: SidecarConfig): SidecarDirs {
+  const { KYBERNATE_STATE_DIR: stateDir, KYBERNATE_SIDECAR_DIR: own, KYBERNATE_STORE: url } = config;
+  return {
+    checkpoints: checkpointsDir(stateDir),
+    own: own ?? join(stateDir, 'sidecar'),
+    store: url.startsWith('file:') ? fileURLToPath(url) : undefined,
+  };
+}
+
+/** What is missing is made, by root for the account; without root it has to be there. */
+async function openDirectories(
+  config: SidecarConfig,
+  dirs: SidecarDirs,
+  account: Account | undefined,
+): Promise<OpenDirectories> {
+  const open = new OpenDirectories();
+  if (account === undefined) {
+    await mkdir(dirs.own, { recursive: true, mode: 0o700 });
+    return open;
+  }
+  await openToGroup(config.KYBERNATE_STATE_DIR, account.groupId);
+  open.add(dirs.checkpoints);
+  for (const dir of [dirs.own, ...(dirs.store === undefined ? [] : [dirs.store])]) {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await giveEmpty(dir, account);
+    open.add(dir);
+  }
+  return open;
+}
+
+/** @throws InvalidInput the directory is another user's and holds something: it is not taken from him */
+async function giveEmpty(dir: string, { userId, groupId }: Account): Promise<void> {
+  const { uid } = await stat(dir);
+  if (uid === userId) {
+    return;
+  }
+  const names = await readdir(dir);
+  if (names.length > 0) {
+    throw new KybernateError(
+      'InvalidInput',
+      `${dir} belongs to user ${uid} and is not empty; the sidecar runs as user ${userId}: ` +
+        `\`chown -R ${userId}:${groupId} ${dir}\` gives it to him`,
+    );
+  }
+  await chown(dir, userId, groupId);
+}
+
+function openStore(config: SidecarConfig, open: OpenDirectories): Promise<Backend> {
+  const { store } = sidecarDirs(config);
+  const at = store === undefined ? {} : { directory: open.pathOf(store) };
+  return openBackend(config.KYBERNATE_STORE, { ...storeSettings(config), ...at });
+}
+
+function closeServer(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeAllConnections();
+  });
+}
