@@ -2,7 +2,9 @@
 
 const SHARE = 50;
 
+export const SOAK = process.env['KYBERNATE_SOAK'] === '1';
+
 /** @param full repetitions of `make soak`; at least one is run */
 export function times(full: number): number {
-  return process.env['KYBERNATE_SOAK'] === '1' ? full : Math.max(1, Math.ceil(full / SHARE));
+  return SOAK ? full : Math.max(1, Math.ceil(full / SHARE));
 }

@@ -1,9 +1,11 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { SOAK } from '../harness/soak.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
+const ROUNDS = SOAK ? 20 : 5;
 const COUNTER = [
   '/bin/sh',
   '-c',
@@ -64,14 +66,14 @@ test('a restored container can be checkpointed and restored again', async () => 
   expect(await counter('crcr-3')).toBeGreaterThan(between + 5);
 });
 
-test('one checkpoint restores twenty times in a row, and two of them at once', async () => {
+test(`one checkpoint restores ${ROUNDS} times in a row, and two of them at once`, async () => {
   await stack.runContainer('many', BUSYBOX, COUNTER);
   await until('the counter to move', async () => (await counter('many').catch(() => 0)) > 5);
   const { checkpointId, localPath } = await stack.checkpoint('many', { after: 'stop' });
   await stack.removeContainer('many');
   const images = readdirSync(join(localPath, 'criu')).map((name) => readFileSync(join(localPath, 'criu', name)).length);
 
-  for (let round = 0; round < 20; round += 1) {
+  for (let round = 0; round < ROUNDS; round += 1) {
     const id = `many-${round}`;
     const result = await stack.restore(checkpointId, id);
     expect(result.how).toBe('restored');

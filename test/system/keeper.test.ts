@@ -10,11 +10,12 @@ import { findKeeper, KEEPER_STEP } from '../../cli/setup/keeper.ts';
 import { listTables } from '../../native/net/nft.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
+import { SOAK } from '../harness/soak.ts';
 import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
 /** `make soak` raises it. */
-const ROUNDS = Number(process.env['KYBERNATE_SOAK'] ?? '') > 0 ? 25 : 3;
+const ROUNDS = SOAK ? 25 : 3;
 const PORT = 7003;
 
 beforeAll(async () => {

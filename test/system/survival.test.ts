@@ -8,6 +8,7 @@ import { readJournal } from '../../engine/journal.ts';
 import { readJson, type OperationPlan } from '../../engine/operation.ts';
 import { listTables } from '../../native/net/nft.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
+import { SOAK } from '../harness/soak.ts';
 import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
@@ -147,7 +148,7 @@ test('the runner is killed in the freeze: the container is let go and nothing ha
 });
 
 /** `make soak` raises it: fifty times as many moments of CRIU's work are hit. */
-const BUDGETS = Number(process.env['KYBERNATE_SOAK'] ?? '') > 0 ? 250 : 5;
+const BUDGETS = SOAK ? 250 : 5;
 
 test('a freeze budget that is too small undoes the capture, whatever CRIU was doing, and says so', async () => {
   let before = await startMemory('budget', 300);
