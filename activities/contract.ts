@@ -16,6 +16,7 @@ import type {
   StepContext,
   UploadResult,
 } from '../core/contract/checkpoint.ts';
+import type { CondemnResult, ConfirmResult, Leftovers } from '../core/contract/collect-garbage.ts';
 import type { LockRequest } from '../core/contract/lock.ts';
 import type {
   CreateContainerInput,
@@ -120,6 +121,25 @@ export interface TransferActivities {
   uploadImage(input: TransferInput): Promise<UploadResult>;
   publishManifest(input: TransferInput): Promise<PublishResult>;
   verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
+}
+
+/** Queue `kybernate`, too: the steps of a garbage collection, by the number of its round. */
+export interface GarbageActivities {
+  /** marks, and condemns what no manifest names; with `dryRun` it only tells */
+  condemnGarbage(input: {
+    readonly round: number;
+    readonly dryRun: boolean;
+  }): Promise<CondemnResult & { readonly store: string }>;
+  confirmGarbage(input: {
+    readonly round: number;
+    readonly listId: string;
+    readonly lists: number;
+  }): Promise<ConfirmResult>;
+  /** @param input.list number of the list, from 0 */
+  deleteGarbage(input: { readonly round: number; readonly listId: string; readonly list: number }): Promise<void>;
+  /** lifts the sentence of a round that has not begun to delete */
+  forgetGarbage(input: { readonly round: number }): Promise<void>;
+  sweepLeftovers(input: { readonly dryRun: boolean }): Promise<Leftovers>;
 }
 
 /** Queue `kybernate`: served by the control worker, no node involved. */

@@ -18,9 +18,10 @@ export function mapError(error: unknown, signal: AbortSignal): unknown {
   }
   if (isKybernateError(error)) {
     const row = ERRORS[error.type];
+    const { remedy } = { remedy: row.remedy, ...error.details };
     return ApplicationFailure.create({
       type: error.type,
-      message: cut(`${error.message}; ${row.remedy}`),
+      message: cut(`${error.message}; ${String(remedy)}`),
       nonRetryable: !row.retryable,
       details: [{ workload: row.workload, remedy: row.remedy, ...error.details }],
       ...(error.cause instanceof Error ? { cause: error.cause } : {}),

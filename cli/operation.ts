@@ -1,5 +1,6 @@
 /* What the CLI needs of a running workflow; made from the client module, or written out in tests. */
 import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+import type { CollectGarbageRequest, CollectGarbageResult } from '../core/contract/collect-garbage.ts';
 import type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 import type { OperationProgress } from '../core/contract/progress.ts';
 import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
@@ -23,6 +24,10 @@ export interface Operations {
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
   rehearse(request: RehearseRequest, options: { workflowId?: string }): Promise<Operation<RehearseResult>>;
+  collectGarbage(
+    request: CollectGarbageRequest,
+    options: { workflowId?: string },
+  ): Promise<Operation<CollectGarbageResult>>;
   /** @throws WorkflowNotFoundError, which is shown as OperationNotFound */
   find(workflowId: string, runId?: string): Promise<Operation<unknown>>;
   close(): Promise<void>;

@@ -7,6 +7,7 @@ import { addCheckpointCommand } from './commands/checkpoint.ts';
 import { addCompletionCommand } from './commands/completion.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addDownCommand } from './commands/down.ts';
+import { addGcCommand } from './commands/gc.ts';
 import { addGpuCommand } from './commands/gpu.ts';
 import { addInspectCommand } from './commands/inspect.ts';
 import { addLsCommand } from './commands/ls.ts';
@@ -48,6 +49,7 @@ export function createProgram(cli: Cli): Command {
   addLsCommand(program, cli);
   addInspectCommand(program, cli);
   addRmCommand(program, cli);
+  addGcCommand(program, cli);
   program.commandsGroup('This machine:');
   addSetupCommand(program, cli);
   addDoctorCommand(program, cli);

@@ -6,15 +6,21 @@
 import { Client, Connection, WorkflowNotFoundError } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { checkpointInput, type CheckpointRequest, type CheckpointResult } from '../core/contract/checkpoint.ts';
+import {
+  collectGarbageInput,
+  type CollectGarbageRequest,
+  type CollectGarbageResult,
+} from '../core/contract/collect-garbage.ts';
 import type { ContainerTarget } from '../core/contract/common.ts';
 import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
-import { checkpointWorkflowId, rehearseWorkflowId, restoreWorkflowId } from '../core/ids.ts';
+import { checkpointWorkflowId, collectGarbageWorkflowId, rehearseWorkflowId, restoreWorkflowId } from '../core/ids.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 import { startOperation } from './start-operation.ts';
 
 export type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+export type { CollectGarbageRequest, CollectGarbageResult } from '../core/contract/collect-garbage.ts';
 export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
@@ -53,6 +59,14 @@ export interface KybernateClient {
    * @throws InvalidInput before anything is started
    */
   rehearse(request: RehearseRequest, options?: StartOptions): Promise<OperationHandle<RehearseResult>>;
+  /**
+   * Deletes what no checkpoint of the store needs any more.
+   * @throws InvalidInput before anything is started
+   */
+  collectGarbage(
+    request: CollectGarbageRequest,
+    options?: StartOptions,
+  ): Promise<OperationHandle<CollectGarbageResult>>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
   find(workflowId: string, runId?: string): Promise<OperationHandle<unknown>>;
   close(): Promise<void>;
@@ -85,6 +99,13 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'rehearse', request, {
         workflowId: start.workflowId ?? rehearseWorkflowId(target, start.generation ?? newGeneration()),
         summary: `rehearse ${target} on ${input.node}`,
+      });
+    },
+    collectGarbage(request, start = {}) {
+      const { dryRun } = parseInput(collectGarbageInput, request);
+      return startOperation(client, 'collectGarbage', request, {
+        workflowId: start.workflowId ?? collectGarbageWorkflowId(start.generation ?? newGeneration()),
+        summary: dryRun ? 'garbage of the store, dry run' : 'garbage of the store',
       });
     },
     async find(workflowId, runId) {

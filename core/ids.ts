@@ -73,6 +73,10 @@ export function rehearseWorkflowId(target: string, generation: string): string {
   return `rehearse:${target}:${generation}`;
 }
 
+export function collectGarbageWorkflowId(generation: string): string {
+  return `collectGarbage:${generation}`;
+}
+
 export function restoreWorkflowId(target: string, generation: string): string {
   return `restore:${target}:${generation}`;
 }

@@ -32,11 +32,13 @@ export const RESTORE_PHASES = [
 /** Looking at the copies of a checkpoint, and making one whole from another. */
 export const REPAIR_PHASES = ['verifying', 'repairing'] as const;
 
+export const COLLECT_PHASES = ['marking', 'waiting', 'deleting'] as const;
+
 export const END_PHASES = ['rolling-back', 'done', 'failed', 'cancelled'] as const;
 
 export type CheckpointPhase = (typeof CHECKPOINT_PHASES)[number];
 export type RestorePhase = (typeof RESTORE_PHASES)[number];
-export type Phase = CheckpointPhase | RestorePhase | (typeof REPAIR_PHASES)[number] | (typeof END_PHASES)[number];
+export type Phase = CheckpointPhase | RestorePhase | (typeof REPAIR_PHASES)[number] | (typeof COLLECT_PHASES)[number] | (typeof END_PHASES)[number];
 
 /**
  * Steps inside the runner, in order. `frozen` is true while the workload does not run or its GPU is locked: a journal whose last step done

@@ -1,5 +1,6 @@
 /* The workflow types. Every export becomes one, so nothing else is exported here. */
 export { checkpoint } from './checkpoint.ts';
+export { collectGarbage } from './collect-garbage.ts';
 export { containerLock } from './container-lock.ts';
 export { rehearse } from './rehearse.ts';
 export { restore } from './restore.ts';

@@ -25,6 +25,8 @@ const LISTED: ReadonlySet<Phase> = new Set<Phase>([
   'verifying',
   'fetching',
   'restoring',
+  'waiting',
+  'deleting',
   'rolling-back',
 ]);
 

@@ -11,6 +11,7 @@ import {
 } from '@temporalio/workflow';
 import type {
   ControlActivities,
+  GarbageActivities,
   FetchActivities,
   NodeActivities,
   NodeControlActivities,
@@ -102,6 +103,15 @@ export const OPTION_CLASSES = {
     scheduleToCloseTimeout: 300_000,
     retry: retry(0, 10_000),
   }),
+  /** Walks through the whole store: hours where it is large, and it waits for a store that does not answer. */
+  catalog: (scope: Pick<NodeScope, 'summary'>): ActivityOptions => ({
+    ...base(scope),
+    taskQueue: CONTROL_QUEUE,
+    startToCloseTimeout: 6 * HOUR_MS,
+    scheduleToCloseTimeout: 24 * HOUR_MS,
+    heartbeatTimeout: 30_000,
+    retry: retry(0, 60_000),
+  }),
   /** Undo: generous and stubborn, but not for ever. */
   compensate: (scope: NodeScope): ActivityOptions => ({
     ...base(scope),
@@ -154,6 +164,10 @@ export function nodeProxies(scope: NodeScope): NodeProxies {
 
 export function controlProxy(summary: string): Omit<ControlActivities, 'requestLock'> {
   return proxyActivities<ControlActivities>(OPTION_CLASSES.control({ summary }));
+}
+
+export function garbageProxy(summary: string): GarbageActivities {
+  return proxyActivities<GarbageActivities>(OPTION_CLASSES.catalog({ summary }));
 }
 
 /**

@@ -1,8 +1,9 @@
 /* The registry of queue `kybernate`: what needs no node. */
 import type { LockInput } from '../../core/contract/lock.ts';
 import type { Backend } from '../../store/backend/backend.ts';
-import type { ControlActivities } from '../contract.ts';
+import type { ControlActivities, GarbageActivities } from '../contract.ts';
 import { catalogActivities } from './catalog.ts';
+import { garbageActivities } from './garbage.ts';
 import { lockActivities } from './locks.ts';
 
 export interface ControlActivityDeps {
@@ -11,6 +12,10 @@ export interface ControlActivityDeps {
   readonly lock?: LockInput;
 }
 
-export function createControlActivities(deps: ControlActivityDeps): ControlActivities {
-  return { ...lockActivities(deps.lock), ...catalogActivities(deps.backend) };
+export function createControlActivities(deps: ControlActivityDeps): ControlActivities & GarbageActivities {
+  return {
+    ...lockActivities(deps.lock),
+    ...catalogActivities(deps.backend),
+    ...garbageActivities(deps.backend),
+  };
 }

@@ -11,6 +11,7 @@
  * Every step may be repeated, and be cut off anywhere: nothing is lost, and a list that nobody finishes runs out and is
  * taken away by a later collection. Nothing here relies on an earlier step of the same process.
  */
+import type { CondemnResult, ConfirmResult, PackSum } from '../../core/contract/collect-garbage.ts';
 import { KybernateError } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
 import type { Backend } from '../backend/backend.ts';
@@ -18,7 +19,7 @@ import { isValid, newCondemnedId, readCondemned, writeCondemned, type Condemned 
 import { condemnedKey, damagedKey, indexKey, packKey, PREFIX } from '../keys.ts';
 import { CLOCK_SKEW_MS, LEASE_MS, liveLeases, readLease, type LeaseInfo } from '../lease.ts';
 import { forEachLimit } from '../limit.ts';
-import { count, findGarbage, isLeft, type PackSum } from './find.ts';
+import { count, findGarbage, isLeft } from './find.ts';
 import { markUsedPacks, type Marks } from './mark.ts';
 
 /** One list: 400 kB, and one activity. */
@@ -34,19 +35,6 @@ export interface Collection {
   /** lower case letters and digits; the same for all attempts of one collection */
   readonly collectionId: string;
   readonly op: Op;
-}
-
-export interface CondemnResult {
-  readonly checkpoints: number;
-  readonly stored: PackSum;
-  readonly garbage: PackSum;
-  readonly young: PackSum;
-  /** objects that are not packs */
-  readonly objects: number;
-  readonly more: boolean;
-  /** name of the lists that were written; absent when there is no garbage */
-  readonly listId?: string;
-  readonly lists: number;
 }
 
 /** @param dryRun looks only: no list is written. @throws as `markUsedPacks` */
@@ -79,18 +67,6 @@ export async function condemnGarbage(collection: Collection, dryRun = false): Pr
   };
   await writeCondemned(backend, listId, head, op.signal);
   return { ...result, listId, lists: lists.length };
-}
-
-export interface ConfirmResult {
-  /** leases that must be gone first; then nothing else is told */
-  readonly waitingFor: readonly string[];
-  /** the lists have run out: nothing was deleted, and nothing will be */
-  readonly expired: boolean;
-  /** what will be deleted */
-  readonly confirmed: PackSum;
-  /** what somebody has come to need */
-  readonly kept: PackSum;
-  readonly objects: number;
 }
 
 const NOTHING: Omit<ConfirmResult, 'waitingFor' | 'expired'> = {

@@ -1,6 +1,7 @@
 /* What in a store belongs to no checkpoint, and to no upload that goes on. Looks only, deletes nothing. */
-import type { Op } from '../../core/op.ts';
+import type { PackSum } from '../../core/contract/collect-garbage.ts';
 import { checkpointId } from '../../core/contract/common.ts';
+import type { Op } from '../../core/op.ts';
 import type { Backend } from '../backend/backend.ts';
 import { checkpointOfManifest, packOfKey, PREFIX } from '../keys.ts';
 import { CLOCK_SKEW_MS, readLeases, type LeaseInfo } from '../lease.ts';
@@ -9,11 +10,6 @@ import { markUsedPacks, type Marks } from './mark.ts';
 /** Packs that one collection deletes at most: 6.4 TB, and 20 MB of lists. */
 const MAX_PACKS = 200_000;
 const MAX_KEYS = 50_000;
-
-export interface PackSum {
-  readonly packs: number;
-  readonly bytes: number;
-}
 
 export interface Garbage {
   readonly checkpoints: number;

@@ -1,4 +1,5 @@
 /* What writers and deleters that died have left beside packs and checkpoints. Nobody can come to need any of it. */
+import type { Leftovers } from '../../core/contract/collect-garbage.ts';
 import type { Op } from '../../core/op.ts';
 import type { Backend } from '../backend/backend.ts';
 import { staleLists } from '../condemned.ts';
@@ -6,15 +7,6 @@ import { packKey, packOfKey, PREFIX } from '../keys.ts';
 
 /** Half-made objects older than this belong to writers that are dead. */
 const STALE_MS = 86_400_000;
-
-export interface Leftovers {
-  /** copies of indexes, and marks of damage, of packs that are gone */
-  readonly indexes: number;
-  /** condemned lists of deleters that died */
-  readonly lists: number;
-  /** temporary files, multipart uploads */
-  readonly halfMade: number;
-}
 
 /** @param dryRun counts only; half-made objects are not visible and count as none then */
 export async function sweepLeftovers(backend: Backend, op: Op, dryRun = false): Promise<Leftovers> {

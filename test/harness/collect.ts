@@ -1,16 +1,10 @@
 /* A garbage collection as the workflow runs it, without a workflow: for tests of the store. */
 import { setTimeout as wait } from 'node:timers/promises';
+import type { CondemnResult, ConfirmResult, Leftovers } from '../../core/contract/collect-garbage.ts';
 import type { Op } from '../../core/op.ts';
 import type { Backend } from '../../store/backend/backend.ts';
-import {
-  condemnGarbage,
-  confirmGarbage,
-  deleteGarbage,
-  forgetCollection,
-  type CondemnResult,
-  type ConfirmResult,
-} from '../../store/gc/collect.ts';
-import { sweepLeftovers, type Leftovers } from '../../store/gc/leftovers.ts';
+import { condemnGarbage, confirmGarbage, deleteGarbage, forgetCollection } from '../../store/gc/collect.ts';
+import { sweepLeftovers } from '../../store/gc/leftovers.ts';
 
 export interface Collected {
   readonly condemned: CondemnResult;

@@ -96,6 +96,10 @@ function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<u
       calls.push(['rehearse', request, start]);
       return made('rehearse:x');
     },
+    collectGarbage: async (request, start) => {
+      calls.push(['collectGarbage', request, start]);
+      return made('collectGarbage:x');
+    },
     find: async (workflowId, runId) => {
       calls.push(['find', workflowId, runId]);
       return made(workflowId);

@@ -2,6 +2,7 @@
 import type {
   ControlActivities,
   FetchActivities,
+  GarbageActivities,
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
@@ -30,10 +31,34 @@ const PHASES: PhaseTimes = {
 type Scripted = NodeActivities &
   NodeControlActivities &
   FetchActivities &
+  GarbageActivities &
   TransferActivities &
   Pick<ControlActivities, 'findCheckpoint'>;
 
 export const happyActivities: Scripted = {
+  condemnGarbage: () =>
+    Promise.resolve({
+      store: 's3://bucket',
+      checkpoints: 2,
+      stored: { packs: 9, bytes: 9000 },
+      garbage: { packs: 2, bytes: 2000 },
+      young: { packs: 0, bytes: 0 },
+      objects: 0,
+      more: false,
+      listId: 'gc-x',
+      lists: 2,
+    }),
+  confirmGarbage: () =>
+    Promise.resolve({
+      waitingFor: [],
+      expired: false,
+      confirmed: { packs: 2, bytes: 2000 },
+      kept: { packs: 0, bytes: 0 },
+      objects: 0,
+    }),
+  deleteGarbage: () => Promise.resolve(),
+  forgetGarbage: () => Promise.resolve(),
+  sweepLeftovers: () => Promise.resolve({ indexes: 0, lists: 0, halfMade: 0 }),
   probeNode: ({ container }) =>
     Promise.resolve({
       facts: FACTS,

@@ -12,11 +12,13 @@ import { mapErrorsInterceptor } from '../../activities/map-errors.ts';
 import type {
   ControlActivities,
   FetchActivities,
+  GarbageActivities,
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
 } from '../../activities/contract.ts';
 import type { CheckpointRequest } from '../../core/contract/checkpoint.ts';
+import type { CollectGarbageRequest } from '../../core/contract/collect-garbage.ts';
 import type { RehearseRequest } from '../../core/contract/gpu.ts';
 import type { LockInput } from '../../core/contract/lock.ts';
 import type { RestoreRequest } from '../../core/contract/restore.ts';
@@ -27,6 +29,7 @@ import { happyActivities } from './happy.ts';
 export type AllActivities = NodeActivities &
   NodeControlActivities &
   FetchActivities &
+  GarbageActivities &
   TransferActivities &
   ControlActivities;
 export type StepName = keyof AllActivities;
@@ -53,6 +56,7 @@ export interface Harness {
   checkpoint(id: string, scenario?: Scenario, request?: Partial<CheckpointRequest>): Promise<WorkflowHandle>;
   restore(id: string, scenario?: Scenario, request?: Partial<RestoreRequest>): Promise<WorkflowHandle>;
   rehearse(id: string, scenario?: Scenario, request?: Partial<RehearseRequest>): Promise<WorkflowHandle>;
+  collectGarbage(id: string, scenario?: Scenario, request?: CollectGarbageRequest): Promise<WorkflowHandle>;
   script(workflowId: string, scenario: Scenario): void;
   /** resolves when the step of this workflow has begun */
   reached(workflowId: string, step: StepName): Promise<void>;
@@ -142,6 +146,7 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
     checkpoint: (id, scenario = {}, request = {}) => start('checkpoint', id, scenario, checkpointOf(id, request)),
     restore: (id, scenario = {}, request = {}) => start('restore', id, scenario, restoreOf(id, request)),
     rehearse: (id, scenario = {}, request = {}) => start('rehearse', id, onGpu(scenario), rehearseOf(id, request)),
+    collectGarbage: (id, scenario = {}, request = {}) => start('collectGarbage', id, scenario, request),
     script(workflowId, scenario) {
       scenarios.set(workflowId, scenario);
     },

@@ -29,6 +29,9 @@ export const HISTORIES_DIR = join(import.meta.dirname, '..', 'histories');
 
 type Recording = (harness: Harness) => Promise<WorkflowHandle>;
 
+/** Somebody still works in the store when it is looked at first. */
+const waitingOnce = once(async (_input, happy) => ({ ...((await happy()) as object), waitingFor: ['upload-x'] }));
+
 const RECORDINGS: Record<string, Recording> = {
   'checkpoint-resume-verified': (harness) => harness.checkpoint('resume', {}, { durability: 'verified' }),
   'checkpoint-hold': (harness) => harness.checkpoint('hold', {}, { after: 'hold', holdBudgetMs: 100 }),
@@ -62,6 +65,11 @@ const RECORDINGS: Record<string, Recording> = {
   'restore-from-store': (harness) =>
     harness.restore('restored', { steps: { resolveLocal: () => Promise.resolve({}) } }, { container: {} }),
   'restore-failed': (harness) => harness.restore('failed', { steps: { startRestored: fails('RestoreFailed') } }),
+  'collect-garbage': (harness) =>
+    harness.collectGarbage('collected', { steps: { confirmGarbage: waitingOnce } }, { lookEveryMs: 100 }),
+  'collect-garbage-dry-run': (harness) => harness.collectGarbage('told', {}, { dryRun: true }),
+  'collect-garbage-failed': (harness) =>
+    harness.collectGarbage('uncollected', { steps: { confirmGarbage: fails('CheckpointCorrupt') } }),
   'container-lock': async (harness) => {
     const container = { container: { id: 'shared' }, durability: 'local' } as const;
     const first = await harness.checkpoint('lock-first', {}, container);

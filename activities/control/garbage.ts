@@ -1,0 +1,39 @@
+import { KybernateError } from '../../core/errors.ts';
+import type { Backend } from '../../store/backend/backend.ts';
+import {
+  condemnGarbage,
+  confirmGarbage,
+  deleteGarbage,
+  forgetCollection,
+  type Collection,
+} from '../../store/gc/collect.ts';
+import { sweepLeftovers } from '../../store/gc/leftovers.ts';
+import type { GarbageActivities } from '../contract.ts';
+import { withOp, type ActivityOp } from '../op.ts';
+
+/** @param backend the store; absent: this worker has none */
+export function garbageActivities(backend?: () => Promise<Backend>): GarbageActivities {
+  async function storeOf(): Promise<Backend> {
+    if (backend === undefined) {
+      throw new KybernateError('InvalidInput', 'the control worker has no store: set KYBERNATE_STORE there');
+    }
+    return backend();
+  }
+  /** A run's rounds have names of their own: what one has confirmed is not touched by the next. */
+  async function collectionOf(op: ActivityOp, round: number): Promise<Collection> {
+    return { backend: await storeOf(), collectionId: `${op.operationId}r${round}`, op };
+  }
+  return {
+    condemnGarbage: ({ round, dryRun }) =>
+      withOp({ phase: 'marking' }, async (op) => {
+        const collection = await collectionOf(op, round);
+        return { store: collection.backend.url, ...(await condemnGarbage(collection, dryRun)) };
+      }),
+    confirmGarbage: ({ round, listId, lists }) =>
+      withOp({ phase: 'waiting' }, async (op) => confirmGarbage(await collectionOf(op, round), listId, lists)),
+    deleteGarbage: ({ round, listId, list }) =>
+      withOp({ phase: 'deleting' }, async (op) => deleteGarbage(await collectionOf(op, round), listId, list)),
+    forgetGarbage: ({ round }) => withOp({}, async (op) => forgetCollection(await collectionOf(op, round))),
+    sweepLeftovers: ({ dryRun }) => withOp({}, async (op) => sweepLeftovers(await storeOf(), op, dryRun)),
+  };
+}
