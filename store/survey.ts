@@ -9,7 +9,8 @@ import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { getManifest } from './catalog.ts';
 import { errnoOf } from './files.ts';
-import { fileListKey, indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
+import { fileListObject } from './file-list.ts';
+import { indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
 import { acquireLease, newReadLeaseId } from './lease.ts';
 import { forEachLimit } from './limit.ts';
 import { parseMetadata } from './metadata.ts';
@@ -93,9 +94,10 @@ async function checkPresence(
   published: PublishedManifest,
   { op, onDamage }: { readonly op: Op; readonly onDamage: OnDamage },
 ): Promise<void> {
-  const { files, packs, checkpointId } = published;
+  const { packs } = published;
+  const list = fileListObject(published);
   const expected: Array<{ object: string; bytes?: number; pack?: string }> = [
-    { object: fileListKey(checkpointId, files.digest), bytes: files.bytes },
+    { object: list.key, bytes: list.bytes },
     ...packs.flatMap(([pack, bytes]) => [
       { object: packKey(pack), bytes, pack },
       { object: indexKey(pack), pack },

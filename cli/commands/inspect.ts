@@ -83,17 +83,9 @@ async function find(
     if (!withFiles || localFiles !== undefined || remote === undefined) {
       return withoutAbsent(seen, localFiles);
     }
-    const { fileListKey } = await import('../../store/keys.ts');
-    const { parseManifest } = await import('../../core/checkpoint/manifest.ts');
-    const key = fileListKey(checkpointId, remote.manifest.files.digest);
-    const bytes = await backend.get(key);
-    if (bytes === undefined) {
-      throw new KybernateError(
-        'CheckpointCorrupt',
-        `${backend.url}/${key} is missing: the file list of ${checkpointId}`,
-      );
-    }
-    return { seen, files: parseManifest(new TextDecoder().decode(bytes), `${backend.url}/${key}`).files };
+    const { readFileList } = await import('../../store/file-list.ts');
+    const { manifest } = await readFileList(backend, remote.manifest, new AbortController().signal);
+    return { seen, files: manifest.files };
   });
 }
 

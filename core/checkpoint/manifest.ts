@@ -242,7 +242,7 @@ export function encodeManifest(value: Manifest): string {
   return `${JSON.stringify(value)}\n`;
 }
 
-export function encodePublishedManifest(value: PublishedManifest): string {
+export function encodePublishedManifest(value: StoredManifest): string {
   return `${JSON.stringify(value, undefined, 1)}\n`;
 }
 

@@ -23,6 +23,12 @@ import { createAddressKey, createOpener, createSealer, keyIdOf } from './cipher.
 import type { KeyRing } from './key-ring.ts';
 import type { AddressKey, Opener, StoreKeys } from './store-keys.ts';
 
+/** From now on what is written there is sealed, and what is sealed there can be read. @returns the same backend */
+export function withKeys(backend: Backend, ring: KeyRing): Backend {
+  backend.keys = openVault(backend, ring);
+  return backend;
+}
+
 /** What the vault needs of the place where the store lies. */
 export type VaultPlace = Pick<Backend, 'url' | 'get' | 'putIfAbsent' | 'list'>;
 
