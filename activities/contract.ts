@@ -28,6 +28,7 @@ import type {
   RestoreContext,
   StartRestoredResult,
 } from '../core/contract/restore.ts';
+import type { NodeRepair, PlaceReport, StoreRepair, VerifyMode } from '../core/contract/verify.ts';
 import type { ContainerRef } from '../core/ids.ts';
 
 export interface StepInput {
@@ -64,6 +65,10 @@ export interface Resolved {
 
 export interface TransferInput {
   readonly checkpointId: string;
+}
+
+export interface SurveyInput extends TransferInput {
+  readonly mode: VerifyMode;
 }
 
 export interface VerifyRemoteResult {
@@ -114,6 +119,10 @@ export interface NodeControlActivities {
 /** Queue `kybernate-node-<node>-fetch`: from the store, through the sidecar, to files of root. */
 export interface FetchActivities {
   fetchImage(input: FetchImageInput): Promise<FetchImageResult>;
+  /** tells every damage of the copy on this node */
+  surveyNodeCopy(input: SurveyInput): Promise<PlaceReport>;
+  /** replaces the copy on this node by that of the store, every chunk checked */
+  repairNodeCopy(input: TransferInput): Promise<NodeRepair>;
 }
 
 /** Queue `kybernate-node-<node>-transfer`: served by the sidecar, which reads the files of checkpoints and no more. */
@@ -121,6 +130,10 @@ export interface TransferActivities {
   uploadImage(input: TransferInput): Promise<UploadResult>;
   publishManifest(input: TransferInput): Promise<PublishResult>;
   verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
+  /** tells every damage of the copy in the store */
+  surveyStored(input: SurveyInput): Promise<PlaceReport>;
+  /** sends again what is damaged in the store */
+  repairStored(input: TransferInput): Promise<StoreRepair>;
 }
 
 /** Queue `kybernate`, too: the steps of a garbage collection, by the number of its round. */

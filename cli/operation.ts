@@ -4,6 +4,7 @@ import type { CollectGarbageRequest, CollectGarbageResult } from '../core/contra
 import type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 import type { OperationProgress } from '../core/contract/progress.ts';
 import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
+import type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
 
 export interface Operation<Result> {
   readonly workflowId: string;
@@ -24,6 +25,8 @@ export interface Operations {
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
   rehearse(request: RehearseRequest, options: { workflowId?: string }): Promise<Operation<RehearseResult>>;
+  verify(request: VerifyRequest, options: { workflowId?: string }): Promise<Operation<VerifyResult>>;
+  repair(request: RepairRequest, options: { workflowId?: string }): Promise<Operation<RepairResult>>;
   collectGarbage(
     request: CollectGarbageRequest,
     options: { workflowId?: string },

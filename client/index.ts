@@ -15,7 +15,22 @@ import type { ContainerTarget } from '../core/contract/common.ts';
 import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
-import { checkpointWorkflowId, collectGarbageWorkflowId, rehearseWorkflowId, restoreWorkflowId } from '../core/ids.ts';
+import {
+  repairInput,
+  verifyInput,
+  type RepairRequest,
+  type RepairResult,
+  type VerifyRequest,
+  type VerifyResult,
+} from '../core/contract/verify.ts';
+import {
+  checkpointWorkflowId,
+  collectGarbageWorkflowId,
+  rehearseWorkflowId,
+  repairWorkflowId,
+  restoreWorkflowId,
+  verifyWorkflowId,
+} from '../core/ids.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 import { startOperation } from './start-operation.ts';
 
@@ -24,6 +39,7 @@ export type { CollectGarbageRequest, CollectGarbageResult } from '../core/contra
 export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
+export type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
 export { ERRORS, KybernateError, isKybernateError, type ErrorType } from '../core/errors.ts';
 export type { OperationHandle } from './operation-handle.ts';
 
@@ -59,6 +75,16 @@ export interface KybernateClient {
    * @throws InvalidInput before anything is started
    */
   rehearse(request: RehearseRequest, options?: StartOptions): Promise<OperationHandle<RehearseResult>>;
+  /**
+   * Looks whether the copies of a checkpoint are whole; damage is told in the result.
+   * @throws InvalidInput before anything is started
+   */
+  verify(request: VerifyRequest, options?: StartOptions): Promise<OperationHandle<VerifyResult>>;
+  /**
+   * Makes damaged copies of a checkpoint whole from another one.
+   * @throws InvalidInput before anything is started
+   */
+  repair(request: RepairRequest, options?: StartOptions): Promise<OperationHandle<RepairResult>>;
   /**
    * Deletes what no checkpoint of the store needs any more.
    * @throws InvalidInput before anything is started
@@ -99,6 +125,20 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'rehearse', request, {
         workflowId: start.workflowId ?? rehearseWorkflowId(target, start.generation ?? newGeneration()),
         summary: `rehearse ${target} on ${input.node}`,
+      });
+    },
+    verify(request, start = {}) {
+      const { checkpointId, node } = parseInput(verifyInput, request);
+      return startOperation(client, 'verifyCheckpoint', request, {
+        workflowId: start.workflowId ?? verifyWorkflowId(checkpointId, start.generation ?? newGeneration()),
+        summary: `verify ${checkpointId} on ${node}`,
+      });
+    },
+    repair(request, start = {}) {
+      const { checkpointId, node } = parseInput(repairInput, request);
+      return startOperation(client, 'repairCheckpoint', request, {
+        workflowId: start.workflowId ?? repairWorkflowId(checkpointId, start.generation ?? newGeneration()),
+        summary: `repair ${checkpointId} on ${node}`,
       });
     },
     collectGarbage(request, start = {}) {

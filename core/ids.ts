@@ -77,6 +77,14 @@ export function collectGarbageWorkflowId(generation: string): string {
   return `collectGarbage:${generation}`;
 }
 
+export function verifyWorkflowId(target: string, generation: string): string {
+  return `verifyCheckpoint:${target}:${generation}`;
+}
+
+export function repairWorkflowId(target: string, generation: string): string {
+  return `repairCheckpoint:${target}:${generation}`;
+}
+
 export function restoreWorkflowId(target: string, generation: string): string {
   return `restore:${target}:${generation}`;
 }

@@ -94,6 +94,8 @@ const SIDECAR_STEPS: ReadonlySet<string> = new Set<keyof TransferActivities>([
   'uploadImage',
   'publishManifest',
   'verifyRemote',
+  'surveyStored',
+  'repairStored',
 ]);
 
 function timeoutFailure(error: ActivityFailure, node: string): ApplicationFailure {

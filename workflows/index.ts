@@ -3,6 +3,8 @@ export { checkpoint } from './checkpoint.ts';
 export { collectGarbage } from './collect-garbage.ts';
 export { containerLock } from './container-lock.ts';
 export { rehearse } from './rehearse.ts';
+export { repairCheckpoint } from './repair-checkpoint.ts';
 export { restore } from './restore.ts';
+export { verifyCheckpoint } from './verify-checkpoint.ts';
 // Temporal calls the default export for every other type; it knows no other way to name one.
 export { unknownType as default } from './unknown-type.ts';

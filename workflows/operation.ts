@@ -14,23 +14,28 @@ import type { Compensation } from './compensation.ts';
 import { outcomeOf } from './failures.ts';
 import { OUTCOME_CANCELLED, OUTCOME_COMPLETED, type ProgressTracker } from './progress.ts';
 
-export interface OperationFrame {
+export interface OperationFrame<Result> {
   readonly node: string;
   readonly undo: Compensation;
   readonly progress: ProgressTracker;
   /** what was sent to other workflows has arrived */
   readonly delivered: () => Promise<void>;
+  /** what `KybernateOutcome` says of a result; absent: `Completed` */
+  readonly outcome?: (result: Result) => string;
 }
 
 /**
  * @throws the story's own error after a complete undo; `CompensationFailed`, `Poisoned` or `NodeUnavailable` with what
  *   is left on the node otherwise. A cancellation stays a cancellation only if the undo worked.
  */
-export async function runOperation<Result>(frame: OperationFrame, story: () => Promise<Result>): Promise<Result> {
+export async function runOperation<Result>(
+  frame: OperationFrame<Result>,
+  story: () => Promise<Result>,
+): Promise<Result> {
   const { node, undo, progress } = frame;
   try {
     const result = await story();
-    progress.end('done', OUTCOME_COMPLETED);
+    progress.end('done', frame.outcome?.(result) ?? OUTCOME_COMPLETED);
     await CancellationScope.nonCancellable(() => settle(frame));
     return result;
   } catch (error) {
@@ -63,7 +68,7 @@ function isCancelledRetry(error: unknown): boolean {
 }
 
 /** A workflow that ends drops the messages that it was still handling or sending. */
-async function settle({ delivered }: OperationFrame): Promise<void> {
+async function settle({ delivered }: Pick<OperationFrame<unknown>, 'delivered'>): Promise<void> {
   await condition(allHandlersFinished);
   await delivered();
 }

@@ -17,12 +17,17 @@ export function checkProtocol(probe: ProbeResult, node: string): void {
 export function resolvedContainer(probe: ProbeResult, node: string): { namespace: string; id: string } {
   checkProtocol(probe, node);
   if (probe.container === undefined) {
-    throw failure('ContainerNotFound', `node ${node} resolved no container`, {
-      node,
-    });
+    throw failure('ContainerNotFound', `node ${node} resolved no container`, { node });
   }
   const { namespace, id } = probe.container;
   return { namespace, id };
+}
+
+/** @throws NodeUnavailable nobody would take a step that reads or writes the store */
+export function checkSidecar(probe: ProbeResult, node: string): void {
+  if (probe.store === undefined) {
+    throw failure('NodeUnavailable', noSidecar(node), { node });
+  }
 }
 
 /** @throws NodeUnavailable nobody would upload: better said before the workload is touched than after */

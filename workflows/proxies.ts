@@ -21,6 +21,7 @@ import { NON_RETRYABLE_TYPES } from '../core/errors.ts';
 import type { Timeouts } from '../core/contract/common.ts';
 import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
 import { isPickupTimeout } from './failures.ts';
+import { checkSidecar } from './probe.ts';
 
 /** Where the steps run, and how long they may take. */
 export interface NodeScope {
@@ -86,6 +87,8 @@ export const OPTION_CLASSES = {
   }),
   /** Store to node, with somebody waiting for it. */
   fetch: (scope: NodeScope): ActivityOptions => nodeStep(scope, fetchQueue, 5),
+  /** Reads the store for somebody who waits for it. */
+  look: (scope: NodeScope): ActivityOptions => nodeStep(scope, transferQueue, 5),
   /** A note on the node's disk about what is done elsewhere: waits for a node that restarts, as the transfer does. */
   note: (scope: NodeScope): ActivityOptions => ({
     ...base(scope),
@@ -140,7 +143,8 @@ export interface NodeProxies {
     NodeControlActivities,
     'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'
   >;
-  readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'verifyRemote'>;
+  readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'verifyRemote' | 'repairStored'>;
+  readonly look: Pick<TransferActivities, 'surveyStored'>;
   readonly fetch: FetchActivities;
   readonly note: Pick<NodeControlActivities, 'confirmUpload'>;
   readonly undo: NodeControlActivities;
@@ -157,6 +161,11 @@ export function nodeProxies(scope: NodeScope): NodeProxies {
     thaw: proxyActivities<NodeControlActivities>(OPTION_CLASSES.thaw(scope)),
     transfer: proxyActivities<TransferActivities>(OPTION_CLASSES.transfer(scope)),
     fetch: patient(proxyActivities<FetchActivities>(OPTION_CLASSES.fetch(scope))),
+    look: whileNodeAnswers(
+      proxyActivities<TransferActivities>(OPTION_CLASSES.look(scope)),
+      async () => checkSidecar(await probe.probeNode({ store: true }), scope.node),
+      scope.timeouts.stepMs,
+    ),
     note: proxyActivities<NodeControlActivities>(OPTION_CLASSES.note(scope)),
     undo: proxyActivities<NodeControlActivities>(OPTION_CLASSES.compensate(scope)),
   };

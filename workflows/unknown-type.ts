@@ -2,7 +2,14 @@ import { workflowInfo } from '@temporalio/workflow';
 import { failure } from './failures.ts';
 
 /** The workflow types that people start. */
-export const OPERATION_TYPES: readonly string[] = ['checkpoint', 'collectGarbage', 'rehearse', 'restore'];
+export const OPERATION_TYPES: readonly string[] = [
+  'checkpoint',
+  'collectGarbage',
+  'rehearse',
+  'repairCheckpoint',
+  'restore',
+  'verifyCheckpoint',
+];
 
 /**
  * Stands in for every workflow type that this worker does not know. Without it a misspelt name would wait for ever: Temporal

@@ -2,6 +2,7 @@
 import type { FetchActivities, NodeActivities, NodeControlActivities } from '../contract.ts';
 import { withOp } from '../op.ts';
 import { checkpointControl, checkpointWork } from './checkpoint.ts';
+import { repairNodeCopy, surveyNodeCopy } from './copy.ts';
 import type { NodeActivityDeps } from './deps.ts';
 import { fetchImage } from './fetch.ts';
 import { probeNode } from './probe.ts';
@@ -27,5 +28,7 @@ export function createNodeControlActivities(deps: NodeActivityDeps): NodeControl
 export function createFetchActivities(deps: NodeActivityDeps): FetchActivities {
   return {
     fetchImage: (input) => withOp({ phase: 'fetching' }, (op) => fetchImage(deps, op, input)),
+    surveyNodeCopy: (input) => withOp({ phase: 'verifying' }, (op) => surveyNodeCopy(deps, op, input)),
+    repairNodeCopy: (input) => withOp({ phase: 'repairing' }, (op) => repairNodeCopy(deps, op, input)),
   };
 }

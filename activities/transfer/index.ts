@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { publishManifest } from '../../store/publish.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import type { LocalCatalog } from '../../store/local-catalog.ts';
+import { repairStore } from '../../store/repair.ts';
+import { surveyStore } from '../../store/survey.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
 import { verifyRemote } from '../../store/verify.ts';
 import type { TransferActivities } from '../contract.ts';
@@ -64,6 +66,19 @@ export function createTransferActivities({ catalog, backend, ledgerDir }: Transf
           op,
         });
         return { files, bytes };
+      }),
+
+    surveyStored: ({ checkpointId, mode }) =>
+      withOp({ phase: 'verifying' }, async (op) => {
+        const { report } = await surveyStore({ checkpointId, mode, backend: await backend(), op });
+        return report;
+      }),
+
+    repairStored: ({ checkpointId }) =>
+      withOp({ phase: 'repairing' }, async (op) => {
+        const { path: dir } = await catalog.get(checkpointId);
+        const ledgerPath = ledgerPathOf(ledgerDir, checkpointId);
+        return repairStore({ checkpointId, dir, backend: await backend(), op, ledgerPath });
       }),
   };
 }

@@ -96,6 +96,14 @@ function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<u
       calls.push(['rehearse', request, start]);
       return made('rehearse:x');
     },
+    verify: async (request, start) => {
+      calls.push(['verify', request, start]);
+      return made('verifyCheckpoint:x');
+    },
+    repair: async (request, start) => {
+      calls.push(['repair', request, start]);
+      return made('repairCheckpoint:x');
+    },
     collectGarbage: async (request, start) => {
       calls.push(['collectGarbage', request, start]);
       return made('collectGarbage:x');

@@ -8,6 +8,7 @@ import type {
   TransferActivities,
 } from '../../activities/contract.ts';
 import { STEP_PROTOCOL_VERSION, type NodeFacts, type PhaseTimes } from '../../core/contract/checkpoint.ts';
+import type { PlaceReport, VerifyMode } from '../../core/contract/verify.ts';
 
 const FACTS: NodeFacts = {
   node: 'node-a',
@@ -27,6 +28,21 @@ const PHASES: PhaseTimes = {
   unaccountedMs: 0,
   parts: { freeze: 1, dump: 11 },
 };
+
+export function wholeCopy(place: 'store' | 'node', where: string, mode: VerifyMode = 'full'): PlaceReport {
+  const bytes = mode === 'full' ? 1000 : 0;
+  return {
+    place,
+    where,
+    found: true,
+    ok: true,
+    merkleRoot: 'ab'.repeat(32),
+    files: 9,
+    bytes,
+    problems: [],
+    problemCount: 0,
+  };
+}
 
 type Scripted = NodeActivities &
   NodeControlActivities &
@@ -118,6 +134,11 @@ export const happyActivities: Scripted = {
     Promise.resolve({
       remote: `s3://bucket/checkpoints/${checkpointId}/manifest.json`,
     }),
+  surveyStored: ({ mode }) => Promise.resolve(wholeCopy('store', 's3://bucket', mode)),
+  surveyNodeCopy: ({ checkpointId, mode }) =>
+    Promise.resolve(wholeCopy('node', `/var/lib/kybernate/checkpoints/checkpoint-${checkpointId}`, mode)),
+  repairStored: () => Promise.resolve({ markedPacks: [], rewrittenIndexes: [], newChunks: 1, sentBytes: 100 }),
+  repairNodeCopy: () => Promise.resolve({ localPath: '/var/lib/kybernate/checkpoints/x', fetchedBytes: 1000 }),
   verifyRemote: () => Promise.resolve({ files: 4, bytes: 1000 }),
   resolveLocal: () =>
     Promise.resolve({
