@@ -13,6 +13,8 @@ export async function readChecked<Result>(backend: Reader, read: (from: Reader) 
     if (!isKybernateError(error, 'CheckpointCorrupt')) {
       throw error;
     }
-    return read({ url: backend.url, get: (key, options) => backend.get(key, { ...options, fresh: true }) });
+    const { url, keys } = backend;
+    const get: Reader['get'] = (key, options) => backend.get(key, { ...options, fresh: true });
+    return read({ url, get, ...(keys === undefined ? {} : { keys }) });
   }
 }

@@ -3,6 +3,7 @@ import { hostname } from 'node:os';
 import { delimiter, dirname, extname, isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as z from 'zod';
+import { parseByteSize } from '../core/byte-size.ts';
 import { absolutePath, nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
@@ -11,6 +12,11 @@ import type { NodeSettings } from '../engine/node-deps.ts';
 const storeUrl = z.string().regex(/^(file:\/\/\/|s3:\/\/[^/@]+)/, 'write file:///dir or s3://bucket[/prefix]');
 /** A name, or the number of a user or group that has none. */
 const account = z.string().regex(/^(?:[a-z_][a-z0-9_-]{0,31}|\d{1,10})$/, 'write a name or a number');
+const byteSize = z
+  .string()
+  .refine((text) => (parseByteSize(text) ?? 0) > 0, 'write a number and a unit: 64GiB')
+  .transform((text) => parseByteSize(text) ?? 0);
+const hostAndPort = z.string().regex(/^[^:]+:\d+$/, 'write host:port');
 const program = z.string().regex(/^[^\0]+$/);
 
 /** Every variable; each process reads those of its own schema below. */
@@ -33,6 +39,31 @@ export const workerEnv = z.object({
   KYBERNATE_GROUP: account.default('kybernate'),
   /** ledgers, transfers and caches of the sidecar; `<state directory>/sidecar` otherwise */
   KYBERNATE_SIDECAR_DIR: absolutePath.optional(),
+  /** tier `ram`: a directory of the sidecar on a tmpfs; none otherwise */
+  KYBERNATE_TIER_RAM_DIR: absolutePath.optional(),
+  /** how much of it the tier `ram` may fill, for example `32GiB` */
+  KYBERNATE_TIER_RAM_BYTES: byteSize.optional(),
+  /** tier `nvme`: a directory of the sidecar on a fast disk; none otherwise */
+  KYBERNATE_TIER_NVME_DIR: absolutePath.optional(),
+  /** how much of it the tier `nvme` may fill, for example `500GiB` */
+  KYBERNATE_TIER_NVME_BYTES: byteSize.optional(),
+  /** sidecars of other nodes that are asked for packs before the store: `node=http://host:port`, separated by commas */
+  KYBERNATE_PEERS: z
+    .string()
+    .default('')
+    .transform((text) => text.split(',').filter((peer) => peer.trim() !== ''))
+    .pipe(
+      z.array(
+        z
+          .string()
+          .trim()
+          .regex(/^[a-z0-9.-]+=https?:\/\/[^/@?#]+\/?$/, 'write node=http://host:port,…'),
+      ),
+    ),
+  /** `host:port` where the sidecar gives packs of its tiers to other nodes; nowhere otherwise */
+  KYBERNATE_PEER_LISTEN: hostAndPort.optional(),
+  /** file with the token that all peers share, 0600 */
+  KYBERNATE_PEER_TOKEN_FILE: absolutePath.optional(),
   /** socket of containerd */
   KYBERNATE_CONTAINERD_ADDRESS: absolutePath.default('/run/containerd/containerd.sock'),
   /** runc: a path, or a name to look up in PATH */
@@ -58,17 +89,24 @@ export const workerEnv = z.object({
   /** least level that is logged */
   KYBERNATE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
   /** `host:port` where Prometheus reads metrics; none otherwise */
-  KYBERNATE_METRICS_ADDRESS: z
-    .string()
-    .regex(/^[^:]+:\d+$/, 'write host:port')
-    .optional(),
+  KYBERNATE_METRICS_ADDRESS: hostAndPort.optional(),
   /** programs are looked up there */
   PATH: z.string().default('/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'),
 });
 export type WorkerConfig = z.output<typeof workerEnv>;
 
 const OF_THE_STORE = { KYBERNATE_STORE: true, KYBERNATE_S3_ENDPOINT: true, KYBERNATE_S3_REGION: true } as const;
-const OF_THE_SIDECAR = { KYBERNATE_SIDECAR_USER: true, KYBERNATE_SIDECAR_DIR: true } as const;
+const OF_THE_SIDECAR = {
+  KYBERNATE_SIDECAR_USER: true,
+  KYBERNATE_SIDECAR_DIR: true,
+  KYBERNATE_TIER_RAM_DIR: true,
+  KYBERNATE_TIER_RAM_BYTES: true,
+  KYBERNATE_TIER_NVME_DIR: true,
+  KYBERNATE_TIER_NVME_BYTES: true,
+  KYBERNATE_PEERS: true,
+  KYBERNATE_PEER_LISTEN: true,
+  KYBERNATE_PEER_TOKEN_FILE: true,
+} as const;
 
 /** The privileged side knows no store: what it is not told it cannot leak. */
 export const nodeEnv = workerEnv.omit({ ...OF_THE_STORE, ...OF_THE_SIDECAR });

@@ -135,8 +135,8 @@ export function storeSettings(config: ControlConfig): StoreSettings {
 }
 
 /** Opened at the first use and kept; a failed opening is tried anew by the next caller. */
-export function opener(open: () => Promise<Backend>): () => Promise<Backend> {
-  let opened: Promise<Backend> | undefined;
+export function opener<Opened>(open: () => Promise<Opened>): () => Promise<Opened> {
+  let opened: Promise<Opened> | undefined;
   return () => {
     opened ??= open().catch((error: unknown) => {
       opened = undefined;

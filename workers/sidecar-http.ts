@@ -1,20 +1,31 @@
 /*
  * What the sidecar answers on its HTTP socket.
- *   GET /v1/health      { status, node, store }
- *   /objects, /sweep    store/backend/objects-server.ts
+ *   GET  /v1/health                        { status, node, store }
+ *   POST /v1/upload | download | prefetch  202 the new transfer; bodies: core/contract/transfer.ts
+ *   GET  /v1/transfers                     all that can be asked for
+ *   GET  /v1/transfers/<id>                its status
+ *   GET  /v1/transfers/<id>/progress       ndjson: its status at every change, the end last
+ *   POST /v1/transfers/<id>/cancel         its status when it has ended
+ *   /objects, /sweep                       store/backend/objects-server.ts
  * Errors are `{ "error": { type, message, details } }` with the names of docs/errors.md.
  */
-import type { RequestListener } from 'node:http';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { TRANSFER_CALLS, type TransferKind } from '../core/contract/transfer.ts';
+import { isKybernateError, KybernateError, messageOf, type ErrorType } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { serveObjects, type ObjectsPolicy } from '../store/backend/objects-server.ts';
 import { PREFIX } from '../store/keys.ts';
+import type { Transfers } from './transfers.ts';
 
 export interface SidecarHttpParts {
   readonly node: string;
   /** of the store, without credentials */
   readonly url: string;
   readonly backend: () => Promise<Backend>;
+  /** resolved when the sidecar is ready */
+  readonly transfers: Promise<Transfers>;
   readonly log: Logger;
 }
 
@@ -26,21 +37,100 @@ const POLICY: ObjectsPolicy = {
   mayWrite: (key) => key.startsWith(PREFIX.leases),
   maxPutBytes: 65_536,
 };
+const MAX_BODY_BYTES = 256 * 1024;
+const STREAM_PAUSE_MS = 200;
 
-export function sidecarRequests({ node, url, backend }: SidecarHttpParts): RequestListener {
+const STATUS: Partial<Record<ErrorType, number>> = {
+  InvalidInput: 400,
+  StorageDenied: 403,
+  CheckpointNotFound: 404,
+  StorageUnavailable: 503,
+  DiskFull: 507,
+};
+
+export function sidecarRequests(parts: SidecarHttpParts): RequestListener {
   return (request, response) => {
     void (async () => {
-      if (await serveObjects(backend, POLICY, request, response)) {
-        return;
+      try {
+        if (!(await serveObjects(parts.backend, POLICY, request, response))) {
+          await answer(parts, request, response);
+        }
+      } catch (error) {
+        fail(parts.log, request, response, error);
       }
-      const known = `${request.method ?? ''} ${request.url ?? ''}` === 'GET /v1/health';
-      const body = known
-        ? { status: 'ok', node, store: url }
-        : {
-            error: { type: 'InvalidInput', message: `the sidecar has no ${request.method ?? ''} ${request.url ?? ''}` },
-          };
-      response.writeHead(known ? 200 : 404, { 'content-type': 'application/json' });
-      response.end(`${JSON.stringify(body)}\n`);
     })();
   };
+}
+
+async function answer(parts: SidecarHttpParts, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const { node, url, transfers } = parts;
+  const call = `${request.method ?? ''} ${request.url ?? ''}`;
+  if (call === 'GET /v1/health') {
+    return send(response, 200, { status: 'ok', node, store: url });
+  }
+  if (call === 'GET /v1/transfers') {
+    return send(response, 200, { transfers: (await transfers).list() });
+  }
+  const [, kind] = /^POST \/v1\/(\w+)$/.exec(call) ?? [];
+  if (kind !== undefined && Object.hasOwn(TRANSFER_CALLS, kind)) {
+    const body = await bodyOf(request);
+    return send(response, 202, await (await transfers).start(kind as TransferKind, body));
+  }
+  const [, method, id = '', what] = /^(\w+) \/v1\/transfers\/([0-9a-f]+)(\/\w+)?$/.exec(call) ?? [];
+  switch (`${method ?? ''}${what ?? ''}`) {
+    case 'GET':
+      return send(response, 200, (await transfers).status(id));
+    case 'GET/progress':
+      return follow(await transfers, id, response);
+    case 'POST/cancel':
+      return send(response, 200, await (await transfers).cancel(id));
+    default:
+      throw new KybernateError('InvalidInput', `the sidecar has no ${call}`);
+  }
+}
+
+/** A reader that goes away ends nothing but its own stream. */
+async function follow(transfers: Transfers, id: string, response: ServerResponse): Promise<void> {
+  transfers.status(id);
+  const gone = new AbortController();
+  response.once('close', () => gone.abort());
+  response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+  for await (const state of transfers.follow(id, gone.signal)) {
+    response.write(`${JSON.stringify(state)}\n`);
+    await sleep(STREAM_PAUSE_MS);
+  }
+  response.end();
+}
+
+async function bodyOf(request: IncomingMessage): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > MAX_BODY_BYTES) {
+      throw new KybernateError('InvalidInput', `the body is longer than ${MAX_BODY_BYTES} bytes`);
+    }
+    chunks.push(chunk);
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch (error) {
+    throw new KybernateError('InvalidInput', `the body is not JSON: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+function fail(log: Logger, request: IncomingMessage, response: ServerResponse, error: unknown): void {
+  const known = isKybernateError(error) ? error : new KybernateError('Internal', messageOf(error), { cause: error });
+  const { type, message, details } = known;
+  log[type === 'Internal' ? 'error' : 'warn']({ url: request.url, type, error: message }, 'call to the sidecar failed');
+  if (response.headersSent) {
+    response.destroy();
+  } else {
+    send(response, STATUS[type] ?? 500, { error: { type, message, details } });
+  }
+}
+
+function send(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(`${JSON.stringify(body)}\n`);
 }

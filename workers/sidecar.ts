@@ -29,12 +29,12 @@ import {
   connectTemporal,
   createLog,
   installRuntime,
-  opener,
   storeSettings,
   temporalConfig,
 } from './runtime.ts';
 import { sidecarRequests } from './sidecar-http.ts';
 import { bindPrivately, clearSocket, listen, prepareSocketDir, sidecarSockets } from './sidecar-sockets.ts';
+import { sidecarTiers, tierDirs } from './sidecar-tiers.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
 
 const SLOTS = 4;
@@ -62,13 +62,20 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
   const { KYBERNATE_STORE: url, KYBERNATE_NODE: node } = config;
   await preloadBackend(url);
   installRuntime(config, log);
-  const backend = opener(() => openStore(config, open));
-  const server = createServer(sidecarRequests({ node, url, backend, log }));
+  const tiers = await sidecarTiers({
+    config,
+    log,
+    pathOf: (dir) => open.pathOf(dir),
+    openStore: () => openStore(config, open),
+  });
+  const { backend } = tiers;
+  const server = createServer(sidecarRequests({ node, url, backend, tiered: backend, log }));
   await clearSocket(sockets.http);
   await bindPrivately(sockets.http, account, () => listen(server, sockets.http));
   if (account !== undefined) {
     dropPrivileges(account);
   }
+  await tiers.start();
   const ledgerDir = join(open.pathOf(dirs.own), 'uploads');
   await mkdir(ledgerDir, { recursive: true, mode: 0o700 });
   const { connection, namespace } = await connectTemporal(temporal);
@@ -80,6 +87,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     activities: createTransferActivities({
       catalog: localCatalog(open.pathOf(dirs.checkpoints)),
       backend,
+      tiered: backend,
       ledgerDir,
     }),
     maxConcurrentActivityTaskExecutions: SLOTS,
@@ -93,6 +101,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     log,
     async cleanUp() {
       await closeServer(server);
+      await tiers.close();
       open.close();
     },
   });
@@ -147,7 +156,7 @@ async function openDirectories(
   }
   await openToGroup(config.KYBERNATE_STATE_DIR, account.groupId);
   open.add(dirs.checkpoints);
-  for (const dir of [dirs.own, ...(dirs.store === undefined ? [] : [dirs.store])]) {
+  for (const dir of [dirs.own, ...tierDirs(config), ...(dirs.store === undefined ? [] : [dirs.store])]) {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     await giveEmpty(dir, account);
     open.add(dir);

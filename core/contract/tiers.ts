@@ -30,6 +30,16 @@ export interface CheckpointResidency {
   readonly tiers: readonly TierShare[];
 }
 
+/** `GET /v1/tiers` of a sidecar. */
+export interface TiersReport {
+  /** fastest first */
+  readonly tiers: readonly TierInfo[];
+  /** of the checkpoint that was asked for */
+  readonly residency?: CheckpointResidency;
+  /** of its file that was asked for */
+  readonly segment?: SegmentResidency;
+}
+
 export interface SegmentShare {
   readonly packs: number;
   readonly chunks: number;

@@ -1,11 +1,8 @@
-/* From the settings of a node to its store with tiers. */
-import { statfs } from 'node:fs/promises';
+/* From the settings of a node to its tiers. */
+import { mkdir, statfs } from 'node:fs/promises';
 import { KybernateError } from '../../core/errors.ts';
 import type { Logger } from '../../core/op.ts';
-import type { Backend } from '../backend/backend.ts';
-import type { Peer } from './bring.ts';
 import { openTier, type Tier, type TierSettings } from './tier.ts';
-import { TieredBackend } from './tiered.ts';
 
 /** statfs(2) of a tmpfs: TMPFS_MAGIC in linux/magic.h. */
 const TMPFS = 0x0102_1994;
@@ -13,28 +10,26 @@ const TMPFS = 0x0102_1994;
 export interface TiersSettings {
   readonly ram?: Omit<TierSettings, 'name'>;
   readonly nvme?: Omit<TierSettings, 'name'>;
-  readonly peers?: readonly Peer[];
 }
 
 /**
- * Opens the tiers that the settings name, over `store`.
+ * Opens the tiers that the settings name, fastest first.
  * @throws Incompatible the directory of the ram tier is on no tmpfs; StorageDenied, StorageUnavailable, DiskFull a
  *   directory cannot be used
  */
-export async function openTieredBackend(store: Backend, settings: TiersSettings, log: Logger): Promise<TieredBackend> {
-  const tiers: Tier[] = [];
-  if (settings.ram !== undefined) {
-    const ram = await openTier({ name: 'ram', ...settings.ram }, log);
+export async function openTiers({ ram, nvme }: TiersSettings, log: Logger): Promise<Tier[]> {
+  if (ram !== undefined) {
     await checkTmpfs(ram, log);
-    tiers.push(ram);
   }
-  if (settings.nvme !== undefined) {
-    tiers.push(await openTier({ name: 'nvme', ...settings.nvme }, log));
-  }
-  return new TieredBackend({ store, tiers, peers: settings.peers ?? [], log });
+  const wanted: TierSettings[] = [
+    ...(ram === undefined ? [] : [{ name: 'ram' as const, ...ram }]),
+    ...(nvme === undefined ? [] : [{ name: 'nvme' as const, ...nvme }]),
+  ];
+  return Promise.all(wanted.map((settings) => openTier(settings, log)));
 }
 
-async function checkTmpfs({ dir, budgetBytes }: Tier, log: Logger): Promise<void> {
+async function checkTmpfs({ dir, budgetBytes }: Omit<TierSettings, 'name'>, log: Logger): Promise<void> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
   const { type, blocks, bsize } = await statfs(dir);
   if (type !== TMPFS) {
     throw new KybernateError(

@@ -12,9 +12,9 @@ import { chunksOf } from '../chunk-list.ts';
 import { publishManifest } from '../publish.ts';
 import { planRead } from '../read-plan.ts';
 import { uploadCheckpoint } from '../upload.ts';
-import { openTieredBackend } from './open.ts';
+import { openTiers } from './open.ts';
 import { prefetchCheckpoint } from './prefetch.ts';
-import { residencyOf, segmentResidency } from './residency.ts';
+import { findResidency, segmentResidency } from './residency.ts';
 import { openTier } from './tier.ts';
 import { TieredBackend } from './tiered.ts';
 
@@ -118,7 +118,7 @@ describe('prefetchCheckpoint', () => {
 
     await backend.put('packs/' + '1'.repeat(32), new Uint8Array(100_000));
 
-    const { tiers } = residencyOf(backend.tiers, (await getManifest(backend, 'ck-1')).manifest);
+    const { tiers } = await findResidency(backend, backend.tiers, 'ck-1', testOp().signal);
     expect(tiers).toEqual([
       { tier: 'nvme', packs: backend.tiers[0]?.packs().size, bytes: packBytes, pinned: 'always' },
     ]);
@@ -176,11 +176,11 @@ describe('residency', () => {
   });
 });
 
-describe('openTieredBackend', () => {
+describe('openTiers', () => {
   it('refuses a ram tier that is not on a tmpfs, with the command that mounts one', async () => {
     const settings = { ram: { dir: join('/var/tmp', `kybernate-ram-${process.pid}`), budgetBytes: 4096 } };
 
-    const opening = openTieredBackend(place, settings, log);
+    const opening = openTiers(settings, log);
 
     await expect(opening).rejects.toMatchObject({ type: 'Incompatible', details: { remedy: /^mount -t tmpfs/ } });
     await rm(settings.ram.dir, { recursive: true });
@@ -188,7 +188,8 @@ describe('openTieredBackend', () => {
 
   it('opens a ram tier on a tmpfs', async () => {
     const dir = await mkdtemp('/dev/shm/kybernate-ram-');
-    const backend = await openTieredBackend(store, { ram: { dir, budgetBytes: 1e6 } }, log);
+    const tiers = await openTiers({ ram: { dir, budgetBytes: 1e6 } }, log);
+    const backend = new TieredBackend({ store, tiers, peers: [], log });
     opened.push(backend);
 
     await prefetchCheckpoint({ checkpointId: 'ck-1', backend, tier: 'ram', op: testOp() });

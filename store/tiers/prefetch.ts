@@ -1,12 +1,12 @@
 /* Brings the packs of a checkpoint to a tier of this node before somebody needs them. */
 import { KybernateError } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
-import { getManifest } from '../catalog.ts';
 import { indexKey, packKey } from '../keys.ts';
 import { acquireLease, newReadLeaseId } from '../lease.ts';
 import { forEachLimit } from '../limit.ts';
 import { readPackTail } from '../pack-index.ts';
 import { orAborted } from './bring.ts';
+import { packsOf } from './residency.ts';
 import { residentBackend } from './resident.ts';
 import type { Tier, TierName } from './tier.ts';
 import type { TieredBackend } from './tiered.ts';
@@ -48,19 +48,19 @@ export async function prefetchCheckpoint({
   const tier = tierOf(backend, name);
   const lease = await acquireLease(backend, { id: newReadLeaseId(checkpointId), purpose: 'read', checkpointId }, op);
   try {
-    const { manifest } = await getManifest(backend, checkpointId, op.signal);
-    const bytes = manifest.packs.reduce((sum, [, packBytes]) => sum + packBytes, 0);
+    const { packs: published } = await packsOf(backend, checkpointId, op.signal);
+    const bytes = published.reduce((sum, [, packBytes]) => sum + packBytes, 0);
     if (bytes > tier.budgetBytes) {
       throw noRoom(tier, checkpointId, bytes);
     }
-    const packs = manifest.packs.map(([pack]) => pack);
+    const packs = published.map(([pack]) => pack);
     const release = tier.holds.add(packs);
     try {
       if (pin !== undefined) {
         await tier.pins.add({ checkpointId, packs, ...pin });
       }
       const counted = new Counter(bytes, op);
-      await forEachLimit(manifest.packs, PARALLEL_PACKS, op.signal, async ([pack, packBytes]) => {
+      await forEachLimit(published, PARALLEL_PACKS, op.signal, async ([pack, packBytes]) => {
         const from = await bringPack(backend, tier, pack, packBytes, op.signal);
         if (from === undefined) {
           throw noRoom(tier, checkpointId, bytes);

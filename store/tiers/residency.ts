@@ -1,15 +1,26 @@
 /* What of a checkpoint lies in which tier, as a whole and by segment. */
-import type { PublishedManifest } from '../../core/checkpoint/manifest.ts';
 import type { CheckpointResidency, SegmentResidency, TierShare } from '../../core/contract/tiers.ts';
+import { KybernateError } from '../../core/errors.ts';
+import type { Reader } from '../backend/backend.ts';
+import { findManifest } from '../catalog.ts';
 import type { ReadPlan } from '../read-plan.ts';
 import type { Tier } from './tier.ts';
 
-/** By tier, fastest first: packs of the checkpoint that are there as long as they must be. */
-export function residencyOf(tiers: readonly Tier[], published: PublishedManifest): CheckpointResidency {
+/**
+ * By tier, fastest first: packs of the checkpoint that are there as long as they must be.
+ * @throws CheckpointNotFound
+ */
+export async function findResidency(
+  backend: Reader,
+  tiers: readonly Tier[],
+  checkpointId: string,
+  signal: AbortSignal,
+): Promise<CheckpointResidency> {
+  const { packs: published } = await packsOf(backend, checkpointId, signal);
   const shares = tiers.map((tier): TierShare => {
     const here = tier.packs();
-    const packs = published.packs.filter(([id, bytes]) => here.get(id) === bytes);
-    const pin = tier.pins.list().find(({ checkpointId }) => checkpointId === published.checkpointId);
+    const packs = published.filter(([id, bytes]) => here.get(id) === bytes);
+    const pin = tier.pins.list().find(({ checkpointId: pinned }) => pinned === checkpointId);
     return {
       tier: tier.name,
       packs: packs.length,
@@ -18,11 +29,26 @@ export function residencyOf(tiers: readonly Tier[], published: PublishedManifest
     };
   });
   return {
-    checkpointId: published.checkpointId,
-    packs: published.packs.length,
-    bytes: published.packs.reduce((sum, [, bytes]) => sum + bytes, 0),
+    checkpointId,
+    packs: published.length,
+    bytes: published.reduce((sum, [, bytes]) => sum + bytes, 0),
     tiers: shares,
   };
+}
+
+/** The packs of a published checkpoint; needs no keys. @throws CheckpointNotFound */
+export async function packsOf(
+  backend: Reader,
+  checkpointId: string,
+  signal: AbortSignal,
+): Promise<{ readonly packs: ReadonlyArray<readonly [id: string, bytes: number]> }> {
+  const manifest = await findManifest(backend, checkpointId, signal);
+  if (manifest === undefined) {
+    throw new KybernateError('CheckpointNotFound', `${backend.url} has no checkpoint ${checkpointId}`, {
+      details: { checkpointId, store: backend.url },
+    });
+  }
+  return manifest;
 }
 
 export interface Segment {
