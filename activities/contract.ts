@@ -18,6 +18,7 @@ import type {
 } from '../core/contract/checkpoint.ts';
 import type { CondemnResult, ConfirmResult, Leftovers } from '../core/contract/collect-garbage.ts';
 import type { LockRequest } from '../core/contract/lock.ts';
+import type { PrefetchStepInput, PrefetchStepResult } from '../core/contract/prefetch.ts';
 import type {
   CreateContainerInput,
   FetchImageResult,
@@ -132,6 +133,8 @@ export interface TransferActivities {
   verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
   /** tells every damage of the copy in the store */
   surveyStored(input: SurveyInput): Promise<PlaceReport>;
+  /** brings the packs of a checkpoint to a tier of this node */
+  prefetchPacks(input: PrefetchStepInput): Promise<PrefetchStepResult>;
   /** sends again what is damaged in the store */
   repairStored(input: TransferInput): Promise<StoreRepair>;
 }

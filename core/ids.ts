@@ -73,16 +73,20 @@ export function rehearseWorkflowId(target: string, generation: string): string {
   return `rehearse:${target}:${generation}`;
 }
 
-export function collectGarbageWorkflowId(generation: string): string {
-  return `collectGarbage:${generation}`;
-}
-
 export function verifyWorkflowId(target: string, generation: string): string {
   return `verifyCheckpoint:${target}:${generation}`;
 }
 
 export function repairWorkflowId(target: string, generation: string): string {
   return `repairCheckpoint:${target}:${generation}`;
+}
+
+export function prefetchWorkflowId(target: string, generation: string): string {
+  return `prefetch:${target}:${generation}`;
+}
+
+export function collectGarbageWorkflowId(generation: string): string {
+  return `collectGarbage:${generation}`;
 }
 
 export function restoreWorkflowId(target: string, generation: string): string {

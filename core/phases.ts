@@ -38,7 +38,12 @@ export const END_PHASES = ['rolling-back', 'done', 'failed', 'cancelled'] as con
 
 export type CheckpointPhase = (typeof CHECKPOINT_PHASES)[number];
 export type RestorePhase = (typeof RESTORE_PHASES)[number];
-export type Phase = CheckpointPhase | RestorePhase | (typeof REPAIR_PHASES)[number] | (typeof COLLECT_PHASES)[number] | (typeof END_PHASES)[number];
+export type Phase =
+  | CheckpointPhase
+  | RestorePhase
+  | (typeof REPAIR_PHASES)[number]
+  | (typeof COLLECT_PHASES)[number]
+  | (typeof END_PHASES)[number];
 
 /**
  * Steps inside the runner, in order. `frozen` is true while the workload does not run or its GPU is locked: a journal whose last step done

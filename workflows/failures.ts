@@ -15,13 +15,7 @@ export function failure(
     type,
     message,
     nonRetryable: true,
-    details: [
-      {
-        remedy: ERRORS[type].remedy,
-        workload: ERRORS[type].workload,
-        ...details,
-      },
-    ],
+    details: [{ remedy: ERRORS[type].remedy, workload: ERRORS[type].workload, ...details }],
     ...(cause === undefined ? {} : { cause }),
   });
 }
@@ -95,6 +89,7 @@ const SIDECAR_STEPS: ReadonlySet<string> = new Set<keyof TransferActivities>([
   'publishManifest',
   'verifyRemote',
   'surveyStored',
+  'prefetchPacks',
   'repairStored',
 ]);
 
@@ -127,11 +122,7 @@ export function outcomeOf(error: unknown, report: UndoReport, node: string): unk
   const details = {
     node,
     left,
-    failed: report.failed.map(({ name, message, error: cause }) => ({
-      name,
-      message,
-      type: typeOf(cause) ?? null,
-    })),
+    failed: report.failed.map(({ name, message, error: cause }) => ({ name, message, type: typeOf(cause) ?? null })),
     skipped: report.skipped,
     original: messageOf(original),
   };

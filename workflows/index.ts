@@ -2,6 +2,7 @@
 export { checkpoint } from './checkpoint.ts';
 export { collectGarbage } from './collect-garbage.ts';
 export { containerLock } from './container-lock.ts';
+export { prefetch } from './prefetch.ts';
 export { rehearse } from './rehearse.ts';
 export { repairCheckpoint } from './repair-checkpoint.ts';
 export { restore } from './restore.ts';

@@ -144,7 +144,7 @@ export interface NodeProxies {
     'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'
   >;
   readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'verifyRemote' | 'repairStored'>;
-  readonly look: Pick<TransferActivities, 'surveyStored'>;
+  readonly look: Pick<TransferActivities, 'surveyStored' | 'prefetchPacks'>;
   readonly fetch: FetchActivities;
   readonly note: Pick<NodeControlActivities, 'confirmUpload'>;
   readonly undo: NodeControlActivities;

@@ -10,14 +10,18 @@ import { repairStore } from '../../store/repair.ts';
 import { surveyStore } from '../../store/survey.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
 import { verifyRemote } from '../../store/verify.ts';
+import type { TieredBackend } from '../../store/tiers/tiered.ts';
 import type { TransferActivities } from '../contract.ts';
 import { withOp } from '../op.ts';
+import { prefetchPacks } from './prefetch.ts';
 
 export interface TransferDeps {
   /** the committed checkpoints of this node */
   readonly catalog: LocalCatalog;
   /** opened at its first use, so that a store that is away does not keep the sidecar from starting */
   readonly backend: () => Promise<Backend>;
+  /** the same, for what is done with its tiers */
+  readonly tiered: () => Promise<TieredBackend>;
   /** the sidecar's own directory for the ledgers of its uploads */
   readonly ledgerDir: string;
 }
@@ -27,7 +31,8 @@ export function ledgerPathOf(ledgerDir: string, checkpointId: string): string {
   return join(ledgerDir, `${checkpointId}.ledger`);
 }
 
-export function createTransferActivities({ catalog, backend, ledgerDir }: TransferDeps): TransferActivities {
+export function createTransferActivities(deps: TransferDeps): TransferActivities {
+  const { catalog, backend, tiered, ledgerDir } = deps;
   return {
     uploadImage: ({ checkpointId }) =>
       withOp({ phase: 'uploading' }, async (op) => {
@@ -48,23 +53,13 @@ export function createTransferActivities({ catalog, backend, ledgerDir }: Transf
       withOp({ phase: 'publishing' }, async (op) => {
         const { path: dir } = await catalog.get(checkpointId);
         const ledgerPath = ledgerPathOf(ledgerDir, checkpointId);
-        const { remote } = await publishManifest({
-          checkpointId,
-          dir,
-          backend: await backend(),
-          op,
-          ledgerPath,
-        });
+        const { remote } = await publishManifest({ checkpointId, dir, backend: await backend(), op, ledgerPath });
         return { remote };
       }),
 
     verifyRemote: ({ checkpointId }) =>
       withOp({ phase: 'verifying' }, async (op) => {
-        const { files, bytes } = await verifyRemote({
-          checkpointId,
-          backend: await backend(),
-          op,
-        });
+        const { files, bytes } = await verifyRemote({ checkpointId, backend: await backend(), op });
         return { files, bytes };
       }),
 
@@ -73,6 +68,8 @@ export function createTransferActivities({ catalog, backend, ledgerDir }: Transf
         const { report } = await surveyStore({ checkpointId, mode, backend: await backend(), op });
         return report;
       }),
+
+    prefetchPacks: (input) => withOp({ phase: 'fetching' }, async (op) => prefetchPacks(await tiered(), op, input)),
 
     repairStored: ({ checkpointId }) =>
       withOp({ phase: 'repairing' }, async (op) => {

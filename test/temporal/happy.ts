@@ -22,12 +22,7 @@ const FACTS: NodeFacts = {
   runcVersion: '1.5.2',
   containerdVersion: '2.4.2',
 };
-const PHASES: PhaseTimes = {
-  freezeMs: 12,
-  totalMs: 20,
-  unaccountedMs: 0,
-  parts: { freeze: 1, dump: 11 },
-};
+const PHASES: PhaseTimes = { freezeMs: 12, totalMs: 20, unaccountedMs: 0, parts: { freeze: 1, dump: 11 } };
 
 export function wholeCopy(place: 'store' | 'node', where: string, mode: VerifyMode = 'full'): PlaceReport {
   const bytes = mode === 'full' ? 1000 : 0;
@@ -83,13 +78,7 @@ export const happyActivities: Scripted = {
       store: 's3://bucket',
       ...(container === undefined
         ? {}
-        : {
-            container: {
-              namespace: container.namespace ?? 'default',
-              id: container.id ?? 'pod-c',
-              initHostPid: 42,
-            },
-          }),
+        : { container: { namespace: container.namespace ?? 'default', id: container.id ?? 'pod-c', initHostPid: 42 } }),
     }),
   planCheckpoint: () =>
     Promise.resolve({
@@ -101,20 +90,8 @@ export const happyActivities: Scripted = {
       warnings: ['plan'],
     }),
   startRunner: () => Promise.resolve(),
-  saveGpuState: () =>
-    Promise.resolve({
-      gpuProcesses: 0,
-      vramBytes: 0,
-      durationMs: 1,
-      parts: {},
-    }),
-  captureContainer: () =>
-    Promise.resolve({
-      phases: PHASES,
-      imageBytes: 900,
-      rootfsBytes: 100,
-      warnings: ['capture'],
-    }),
+  saveGpuState: () => Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 1, parts: {} }),
+  captureContainer: () => Promise.resolve({ phases: PHASES, imageBytes: 900, rootfsBytes: 100, warnings: ['capture'] }),
   resumeContainer: () => Promise.resolve({ source: 'running', checks: { thawed: true } }),
   stopContainer: () => Promise.resolve({ source: 'stopped', checks: { gone: true } }),
   endOperation: () => Promise.resolve(),
@@ -131,30 +108,21 @@ export const happyActivities: Scripted = {
     }),
   uploadImage: () => Promise.resolve({ sentBytes: 700, newChunks: 3, reusedChunks: 1 }),
   publishManifest: ({ checkpointId }) =>
-    Promise.resolve({
-      remote: `s3://bucket/checkpoints/${checkpointId}/manifest.json`,
-    }),
+    Promise.resolve({ remote: `s3://bucket/checkpoints/${checkpointId}/manifest.json` }),
   surveyStored: ({ mode }) => Promise.resolve(wholeCopy('store', 's3://bucket', mode)),
   surveyNodeCopy: ({ checkpointId, mode }) =>
     Promise.resolve(wholeCopy('node', `/var/lib/kybernate/checkpoints/checkpoint-${checkpointId}`, mode)),
+  prefetchPacks: () => Promise.resolve({ bytes: 1000, presentBytes: 200, from: { store: 800 }, seconds: 0.5 }),
   repairStored: () => Promise.resolve({ markedPacks: [], rewrittenIndexes: [], newChunks: 1, sentBytes: 100 }),
   repairNodeCopy: () => Promise.resolve({ localPath: '/var/lib/kybernate/checkpoints/x', fetchedBytes: 1000 }),
   verifyRemote: () => Promise.resolve({ files: 4, bytes: 1000 }),
   resolveLocal: () =>
     Promise.resolve({
-      found: {
-        from: 'local',
-        totalBytes: 1000,
-        sourceContainer: { namespace: 'default', id: 'redis' },
-      },
+      found: { from: 'local', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
     }),
   findCheckpoint: () =>
     Promise.resolve({
-      found: {
-        from: 'store',
-        totalBytes: 1000,
-        sourceContainer: { namespace: 'default', id: 'redis' },
-      },
+      found: { from: 'store', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
     }),
   fetchImage: ({ from }) =>
     Promise.resolve({
