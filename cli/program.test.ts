@@ -326,6 +326,7 @@ restore it: kybernate restore ck-1
         ],
         restoreMs: 320,
         parts: {},
+        warnings: [],
       },
       warnings: [],
     };

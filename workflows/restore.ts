@@ -100,7 +100,7 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
       from: fetched.from,
       gpuProcesses: image.gpuProcesses ?? 0,
       ...(started.gpu === undefined ? {} : { gpu: started.gpu }),
-      warnings: [...plan.warnings, ...warnings],
+      warnings: [...plan.warnings, ...(started.gpu?.warnings ?? []), ...warnings],
     };
   });
 }

@@ -94,6 +94,8 @@ export interface GpuRestoreFacts {
   readonly restoreMs: number;
   /** name of a part to its duration in ms: gpu-devices, gpu-restore, gpu-unlock */
   readonly parts: Readonly<Record<string, number>>;
+  /** the workload runs, but something beside it is not as it should be */
+  readonly warnings: readonly string[];
 }
 
 // ---- steps ----

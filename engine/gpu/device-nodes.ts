@@ -9,6 +9,8 @@ import { type GpuNode, NVIDIA_MAJOR } from '../../core/oci/gpu-fit.ts';
 import type { Run } from '../../native/run/run.ts';
 
 const CONTROL_MINOR = 255;
+/** On the tmpfs that a container's /dev is it takes no time. */
+const MKNOD_MS = 10_000;
 
 /**
  * Nodes of these GPUs and of the driver itself, with the numbers of this machine: the major of nvidia-uvm is given out
@@ -122,11 +124,14 @@ function deviceNumber({ major, minor }: GpuNode): number {
 async function makeNode(run: Run, dev: number, name: string, { major, minor }: GpuNode): Promise<void> {
   // By umask and not by `mknod --mode`, which sets the mode by name, after the node is there.
   const script = 'umask 000 && exec mknod "/proc/self/fd/3/$0" c "$1" "$2"';
-  const result = await run('sh', ['-c', script, name, String(major), String(minor)], { extraFds: [dev] });
+  const result = await run('sh', ['-c', script, name, String(major), String(minor)], {
+    extraFds: [dev],
+    timeoutMs: MKNOD_MS,
+  });
   if (result.exitCode !== 0) {
     throw new KybernateError(
       'RestoreFailed',
-      `/dev/${name} cannot be made in the restored container: ${result.startError ?? result.stderr.trim()}`,
+      `/dev/${name} cannot be made in the restored container: ${result.startError ?? (result.timedOut ? 'mknod does not answer' : result.stderr.trim())}`,
     );
   }
 }

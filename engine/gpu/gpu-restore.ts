@@ -13,7 +13,7 @@ import { isCudaError } from '../../native/cuda/error.ts';
 import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { cgroupPids, freezerCgroup } from '../../native/proc/cgroup.ts';
 import { readProcLink } from '../../native/proc/read.ts';
-import { processTree } from '../../native/proc/tree.ts';
+import { processTree, readProcess } from '../../native/proc/tree.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { makeDeviceNodes } from './device-nodes.ts';
 import { type GpuRestorePlan, type Reserved, shortOfVram } from './restore-target.ts';
@@ -56,7 +56,7 @@ export async function restoreContainerGpu(
   const { driver } = opened;
   const begun = performance.now();
   const processes = gpuProcessesOf(input);
-  await verify(driver, processes, 'checkpointed', input);
+  await verify(driver, processes, ['checkpointed'], input);
   await makeDeviceNodes(deps.run, input.initHostPid, input.plan.fit.nodes);
   const short = shortOfVram(driver, input.plan.vram, await input.reserved(driver));
   if (short.length > 0) {
@@ -67,7 +67,8 @@ export async function restoreContainerGpu(
   await together(input, processes, ({ hostPid, pairs }) => driver.restore(hostPid, pairs, left(input.deadline)));
   const restored = performance.now();
   await together(input, processes, ({ hostPid }) => driver.unlock(hostPid, left(input.deadline)));
-  await verify(driver, processes, 'running', input);
+  // One may end as soon as it is unlocked, by itself.
+  await verify(driver, processes, ['running', 'none'], input);
   const done = performance.now();
   return {
     processes: processes.length,
@@ -79,6 +80,7 @@ export async function restoreContainerGpu(
       'gpu-restore': restored - prepared,
       'gpu-unlock': done - restored,
     },
+    warnings: [],
   };
 }
 
@@ -112,15 +114,31 @@ function gpuProcessesOf(input: GpuRestoreInput): readonly Restored[] {
 async function verify(
   driver: GpuDriver,
   processes: readonly Restored[],
-  wanted: GpuProcessState,
+  wanted: ReadonlyArray<GpuProcessState | 'none'>,
   input: GpuRestoreInput,
 ): Promise<void> {
   await together(input, processes, async ({ hostPid }) => {
-    const state = await driver.processState(hostPid, Math.min(STATE_MS, left(input.deadline)));
-    if (state !== wanted) {
-      throw new KybernateError('RestoreFailed', `GPU state of pid ${hostPid} is ${state}, not ${wanted}`);
+    const state = await stateOf(driver, hostPid, Math.min(STATE_MS, left(input.deadline)));
+    if (!wanted.includes(state)) {
+      throw new KybernateError('RestoreFailed', `GPU state of pid ${hostPid} is ${state}, not ${wanted[0]}`);
     }
   });
+}
+
+/** `none` also for one that has ended. */
+async function stateOf(driver: GpuDriver, hostPid: number, deadlineMs: number): Promise<GpuProcessState | 'none'> {
+  try {
+    return await driver.processState(hostPid, deadlineMs);
+  } catch (error) {
+    if (hasEnded(hostPid)) {
+      return 'none';
+    }
+    throw error;
+  }
+}
+
+function hasEnded(hostPid: number): boolean {
+  return ['Z', 'X', undefined].includes(readProcess(hostPid)?.state);
 }
 
 /** All at once; every one comes to its end, and running out of memory is what counts of several errors. */

@@ -6,7 +6,6 @@
  */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { KybernateError } from '../../core/errors.ts';
 import type { OciMemory, OciSpec } from '../../core/oci/spec.ts';
 import { type MountInfo, readMounts } from '../../native/proc/mounts.ts';
 import { readProc } from '../../native/proc/read.ts';
@@ -16,6 +15,8 @@ import { readLimit, statBytes } from './memory-room.ts';
 
 /** How long usage may take to fall below the container's own limit after the unlock. */
 const LOWER_MS = 10_000;
+/** For `runc update`, which asks systemd where that keeps the cgroup. */
+const UPDATE_MS = 10_000;
 const POLL_MS = 50;
 
 /** Where memory is limited on this machine. */
@@ -103,33 +104,33 @@ export interface LowerMemory {
 
 /**
  * Gives the container the limit that its creator wanted, by its runtime, which keeps it (and tells systemd). cgroup v2
- * takes every limit and kills what does not fit, so it waits until the memory of the save has gone.
- * @throws RestoreFailed it still holds more, or the runtime refuses
+ * takes every limit and kills what does not fit, so it waits until the memory of the save has gone. Never throws: the
+ * workload runs by now, and nothing that it has done since may be lost for a limit.
+ *
+ * @returns why the limit stays raised, with what to do; empty when it is put back
  */
-export async function lowerMemory(run: Run, input: LowerMemory): Promise<void> {
+export async function lowerMemory(run: Run, input: LowerMemory): Promise<readonly string[]> {
   const { memory, containerId } = input;
   const limit = memory.limit ?? 0;
-  const until = performance.now() + LOWER_MS;
-  while (containerUsage(input.initHostPid) >= limit) {
-    if (performance.now() > until) {
-      throw new KybernateError(
-        'RestoreFailed',
-        `container ${containerId} holds ${containerUsage(input.initHostPid)} bytes after its restore, ` +
-          `its memory limit is ${limit}`,
-      );
-    }
-    await sleep(POLL_MS);
-  }
   const swap = memory.swap === undefined || memory.swap <= 0 ? [] : ['--memory-swap', String(memory.swap)];
   const args = ['--root', input.runcRoot, 'update', '--memory', String(limit), ...swap, containerId];
-  const result = await run(input.runcPath, args);
-  if (result.exitCode !== 0) {
-    throw new KybernateError(
-      'RestoreFailed',
-      `the memory limit of container ${containerId} could not be put back to ${limit}: ` +
-        (result.startError ?? result.stderr.trim()),
-    );
+  const remedy = `lower it yourself: ${input.runcPath} ${args.join(' ')}`;
+  const until = performance.now() + LOWER_MS;
+  for (let usedBytes = containerUsage(input.initHostPid); usedBytes >= limit;) {
+    if (performance.now() > until) {
+      return [
+        `container ${containerId} uses ${usedBytes} bytes, so its memory limit of ${limit} stays raised; ${remedy}`,
+      ];
+    }
+    await sleep(POLL_MS);
+    usedBytes = containerUsage(input.initHostPid);
   }
+  const result = await run(input.runcPath, args, { timeoutMs: UPDATE_MS });
+  if (result.exitCode === 0) {
+    return [];
+  }
+  const why = result.startError ?? (result.timedOut ? `no answer within ${UPDATE_MS} ms` : result.stderr.trim());
+  return [`the memory limit of container ${containerId} could not be put back to ${limit}: ${why}; ${remedy}`];
 }
 
 function containerUsage(initHostPid: number): number {

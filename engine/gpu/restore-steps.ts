@@ -133,15 +133,16 @@ export async function completeGpu(
     reserved: (driver) => reservedByOthers(deps, driver, record.operationId),
     deadline: begun + leftMs,
   });
-  if (record.memoryLimit !== undefined && record.runcRoot !== undefined) {
-    await lowerMemory(deps.run, {
-      runcPath: deps.settings.runcPath,
-      runcRoot: record.runcRoot,
-      containerId: record.container.id,
-      initHostPid: request.initHostPid,
-      memory: record.memoryLimit,
-    });
-  }
+  const warnings =
+    record.memoryLimit === undefined || record.runcRoot === undefined
+      ? []
+      : await lowerMemory(deps.run, {
+          runcPath: deps.settings.runcPath,
+          runcRoot: record.runcRoot,
+          containerId: record.container.id,
+          initHostPid: request.initHostPid,
+          memory: record.memoryLimit,
+        });
   // The parts add up: reading the metadata counts as preparation, the memory limit as part of the end.
   const restoreMs = performance.now() - begun;
   const { 'gpu-devices': devicesMs = 0, 'gpu-restore': gpuMs = 0 } = facts.parts;
@@ -152,7 +153,7 @@ export async function completeGpu(
     'gpu-restore': gpuMs,
     'gpu-unlock': restoreMs - devicesMs - readMs + afterMs - gpuMs,
   };
-  return { ...facts, restoreMs, parts };
+  return { ...facts, restoreMs, parts, warnings };
 }
 
 /** Is nobody going to use what this restore has raised? Its bundle goes with the container that was not made. */
