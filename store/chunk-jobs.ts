@@ -3,9 +3,8 @@
  * compress, decompress and check. chunk-workers.ts runs them on threads; a little work is done where it arises.
  */
 import { readSync } from 'node:fs';
-import { CHUNK_BYTES } from '../core/checkpoint/manifest.ts';
-import type { Codec } from '../core/pack/pack.ts';
-import { decodeChunk, encodeChunk } from './codec.ts';
+import { MAX_CHUNK_BYTES, type Codec } from '../core/pack/pack.ts';
+import { decodeChunk, encodeChunk, ENCODE_SPARE_BYTES } from './codec.ts';
 import { digestOf } from './digest.ts';
 
 /** Raw bytes of one job: a millisecond or less, and small enough to be still in the cache when it is compressed. */
@@ -34,8 +33,8 @@ export interface DigestJob extends FileJob {
 
 export interface EncodeJob extends FileJob {
   readonly kind: 'encode';
-  /** expected digest of each chunk */
-  readonly digests: readonly Uint8Array[];
+  /** expected digest of each chunk, back to back */
+  readonly digests: Uint8Array;
   readonly codec: Codec;
   /** what the last job of this file answered */
   readonly unshrunk: number;
@@ -98,7 +97,7 @@ export interface ResultOf {
 }
 export type Result = ResultOf[Job['kind']];
 
-const ZEROS = Buffer.alloc(CHUNK_BYTES);
+const ZEROS = Buffer.alloc(MAX_CHUNK_BYTES);
 
 /** True for a chunk that holds zeros only. */
 export function isZero(bytes: Uint8Array): boolean {
@@ -127,7 +126,8 @@ function encodeChunks(job: EncodeJob, scratch: Buffer): Encoded | Changed | Shor
     return { kind: 'short' };
   }
   const rawBytes = job.extents.reduce((sum, { bytes }) => sum + bytes, 0);
-  const memory = job.spare !== undefined && job.spare.byteLength >= rawBytes ? job.spare : new ArrayBuffer(rawBytes);
+  const room = rawBytes + ENCODE_SPARE_BYTES;
+  const memory = job.spare !== undefined && job.spare.byteLength >= room ? job.spare : new ArrayBuffer(room);
   const out = new Uint8Array(memory);
   const storedBytes: number[] = [];
   const codecs: Codec[] = [];
@@ -135,13 +135,12 @@ function encodeChunks(job: EncodeJob, scratch: Buffer): Encoded | Changed | Shor
   let unshrunk = job.unshrunk;
   for (const [index, raw] of chunks.entries()) {
     const found = digestOf(raw);
-    if (Buffer.compare(found, job.digests[index] ?? new Uint8Array()) !== 0) {
+    if (Buffer.compare(found, job.digests.subarray(index * found.length, (index + 1) * found.length)) !== 0) {
       return { kind: 'changed', chunk: index, found };
     }
     const tries = unshrunk < GIVE_UP_AFTER || unshrunk % RETRY_EVERY === 0;
-    const { codec, bytes } = encodeChunk(raw, tries ? job.codec : 'none');
+    const { codec, bytes } = encodeChunk(raw, tries ? job.codec : 'none', out, used);
     unshrunk = codec === 'none' ? unshrunk + 1 : 0;
-    out.set(bytes, used);
     used += bytes.length;
     storedBytes.push(bytes.length);
     codecs.push(codec);

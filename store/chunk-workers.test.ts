@@ -25,7 +25,7 @@ async function encodeJob(content: Buffer, unshrunk = 0): Promise<EncodeJob> {
     offset: chunk * PIECE,
     bytes: PIECE,
   }));
-  const digests = extents.map(({ offset, bytes }) => digestOf(content.subarray(offset, offset + bytes)));
+  const digests = Buffer.concat(extents.map(({ offset, bytes }) => digestOf(content.subarray(offset, offset + bytes))));
   return { kind: 'encode', fd: file.fd, extents, digests, codec: 'zstd', unshrunk };
 }
 
@@ -47,7 +47,7 @@ describe.each([
         codec: encoded.codecs[index] ?? 'none',
         storedBytes,
         rawBytes: PIECE,
-        digest: job.digests[index] ?? new Uint8Array(),
+        digest: job.digests.subarray(32 * index, 32 * (index + 1)),
       }));
       const { raw } = await run({ kind: 'decode', stored: new Uint8Array(encoded.memory), chunks });
       expect(Buffer.compare(Buffer.concat(raw.map((piece) => piece ?? Buffer.alloc(0))), content)).toBe(0);

@@ -9,8 +9,8 @@ import { Worker } from 'node:worker_threads';
 import { KybernateError } from '../core/errors.ts';
 import { JOB_BYTES, runJob, type DecodeJob, type Job, type Result, type ResultOf } from './chunk-jobs.ts';
 
-/** More threads outrun disks and networks, and each takes about 12 MiB. */
-const MAX_THREADS = 6;
+/** More threads outrun disks and networks, and each takes about 20 MiB. */
+const MAX_THREADS = 4;
 /** Of an operation; below it the start of a thread costs more than it gains. */
 const THREADS_FROM_BYTES = 8 * 2 ** 20;
 const IDLE_MS = 5000;
@@ -90,7 +90,7 @@ function memoryOf(job: Job): ArrayBuffer[] {
 
 function startThread(): Thread {
   const url = new URL(`./chunk-worker${extname(import.meta.url)}`, import.meta.url);
-  const resourceLimits = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 8 };
+  const resourceLimits = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 4 };
   const thread: Thread = { worker: new Worker(url, { execArgv: [], resourceLimits }), jobs: [] };
   thread.worker.unref();
   thread.worker.on('message', (answer: { readonly result: Result } | { readonly error: unknown }) => {

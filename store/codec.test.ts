@@ -3,7 +3,8 @@ import { compressSync } from 'lz4-napi';
 import { describe, expect, it } from 'vitest';
 import { CODECS, MAX_CHUNK_BYTES } from '../core/pack/pack.ts';
 import { noise } from '../test/harness/checkpoint-dir.ts';
-import { decodeChunk, encodeChunk } from './codec.ts';
+import { decodeChunk, encodeChunk, ENCODE_SPARE_BYTES } from './codec.ts';
+import { createZstdEncoder, FRAME_SPARE_BYTES } from './zstd-encoder.ts';
 
 const promising = (rawBytes: number, rest: Uint8Array): Buffer => {
   const header = Buffer.alloc(4);
@@ -22,7 +23,8 @@ describe('chunk codec', () => {
   it.each(CODECS.flatMap((codec) => samples.map((sample) => [codec, ...sample] as const)))(
     '%s brings %s back',
     (wanted, _, raw, shrinks) => {
-      const encoded = encodeChunk(raw, wanted);
+      const out = Buffer.alloc(raw.length + ENCODE_SPARE_BYTES + 10);
+      const encoded = encodeChunk(raw, wanted, out, 10);
 
       const decoded = decodeChunk(encoded.codec, encoded.bytes, raw.length);
 
@@ -59,3 +61,23 @@ function longer(): Buffer {
   const body = compressSync(Buffer.alloc(8192, 'abcde'));
   return promising(4096, body.subarray(4));
 }
+
+describe('zstd encoder', () => {
+  it('writes frames that stand alone, one after the other, whatever was before', () => {
+    const encode = createZstdEncoder(1);
+    const inputs = [
+      noise(65_536, 'a'),
+      Buffer.alloc(65_536, 'text '),
+      Buffer.from('x'),
+      noise(4096, 'b'),
+      Buffer.alloc(1),
+    ];
+
+    const frames = inputs.map((raw) => {
+      const out = Buffer.alloc(raw.length + FRAME_SPARE_BYTES);
+      return out.subarray(0, encode(raw, out, 0));
+    });
+
+    expect(frames.map((frame, index) => decodeChunk('zstd', frame, inputs[index]?.length ?? 0))).toEqual(inputs);
+  });
+});

@@ -2,40 +2,56 @@
  * Compression of single chunks. Synchronous: it runs on the threads of chunk-workers.ts, where Node's asynchronous form
  * would cost another trip to another pool for every chunk (half the speed at 64 KiB).
  */
-import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
+import { constants, zstdDecompressSync } from 'node:zlib';
 import { compressSync, uncompressSync } from 'lz4-napi';
-import { MAX_CHUNK_BYTES, type Codec } from '../core/pack/pack.ts';
+import type { Codec } from '../core/pack/pack.ts';
+import { createZstdEncoder, FRAME_SPARE_BYTES, MAX_FRAME_BYTES, type EncodeZstd } from './zstd-encoder.ts';
 
 /** The only level of zstd that is used: at higher ones the processor, not the network, sets the pace. */
 export const ZSTD_LEVEL = 1;
 /** A frame that asks for a larger window is none of ours and must not make a reader allocate it. */
-const ZSTD_WINDOW_LOG = Math.log2(MAX_CHUNK_BYTES);
+const ZSTD_WINDOW_LOG = Math.log2(MAX_FRAME_BYTES);
 /** Less gain than this is not worth decompressing. */
 const MIN_GAIN = 1 / 16;
 /** An lz4 body begins with the length of what it decodes to, 32 bits, little endian. */
 const LZ4_HEADER_BYTES = 4;
+/** `encodeChunk` may need so much more than the chunk has. */
+export const ENCODE_SPARE_BYTES = FRAME_SPARE_BYTES;
 
 export interface EncodedChunk {
   readonly codec: Codec;
   readonly bytes: Uint8Array;
 }
 
-/** Compresses, or gives the bytes themselves when that does not shrink them. */
-export function encodeChunk(raw: Uint8Array, codec: Codec): EncodedChunk {
+/** Made at the first chunk: most processes compress nothing. */
+let encodeZstd: EncodeZstd | undefined;
+
+/**
+ * Writes a chunk into `out` from `at` on, where there is room for it and `ENCODE_SPARE_BYTES`: compressed, or as it is
+ * when that does not shrink it.
+ */
+export function encodeChunk(raw: Uint8Array, codec: Codec, out: Uint8Array, at: number): EncodedChunk {
   if (codec !== 'none') {
-    const bytes = codec === 'zstd' ? zstdEncode(raw) : compressSync(asBuffer(raw));
-    if (bytes.length <= raw.length * (1 - MIN_GAIN)) {
-      return { codec, bytes };
+    const length = codec === 'zstd' ? zstdEncode(raw, out, at) : lz4Encode(raw, out, at);
+    if (length <= raw.length * (1 - MIN_GAIN)) {
+      return { codec, bytes: out.subarray(at, at + length) };
     }
   }
-  return { codec: 'none', bytes: raw };
+  out.set(raw, at);
+  return { codec: 'none', bytes: out.subarray(at, at + raw.length) };
 }
 
-function zstdEncode(raw: Uint8Array): Uint8Array {
-  // Never ZSTD_c_nbWorkers: with workers Node loses output.
-  const params = { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL };
-  // Room for all of the output in one piece; the size told beforehand makes the tables fit the chunk.
-  return zstdCompressSync(raw, { chunkSize: raw.length + 1024, pledgedSrcSize: raw.length, params });
+function zstdEncode(raw: Uint8Array, out: Uint8Array, at: number): number {
+  encodeZstd ??= createZstdEncoder(ZSTD_LEVEL);
+  return encodeZstd(raw, out, at);
+}
+
+function lz4Encode(raw: Uint8Array, out: Uint8Array, at: number): number {
+  const bytes = compressSync(Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength));
+  if (bytes.length <= raw.length) {
+    out.set(bytes, at);
+  }
+  return bytes.length;
 }
 
 /**
@@ -72,8 +88,4 @@ function lz4Decode(stored: Uint8Array, rawBytes: number): Uint8Array | undefined
     // As above.
     return undefined;
   }
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

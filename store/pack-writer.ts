@@ -7,10 +7,10 @@ import { encodePackTail, MAX_CHUNK_BYTES, PACK_ENTRY_BYTES, PACK_HEADER, type Pa
 import type { EncodedChunk } from './codec.ts';
 import { digestOf } from './digest.ts';
 
-/** Bodies of a pack; with small chunks the index comes on top. */
-export const PACK_BYTES = 32 * 2 ** 20;
+/** Bodies of a pack; with small chunks the index comes on top. Two requests a pack: 103 for a GiB. */
+export const PACK_BYTES = 20 * 2 ** 20;
 const MAX_ENTRIES = 32_768;
-const BUFFERS = 4;
+const BUFFERS = 3;
 
 export interface SealedPack {
   readonly id: string;
@@ -23,10 +23,10 @@ export interface SealedPack {
 export class PackWriter {
   readonly #send: (pack: SealedPack) => Promise<void>;
   readonly #packBytes: number;
-  readonly #free: Buffer[] = [];
+  readonly #free: Array<Buffer<ArrayBuffer>> = [];
   readonly #running = new Set<Promise<void>>();
   #buffers = 0;
-  #buffer: Buffer | undefined;
+  #buffer: Buffer<ArrayBuffer> | undefined;
   #entries: PackEntry[] = [];
   #used = 0;
   readonly #dataKey: string | undefined;
@@ -71,9 +71,14 @@ export class PackWriter {
     this.#throwFailure();
   }
 
-  /** Waits for the sends under way, whatever becomes of them. */
+  /** Waits for the sends under way, whatever becomes of them, and gives the memory back. */
   async settle(): Promise<void> {
     await Promise.all(this.#running);
+    for (const { buffer } of this.#free.splice(0)) {
+      // At once: left to the collector, the buffers of the next upload would come on top of these.
+      buffer.transfer(0);
+      this.#buffers -= 1;
+    }
   }
 
   #seal(): void {
@@ -101,7 +106,7 @@ export class PackWriter {
     this.#running.add(sending);
   }
 
-  async #takeBuffer(): Promise<Buffer> {
+  async #takeBuffer(): Promise<Buffer<ArrayBuffer>> {
     for (;;) {
       this.#throwFailure();
       const free = this.#free.pop();

@@ -202,7 +202,7 @@ describe('uploadCheckpoint', () => {
     expect(second.sentBytes).toBe(2 * first.sentBytes);
   });
 
-  it('keeps at most four packs in memory', async () => {
+  it('keeps at most three packs in memory', async () => {
     const big = join(root, 'big');
     const content = await makeCheckpoint(big, 'ck-big', { 'fs/a': noise(6_000_000, 'a') });
     let underWay = 0;
@@ -226,7 +226,7 @@ describe('uploadCheckpoint', () => {
 
     expect((await keys('packs/')).length).toBeGreaterThan(10);
     expect(most).toBeGreaterThan(1);
-    expect(most).toBeLessThanOrEqual(4);
+    expect(most).toBeLessThanOrEqual(3);
   });
 
   it.each([

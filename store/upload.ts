@@ -2,7 +2,7 @@
  * Sends the chunks of a checkpoint that the store lacks. The order that must hold: lease → condemned list → what is
  * there → packs, each followed by its index. Nothing is visible as a checkpoint before publish.ts.
  *
- * A crash or a failed attempt loses the packs under way, at most four: everything stored is found again by its index
+ * A crash or a failed attempt loses the packs under way, at most three: everything stored is found again by its index
  * (or, between pack and index, by the pack itself) and is not sent again.
  */
 import { join } from 'node:path';
@@ -231,7 +231,7 @@ async function* encodeFile(
   try {
     const all = mapAhead(prepend(first.value, jobs), chunkJobsAhead(), signal, async (chunks) => {
       const extents = chunks.map(({ offset, bytes }) => ({ offset, bytes }));
-      const digests = chunks.map(({ digest }) => new Uint8Array(digest));
+      const digests = Buffer.concat(chunks.map(({ digest }) => digest));
       const spare = spares.pop();
       const memory = spare === undefined ? {} : { spare };
       const encoded = await run({ kind: 'encode', fd: handle.fd, extents, digests, codec, unshrunk, ...memory });
