@@ -91,6 +91,15 @@ describe('resolveSource', () => {
   it('asks the store for an id that is not on the node, and says when it has none either', async () => {
     await expect(resolveSource(settings(false), access, wish)).rejects.toMatchObject({ type: 'CheckpointNotFound' });
   });
+
+  it('takes no bare images where only what is signed is restored', async () => {
+    const bare = { ...wish, restoreFrom: join(root, 'images'), unverified: true };
+
+    await expect(resolveSource(settings(false), access, bare)).resolves.toMatchObject({});
+    await expect(resolveSource(settings(false), { ...access, signedOnly: true }, bare)).rejects.toMatchObject({
+      type: 'SignatureInvalid',
+    });
+  });
 });
 
 describe('what lies there', () => {

@@ -29,6 +29,8 @@ export interface SourceAccess {
   readonly fetchCheckpoint: (checkpointId: string) => Promise<string>;
   /** Checks every file of a directory on the node against its manifest; absent: what the disk holds is trusted. */
   readonly verifyCheckpoint?: (checkpointDir: string) => Promise<void>;
+  /** only what a trusted key has signed is restored, so no bare images */
+  readonly signedOnly?: boolean;
 }
 
 type Settings = Pick<NodeSettings, 'stateDir' | 'restoreRoots' | 'restoreFromEnvironment'>;
@@ -36,7 +38,7 @@ type Wish = Pick<PrepareRestoreRequest, 'restoreFrom' | 'origin' | 'unverified' 
 
 /**
  * What a container that somebody else made is to be restored from.
- * @throws RestoreRefused, CheckpointNotFound, CheckpointCorrupt, InvalidInput
+ * @throws RestoreRefused, SignatureInvalid, CheckpointNotFound, CheckpointCorrupt, InvalidInput
  */
 export async function resolveSource(settings: Settings, access: SourceAccess, wish: Wish): Promise<RestoreSource> {
   const isPath = wish.restoreFrom.startsWith('/');
@@ -94,6 +96,12 @@ async function sourceAtPath(settings: Settings, access: SourceAccess, wish: Wish
     wish.unverified,
     `${dir} is a bare image directory, of which nothing can be checked; set kybernate.io/unverified to allow it`,
   );
+  if (access.signedOnly === true) {
+    throw new KybernateError(
+      'SignatureInvalid',
+      `${dir} is a bare image directory, which nobody has signed; this node restores signed checkpoints only`,
+    );
+  }
   return { checkpointDir: dir, imageDir: bareImageDir(dir) };
 }
 

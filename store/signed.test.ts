@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
+import type { SignatureMode } from '../core/checkpoint/signature.ts';
 import { encodePublishedManifest, type PublishedManifest } from '../core/checkpoint/manifest.ts';
 import { watch } from '../test/harness/backends.ts';
 import { makeCheckpoint, sampleFiles, testOp } from '../test/harness/checkpoint-dir.ts';
@@ -14,7 +15,6 @@ import {
   checkDirectorySignature,
   signDirectory,
   signingKeyId,
-  type SignatureMode,
   type SigningKey,
   type TrustPolicy,
 } from './crypto/signing.ts';

@@ -21,6 +21,13 @@ describe('readConfig', () => {
     });
   });
 
+  it('tells the log nothing of a key', () => {
+    const config = readConfig(workerEnv, { KYBERNATE_ENCRYPTION_KEY: 'c2VjcmV0' });
+
+    expect(config.KYBERNATE_ENCRYPTION_KEY).toBe('c2VjcmV0');
+    expect(JSON.stringify(redacted(config))).not.toContain('c2VjcmV0');
+  });
+
   it('splits the restore roots at colons', () => {
     expect(readConfig(workerEnv, { KYBERNATE_RESTORE_ROOTS: '/a:/b/c:' }).KYBERNATE_RESTORE_ROOTS).toEqual([
       '/a',

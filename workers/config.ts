@@ -4,10 +4,12 @@ import { delimiter, dirname, extname, isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as z from 'zod';
 import { parseByteSize } from '../core/byte-size.ts';
+import { wrappingKeyId } from '../core/checkpoint/encryption.ts';
 import { absolutePath, nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
 import type { NodeSettings } from '../engine/node-deps.ts';
+import { SIGNATURE_MODES } from '../core/checkpoint/signature.ts';
 
 const storeUrl = z.string().regex(/^(file:\/\/\/|s3:\/\/[^/@]+)/, 'write file:///dir or s3://bucket[/prefix]');
 /** A name, or the number of a user or group that has none. */
@@ -86,6 +88,22 @@ export const workerEnv = z.object({
   KYBERNATE_RESTORE_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
   /** containerd runtime of restored containers */
   KYBERNATE_RESTORE_RUNTIME: z.string().min(1).default('io.containerd.runc.kybernate.v1'),
+  /** file with the private key that signs checkpoints of this node: PEM, Ed25519, root's, 0600; unsigned otherwise */
+  KYBERNATE_SIGNING_KEY: absolutePath.optional(),
+  /** public key in PEM, or directory of `*.pem`, whose signatures this node trusts beside its own */
+  KYBERNATE_TRUSTED_KEYS: absolutePath.optional(),
+  /** what a node restores: anything, anything but forged, or only what a trusted key has signed */
+  KYBERNATE_SIGNATURES: z.enum(SIGNATURE_MODES).default('accept'),
+  /** file with the key-encryption key of the store: 32 bytes, or these in hexadecimal or base64; 0600 */
+  KYBERNATE_ENCRYPTION_KEY_FILE: absolutePath.optional(),
+  /** the same key, in hexadecimal or base64 */
+  KYBERNATE_ENCRYPTION_KEY: z.string().optional(),
+  /** JSON array of a program that wraps and unwraps keys, `wrap` or `unwrap` added, base64 in and out; for a key service */
+  KYBERNATE_ENCRYPTION_KEY_COMMAND: z.string().optional(),
+  /** name of the key behind that program */
+  KYBERNATE_ENCRYPTION_KEY_ID: wrappingKeyId.optional(),
+  /** directory of files with earlier key-encryption keys, which still unwrap */
+  KYBERNATE_ENCRYPTION_OLD_KEYS: absolutePath.optional(),
   /** least level that is logged */
   KYBERNATE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
   /** `host:port` where Prometheus reads metrics; none otherwise */
@@ -96,6 +114,14 @@ export const workerEnv = z.object({
 export type WorkerConfig = z.output<typeof workerEnv>;
 
 const OF_THE_STORE = { KYBERNATE_STORE: true, KYBERNATE_S3_ENDPOINT: true, KYBERNATE_S3_REGION: true } as const;
+const OF_ENCRYPTION = {
+  KYBERNATE_ENCRYPTION_KEY_FILE: true,
+  KYBERNATE_ENCRYPTION_KEY: true,
+  KYBERNATE_ENCRYPTION_KEY_COMMAND: true,
+  KYBERNATE_ENCRYPTION_KEY_ID: true,
+  KYBERNATE_ENCRYPTION_OLD_KEYS: true,
+} as const;
+export type EncryptionConfig = Pick<WorkerConfig, keyof typeof OF_ENCRYPTION>;
 const OF_THE_SIDECAR = {
   KYBERNATE_SIDECAR_USER: true,
   KYBERNATE_SIDECAR_DIR: true,
@@ -114,7 +140,7 @@ export type NodeConfig = z.output<typeof nodeEnv>;
 
 const OF_EVERY_PROCESS = { KYBERNATE_NODE: true, KYBERNATE_LOG_LEVEL: true, KYBERNATE_METRICS_ADDRESS: true } as const;
 
-export const controlEnv = workerEnv.pick({ ...OF_EVERY_PROCESS, ...OF_THE_STORE });
+export const controlEnv = workerEnv.pick({ ...OF_EVERY_PROCESS, ...OF_THE_STORE, ...OF_ENCRYPTION });
 export type ControlConfig = z.output<typeof controlEnv>;
 
 export const sidecarEnv = workerEnv
@@ -122,6 +148,7 @@ export const sidecarEnv = workerEnv
     ...OF_EVERY_PROCESS,
     ...OF_THE_STORE,
     ...OF_THE_SIDECAR,
+    ...OF_ENCRYPTION,
     KYBERNATE_GROUP: true,
     KYBERNATE_STATE_DIR: true,
     KYBERNATE_RUN_DIR: true,
@@ -152,9 +179,11 @@ export function readConfig<Schema extends z.ZodType>(schema: Schema, env: Enviro
   throw new KybernateError('InvalidInput', issues.join('; '), { details: { issues } });
 }
 
-/** For the log of a start: what counts, without passwords in URLs and without PATH. */
-export function redacted(config: ProcessConfig & { readonly PATH?: string }): Record<string, unknown> {
-  const { PATH: _path, ...rest } = config;
+/** For the log of a start: what counts, without keys, passwords in URLs and PATH. */
+export function redacted(
+  config: ProcessConfig & { readonly PATH?: string; readonly KYBERNATE_ENCRYPTION_KEY?: string | undefined },
+): Record<string, unknown> {
+  const { PATH: _path, KYBERNATE_ENCRYPTION_KEY: _key, ...rest } = config;
   const hide = (value: unknown): unknown =>
     typeof value === 'string' ? value.replace(/^(\w+:\/\/)[^/@]*@/, '$1***@') : value;
   return Object.fromEntries(Object.entries(rest).map(([name, value]) => [name, hide(value)]));

@@ -8,6 +8,7 @@ import type { Logger } from '../core/op.ts';
 import { CONTROL_QUEUE } from '../core/task-queues.ts';
 import { workflowBundlePath } from './build-bundle.ts';
 import { controlEnv, readConfig, redacted, type Environment } from './config.ts';
+import { keyRingOf } from './keys.ts';
 import {
   SHUTDOWN_GRACE_MS,
   connectTemporal,
@@ -35,7 +36,7 @@ export async function startControlWorker(options: ControlWorkerOptions = {}): Pr
   const log = options.log ?? createLog(config);
   installRuntime(config, log);
   const { connection, namespace } = await connectTemporal(temporalConfig(env));
-  const backend = storeOpener(config);
+  const backend = storeOpener(config, await keyRingOf(config));
   const worker = await Worker.create({
     connection,
     namespace,

@@ -31,6 +31,7 @@ import { localCatalog } from '../store/local-catalog.ts';
 import { idOf } from './accounts.ts';
 import { startAgent } from './agent.ts';
 import { nodeEnv, nodeSettings, readConfig, redacted, type Environment, type NodeConfig } from './config.ts';
+import { keyed, keyRingOf, signaturesOf } from './keys.ts';
 import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, opener, temporalConfig } from './runtime.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
 import { sidecarSockets } from './sidecar-sockets.ts';
@@ -67,7 +68,11 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const deps: NodeActivityDeps = {
     node,
     catalog: localCatalog(checkpointsDir(settings.stateDir)),
-    backend: opener(() => openSidecarBackend(http, settings.node)),
+    backend: keyed(
+      opener(() => openSidecarBackend(http, settings.node)),
+      await keyRingOf(config),
+    ),
+    ...(await signaturesOf(config)),
   };
   const stop = new AbortController();
   const op: Op = { signal: stop.signal, log, progress: () => undefined };
@@ -139,7 +144,8 @@ function sourceAccess(deps: NodeActivityDeps, op: Op): SourceAccess {
       const unused = (): boolean => restoresUsing(deps.node.settings, checkpointId).length === 0;
       return (await fetchVerified(deps, op, checkpointId, unused)).dir;
     },
-    verifyCheckpoint: (dir) => verifyDirectory(dir, op),
+    verifyCheckpoint: (dir) => verifyDirectory(deps, dir, op),
+    signedOnly: deps.trust?.mode === 'required',
   };
 }
 

@@ -14,7 +14,9 @@ import type { Logger } from '../core/op.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
 import { openBackend, type StoreSettings } from '../store/backend/open.ts';
 import type { Backend } from '../store/backend/backend.ts';
+import type { KeyRing } from '../store/crypto/key-ring.ts';
 import type { ControlConfig, Environment, ProcessConfig } from './config.ts';
+import { keyed } from './keys.ts';
 
 /** How long a stopping worker lets its activities finish before it cancels them. */
 export const SHUTDOWN_GRACE_MS = 10_000;
@@ -123,10 +125,18 @@ function codeOf(error: unknown): number {
   return typeof error === 'object' && error !== null && 'code' in error ? Number(error.code) : -1;
 }
 
-/** @returns undefined when no store is configured */
-export function storeOpener(config: ControlConfig): (() => Promise<Backend>) | undefined {
+/**
+ * @param ring absent: the store is plain, or its content is not looked at
+ * @returns undefined when no store is configured
+ */
+export function storeOpener(config: ControlConfig, ring: KeyRing | undefined): (() => Promise<Backend>) | undefined {
   const { KYBERNATE_STORE: url } = config;
-  return url === undefined ? undefined : opener(() => openBackend(url, storeSettings(config)));
+  return url === undefined
+    ? undefined
+    : keyed(
+        opener(() => openBackend(url, storeSettings(config))),
+        ring,
+      );
 }
 
 export function storeSettings(config: ControlConfig): StoreSettings {

@@ -22,6 +22,7 @@ import { openBackend, preloadBackend } from '../store/backend/open.ts';
 import { localCatalog } from '../store/local-catalog.ts';
 import { idOf } from './accounts.ts';
 import { readConfig, redacted, sidecarEnv, type Environment, type SidecarConfig } from './config.ts';
+import { keyed, keyRingOf } from './keys.ts';
 import { OpenDirectories, dropPrivileges, isRoot, type Account } from './privileges.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
 import {
@@ -62,13 +63,15 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
   const { KYBERNATE_STORE: url, KYBERNATE_NODE: node } = config;
   await preloadBackend(url);
   installRuntime(config, log);
+  // Before the change of user: the file of a key may be root's alone.
+  const ring = await keyRingOf(config);
   const tiers = await sidecarTiers({
     config,
     log,
     pathOf: (dir) => open.pathOf(dir),
     openStore: () => openStore(config, open),
   });
-  const { backend } = tiers;
+  const backend = keyed(tiers.backend, ring);
   const server = createServer(sidecarRequests({ node, url, backend, tiered: backend, log }));
   await clearSocket(sockets.http);
   await bindPrivately(sockets.http, account, () => listen(server, sockets.http));

@@ -17,11 +17,12 @@ export async function fetchImage(
   const { settings } = node;
   const { checkpointId, path } = context;
   if (path !== undefined) {
-    const verifyCheckpoint = (dir: string): Promise<void> => verifyDirectory(dir, op);
+    const verifyCheckpoint = (dir: string): Promise<void> => verifyDirectory(deps, dir, op);
     const fetchCheckpoint = (): Promise<never> =>
       Promise.reject(new KybernateError('InvalidInput', `${path} is no id`));
     const wish = { restoreFrom: path, origin: 'annotation', unverified: true } as const;
-    const source = await resolveSource(settings, { fetchCheckpoint, verifyCheckpoint }, wish);
+    const signedOnly = deps.trust?.mode === 'required';
+    const source = await resolveSource(settings, { fetchCheckpoint, verifyCheckpoint, signedOnly }, wish);
     return { localPath: source.checkpointDir, fetchedBytes: 0, from };
   }
   if (checkpointId === undefined) {
@@ -30,7 +31,7 @@ export async function fetchImage(
   takeLease(settings, checkpointId, op.operationId);
   if (from === 'local') {
     const { path: localPath } = await catalog.get(checkpointId);
-    await verifyDirectory(localPath, op);
+    await verifyDirectory(deps, localPath, op);
     return { localPath, fetchedBytes: 0, from };
   }
   const mayReplace = (): boolean => restoresUsing(settings, checkpointId).every((id) => id === op.operationId);

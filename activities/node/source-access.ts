@@ -6,13 +6,20 @@ import { METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { parseManifest } from '../../core/checkpoint/manifest.ts';
 import { isKybernateError } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
+import { checkDirectorySignature, type TrustPolicy } from '../../store/crypto/signing.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
 import { refetchCheckpoint } from '../../store/refetch.ts';
 import { verifyLocal } from '../../store/verify.ts';
 import type { NodeActivityDeps } from './deps.ts';
 
-/** Reads every file of a committed directory and compares it with its manifest. @throws CheckpointCorrupt */
-export async function verifyDirectory(dir: string, op: Op): Promise<void> {
+/**
+ * Checks who has signed a committed directory, then reads every file and compares it with its manifest.
+ * @throws SignatureInvalid, CheckpointCorrupt
+ */
+export async function verifyDirectory({ trust }: Pick<NodeActivityDeps, 'trust'>, dir: string, op: Op): Promise<void> {
+  if (trust !== undefined) {
+    await checkDirectorySignature(dir, trust, op);
+  }
   const file = join(dir, OWN_FILES.manifest);
   await verifyLocal(dir, parseManifest(await readFile(file, 'utf8'), file), op);
 }
@@ -31,13 +38,13 @@ export async function fetchVerified(
   const backend = await deps.backend();
   const dir = deps.catalog.pathOf(checkpointId);
   await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
-  const request = { checkpointId, backend, destDir: dir, op };
+  const request = { checkpointId, backend, destDir: dir, op, ...trustOf(deps) };
   const { bytes } = await fetchCheckpoint(request);
   if (bytes > 0) {
     return { dir, bytes };
   }
   try {
-    await verifyDirectory(dir, op);
+    await verifyDirectory(deps, dir, op);
     return { dir, bytes: 0 };
   } catch (error) {
     if (!isKybernateError(error, 'CheckpointCorrupt') || !mayReplace()) {
@@ -68,6 +75,11 @@ export async function fetchFromStore(
     return fetchVerified(deps, op, checkpointId, mayReplace);
   }
   const backend = await deps.backend();
-  const { bytes } = await refetchCheckpoint({ checkpointId, backend, destDir: dir, stagingDir, mayReplace, op });
+  const request = { checkpointId, backend, destDir: dir, stagingDir, mayReplace, op, ...trustOf(deps) };
+  const { bytes } = await refetchCheckpoint(request);
   return { dir, bytes };
+}
+
+function trustOf({ trust }: NodeActivityDeps): { readonly trust?: TrustPolicy } {
+  return trust === undefined ? {} : { trust };
 }

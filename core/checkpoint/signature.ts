@@ -7,6 +7,15 @@ import * as z from 'zod';
 import { checkpointId } from '../contract/common.ts';
 
 export const SIGNATURE_VERSION = 1;
+/**
+ * Whom a node believes.
+ *   off       signatures are not looked at
+ *   accept    unsigned and foreign-signed is accepted; a signature that contradicts the checkpoint is refused
+ *   required  only what a trusted key has signed
+ */
+export const SIGNATURE_MODES = ['off', 'accept', 'required'] as const;
+export type SignatureMode = (typeof SIGNATURE_MODES)[number];
+
 /** A key that is replaced signs beside its successor for a while; more signers than this are nobody's need. */
 const MAX_SIGNATURES = 8;
 

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
+import type { SignatureMode } from '../../core/checkpoint/signature.ts';
 import { makeCheckpoint, testOp } from '../../test/harness/checkpoint-dir.ts';
 import {
   checkDirectorySignature,
@@ -11,7 +12,6 @@ import {
   readSigningKey,
   signDirectory,
   signingKeyId,
-  type SignatureMode,
   type SigningKey,
   type TrustPolicy,
 } from './signing.ts';

@@ -13,6 +13,7 @@ import {
   signatureFile,
   statementBytes,
   type SignatureFile,
+  type SignatureMode,
   type SignedStatement,
 } from '../../core/checkpoint/signature.ts';
 import { isKybernateError, KybernateError, messageOf } from '../../core/errors.ts';
@@ -28,15 +29,7 @@ export interface SigningKey {
   readonly publicKey: KeyObject;
 }
 
-export const SIGNATURE_MODES = ['off', 'accept', 'required'] as const;
-export type SignatureMode = (typeof SIGNATURE_MODES)[number];
-
-/**
- * Whom this node believes.
- *   off       signatures are not looked at
- *   accept    unsigned and foreign-signed is accepted; a signature that contradicts the checkpoint is refused
- *   required  only what a trusted key has signed
- */
+/** Whose signatures count. */
 export interface TrustPolicy {
   readonly mode: SignatureMode;
   /** by key id */
