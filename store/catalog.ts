@@ -13,7 +13,7 @@ import { unseal } from './seal.ts';
 
 const PARALLEL_READS = 8;
 /** Errors that are about one checkpoint and not about the store. */
-const UNREADABLE = ['CheckpointCorrupt', 'KeyUnavailable', 'Incompatible'] as const;
+export const UNREADABLE = ['CheckpointCorrupt', 'KeyUnavailable', 'Incompatible'] as const;
 const NEVER = new AbortController().signal;
 
 export interface RemoteCheckpoint {

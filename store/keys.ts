@@ -5,8 +5,10 @@
  *   index/<pack id>                        copy of that index, written after the pack
  *   checkpoints/<id>/files-<digest>.json   file list, written before the manifest
  *   checkpoints/<id>/manifest.json         last: its presence is the publication
+ *   checkpoints/<id>/verified-<root>.json  this content was read back, every byte
  *   leases/<lease id>.json                 who reads or writes, until when
  *   condemned/<id>.json                    packs that are about to be deleted
+ *   registry/checkpoints.zst               what a list shows of the manifests; never needed
  *   damaged/<pack id>                      this pack was found damaged: no writer relies on it
  *   keys/address.json                      encrypted store: id of the key that makes addresses
  *   keys/<key id>/<wrapping key>.json      encrypted store: one key, wrapped by one key-encryption key
@@ -60,6 +62,8 @@ export function wrappedCopyOfKey(key: string): { readonly id: string; readonly w
   const found = /^keys\/([0-9a-f]{16})\/([a-z0-9-]+)\.json$/.exec(key);
   return found?.[1] === undefined || found[2] === undefined ? undefined : { id: found[1], wrappedBy: found[2] };
 }
+
+export const REGISTRY_KEY = 'registry/checkpoints.zst';
 
 export function leaseKey(id: string): string {
   return `${PREFIX.leases}${id}.json`;

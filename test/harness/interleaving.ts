@@ -193,8 +193,8 @@ export class Interleaving {
     if (id === undefined || manifest === undefined) {
       return;
     }
-    const digest = 'files' in manifest ? manifest.files.digest : manifest.encryption.list.digest;
-    const list = `checkpoints/${id}/files-${digest.slice(0, 16)}.json`;
+    const { digest } = 'files' in manifest ? manifest.files : manifest.encryption.list;
+    const list = fileListKey(id, digest);
     const needed = [...manifest.packs.map(([pack]) => packKey(pack)), list];
     this.#needed.set(id, new Set(needed));
     for (const object of needed) {
