@@ -5,11 +5,11 @@ import { fileURLToPath } from 'node:url';
 import * as z from 'zod';
 import { parseByteSize } from '../core/byte-size.ts';
 import { wrappingKeyId } from '../core/checkpoint/encryption.ts';
+import { SIGNATURE_MODES } from '../core/checkpoint/signature.ts';
 import { absolutePath, nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
 import type { NodeSettings } from '../engine/node-deps.ts';
-import { SIGNATURE_MODES } from '../core/checkpoint/signature.ts';
 
 const storeUrl = z.string().regex(/^(file:\/\/\/|s3:\/\/[^/@]+)/, 'write file:///dir or s3://bucket[/prefix]');
 /** A name, or the number of a user or group that has none. */
@@ -19,6 +19,11 @@ const byteSize = z
   .refine((text) => (parseByteSize(text) ?? 0) > 0, 'write a number and a unit: 64GiB')
   .transform((text) => parseByteSize(text) ?? 0);
 const hostAndPort = z.string().regex(/^[^:]+:\d+$/, 'write host:port');
+const pathList = z
+  .string()
+  .default('')
+  .transform((text) => text.split(':').filter((path) => path !== ''))
+  .pipe(z.array(absolutePath));
 const program = z.string().regex(/^[^\0]+$/);
 
 /** Every variable; each process reads those of its own schema below. */
@@ -41,6 +46,8 @@ export const workerEnv = z.object({
   KYBERNATE_GROUP: account.default('kybernate'),
   /** ledgers, transfers and caches of the sidecar; `<state directory>/sidecar` otherwise */
   KYBERNATE_SIDECAR_DIR: absolutePath.optional(),
+  /** directories, separated by colons, below which callers of the sidecar may name some; beside its own `downloads` */
+  KYBERNATE_SIDECAR_ROOTS: pathList,
   /** tier `ram`: a directory of the sidecar on a tmpfs; none otherwise */
   KYBERNATE_TIER_RAM_DIR: absolutePath.optional(),
   /** how much of it the tier `ram` may fill, for example `32GiB` */
@@ -79,11 +86,7 @@ export const workerEnv = z.object({
   /** the driver's management library (NVML): a soname or a path */
   KYBERNATE_LIBNVML: program.default('libnvidia-ml.so.1'),
   /** directories, separated by colons, below which `restore-from` may name a path */
-  KYBERNATE_RESTORE_ROOTS: z
-    .string()
-    .default('')
-    .transform((text) => text.split(':').filter((path) => path !== ''))
-    .pipe(z.array(absolutePath)),
+  KYBERNATE_RESTORE_ROOTS: pathList,
   /** may a container ask for a restore by its variable RESTORE_FROM? Ids only, even then. */
   KYBERNATE_RESTORE_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
   /** containerd runtime of restored containers */
@@ -125,6 +128,7 @@ export type EncryptionConfig = Pick<WorkerConfig, keyof typeof OF_ENCRYPTION>;
 const OF_THE_SIDECAR = {
   KYBERNATE_SIDECAR_USER: true,
   KYBERNATE_SIDECAR_DIR: true,
+  KYBERNATE_SIDECAR_ROOTS: true,
   KYBERNATE_TIER_RAM_DIR: true,
   KYBERNATE_TIER_RAM_BYTES: true,
   KYBERNATE_TIER_NVME_DIR: true,

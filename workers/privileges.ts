@@ -3,7 +3,7 @@
  * they may lie below one that only root may enter, and are then reached through their descriptors.
  */
 import { accessSync, closeSync, constants, openSync } from 'node:fs';
-import { KybernateError } from '../core/errors.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
 
 export interface Account {
   readonly userId: number;
@@ -14,8 +14,15 @@ export interface Account {
 export class OpenDirectories {
   readonly #descriptors = new Map<string, number>();
 
+  /** @throws InvalidInput it cannot be opened */
   add(dir: string): void {
-    this.#descriptors.set(dir, openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY));
+    try {
+      this.#descriptors.set(dir, openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY));
+    } catch (error) {
+      throw new KybernateError('InvalidInput', `cannot open the directory ${dir}: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
   }
 
   /** The path by which this process reaches the directory now: its own, where that can be passed through. */

@@ -6,6 +6,7 @@
  *   GET  /v1/transfers/<id>                its status
  *   GET  /v1/transfers/<id>/progress       ndjson: its status at every change, the end last
  *   POST /v1/transfers/<id>/cancel         its status when it has ended
+ *   /v1/tiers, /v1/pins                    tiers-http.ts
  *   /objects, /sweep                       store/backend/objects-server.ts
  * Errors are `{ "error": { type, message, details } }` with the names of docs/errors.md.
  */
@@ -17,6 +18,8 @@ import type { Logger } from '../core/op.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { serveObjects, type ObjectsPolicy } from '../store/backend/objects-server.ts';
 import { PREFIX } from '../store/keys.ts';
+import type { TieredBackend } from '../store/tiers/tiered.ts';
+import { serveTiers } from './tiers-http.ts';
 import type { Transfers } from './transfers.ts';
 
 export interface SidecarHttpParts {
@@ -24,6 +27,7 @@ export interface SidecarHttpParts {
   /** of the store, without credentials */
   readonly url: string;
   readonly backend: () => Promise<Backend>;
+  readonly tiered: () => Promise<TieredBackend>;
   /** resolved when the sidecar is ready */
   readonly transfers: Promise<Transfers>;
   readonly log: Logger;
@@ -52,7 +56,10 @@ export function sidecarRequests(parts: SidecarHttpParts): RequestListener {
   return (request, response) => {
     void (async () => {
       try {
-        if (!(await serveObjects(parts.backend, POLICY, request, response))) {
+        const answered =
+          (await serveObjects(parts.backend, POLICY, request, response)) ||
+          (await serveTiers(parts, request, response));
+        if (!answered) {
           await answer(parts, request, response);
         }
       } catch (error) {

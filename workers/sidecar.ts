@@ -11,6 +11,7 @@ import { createServer, type Server } from 'node:http';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { Client } from '@temporalio/client';
 import { Worker } from '@temporalio/worker';
 import { mapErrorsInterceptor } from '../activities/map-errors.ts';
 import { createTransferActivities } from '../activities/transfer/index.ts';
@@ -30,6 +31,7 @@ import {
   connectTemporal,
   createLog,
   installRuntime,
+  opener,
   storeSettings,
   temporalConfig,
 } from './runtime.ts';
@@ -37,6 +39,10 @@ import { sidecarRequests } from './sidecar-http.ts';
 import { bindPrivately, clearSocket, listen, prepareSocketDir, sidecarSockets } from './sidecar-sockets.ts';
 import { sidecarTiers, tierDirs } from './sidecar-tiers.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
+import { prefetchByWorkflow } from './prefetch-by-workflow.ts';
+import { bindServer, transferServer } from './transfer-grpc.ts';
+import { transferWork } from './transfer-work.ts';
+import { Transfers } from './transfers.ts';
 
 const SLOTS = 4;
 
@@ -72,15 +78,24 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     openStore: () => openStore(config, open),
   });
   const backend = keyed(tiers.backend, ring);
-  const server = createServer(sidecarRequests({ node, url, backend, tiered: backend, log }));
+  // Bound now, answered when all is ready.
+  const transfers = Promise.withResolvers<Transfers>();
+  const server = createServer(
+    sidecarRequests({ node, url, backend, tiered: backend, transfers: transfers.promise, log }),
+  );
+  const grpc = transferServer(transfers.promise);
   await clearSocket(sockets.http);
+  await clearSocket(sockets.grpc);
   await bindPrivately(sockets.http, account, () => listen(server, sockets.http));
+  await bindPrivately(sockets.grpc, account, () => bindServer(grpc, sockets.grpc));
   if (account !== undefined) {
     dropPrivileges(account);
   }
   await tiers.start();
-  const ledgerDir = join(open.pathOf(dirs.own), 'uploads');
+  const own = open.pathOf(dirs.own);
+  const ledgerDir = join(own, 'uploads');
   await mkdir(ledgerDir, { recursive: true, mode: 0o700 });
+  const catalog = localCatalog(open.pathOf(dirs.checkpoints));
   const { connection, namespace } = await connectTemporal(temporal);
   const worker = await Worker.create({
     connection,
@@ -88,7 +103,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     taskQueue: transferQueue(node),
     identity: `kybernate-sidecar/${node}@${hostname()}`,
     activities: createTransferActivities({
-      catalog: localCatalog(open.pathOf(dirs.checkpoints)),
+      catalog,
       backend,
       tiered: backend,
       ledgerDir,
@@ -97,12 +112,26 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     interceptors: { activity: [mapErrorsInterceptor] },
     shutdownGraceTime: SHUTDOWN_GRACE_MS,
   });
+  const work = transferWork({
+    node,
+    catalog,
+    backend,
+    store: opener(() => openStore(config, open)),
+    roots: [...dirs.roots, dirs.downloads].map((dir) => ({ dir, path: open.pathOf(dir) })),
+    ledgerDir,
+    stagingDir: join(own, 'artifacts'),
+    prefetch: prefetchByWorkflow(new Client({ connection, namespace })),
+  });
+  const running = await Transfers.open(join(own, 'transfers'), work, log);
+  transfers.resolve(running);
   log.info({ namespace, config: redacted(config), user: process.getuid?.(), socket: sockets.http }, 'sidecar starts');
   return runWorkers({
     workers: [worker],
     connection,
     log,
     async cleanUp() {
+      await running.close();
+      grpc.forceShutdown();
       await closeServer(server);
       await tiers.close();
       open.close();
@@ -133,15 +162,22 @@ interface SidecarDirs {
   readonly checkpoints: string;
   /** ledgers, transfers, caches */
   readonly own: string;
+  /** below which callers may name directories */
+  readonly roots: readonly string[];
+  /** another of them, the sidecar's own */
+  readonly downloads: string;
   /** of a store that is a directory */
   readonly store: string | undefined;
 }
 
 function sidecarDirs(config: SidecarConfig): SidecarDirs {
-  const { KYBERNATE_STATE_DIR: stateDir, KYBERNATE_SIDECAR_DIR: own, KYBERNATE_STORE: url } = config;
+  const { KYBERNATE_STATE_DIR: stateDir, KYBERNATE_STORE: url } = config;
+  const own = config.KYBERNATE_SIDECAR_DIR ?? join(stateDir, 'sidecar');
   return {
     checkpoints: checkpointsDir(stateDir),
-    own: own ?? join(stateDir, 'sidecar'),
+    own,
+    roots: config.KYBERNATE_SIDECAR_ROOTS,
+    downloads: join(own, 'downloads'),
     store: url.startsWith('file:') ? fileURLToPath(url) : undefined,
   };
 }
@@ -154,16 +190,22 @@ async function openDirectories(
 ): Promise<OpenDirectories> {
   const open = new OpenDirectories();
   if (account === undefined) {
-    await mkdir(dirs.own, { recursive: true, mode: 0o700 });
+    await mkdir(dirs.downloads, { recursive: true, mode: 0o700 });
     return open;
   }
   await openToGroup(config.KYBERNATE_STATE_DIR, account.groupId);
   open.add(dirs.checkpoints);
-  for (const dir of [dirs.own, ...tierDirs(config), ...(dirs.store === undefined ? [] : [dirs.store])]) {
+  for (const dir of [
+    dirs.own,
+    dirs.downloads,
+    ...tierDirs(config),
+    ...(dirs.store === undefined ? [] : [dirs.store]),
+  ]) {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     await giveEmpty(dir, account);
     open.add(dir);
   }
+  dirs.roots.forEach((dir) => open.add(dir));
   return open;
 }
 
