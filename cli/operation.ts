@@ -3,6 +3,7 @@ import type { CheckpointRequest, CheckpointResult } from '../core/contract/check
 import type { CollectGarbageRequest, CollectGarbageResult } from '../core/contract/collect-garbage.ts';
 import type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 import type { OperationProgress } from '../core/contract/progress.ts';
+import type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
 import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 import type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
 
@@ -31,6 +32,7 @@ export interface Operations {
     request: CollectGarbageRequest,
     options: { workflowId?: string },
   ): Promise<Operation<CollectGarbageResult>>;
+  prefetch(request: PrefetchRequest, options: { workflowId?: string }): Promise<Operation<PrefetchResult>>;
   /** @throws WorkflowNotFoundError, which is shown as OperationNotFound */
   find(workflowId: string, runId?: string): Promise<Operation<unknown>>;
   close(): Promise<void>;

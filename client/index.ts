@@ -14,6 +14,7 @@ import {
 import type { ContainerTarget } from '../core/contract/common.ts';
 import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
 import { parseInput } from '../core/contract/parse.ts';
+import { prefetchInput, type PrefetchRequest, type PrefetchResult } from '../core/contract/prefetch.ts';
 import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
 import {
   repairInput,
@@ -26,6 +27,7 @@ import {
 import {
   checkpointWorkflowId,
   collectGarbageWorkflowId,
+  prefetchWorkflowId,
   rehearseWorkflowId,
   repairWorkflowId,
   restoreWorkflowId,
@@ -37,6 +39,7 @@ import { startOperation } from './start-operation.ts';
 export type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
 export type { CollectGarbageRequest, CollectGarbageResult } from '../core/contract/collect-garbage.ts';
 export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
+export type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
 export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 export type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
@@ -93,6 +96,11 @@ export interface KybernateClient {
     request: CollectGarbageRequest,
     options?: StartOptions,
   ): Promise<OperationHandle<CollectGarbageResult>>;
+  /**
+   * Brings a checkpoint to tiers of nodes; nodes that fail are told in the result.
+   * @throws InvalidInput before anything is started
+   */
+  prefetch(request: PrefetchRequest, options?: StartOptions): Promise<OperationHandle<PrefetchResult>>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
   find(workflowId: string, runId?: string): Promise<OperationHandle<unknown>>;
   close(): Promise<void>;
@@ -146,6 +154,13 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'collectGarbage', request, {
         workflowId: start.workflowId ?? collectGarbageWorkflowId(start.generation ?? newGeneration()),
         summary: dryRun ? 'garbage of the store, dry run' : 'garbage of the store',
+      });
+    },
+    prefetch(request, start = {}) {
+      const { checkpointId, nodes, tier } = parseInput(prefetchInput, request);
+      return startOperation(client, 'prefetch', request, {
+        workflowId: start.workflowId ?? prefetchWorkflowId(checkpointId, start.generation ?? newGeneration()),
+        summary: `prefetch ${checkpointId} to ${tier} of ${nodes.length === 1 ? (nodes[0] ?? '') : `${nodes.length} nodes`}`,
       });
     },
     async find(workflowId, runId) {

@@ -15,6 +15,7 @@ import { createProgram } from '../cli/program.ts';
 import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
+import { prefetchInput } from '../core/contract/prefetch.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
@@ -34,6 +35,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['checkpoint-input', inputTable(checkpointInput, 'checkpoint', 'checkpointInput')],
     ['restore-input', inputTable(restoreInput, 'restore', 'restoreInput')],
     ['rehearse-input', inputTable(rehearseInput, 'gpu', 'rehearseInput')],
+    ['prefetch-input', inputTable(prefetchInput, 'prefetch', 'prefetchInput')],
     ['gpu-options', fieldTable(gpuOptions, comments('gpu', 'gpuOptions'), HOOKS)],
     ['workload-hook', fieldTable(workloadHook, comments('gpu', 'workloadHook'))],
     ['container-target', fieldTable(containerTarget, comments('common', 'containerTarget'))],

@@ -108,6 +108,10 @@ function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<u
       calls.push(['collectGarbage', request, start]);
       return made('collectGarbage:x');
     },
+    prefetch: async (request, start) => {
+      calls.push(['prefetch', request, start]);
+      return made('prefetch:x');
+    },
     find: async (workflowId, runId) => {
       calls.push(['find', workflowId, runId]);
       return made(workflowId);

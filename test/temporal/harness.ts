@@ -21,6 +21,7 @@ import type { CheckpointRequest } from '../../core/contract/checkpoint.ts';
 import type { CollectGarbageRequest } from '../../core/contract/collect-garbage.ts';
 import type { RehearseRequest } from '../../core/contract/gpu.ts';
 import type { LockInput } from '../../core/contract/lock.ts';
+import type { PrefetchRequest } from '../../core/contract/prefetch.ts';
 import type { RestoreRequest } from '../../core/contract/restore.ts';
 import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
 import { workflowBundlePath } from '../../workers/build-bundle.ts';
@@ -56,6 +57,7 @@ export interface Harness {
   checkpoint(id: string, scenario?: Scenario, request?: Partial<CheckpointRequest>): Promise<WorkflowHandle>;
   restore(id: string, scenario?: Scenario, request?: Partial<RestoreRequest>): Promise<WorkflowHandle>;
   rehearse(id: string, scenario?: Scenario, request?: Partial<RehearseRequest>): Promise<WorkflowHandle>;
+  prefetch(id: string, scenario?: Scenario, request?: Partial<PrefetchRequest>): Promise<WorkflowHandle>;
   collectGarbage(id: string, scenario?: Scenario, request?: CollectGarbageRequest): Promise<WorkflowHandle>;
   script(workflowId: string, scenario: Scenario): void;
   /** resolves when the step of this workflow has begun */
@@ -146,6 +148,7 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
     checkpoint: (id, scenario = {}, request = {}) => start('checkpoint', id, scenario, checkpointOf(id, request)),
     restore: (id, scenario = {}, request = {}) => start('restore', id, scenario, restoreOf(id, request)),
     rehearse: (id, scenario = {}, request = {}) => start('rehearse', id, onGpu(scenario), rehearseOf(id, request)),
+    prefetch: (id, scenario = {}, request = {}) => start('prefetch', id, scenario, prefetchOf(id, request)),
     collectGarbage: (id, scenario = {}, request = {}) => start('collectGarbage', id, scenario, request),
     script(workflowId, scenario) {
       scenarios.set(workflowId, scenario);
@@ -174,6 +177,10 @@ function restoreOf(id: string, request: Partial<RestoreRequest>): RestoreRequest
 
 function rehearseOf(id: string, request: Partial<RehearseRequest>): RehearseRequest {
   return { node: NODE, container: { id }, timeouts: TIMEOUTS, ...request };
+}
+
+function prefetchOf(id: string, request: Partial<PrefetchRequest>): PrefetchRequest {
+  return { nodes: [NODE], checkpointId: `ck-${id.toLowerCase()}`, timeouts: TIMEOUTS, ...request };
 }
 
 /** A container whose one process holds 1 GiB of VRAM. */

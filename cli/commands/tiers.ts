@@ -1,0 +1,165 @@
+/* `kybernate tiers`: what the sidecar of this node has in its tiers, and which pins it keeps. */
+import { request as httpRequest } from 'node:http';
+import type { Command } from 'commander';
+import type { CheckpointResidency, SegmentResidency, TierInfo, TiersReport } from '../../core/contract/tiers.ts';
+import { KybernateError, isErrorType, messageOf, type ErrorDetails } from '../../core/errors.ts';
+import { parseCheckpointId } from '../../core/ids.ts';
+import type { Cli } from '../cli.ts';
+import { exitCodesHelp } from '../exit-codes.ts';
+import { addHelpTexts, jsonOption } from '../options.ts';
+import { createOutput, renderPairs, renderTable } from '../output.ts';
+import { formatBytes, formatTime } from '../units.ts';
+
+interface TiersFlags {
+  readonly checkpoint?: string;
+  readonly file?: string;
+  readonly unpin?: string;
+  readonly json?: boolean;
+}
+
+const TIMEOUT_MS = 60_000;
+
+export function addTiersCommand(program: Command, cli: Cli): void {
+  const command = program
+    .command('tiers')
+    .summary('show what the tiers of this node hold')
+    .description(
+      'Shows the tiers of the sidecar of this node: budget, what is used and pinned. With --checkpoint how much of a ' +
+        'checkpoint lies in which of them, with --file of one of its files. --unpin lets what `kybernate prefetch --pin` ' +
+        'keeps be evicted again. Needs the rights of the sidecar or of root.',
+    )
+    .option('--checkpoint <id>', 'how much of this checkpoint is where')
+    .option('--file <path>', 'how much of this file of it, for example criu/pages-1.img')
+    .option('--unpin <id>', 'take the pins of this checkpoint away')
+    .addOption(jsonOption());
+  addHelpTexts(command, {
+    examples: [
+      ['kybernate tiers', 'budgets, use and pins'],
+      ['kybernate tiers --checkpoint nightly --file criu/pages-1.img', 'would its memory be read from here?'],
+      ['kybernate tiers --unpin nightly', 'its packs may be evicted again'],
+    ],
+    exitCodes: exitCodesHelp(['CheckpointNotFound', 'StorageUnavailable', 'StorageDenied']),
+  });
+  command.action((flags: TiersFlags) => runTiers(cli, flags));
+}
+
+async function runTiers(cli: Cli, flags: TiersFlags): Promise<void> {
+  const output = createOutput(cli.streams, flags);
+  const { node, runDir } = cli.config();
+  const { sidecarSockets } = await import('../../workers/sidecar-sockets.ts');
+  const socket = { path: sidecarSockets(runDir).http, node };
+  if (flags.file !== undefined && flags.checkpoint === undefined) {
+    throw new KybernateError('InvalidInput', '--file: give --checkpoint, too');
+  }
+  if (flags.unpin !== undefined) {
+    const id = parseCheckpointId(flags.unpin);
+    const answer = (await ask(socket, 'DELETE', `/v1/pins/${id}`)) as { readonly unpinned: readonly string[] };
+    const { unpinned } = answer;
+    output.result(answer, () =>
+      unpinned.length === 0 ? `${id} was not pinned` : `${id} is no longer pinned in ${unpinned.join(' and ')}`,
+    );
+    return;
+  }
+  const query = new URLSearchParams();
+  if (flags.checkpoint !== undefined) {
+    query.set('checkpoint', parseCheckpointId(flags.checkpoint));
+  }
+  if (flags.file !== undefined) {
+    query.set('file', flags.file);
+  }
+  const report = (await ask(socket, 'GET', `/v1/tiers?${query.toString()}`)) as TiersReport;
+  output.result(report, () => renderReport(report, node));
+}
+
+export function renderReport({ tiers, residency, segment }: TiersReport, node: string): string {
+  if (tiers.length === 0) {
+    return `the sidecar of ${node} has no tiers: set KYBERNATE_TIER_NVME_DIR and KYBERNATE_TIER_NVME_BYTES`;
+  }
+  if (segment !== undefined) {
+    return renderSegment(segment);
+  }
+  return residency === undefined ? renderTiers(tiers) : renderResidency(residency);
+}
+
+function renderTiers(tiers: readonly TierInfo[]): string {
+  const table = renderTable(tiers, [
+    { title: 'TIER', value: ({ tier }) => tier },
+    { title: 'USED', value: ({ usedBytes }) => formatBytes(usedBytes), align: 'right' },
+    { title: 'BUDGET', value: ({ budgetBytes }) => formatBytes(budgetBytes), align: 'right' },
+    { title: 'PINNED', value: ({ pinnedBytes }) => formatBytes(pinnedBytes), align: 'right' },
+    { title: 'PACKS', value: ({ packs }) => String(packs), align: 'right' },
+    { title: 'DIRECTORY', value: ({ dir }) => dir },
+  ]);
+  const pins = tiers.flatMap(({ tier, pins: list }) =>
+    list.map(({ checkpointId, expiresAt }) => {
+      const until = expiresAt === undefined ? 'until it is unpinned' : `until ${formatTime(expiresAt)}`;
+      return `pinned in ${tier}: ${checkpointId} ${until}`;
+    }),
+  );
+  return [table, ...pins].join('\n');
+}
+
+function renderResidency({ checkpointId, packs, bytes, tiers }: CheckpointResidency): string {
+  return renderPairs([
+    [checkpointId, `${packs} packs, ${formatBytes(bytes)}`],
+    ...tiers.map((tier): [string, string] => {
+      const pinned =
+        tier.pinned === undefined
+          ? ''
+          : tier.pinned === 'always'
+            ? ', pinned'
+            : `, pinned until ${formatTime(tier.pinned)}`;
+      return [tier.tier, `${tier.packs} packs, ${formatBytes(tier.bytes)} (${share(tier.bytes, bytes)})${pinned}`];
+    }),
+  ]);
+}
+
+function renderSegment({ file, chunks, bytes, tiers }: SegmentResidency): string {
+  return renderPairs([
+    [file, `${chunks} stored chunks, ${formatBytes(bytes)}`],
+    ...tiers.map((tier): [string, string] => [
+      tier.tier,
+      `${tier.chunks} chunks, ${formatBytes(tier.bytes)} (${share(tier.bytes, bytes)})`,
+    ]),
+  ]);
+}
+
+function share(part: number, whole: number): string {
+  return whole === 0 ? 'nothing is needed' : `${Math.floor((part / whole) * 100)} %`;
+}
+
+/** @throws what the sidecar reports; StorageUnavailable no sidecar answers; StorageDenied its socket is another user's */
+async function ask(
+  socket: { readonly path: string; readonly node: string },
+  method: string,
+  path: string,
+): Promise<unknown> {
+  const answer = await new Promise<{ status: number; text: string }>((resolve, reject) => {
+    const call = httpRequest({ socketPath: socket.path, method, path, timeout: TIMEOUT_MS }, (response) => {
+      const parts: Buffer[] = [];
+      response.on('data', (part: Buffer) => parts.push(part));
+      response.once('end', () => resolve({ status: response.statusCode ?? 0, text: Buffer.concat(parts).toString() }));
+      response.once('error', reject);
+    });
+    call.on('timeout', () => call.destroy(new Error(`silent for ${TIMEOUT_MS} ms`)));
+    call.once('error', reject);
+    call.end();
+  }).catch((error: unknown) => {
+    const code: unknown = error instanceof Error && 'code' in error ? error.code : undefined;
+    const type = code === 'EACCES' || code === 'EPERM' ? 'StorageDenied' : 'StorageUnavailable';
+    const remedy = type === 'StorageDenied' ? 'run it as root' : 'start `kybernate sidecar`';
+    throw new KybernateError(
+      type,
+      `the sidecar of ${socket.node} does not answer on ${socket.path}: ${messageOf(error)}; ${remedy}`,
+      {
+        cause: error,
+      },
+    );
+  });
+  const body = JSON.parse(answer.text) as { error?: { type: string; message: string; details?: ErrorDetails } };
+  if (body.error !== undefined) {
+    const { type, message, details } = body.error;
+    throw new KybernateError(isErrorType(type) ? type : 'Internal', message, details === undefined ? {} : { details });
+  }
+  return body;
+}
