@@ -15,6 +15,7 @@ import { analyzeGpu } from './gpu/analysis.ts';
 import { inspectContainer } from './inspect.ts';
 import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { oneAtATime } from './one-at-a-time.ts';
 import { bootId, checkToken, listOperations, readPlan, writePlan, type OperationPlan } from './operation.ts';
 import { checkSource } from './preflight.ts';
 
@@ -25,9 +26,6 @@ export interface PlanRequest extends PlanStepInput {
   /** instead of the checkpoint's own directory: CRIU's images alone are wanted, by somebody who asks for them there */
   readonly imagesOnlyIn?: string;
 }
-
-/** Plans are made one at a time, so that two of them never both see the same free disk. */
-let planning: Promise<unknown> = Promise.resolve();
 
 /** Directory of a checkpoint on this node, committed or not. */
 export function checkpointDir(deps: NodeDeps, checkpointId: string): string {
@@ -40,9 +38,7 @@ export function checkpointDir(deps: NodeDeps, checkpointId: string): string {
  * checkpoint id is taken)
  */
 export function planCheckpoint(deps: NodeDeps, op: Op, request: PlanRequest): Promise<PlanStepResult> {
-  const result = planning.then(() => planOne(deps, op, request));
-  planning = result.catch(() => undefined);
-  return result;
+  return oneAtATime(() => planOne(deps, op, request));
 }
 
 async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<PlanStepResult> {

@@ -24,6 +24,7 @@ import {
 import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { oneAtATime } from './one-at-a-time.ts';
 import { checkRestoreTarget } from './preflight.ts';
 import { clearDeadRestore } from './restore-leftovers.ts';
 import {
@@ -107,6 +108,7 @@ function joinedRecord(deps: NodeDeps, request: PrepareRestoreRequest): RestoreRe
   return record;
 }
 
+/** Its room on the GPUs is taken when this returns. */
 async function foreignRecord(
   deps: NodeDeps,
   op: Op,
@@ -114,28 +116,32 @@ async function foreignRecord(
   request: PrepareRestoreRequest,
 ): Promise<RestoreRecord> {
   const operationId = randomBytes(16).toString('hex');
-  const { source, gpu } = await leased(deps, request.restoreFrom, operationId, async () => {
-    const found = await resolveSource(deps.settings, access, request);
-    return { source: found, gpu: await checkTarget(deps, op, { request, operationId, source: found }) };
+  return leased(deps, request.restoreFrom, operationId, async () => {
+    // May fetch from the store, which nobody else has to wait for.
+    const source = await resolveSource(deps.settings, access, request);
+    return oneAtATime(async () => {
+      const gpu = await checkTarget(deps, op, { request, operationId, source });
+      return writeRestore(deps.settings, {
+        operationId,
+        container: { namespace: request.container.namespace ?? '', id: request.container.id },
+        madeBy: 'others',
+        ...(source.checkpointId === undefined ? {} : { checkpointId: source.checkpointId }),
+        checkpointDir: source.checkpointDir,
+        imageDir: source.imageDir,
+        hasMetadata: source.metadata !== undefined,
+        snapshotter: '',
+        tcp: request.tcp,
+        onFailure: request.onFailure,
+        restoreBudgetMs: DEFAULT_RESTORE_BUDGET_MS,
+        stdio: { kind: 'null' },
+        terminal: false,
+        bundle: request.bundle,
+        attempt: 0,
+        state: 'registered',
+        ...reservationOf(gpu),
+      });
+    });
   });
-  return {
-    operationId,
-    container: { namespace: request.container.namespace ?? '', id: request.container.id },
-    madeBy: 'others',
-    ...(source.checkpointId === undefined ? {} : { checkpointId: source.checkpointId }),
-    checkpointDir: source.checkpointDir,
-    imageDir: source.imageDir,
-    hasMetadata: source.metadata !== undefined,
-    snapshotter: '',
-    tcp: request.tcp,
-    onFailure: request.onFailure,
-    restoreBudgetMs: DEFAULT_RESTORE_BUDGET_MS,
-    stdio: { kind: 'null' },
-    terminal: false,
-    attempt: 0,
-    state: 'registered',
-    ...reservationOf(gpu),
-  };
 }
 
 /** A checkpoint must not be removed while it is being looked at: the lease comes first, and goes if nothing comes of it. */

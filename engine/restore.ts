@@ -24,6 +24,7 @@ import { encodeRuncOptions } from '../native/containerd/runc-options.ts';
 import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import { planGpu, reservationOf } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { oneAtATime } from './one-at-a-time.ts';
 import { checkToken } from './operation.ts';
 import { checkRestoreTarget } from './preflight.ts';
 import { readRestore, takeLease, writeRestore } from './restore-operation.ts';
@@ -134,30 +135,7 @@ export async function createRestoreContainer(
   const captured = readCaptured(localPath);
   const { parent, method, snapshotter } = captured.metadata.rootfs;
   const snapshotKey = method === 'none' || parent === undefined ? '' : snapshotKeyOf(operationId);
-  const known = readRestore(deps.settings, operationId);
-  const gpu = known?.gpu ?? (await gpuNow(deps, captured.metadata, operationId, input));
-  const spec = restoredSpec({
-    ...specInput(captured, context, operationId, { ...input, fit: gpu?.fit }),
-    onFailure: input.onFailure,
-  });
-  writeRestore(deps.settings, {
-    operationId,
-    container: context.container,
-    madeBy: 'worker',
-    ...(context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId }),
-    checkpointDir: localPath,
-    imageDir: bareImageDir(localPath),
-    hasMetadata: true,
-    snapshotter: snapshotKey === '' ? '' : (snapshotter ?? 'overlayfs'),
-    tcp: input.tcp,
-    onFailure: input.onFailure,
-    restoreBudgetMs: known?.restoreBudgetMs ?? NO_BUDGET_MS,
-    stdio: { kind: input.stdio.kind, ...(input.stdio.path === undefined ? {} : { path: input.stdio.path }) },
-    terminal: captured.metadata.stdio.terminal,
-    attempt: known?.attempt ?? 0,
-    state: known?.state ?? 'registered',
-    ...reservationOf(gpu),
-  });
+  const spec = await oneAtATime(() => register(deps, input, captured, snapshotKey));
   const existing = await ownContainer(deps, { operationId, container: context.container });
   if (existing === undefined) {
     await deps.containerd.createContainer(namespace, {
@@ -186,6 +164,41 @@ export async function createRestoreContainer(
     }
   }
   op.log.info({ operationId, container: id, namespace, checkpointId: context.checkpointId }, 'container made');
+}
+
+/** Writes the record, with which the room on the GPUs is taken. @returns the specification of the container */
+async function register(
+  deps: NodeDeps,
+  input: CreateContainerInput & { readonly operationId: string },
+  captured: Captured,
+  snapshotKey: string,
+): Promise<OciSpec> {
+  const { context, operationId, localPath } = input;
+  const known = readRestore(deps.settings, operationId);
+  const gpu = known?.gpu ?? (await gpuNow(deps, captured.metadata, operationId, input));
+  const spec = restoredSpec({
+    ...specInput(captured, context, operationId, { ...input, fit: gpu?.fit }),
+    onFailure: input.onFailure,
+  });
+  writeRestore(deps.settings, {
+    operationId,
+    container: context.container,
+    madeBy: 'worker',
+    ...(context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId }),
+    checkpointDir: localPath,
+    imageDir: bareImageDir(localPath),
+    hasMetadata: true,
+    snapshotter: snapshotKey === '' ? '' : (captured.metadata.rootfs.snapshotter ?? 'overlayfs'),
+    tcp: input.tcp,
+    onFailure: input.onFailure,
+    restoreBudgetMs: known?.restoreBudgetMs ?? NO_BUDGET_MS,
+    stdio: { kind: input.stdio.kind, ...(input.stdio.path === undefined ? {} : { path: input.stdio.path }) },
+    terminal: captured.metadata.stdio.terminal,
+    attempt: known?.attempt ?? 0,
+    state: known?.state ?? 'registered',
+    ...reservationOf(gpu),
+  });
+  return spec;
 }
 
 /** The plan once more, since others may have come between; from here on it is reserved. */

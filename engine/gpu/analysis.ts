@@ -20,7 +20,7 @@ import { gateReasons, MIN_API_VERSION, restoreEstimateMs, saveBytes, type GatePr
 import { NO_GPU, type GpuPlan } from './gpu-plan.ts';
 import { planMemoryRaises } from './memory-plan.ts';
 import { hasPassedRehearsal } from './rehearsals.ts';
-import { raisedLimits, reservedMemory, reservedVram } from './reservations.ts';
+import { limitsToPutBack, reservedMemory, reservedVram } from './reservations.ts';
 import { nodeMinorsOf, visibleDevices } from './visible.ts';
 
 export interface GpuRequest {
@@ -108,7 +108,7 @@ async function findingsOf(context: Context, found: Discovery): Promise<GpuFindin
   const processes = found.cuda.map((one) => processOf(one, { deps, spec, devices, inUse }));
   const raises = planMemoryRaises(
     processes.map((process) => ({ hostPid: process.hostPid, bytes: saveBytes([process]) })),
-    await raisedLimits(deps.settings, request.operationId),
+    await limitsToPutBack(deps.settings, request.operationId),
   );
   const gates = gateReasons({
     processes,

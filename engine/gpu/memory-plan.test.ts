@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { parseMountinfo } from '../../native/proc/mounts.ts';
-import { memoryCgroup, planMemoryRaises } from './memory-plan.ts';
+import { memoryCgroup, memoryHierarchy, planMemoryRaises } from './memory-plan.ts';
 
 const MIB = 1024 * 1024;
 let root: string;
@@ -20,7 +20,7 @@ function cgroup(path: string, files: Readonly<Record<string, number | string>>):
   }
 }
 
-function plan(version: 1 | 2, path: string, bytes: number, others: ReadonlySet<string> = new Set()) {
+function plan(version: 1 | 2, path: string, bytes: number, others: ReadonlyMap<string, string> = new Map()) {
   const needs = [{ hostPid: 1, bytes }];
   return planMemoryRaises(needs, others, () => ({ version, root, path: join(root, path) }));
 }
@@ -81,7 +81,7 @@ test('the needs of all processes below a cgroup add up in it', () => {
     { hostPid: 2, bytes: 350 * MIB },
   ];
 
-  const { raises } = planMemoryRaises(needs, new Set(), (pid) => ({
+  const { raises } = planMemoryRaises(needs, new Map(), (pid) => ({
     version: 2,
     root,
     path: join(root, pid === 1 ? 'pod/a' : 'pod/b'),
@@ -93,10 +93,13 @@ test('the needs of all processes below a cgroup add up in it', () => {
 test('a limit that another operation has raised is no room that lasts', () => {
   cgroup('c', { 'memory.max': 100 * MIB, 'memory.current': 0 });
 
-  const { raises, refusals } = plan(2, 'c', 300 * MIB, new Set([join(root, 'c/memory.max')]));
+  const others = (before: number) => new Map([[join(root, 'c/memory.max'), String(before)]]);
+  const refused = { raises: [], refusals: [expect.stringMatching(/raised by another operation now: try again/)] };
 
-  expect(raises).toEqual([]);
-  expect(refusals).toEqual([expect.stringMatching(/raised by another operation now: try again/)]);
+  expect(plan(2, 'c', 300 * MIB, others(50 * MIB))).toEqual(refused);
+  cgroup('c', { 'memory.max': 900 * MIB, 'memory.current': 0 });
+  expect(plan(2, 'c', 300 * MIB, others(50 * MIB))).toEqual(refused);
+  expect(plan(2, 'c', 300 * MIB, others(500 * MIB))).toEqual({ raises: [], refusals: [] });
 });
 
 test.each([
@@ -113,5 +116,5 @@ test.each([
     { version: 2, path: '/sys/fs/cgroup/pod/c', root: '/sys/fs/cgroup' },
   ],
 ])('the memory cgroup of a process is found: %s', (_title, mounts, text, expected) => {
-  expect(memoryCgroup(1, parseMountinfo(mounts), text)).toEqual(expected);
+  expect(memoryCgroup(1, memoryHierarchy(parseMountinfo(mounts)), text)).toEqual(expected);
 });

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { appendJournal } from '../journal.ts';
 import { operationPaths } from '../operation.ts';
 import { type GpuPlan, NO_GPU } from './gpu-plan.ts';
-import { raisedLimits, reservedMemory, reservedVram } from './reservations.ts';
+import { limitsToPutBack, reservedMemory, reservedVram } from './reservations.ts';
 
 const [OURS, SOURCE, RESTORE] = ['a', 'b', 'c'].map((letter) => letter.repeat(32)) as [string, string, string];
 const A = 'GPU-a';
@@ -39,7 +39,7 @@ function vram(inUse: Parameters<typeof reservedVram>[2] = []): Promise<ReadonlyM
 test('a saved source needs its GPU memory back, and has its host memory promised', async () => {
   expect(await reservedMemory(settings, OURS)).toBe(600);
   expect(await vram()).toEqual(new Map([[A, 100]]));
-  expect(await raisedLimits(settings, OURS)).toEqual(new Set(['/limit']));
+  expect(await limitsToPutBack(settings, OURS)).toEqual(new Map([['/limit', '1']]));
 });
 
 test('what a source still holds on the device needs no room besides', async () => {
@@ -69,6 +69,14 @@ test.each([
 
   expect((await vram()).get('GPU-b') ?? 0).toBe(vramBytes);
   expect(await reservedMemory(settings, OURS)).toBe(memoryBytes);
+});
+
+test('a restore has limits to put back until it has done so, whatever came of it', async () => {
+  const memoryRaises = [{ file: '/above', before: '3', after: '4' }];
+  write(RESTORE, 'restore.json', { state: 'failed', memoryRaises });
+
+  expect((await limitsToPutBack(settings, OURS)).get('/above')).toBe('3');
+  expect((await limitsToPutBack(settings, RESTORE)).get('/above')).toBeUndefined();
 });
 
 test('operations without a GPU reserve nothing', async () => {

@@ -7,16 +7,16 @@ import { lastDone, mayHoldGpu, readJournal } from '../journal.ts';
 import type { NodeSettings } from '../node-deps.ts';
 import { listOperations, operationPaths, readPlan } from '../operation.ts';
 import { readRestore } from '../restore-operation.ts';
-import type { GpuPlan } from './gpu-plan.ts';
+import type { GpuPlan, MemoryRaise } from './gpu-plan.ts';
 
 type Settings = Pick<NodeSettings, 'runDir' | 'stateDir'>;
 
-/** What a restore has been promised; its record names both, if it restores GPU state. */
+/** What a restore has been promised; its record names it, if it restores GPU state. */
 interface RestorePromise {
-  readonly operationId: string;
   readonly reservedMemoryBytes: number;
   /** UUID to bytes */
   readonly reservedVram: Readonly<Record<string, number>>;
+  readonly memoryRaises: readonly MemoryRaise[];
 }
 
 interface Promises {
@@ -42,10 +42,17 @@ export async function reservedVram(
   return vramOf(await promises(settings, exceptOperationId), inUse);
 }
 
-/** Limits that operations other than `exceptOperationId` have raised or are about to. */
-export async function raisedLimits(settings: Settings, exceptOperationId: string): Promise<ReadonlySet<string>> {
-  const { plans } = await promises(settings, exceptOperationId);
-  return new Set(plans.flatMap((plan) => plan.memoryRaises.map((raise) => raise.file)));
+/**
+ * Limits that operations other than `exceptOperationId` have raised or are about to, and what each will be again when
+ * they have ended: a file's path to its text.
+ */
+export async function limitsToPutBack(
+  settings: Settings,
+  exceptOperationId: string,
+): Promise<ReadonlyMap<string, string>> {
+  const { plans, restores } = await promises(settings, exceptOperationId);
+  const raises = [...plans, ...restores].flatMap(({ memoryRaises }) => memoryRaises);
+  return new Map(raises.map(({ file, before }) => [file, before]));
 }
 
 export function memoryOf({ plans, restores }: Promises): number {
@@ -93,13 +100,16 @@ function livePlan(settings: Settings, operationId: string): GpuPlan | undefined 
   return over && !mayHoldGpu(journal) ? undefined : plan;
 }
 
+/** What it has raised it may have to put back when the rest is over. */
 function liveRestore(settings: Settings, operationId: string): RestorePromise | undefined {
   const record = readRestore(settings, operationId);
-  return record === undefined || !['registered', 'prepared'].includes(record.state)
-    ? undefined
-    : {
-        operationId,
-        reservedMemoryBytes: record.reservedMemoryBytes ?? 0,
-        reservedVram: record.reservedVram ?? {},
-      };
+  if (record === undefined) {
+    return undefined;
+  }
+  const isOver = !['registered', 'prepared'].includes(record.state);
+  return {
+    reservedMemoryBytes: isOver ? 0 : (record.reservedMemoryBytes ?? 0),
+    reservedVram: isOver ? {} : (record.reservedVram ?? {}),
+    memoryRaises: record.memoryRaises ?? [],
+  };
 }

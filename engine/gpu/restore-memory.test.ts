@@ -4,7 +4,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, test } from 'vitest';
 import { parseMountinfo } from '../../native/proc/mounts.ts';
 import { majorsIn } from './device-nodes.ts';
-import { ancestorRaises, ancestorsOf, limitToPutBack, memoryHierarchy } from './restore-memory.ts';
+import { memoryHierarchy, type MemoryRaisePlan } from './memory-plan.ts';
+import { ancestorRaises, ancestorsOf, limitToPutBack } from './restore-memory.ts';
+
+const MIB = 1024 * 1024;
 
 test.each([
   ['/ns/id', ['/ns']],
@@ -31,34 +34,48 @@ describe('limits above the container', () => {
   });
   afterEach(() => rmSync(root, { recursive: true, force: true }));
 
+  const raisesFor = (bytes: number, version: 1 | 2, others: ReadonlyMap<string, string> = new Map()): MemoryRaisePlan =>
+    ancestorRaises('/pods/pod/id', bytes, others, { version, root });
   const put = (dir: string, files: Readonly<Record<string, string>>): void =>
     Object.entries(files).forEach(([name, text]) => writeFileSync(join(root, dir, name), `${text}\n`));
 
-  it('are raised by what is missing, file pages not counted, on cgroup v2', () => {
+  it('are raised where they leave too little, file pages not counted, on cgroup v2', () => {
     put('pods', { 'memory.max': 'max', 'memory.current': '900000' });
     put('pods/pod', {
-      'memory.max': '1000000',
-      'memory.current': '600000',
-      'memory.stat': 'anon 100000\nactive_file 300000\ninactive_file 200000',
+      'memory.max': String(700 * MIB),
+      'memory.current': String(600 * MIB),
+      'memory.stat': `anon 100\nactive_file ${300 * MIB}\ninactive_file ${200 * MIB}`,
     });
 
-    expect(ancestorRaises('/pods/pod/id', 900_000, { version: 2, root })).toEqual([]);
-    expect(ancestorRaises('/pods/pod/id', 950_000, { version: 2, root })).toEqual([
-      { file: join(root, 'pods/pod/memory.max'), before: '1000000', after: '1114112' },
-    ]);
+    expect(raisesFor(400 * MIB, 2).raises).toEqual([]);
+    expect(raisesFor(500 * MIB, 2)).toEqual({
+      raises: [
+        { file: join(root, 'pods/pod/memory.max'), before: String(700 * MIB), after: String((1100 * 1.1 + 64) * MIB) },
+      ],
+      refusals: [],
+    });
   });
 
   it('are raised with the sum of memory and swap first on cgroup v1', () => {
     put('pods/pod', {
-      'memory.limit_in_bytes': '1000000',
-      'memory.memsw.limit_in_bytes': '1000000',
+      'memory.limit_in_bytes': String(100 * MIB),
+      'memory.memsw.limit_in_bytes': String(100 * MIB),
       'memory.usage_in_bytes': '100000',
     });
 
-    expect(ancestorRaises('/pods/pod/id', 950_000, { version: 1, root }).map(({ file }) => file)).toEqual([
+    expect(raisesFor(95 * MIB, 1).raises.map(({ file }) => file)).toEqual([
       join(root, 'pods/pod/memory.memsw.limit_in_bytes'),
       join(root, 'pods/pod/memory.limit_in_bytes'),
     ]);
+  });
+
+  it('are left to another operation that will put them back', () => {
+    put('pods/pod', { 'memory.max': String(900 * MIB), 'memory.current': '0' });
+
+    const { raises, refusals } = raisesFor(500 * MIB, 2, new Map([[join(root, 'pods/pod/memory.max'), '100']]));
+
+    expect(raises).toEqual([]);
+    expect(refusals).toEqual([expect.stringMatching(/raised by another operation now/)]);
   });
 });
 
@@ -67,8 +84,8 @@ test('memory is counted by the v1 controller where there is one', () => {
     '1 0 0:1 / /sys/fs/cgroup/unified rw - cgroup2 c rw\n2 0 0:2 / /sys/fs/cgroup/memory rw - cgroup c rw,memory\n',
   );
 
-  expect(memoryHierarchy(both)).toEqual({ version: 1, root: '/sys/fs/cgroup/memory' });
-  expect(memoryHierarchy(both.slice(0, 1))).toEqual({ version: 2, root: '/sys/fs/cgroup/unified' });
+  expect(memoryHierarchy(both)).toEqual({ version: 1, root: '/sys/fs/cgroup/memory', mounted: '/' });
+  expect(memoryHierarchy(both.slice(0, 1))).toEqual({ version: 2, root: '/sys/fs/cgroup/unified', mounted: '/' });
   expect(memoryHierarchy([])).toBeUndefined();
 });
 

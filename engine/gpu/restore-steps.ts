@@ -5,6 +5,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { CompleteRestoreRequest, GpuRestoreFacts } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
 import type { GpuPair } from '../../core/gpu/device-map.ts';
@@ -12,6 +13,7 @@ import { type OciSpec, parseSpec } from '../../core/oci/spec.ts';
 import type { Op } from '../../core/op.ts';
 import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import type { NodeDeps } from '../node-deps.ts';
+import { oneAtATime } from '../one-at-a-time.ts';
 import { type RestoreRecord, readRestore, writeRestore } from '../restore-operation.ts';
 import { readMetadata } from '../restore-source.ts';
 import { restoreContainerGpu } from './gpu-restore.ts';
@@ -19,8 +21,12 @@ import { NO_GPU } from './gpu-plan.ts';
 import { type ImageGpu, readImageGpu } from './image-gpu.ts';
 import { putBackMemory, raiseMemory } from './memory-room.ts';
 import { ancestorRaises, limitToPutBack, lowerMemory } from './restore-memory.ts';
-import { reservedMemory, reservedVram } from './reservations.ts';
+import { limitsToPutBack, reservedMemory, reservedVram } from './reservations.ts';
 import { type GpuRestoreAnswer, type GpuRestorePlan, type Reserved, planGpuRestore } from './restore-target.ts';
+
+/** For limits that another operation has raised, which are not raised twice. */
+const ROOM_WAIT_MS = 60_000;
+const ROOM_POLL_MS = 200;
 
 /** @param wish `map`: what the caller asks for; `bundle`: of a container that somebody else made */
 export async function planGpu(
@@ -62,18 +68,51 @@ export function reservationOf(plan: GpuRestorePlan | undefined): GpuFields {
 
 /**
  * Makes room in the memory cgroups above the container that is about to be restored; that of its own comes from the
- * specification. The record is written first.
+ * specification. The record is written first. Waits for another operation that has raised the same limit.
  * @throws Incompatible a limit cannot be raised; none is raised then
  */
 export async function makeMemoryRoom(deps: NodeDeps, op: Op, record: RestoreRecord): Promise<RestoreRecord> {
-  if (record.gpu === undefined || record.bundle === undefined) {
+  const { gpu, bundle } = record;
+  if (gpu === undefined || bundle === undefined) {
     return record;
   }
   // Of an attempt that ended without a word.
   await putBackRaises(deps, op, record);
-  const spec = specIn(record.bundle);
-  const { memoryBytes } = record.gpu;
-  const memoryRaises = ancestorRaises(spec.linux?.cgroupsPath ?? '', memoryBytes);
+  const spec = specIn(bundle);
+  const until = performance.now() + Math.min(ROOM_WAIT_MS, record.restoreBudgetMs / 2);
+  for (;;) {
+    const { written, refusals, passing } = await oneAtATime(() => raiseAbove(deps, record, spec, gpu.memoryBytes));
+    if (written !== undefined) {
+      return written;
+    }
+    if (!passing || performance.now() >= until) {
+      const { namespace, id } = record.container;
+      throw new KybernateError(
+        'Incompatible',
+        `container ${namespace}/${id} needs ${gpu.memoryBytes} bytes of memory until its VRAM is back: ` +
+          `${refusals.join('; ')}; nothing was restored`,
+        { details: { reasons: refusals } },
+      );
+    }
+    await sleep(ROOM_POLL_MS, undefined, { signal: op.signal });
+  }
+}
+
+interface Raised {
+  /** absent with refusals */
+  readonly written?: RestoreRecord;
+  readonly refusals: readonly string[];
+  /** would there be none, if no other operation had raised a limit? */
+  readonly passing: boolean;
+}
+
+async function raiseAbove(deps: NodeDeps, record: RestoreRecord, spec: OciSpec, memoryBytes: number): Promise<Raised> {
+  const others = await limitsToPutBack(deps.settings, record.operationId);
+  const cgroupsPath = spec.linux?.cgroupsPath ?? '';
+  const { raises: memoryRaises, refusals } = ancestorRaises(cgroupsPath, memoryBytes, others);
+  if (refusals.length > 0) {
+    return { refusals, passing: ancestorRaises(cgroupsPath, memoryBytes, new Map()).refusals.length === 0 };
+  }
   const limit = limitToPutBack(spec, memoryBytes);
   const { memoryLimit: _old, ...rest } = record;
   const written = writeRestore(deps.settings, {
@@ -82,7 +121,7 @@ export async function makeMemoryRoom(deps: NodeDeps, op: Op, record: RestoreReco
     ...(limit === undefined ? {} : { memoryLimit: limit }),
   });
   raiseMemory({ gpu: { ...NO_GPU, memoryRaises }, container: record.container });
-  return written;
+  return { written, refusals, passing: false };
 }
 
 /** Idempotent, never throws: what could not be put back is logged with its remedy. */

@@ -196,10 +196,11 @@ describe.skipIf(reason !== undefined)(
         /the checkpoint has no GPU/,
       ],
       [
-        'too little VRAM',
+        'too little VRAM where it is told to go',
         async (checkpointId, id) => {
           await fake.startProcess(`hog-${id}`, '--vram', String(FIRST.totalBytes - 32 * MIB));
-          return stack.restore(checkpointId, id).finally(() => fake.endProcesses());
+          const gpuMap = [pair(FIRST, FIRST)];
+          return stack.restore(checkpointId, id, { gpuMap }).finally(() => fake.endProcesses());
         },
         /has 33554432 bytes free, 67108864 are needed/,
       ],
@@ -214,6 +215,19 @@ describe.skipIf(reason !== undefined)(
 
       await isGone(id);
       expect(fake.done()).toEqual([]);
+    });
+
+    it('comes back once where two restores come at once and one has room: the other is refused at once', async () => {
+      const checkpointId = await captured([{ name: 'pair' }]);
+      const ids = [name(), name()];
+      await fake.startProcess('hog-pair', '--vram', String(FIRST.totalBytes - 100 * MIB));
+      fake.setRules([{ call: 'Restore', action: 'slow=300' }]);
+
+      const both = ids.map((id) => stack.restore(checkpointId, id, { gpuMap: [pair(FIRST, FIRST)] }));
+      const results = await Promise.allSettled(both).finally(() => fake.endProcesses());
+
+      const refused = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
+      expect(refused).toEqual([expect.objectContaining({ type: 'Incompatible' })]);
     });
 
     it('is ended and restored once more when the GPU runs out of memory', async () => {
