@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
 import { isKybernateError, messageOf } from '../core/errors.ts';
 import type { Backend } from '../store/backend/backend.ts';
+import type { KeyRing } from '../store/crypto/key-ring.ts';
 import type { RemoteCheckpoint } from '../store/catalog.ts';
 import type { LocalCatalog, LocalCheckpoint } from '../store/local-catalog.ts';
 import type { CliConfig } from './config.ts';
@@ -88,18 +89,33 @@ async function listStore(config: CliConfig, url: string, problems: string[]): Pr
   });
 }
 
-/** Opens the store for one use. */
+/** The keys of an encrypted store; undefined: none are configured. @throws InvalidInput naming the variable */
+export async function openRing({ encryption }: CliConfig): Promise<KeyRing | undefined> {
+  if (Object.values(encryption).every((value) => value === undefined)) {
+    return undefined;
+  }
+  const { openKeyRing } = await import('../store/crypto/key-ring.ts');
+  const { runExeca } = await import('../native/run/run-execa.ts');
+  return openKeyRing(encryption, runExeca);
+}
+
+/** Opens the store for one use, with its keys where they are configured. */
 export async function withStore<Result>(
   config: CliConfig,
   url: string,
   use: (backend: Backend) => Promise<Result>,
 ): Promise<Result> {
+  const ring = await openRing(config);
   const { openBackend } = await import('../store/backend/open.ts');
   const backend = await openBackend(url, {
     region: config.s3Region,
     ...(config.s3Endpoint === undefined ? {} : { endpoint: config.s3Endpoint }),
   });
   try {
+    if (ring !== undefined) {
+      const { withKeys } = await import('../store/crypto/vault.ts');
+      withKeys(backend, ring);
+    }
     return await use(backend);
   } finally {
     await backend.close();

@@ -5,6 +5,7 @@
 import { hostname } from 'node:os';
 import { KybernateError } from '../core/errors.ts';
 import { parseNodeName } from '../core/ids.ts';
+import type { KeyRingSettings } from '../store/crypto/key-ring.ts';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -21,6 +22,8 @@ export interface CliConfig {
   readonly s3Endpoint: string | undefined;
   /** KYBERNATE_S3_REGION */
   readonly s3Region: string;
+  /** KYBERNATE_ENCRYPTION_*: the keys of an encrypted store */
+  readonly encryption: KeyRingSettings;
   /** KYBERNATE_UI: address of the Temporal Web UI, for the links that are printed; no link without it */
   readonly uiUrl: string | undefined;
 }
@@ -34,6 +37,13 @@ export function readCliConfig(env: Environment): CliConfig {
     store: set(env['KYBERNATE_STORE']),
     s3Endpoint: set(env['KYBERNATE_S3_ENDPOINT']),
     s3Region: setOr(env['KYBERNATE_S3_REGION'], 'us-east-1'),
+    encryption: {
+      keyFile: set(env['KYBERNATE_ENCRYPTION_KEY_FILE']),
+      key: set(env['KYBERNATE_ENCRYPTION_KEY']),
+      keyCommand: set(env['KYBERNATE_ENCRYPTION_KEY_COMMAND']),
+      keyCommandId: set(env['KYBERNATE_ENCRYPTION_KEY_ID']),
+      oldKeys: set(env['KYBERNATE_ENCRYPTION_OLD_KEYS']),
+    },
     uiUrl: set(env['KYBERNATE_UI'])?.replace(/\/+$/, ''),
   };
 }

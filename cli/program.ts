@@ -10,6 +10,7 @@ import { addDownCommand } from './commands/down.ts';
 import { addGcCommand } from './commands/gc.ts';
 import { addGpuCommand } from './commands/gpu.ts';
 import { addInspectCommand } from './commands/inspect.ts';
+import { addKeysCommand } from './commands/keys.ts';
 import { addLsCommand } from './commands/ls.ts';
 import { addPrefetchCommand } from './commands/prefetch.ts';
 import { addRestoreCommand } from './commands/restore.ts';
@@ -54,6 +55,7 @@ export function createProgram(cli: Cli): Command {
   addTiersCommand(program, cli);
   addRmCommand(program, cli);
   addGcCommand(program, cli);
+  addKeysCommand(program, cli);
   program.commandsGroup('This machine:');
   addSetupCommand(program, cli);
   addDoctorCommand(program, cli);
