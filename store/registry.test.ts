@@ -11,7 +11,8 @@ import { openLocalBackend } from './backend/local.ts';
 import { getManifest } from './catalog.ts';
 import { listStored } from './registry.ts';
 import { removeCheckpoint } from './remove.ts';
-import { recordVerified } from './verified.ts';
+import { noteReadback } from './verified.ts';
+import { verifyRemote } from './verify.ts';
 
 const NUMBER = 100;
 
@@ -151,12 +152,23 @@ describe('listStored', () => {
     });
   });
 
+  it('forgets that a checkpoint was verified when it is found damaged', async () => {
+    await put('a', [packOf(1)]);
+    const { merkleRoot } = (await getManifest(backend, 'a')).manifest;
+    await noteReadback(backend, { checkpointId: 'a', merkleRoot, whole: true }, testOp());
+    await expect(verifyRemote({ checkpointId: 'a', backend, op: testOp() })).rejects.toMatchObject({
+      type: 'CheckpointCorrupt',
+    });
+
+    expect((await listStored(backend, testOp())).checkpoints[0]?.verifiedAt).toBeUndefined();
+  });
+
   it('tells when a checkpoint was verified, and not by the mark of another of the same id', async () => {
     await put('a', [packOf(1)]);
     await put('b', [packOf(2)]);
     const { merkleRoot } = (await getManifest(backend, 'a')).manifest;
-    await recordVerified(backend, { checkpointId: 'a', merkleRoot, bytes: 1 }, testOp());
-    await recordVerified(backend, { checkpointId: 'b', merkleRoot: 'ef'.repeat(32), bytes: 1 }, testOp());
+    await noteReadback(backend, { checkpointId: 'a', merkleRoot, whole: true }, testOp());
+    await noteReadback(backend, { checkpointId: 'b', merkleRoot: 'ef'.repeat(32), whole: true }, testOp());
 
     const { checkpoints } = await listStored(backend, testOp());
 

@@ -216,6 +216,7 @@ async function readManifests(
       const packs = manifest.packs.map((pack) => known.add(pack));
       const one = { checkpointId: id, bytes, modifiedMs, merkleRoot, publishedAt, packs, summary: summaryOf(full) };
       (encryption === undefined ? result.read : result.secret).push(one);
+      op.progress({ phase: 'listing', bytesDone: result.read.length + result.secret.length });
     } catch (error) {
       if (UNREADABLE.some((type) => isKybernateError(error, type))) {
         await countPacks(backend, id, known, op);

@@ -16,6 +16,7 @@ import { forEachLimit } from './limit.ts';
 import { parseMetadata } from './metadata.ts';
 import type { OnDamage } from './read-plan.ts';
 import { checkDirectory, checkStored, damage, reporting } from './verify.ts';
+import { noteReadback } from './verified.ts';
 
 const PARALLEL_HEADS = 16;
 
@@ -28,7 +29,7 @@ export interface StoreSurvey {
 }
 
 /**
- * Looks at a checkpoint in a store.
+ * Looks at a checkpoint in a store, and notes there what reading all of it has shown.
  * @throws StorageUnavailable, StorageDenied; never for damage
  */
 export async function surveyStore(request: {
@@ -54,7 +55,11 @@ export async function surveyStore(request: {
         findings.bytes = bytes;
       });
     }
-    return { report: findings.report(), damagedPacks: findings.packs, published };
+    const report = findings.report();
+    if (mode === 'full' || !report.ok) {
+      await noteReadback(backend, { checkpointId, merkleRoot: published.merkleRoot, whole: report.ok }, op);
+    }
+    return { report, damagedPacks: findings.packs, published };
   } finally {
     await lease.release();
   }

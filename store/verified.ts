@@ -12,27 +12,31 @@ const ROOT_DIGITS = 16;
 export interface Readback {
   readonly checkpointId: string;
   readonly merkleRoot: string;
+  /** no damage was found */
+  readonly whole: boolean;
 }
 
-/** A store that fails now is only logged: the checkpoint is whole all the same, `ls` shows it as `remote`. */
-export async function recordVerified(
+/**
+ * Notes what reading every byte has shown: whole, or damaged. A store that fails now is only logged: the note says
+ * nothing that another reading would not show.
+ */
+export async function noteReadback(
   backend: Backend,
-  read: Readback & { readonly bytes: number },
+  { checkpointId, merkleRoot, whole }: Readback,
   op: Op,
 ): Promise<void> {
-  const { checkpointId, merkleRoot, bytes } = read;
-  const content = JSON.stringify({ verifiedAt: new Date().toISOString(), merkleRoot, bytes });
+  const key = `${PREFIX.checkpoints}${checkpointId}/verified-${merkleRoot.slice(0, ROOT_DIGITS)}.json`;
   try {
-    await backend.put(verifiedKey(read), Buffer.from(content), { signal: op.signal });
+    if (whole) {
+      const content = JSON.stringify({ verifiedAt: new Date().toISOString(), merkleRoot });
+      await backend.put(key, Buffer.from(content), { signal: op.signal });
+    } else {
+      await backend.delete(key, { signal: op.signal });
+    }
   } catch (error) {
     op.signal.throwIfAborted();
-    op.log.warn({ checkpointId, reason: messageOf(error) }, 'not noted in the store that it was verified');
+    op.log.warn({ checkpointId, whole, reason: messageOf(error) }, 'the store does not know of the verification');
   }
-}
-
-/** Something of it was found damaged. */
-export async function forgetVerified(backend: Backend, read: Readback, signal: AbortSignal): Promise<void> {
-  await backend.delete(verifiedKey(read), { signal });
 }
 
 /** The checkpoint, and the digits of the content that was verified; undefined for other objects. */
@@ -43,8 +47,4 @@ export function verifiedOfKey(key: string): { readonly checkpointId: string; rea
 
 export function isOfRoot(rootDigits: string, merkleRoot: string): boolean {
   return merkleRoot.slice(0, ROOT_DIGITS) === rootDigits;
-}
-
-function verifiedKey({ checkpointId, merkleRoot }: Readback): string {
-  return `${PREFIX.checkpoints}${checkpointId}/verified-${merkleRoot.slice(0, ROOT_DIGITS)}.json`;
 }

@@ -25,6 +25,7 @@ import { committedRoot } from './metadata.ts';
 import { readPackTail } from './pack-index.ts';
 import { planRead, readAllChunks, refuseDamage, type OnDamage } from './read-plan.ts';
 import { readChunks } from './read-chunks.ts';
+import { noteReadback } from './verified.ts';
 import { walkCheckpoint } from './walk.ts';
 
 const PARALLEL_FILES = 4;
@@ -69,7 +70,7 @@ export async function reporting(
 }
 
 /**
- * Reads every chunk of a published checkpoint back from the store.
+ * Reads every chunk of a published checkpoint back from the store, and notes there that it was verified.
  * @throws CheckpointNotFound; CheckpointCorrupt naming file, chunk and pack; StorageUnavailable, StorageDenied
  */
 export async function verifyRemote(request: {
@@ -81,8 +82,17 @@ export async function verifyRemote(request: {
   const lease = await acquireLease(backend, { id: newReadLeaseId(checkpointId), purpose: 'read', checkpointId }, op);
   try {
     const { manifest } = await getManifest(backend, checkpointId, op.signal);
-    const read = await checkStored(backend, manifest, { op, onDamage: refuseDamage });
-    return { ...read, merkleRoot: manifest.merkleRoot };
+    const { merkleRoot: root } = manifest;
+    try {
+      const read = await checkStored(backend, manifest, { op, onDamage: refuseDamage });
+      await noteReadback(backend, { checkpointId, merkleRoot: root, whole: true }, op);
+      return { ...read, merkleRoot: root };
+    } catch (error) {
+      if (isKybernateError(error, 'CheckpointCorrupt')) {
+        await noteReadback(backend, { checkpointId, merkleRoot: root, whole: false }, op);
+      }
+      throw error;
+    }
   } finally {
     await lease.release();
   }

@@ -8,6 +8,7 @@ import {
   type Collection,
 } from '../../store/gc/collect.ts';
 import { sweepLeftovers } from '../../store/gc/leftovers.ts';
+import { listStored } from '../../store/registry.ts';
 import type { GarbageActivities } from '../contract.ts';
 import { withOp, type ActivityOp } from '../op.ts';
 
@@ -34,6 +35,15 @@ export function garbageActivities(backend?: () => Promise<Backend>): GarbageActi
     deleteGarbage: ({ round, listId, list }) =>
       withOp({ phase: 'deleting' }, async (op) => deleteGarbage(await collectionOf(op, round), listId, list)),
     forgetGarbage: ({ round }) => withOp({}, async (op) => forgetCollection(await collectionOf(op, round))),
-    sweepLeftovers: ({ dryRun }) => withOp({}, async (op) => sweepLeftovers(await storeOf(), op, dryRun)),
+    sweepLeftovers: ({ dryRun }) =>
+      withOp({}, async (op) => {
+        const store = await storeOf();
+        const leftovers = await sweepLeftovers(store, op, dryRun);
+        if (!dryRun) {
+          // Lists are fast behind a collection: this worker may write where those who list may not.
+          await listStored(store, op);
+        }
+        return leftovers;
+      }),
   };
 }
