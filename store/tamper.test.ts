@@ -83,7 +83,7 @@ async function objectsOf(checkpointId: string): Promise<string[][]> {
   }
   return [
     own.filter((key) => key.endsWith('/manifest.json')),
-    own.filter((key) => !key.endsWith('/manifest.json')),
+    own.filter((key) => key.includes('/files-')),
     manifest.packs.map(([pack]) => `packs/${pack}`),
     manifest.packs.map(([pack]) => `index/${pack}`),
   ];
