@@ -3,6 +3,7 @@
  * file temporal.toml); the settings of the workers are read by workers/config.ts.
  */
 import { hostname } from 'node:os';
+import type { SignatureMode } from '../core/checkpoint/signature.ts';
 import { KybernateError } from '../core/errors.ts';
 import { parseNodeName } from '../core/ids.ts';
 import type { KeyRingSettings } from '../store/crypto/key-ring.ts';
@@ -24,6 +25,10 @@ export interface CliConfig {
   readonly s3Region: string;
   /** KYBERNATE_ENCRYPTION_*: the keys of an encrypted store */
   readonly encryption: KeyRingSettings;
+  /** KYBERNATE_SIGNATURES: what `import` takes */
+  readonly signatures: SignatureMode;
+  /** KYBERNATE_TRUSTED_KEYS: public key in PEM, or directory of such files */
+  readonly trustedKeys: string | undefined;
   /** KYBERNATE_UI: address of the Temporal Web UI, for the links that are printed; no link without it */
   readonly uiUrl: string | undefined;
 }
@@ -44,8 +49,22 @@ export function readCliConfig(env: Environment): CliConfig {
       keyCommandId: set(env['KYBERNATE_ENCRYPTION_KEY_ID']),
       oldKeys: set(env['KYBERNATE_ENCRYPTION_OLD_KEYS']),
     },
+    signatures: readSignatures(set(env['KYBERNATE_SIGNATURES']) ?? 'accept'),
+    trustedKeys: set(env['KYBERNATE_TRUSTED_KEYS']),
     uiUrl: set(env['KYBERNATE_UI'])?.replace(/\/+$/, ''),
   };
+}
+
+/** Written out: the schema would load zod for every command. */
+const SIGNATURE_MODES = ['off', 'accept', 'required'] as const satisfies readonly SignatureMode[];
+
+function readSignatures(text: string): SignatureMode {
+  const mode = SIGNATURE_MODES.find((one) => one === text);
+  if (mode === undefined) {
+    const choices = SIGNATURE_MODES.join(', ');
+    throw new KybernateError('InvalidInput', `KYBERNATE_SIGNATURES: ${JSON.stringify(text)} is none of ${choices}`);
+  }
+  return mode;
 }
 
 function readNode(env: Environment): string {

@@ -34,6 +34,10 @@ function scene(options: { interactive: boolean }) {
         return await answer.promise;
       },
       readAll: async () => '',
+      input: async function* () {
+        yield* [];
+      },
+      write: async () => undefined,
       onStop: () => () => undefined,
     },
   };

@@ -18,6 +18,8 @@ export interface RunOptions<Result> {
   readonly detach?: boolean | undefined;
   /** result → text for people */
   readonly render: (result: Result) => string;
+  /** of a result that is not what one hopes for; absent: 0 */
+  readonly exitCode?: (result: Result) => number | undefined;
 }
 
 /**
@@ -61,6 +63,10 @@ export async function runOperation<Result>(
   const { result } = followed;
   // Which operation it was stands beside what it did.
   output.result(typeof result === 'object' ? { ...reference, ...result } : result, () => options.render(result));
+  const exitCode = options.exitCode?.(result);
+  if (exitCode !== undefined) {
+    cli.setExitCode(exitCode);
+  }
 }
 
 function withoutPerson(terminal: Terminal): Terminal {

@@ -1,5 +1,6 @@
 /* The person at the terminal: Ctrl-C, questions, standard input. */
 import { createInterface } from 'node:readline';
+import { CliError } from './exit-codes.ts';
 
 /** Ctrl-C presses; none is lost between two calls of `next`. */
 export interface Interrupts {
@@ -15,6 +16,10 @@ export interface Terminal {
   /** @returns one line, or undefined when the input ended or `signal` was aborted */
   ask(question: string, signal: AbortSignal): Promise<string | undefined>;
   readAll(): Promise<string>;
+  /** standard input, byte for byte */
+  input(): AsyncIterable<Uint8Array>;
+  /** Writes bytes to standard output; they are used up when it returns. */
+  write(bytes: Uint8Array): Promise<void>;
   /**
    * Calls `listener` at SIGTERM and at Ctrl-C, instead of ending the program.
    * @returns stops it
@@ -62,6 +67,8 @@ export function createProcessTerminal(): Terminal {
       };
     },
     ask: askOnce,
+    input: () => process.stdin as AsyncIterable<Uint8Array>,
+    write: writeBytes,
     readAll: async () => {
       let text = '';
       process.stdin.setEncoding('utf8');
@@ -71,6 +78,27 @@ export function createProcessTerminal(): Terminal {
       return text;
     },
   };
+}
+
+/** @throws Cancelled whoever read the other end of the pipe has ended */
+function writeBytes(bytes: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const fail = (error: Error): void => {
+      const ended = 'code' in error && error.code === 'EPIPE';
+      reject(ended ? new CliError('Cancelled', 'nobody reads standard output any more') : error);
+    };
+    // Without a listener an ended reader would end the program before anything is cleaned up.
+    process.stdout.once('error', fail);
+    process.stdout.write(bytes, (error) => {
+      process.stdout.off('error', fail);
+      if (error) {
+        fail(error);
+        process.stdout.on('error', () => undefined);
+      } else {
+        resolve();
+      }
+    });
+  });
 }
 
 async function askOnce(question: string, signal: AbortSignal): Promise<string | undefined> {

@@ -34,6 +34,10 @@ export const REPAIR_PHASES = ['verifying', 'repairing'] as const;
 
 export const COLLECT_PHASES = ['marking', 'waiting', 'deleting'] as const;
 
+/** What the CLI does without a workflow. */
+export const LOCAL_PHASES = ['verifying', 'exporting', 'importing'] as const;
+export type LocalPhase = (typeof LOCAL_PHASES)[number];
+
 export const END_PHASES = ['rolling-back', 'done', 'failed', 'cancelled'] as const;
 
 export type CheckpointPhase = (typeof CHECKPOINT_PHASES)[number];
@@ -42,6 +46,7 @@ export type Phase =
   | CheckpointPhase
   | RestorePhase
   | (typeof REPAIR_PHASES)[number]
+  | LocalPhase
   | (typeof COLLECT_PHASES)[number]
   | (typeof END_PHASES)[number];
 

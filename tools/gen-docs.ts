@@ -16,6 +16,7 @@ import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
 import { prefetchInput } from '../core/contract/prefetch.ts';
+import { repairInput, verifyInput } from '../core/contract/verify.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
@@ -36,6 +37,8 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['restore-input', inputTable(restoreInput, 'restore', 'restoreInput')],
     ['rehearse-input', inputTable(rehearseInput, 'gpu', 'rehearseInput')],
     ['prefetch-input', inputTable(prefetchInput, 'prefetch', 'prefetchInput')],
+    ['verify-input', inputTable(verifyInput, 'verify', 'verifyInput')],
+    ['repair-input', inputTable(repairInput, 'verify', 'repairInput')],
     ['gpu-options', fieldTable(gpuOptions, comments('gpu', 'gpuOptions'), HOOKS)],
     ['workload-hook', fieldTable(workloadHook, comments('gpu', 'workloadHook'))],
     ['container-target', fieldTable(containerTarget, comments('common', 'containerTarget'))],
@@ -241,7 +244,15 @@ function documentedCli(): Parameters<typeof createProgram>[0] {
   return {
     env: {},
     streams: { stdout: silent, stderr: silent },
-    terminal: { interactive: false, listen: unused, ask: unused, readAll: unused, onStop: unused },
+    terminal: {
+      interactive: false,
+      listen: unused,
+      ask: unused,
+      readAll: unused,
+      input: unused,
+      write: unused,
+      onStop: unused,
+    },
     config: unused,
     connect: unused,
     setExitCode: unused,

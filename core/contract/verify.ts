@@ -15,7 +15,7 @@ export const verifyInput = z.strictObject({
   /** which copies: the one in the store, the one on the node, or both; `both` needs only one of them to exist */
   where: z.enum(['store', 'node', 'both']).default('both'),
   /** `quick` asks for presence and sizes; `full` reads every byte and compares it with its digest */
-  mode: z.enum(VERIFY_MODES).default('full'),
+  mode: z.enum(VERIFY_MODES).default('quick'),
   /** time limits of the steps */
   timeouts: timeoutsWithDefaults,
 });

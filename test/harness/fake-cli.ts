@@ -10,6 +10,8 @@ export interface FakeCli {
   /** the name of the call and its arguments */
   readonly calls: unknown[][];
   stdout(): string;
+  /** what was written to standard output as bytes */
+  stdoutBytes(): Buffer;
   stderr(): string;
   exitCode(): number | undefined;
   pressCtrlC(): void;
@@ -18,6 +20,8 @@ export interface FakeCli {
 export interface FakeCliOptions {
   readonly env?: Environment;
   readonly stdin?: string;
+  /** standard input as bytes */
+  readonly input?: Uint8Array;
   readonly interactive?: boolean;
   /** what a question is answered with; the question stays open without it */
   readonly answer?: string;
@@ -28,12 +32,14 @@ export interface FakeCliOptions {
 export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
   const written = { stdout: '', stderr: '' };
   const calls: unknown[][] = [];
+  const bytes: Buffer[] = [];
   const interrupts: Array<() => void> = [];
   let exitCode: number | undefined;
   const env = { KYBERNATE_NODE: 'node-a', ...options.env };
   return {
     calls,
     stdout: () => written.stdout,
+    stdoutBytes: () => Buffer.concat(bytes),
     stderr: () => written.stderr,
     exitCode: () => exitCode,
     pressCtrlC: () => interrupts.forEach((press) => press()),
@@ -60,6 +66,12 @@ export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
           return options.answer ?? (await new Promise<string>(() => undefined));
         },
         readAll: async () => options.stdin ?? '',
+        input: async function* () {
+          yield await Promise.resolve(options.input ?? new Uint8Array());
+        },
+        write: async (piece) => {
+          bytes.push(Buffer.from(piece));
+        },
         onStop: () => () => undefined,
       },
     },

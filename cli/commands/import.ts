@@ -1,0 +1,148 @@
+/* `kybernate import`: an exported archive becomes a checkpoint of this node, or of a store. */
+import { createReadStream } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { KybernateError, messageOf } from '../../core/errors.ts';
+import type { Op } from '../../core/op.ts';
+import type { Imported, ImportRequest } from '../../store/import.ts';
+import { checkpointsDir, withStore } from '../all-checkpoints.ts';
+import type { Cli } from '../cli.ts';
+import type { CliConfig } from '../config.ts';
+import { exitCodesHelp } from '../exit-codes.ts';
+import { runLocally } from '../local-work.ts';
+import { addHelpTexts, jsonOption } from '../options.ts';
+import { createOutput } from '../output.ts';
+import { formatBytes } from '../units.ts';
+
+interface ImportFlags {
+  readonly store?: string | true;
+  readonly json?: boolean;
+}
+
+export function addImportCommand(program: Command, cli: Cli): void {
+  const command = program
+    .command('import')
+    .summary('take a checkpoint from a file or a pipe')
+    .description(
+      'Makes a checkpoint of this node from an archive that `kybernate export` wrote, plain or compressed by zstd. Who ' +
+        'signed it is checked first (KYBERNATE_SIGNATURES), then every byte while it is written; after every error ' +
+        'nothing of it is left.',
+    )
+    .argument('<file>', 'archive, or - for standard input')
+    .option(
+      '--store [url]',
+      'put it into a store and not on this node; unpacked below TMPDIR (default: KYBERNATE_STORE)',
+    )
+    .addOption(jsonOption());
+  addHelpTexts(command, {
+    examples: [
+      ['kybernate import nightly.tar.zst', 'to this node, as root'],
+      ['ssh other kybernate export nightly | kybernate import - --store', 'to the store'],
+    ],
+    exitCodes: exitCodesHelp([
+      'CheckpointCorrupt',
+      'SignatureInvalid',
+      'StorageUnavailable',
+      'StorageDenied',
+      'DiskFull',
+      'Cancelled',
+    ]),
+  });
+  command.action((file: string, flags: ImportFlags) => runImport(cli, file, flags));
+}
+
+async function runImport(cli: Cli, file: string, flags: ImportFlags): Promise<void> {
+  const output = createOutput(cli.streams, flags);
+  const config = cli.config();
+  const storeUrl = flags.store === true ? config.store : flags.store;
+  if (flags.store === true && storeUrl === undefined) {
+    throw new KybernateError('InvalidInput', '--store: no store is configured, set KYBERNATE_STORE or give a URL');
+  }
+  const work = { output, title: `import of ${file}`, phase: 'importing', name: file } as const;
+  const result = await runLocally(cli, work, async (op) => {
+    const request = {
+      stream: file === '-' ? cli.terminal.input() : readArchive(file),
+      op,
+      accept: await acceptor(config, op),
+    };
+    return storeUrl === undefined ? toNode(config, request) : toStore(config, storeUrl, request);
+  });
+  output.result(result, () => {
+    const { checkpointId, totalBytes, created } = result;
+    const where = 'remote' in result ? result.remote : result.path;
+    return created
+      ? `imported ${checkpointId}, ${formatBytes(totalBytes)}: ${where}`
+      : `${checkpointId} was there: ${where}`;
+  });
+}
+
+async function* readArchive(file: string): AsyncGenerator<Uint8Array> {
+  const stream = createReadStream(file, { highWaterMark: 2 ** 20 });
+  try {
+    yield* stream as AsyncIterable<Uint8Array>;
+  } catch (error) {
+    throw new KybernateError('InvalidInput', `cannot read ${file}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+type Archive = Pick<ImportRequest, 'stream' | 'op'> & { readonly accept: NonNullable<ImportRequest['accept']> };
+
+async function toNode(config: CliConfig, archive: Archive): Promise<Imported> {
+  const { importCheckpoint } = await import('../../store/import.ts');
+  try {
+    return await importCheckpoint({ ...archive, checkpointsDir: checkpointsDir(config) });
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && (error.code === 'EACCES' || error.code === 'EPERM')) {
+      throw new KybernateError(
+        'InvalidInput',
+        `cannot write below ${config.stateDir}: ${error.message}; run it as root`,
+        {
+          cause: error,
+        },
+      );
+    }
+    throw error;
+  }
+}
+
+/** Crash: a directory `kybernate-import-*` below TMPDIR; in the store nothing, or the checkpoint. */
+async function toStore(
+  config: CliConfig,
+  url: string,
+  archive: Archive,
+): Promise<Omit<Imported, 'path'> & { readonly remote: string }> {
+  const { importCheckpoint } = await import('../../store/import.ts');
+  const { uploadCheckpoint } = await import('../../store/upload.ts');
+  const { publishManifest } = await import('../../store/publish.ts');
+  const { localCatalog } = await import('../../store/local-catalog.ts');
+  const work = await mkdtemp(join(tmpdir(), 'kybernate-import-'));
+  try {
+    return await withStore(config, url, async (backend) => {
+      const { checkpointId, path: dir, totalBytes } = await importCheckpoint({ ...archive, checkpointsDir: work });
+      const manifest = await localCatalog(work).manifest(checkpointId);
+      const upload = { checkpointId, dir, backend, op: archive.op, ledgerPath: join(work, 'upload.ledger') };
+      await uploadCheckpoint({ ...upload, manifest });
+      const { remote, created } = await publishManifest(upload);
+      return { checkpointId, totalBytes, created, remote };
+    });
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+/** Refuses, before a file is made, what nobody trusted has signed, as far as this host's settings ask for it. */
+async function acceptor(config: CliConfig, op: Op): Promise<Archive['accept']> {
+  const { checkSignature, openTrust } = await import('../../store/crypto/signing.ts');
+  const { signatureFile } = await import('../../core/checkpoint/signature.ts');
+  const { parseJson } = await import('../../core/checkpoint/manifest.ts');
+  const trust = await openTrust({ mode: config.signatures, trustedKeys: config.trustedKeys });
+  return ({ checkpointId, manifest, signatureText, filesDigest, metadataDigest }) => {
+    const { merkleRoot, totalBytes } = manifest;
+    const where = `the archive of ${checkpointId}`;
+    const signature = signatureText === undefined ? undefined : parseJson(signatureFile, signatureText, where);
+    const statement = { checkpointId, merkleRoot, totalBytes, filesDigest, metadataDigest };
+    checkSignature(trust, { statement, signature, where }, op);
+  };
+}
