@@ -39,6 +39,11 @@ export function openPeerBackend(settings: PeerSettings): Backend {
   });
 }
 
+interface Wish {
+  readonly signal: AbortSignal | undefined;
+  readonly range?: ByteRange | undefined;
+}
+
 class Peer {
   readonly url: string;
   readonly #node: string;
@@ -59,14 +64,14 @@ class Peer {
         ? undefined
         : new Uint8Array();
     }
-    return this.#call('GET', key, signal, range, async (answer) => {
+    return this.#call('GET', key, { signal, range }, async (answer) => {
       const bytes = await bytesOf(answer);
       return answer.statusCode === 416 ? new Uint8Array() : bytes;
     });
   }
 
   head(key: string, { signal }: CallOptions = {}): Promise<ObjectInfo | undefined> {
-    return this.#call('HEAD', key, signal, undefined, (answer) => {
+    return this.#call('HEAD', key, { signal }, (answer) => {
       answer.resume();
       const { [MODIFIED_HEADER]: modified, 'content-length': bytes } = answer.headers;
       return Promise.resolve({ key, bytes: Number(bytes), modifiedMs: Number(modified) });
@@ -81,14 +86,13 @@ class Peer {
   async #call<Result>(
     method: string,
     key: string,
-    signal: AbortSignal | undefined,
-    range: ByteRange | undefined,
+    { signal, range }: Wish,
     take: (answer: IncomingMessage) => Promise<Result>,
   ): Promise<Result | undefined> {
     signal?.throwIfAborted();
     const path = `/objects/${checkKey(key)}`;
     try {
-      const answer = await this.#answerTo(method, path, signal, range);
+      const answer = await this.#answerTo(method, path, { signal, range });
       const status = answer.statusCode ?? 0;
       if (status === 404 && answer.headers[ABSENT_HEADER] === '1') {
         answer.resume();
@@ -111,12 +115,7 @@ class Peer {
     }
   }
 
-  #answerTo(
-    method: string,
-    path: string,
-    signal: AbortSignal | undefined,
-    range: ByteRange | undefined,
-  ): Promise<IncomingMessage> {
+  #answerTo(method: string, path: string, { signal, range }: Wish): Promise<IncomingMessage> {
     const request = this.url.startsWith('https:') ? httpsRequest : httpRequest;
     const headers = {
       authorization: `Bearer ${this.#token}`,

@@ -189,7 +189,7 @@ export class Bringer {
     try {
       const copy = await fetchInParts(peer.backend, packKey(pack), bytes, this.#closed.signal);
       if (copy !== undefined) {
-        checkPack(pack, copy);
+        await checkPack(pack, copy, this.#closed.signal);
         return { bytes: copy, from: `peer:${peer.node}` };
       }
     } catch (error) {

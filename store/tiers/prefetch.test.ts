@@ -1,6 +1,8 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Manifest } from '../../core/checkpoint/manifest.ts';
 import { watch, type Watched } from '../../test/harness/backends.ts';
@@ -57,6 +59,30 @@ async function tiered(budgets: { ram?: number; nvme?: number }, from: Backend = 
 const gets = (prefix: string): number =>
   store.calls.filter(({ name, key }) => name === 'get' && key.startsWith(prefix)).length;
 
+/** A process that prefetches and begins anew when it is done. */
+function childCode(): string {
+  const at = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href);
+  return `
+    const { openLocalBackend } = await import(${at('../backend/local.ts')});
+    const { openTier } = await import(${at('./tier.ts')});
+    const { TieredBackend } = await import(${at('./tiered.ts')});
+    const { prefetchCheckpoint } = await import(${at('./prefetch.ts')});
+    const quiet = () => undefined;
+    const log = { debug: quiet, info: quiet, warn: quiet, error: quiet };
+    const op = { signal: new AbortController().signal, log, progress: quiet };
+    const root = ${JSON.stringify(root)};
+    const tier = await openTier({ name: 'nvme', dir: root + '/nvme', budgetBytes: 1e9 }, log);
+    const store = await openLocalBackend(root + '/store');
+    const backend = new TieredBackend({ store, tiers: [tier], peers: [], log });
+    console.log('ready');
+    for (;;) {
+      await prefetchCheckpoint({ checkpointId: 'ck-1', backend, tier: 'nvme', op });
+      for (const id of tier.packs().keys()) {
+        await tier.drop('packs/' + id);
+      }
+    }`;
+}
+
 describe('prefetchCheckpoint', () => {
   it('brings every pack with its index, tells how far it is, and brings nothing twice', async () => {
     const backend = await tiered({ nvme: 1e9 });
@@ -110,6 +136,30 @@ describe('prefetchCheckpoint', () => {
 
     expect(prefetched.presentBytes).toBeGreaterThan(0);
     expect(prefetched.presentBytes + (prefetched.from['store'] ?? 0)).toBe(packBytes);
+  });
+
+  it('goes on where a process that was killed ended, and leaves whole packs only', async () => {
+    for (const delayMs of [20, 60, 140]) {
+      const child = spawn(process.execPath, ['--input-type=module', '-e', childCode()], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+      });
+      const gone = new Promise((resolve) => child.once('exit', resolve));
+      await new Promise((resolve) => child.stdout.once('data', resolve));
+      await sleep(delayMs);
+      child.kill('SIGKILL');
+      await gone;
+      const backend = await tiered({ nvme: 1e9 });
+      for (const id of backend.tiers[0]?.packs().keys() ?? []) {
+        expect(await backend.tiers[0]?.read(`packs/${id}`)).toEqual(await place.get(`packs/${id}`));
+      }
+      await backend.close();
+    }
+
+    const backend = await tiered({ nvme: 1e9 });
+    await prefetchCheckpoint({ checkpointId: 'ck-1', backend, tier: 'nvme', op: testOp() });
+
+    expect(backend.tiers[0]?.packs().size).toBe((await getManifest(place, 'ck-1')).manifest.packs.length);
+    expect(await readdir(join(root, 'nvme/.tmp'))).toEqual([]);
   });
 
   it('keeps what is pinned, and makes no room from it', async () => {

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { open as openFile, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,11 +12,14 @@ import { openLocalBackend } from '../backend/local.ts';
 import { getManifest } from '../catalog.ts';
 import { fetchCheckpoint } from '../fetch.ts';
 import { indexKey, manifestKey, packKey } from '../keys.ts';
+import { localKey } from '../crypto/key-ring.ts';
+import { withKeys } from '../crypto/vault.ts';
 import { publishManifest } from '../publish.ts';
 import { removeCheckpoint } from '../remove.ts';
 import { uploadCheckpoint } from '../upload.ts';
 import { verifyRemote } from '../verify.ts';
 import type { Peer } from './bring.ts';
+import { packsOf as packsInManifest } from './residency.ts';
 import { residentBackend } from './resident.ts';
 import { openTier, type Tier } from './tier.ts';
 import { TieredBackend } from './tiered.ts';
@@ -364,7 +368,10 @@ describe('peers', () => {
     await verify(far);
 
     expect(broken.calls).toHaveLength(1);
-    await verify(await tiered({ dir: 'far' }));
+    for (const [id, bytes] of far.tiers[0]?.packs() ?? []) {
+      expect(bytes).toBeGreaterThan(0);
+      expect(await residentBackend(far.tiers).get(packKey(id))).toEqual(await place.get(packKey(id)));
+    }
   });
 });
 
@@ -377,3 +384,26 @@ async function backendWithPack(): Promise<void> {
   await place.put(packKey(pack(1)), noise(5000, '1'));
   await place.put(indexKey(pack(1)), noise(10, 'i'));
 }
+
+describe('an encrypted checkpoint', () => {
+  it('goes through tiers and peers as it is, and heals there', async () => {
+    const key = localKey(randomBytes(32));
+    const ring = { current: key, all: new Map([[key.id, key]]) };
+    const near = await tiered({ dir: 'near' });
+    await publish(withKeys(near, ring));
+    await flipBit(join(root, 'near/nvme/packs', (await keysOfPacks(near))[0] ?? ''), 5000);
+    const far = await tiered({ dir: 'far', peers: [{ node: 'near', backend: residentBackend(near.tiers) }] });
+    withKeys(far, ring);
+
+    await verify(near);
+    await verify(far);
+
+    expect(far.tiers[0]?.packs().size).toBe((await keysOfPacks(near)).length);
+    for (const id of await keysOfPacks(far)) {
+      expect(await residentBackend(far.tiers).get(packKey(id))).toEqual(await place.get(packKey(id)));
+    }
+  });
+});
+
+const keysOfPacks = async (backend: TieredBackend): Promise<string[]> =>
+  (await packsInManifest(backend, 'ck-1', testOp().signal)).packs.map(([id]) => id);
