@@ -51,7 +51,7 @@ export const ERRORS = {
     actor: 'workflow',
     workload: 'untouched',
     exitCode: 6,
-    remedy: 'start `kybernate worker node` on that node, or choose another node',
+    remedy: 'start `kybernate worker node`, or what the message names, on that node; or choose another node',
   },
   Incompatible: {
     retryable: false,

@@ -7,6 +7,7 @@ import { parseManifest } from '../../core/checkpoint/manifest.ts';
 import { isKybernateError } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
 import { checkDirectorySignature, type TrustPolicy } from '../../store/crypto/signing.ts';
+import { shareTree } from '../../engine/sharing.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
 import { refetchCheckpoint } from '../../store/refetch.ts';
 import { verifyLocal } from '../../store/verify.ts';
@@ -41,6 +42,7 @@ export async function fetchVerified(
   const request = { checkpointId, backend, destDir: dir, op, ...trustOf(deps) };
   const { bytes } = await fetchCheckpoint(request);
   if (bytes > 0) {
+    await share(deps, dir);
     return { dir, bytes };
   }
   try {
@@ -53,7 +55,9 @@ export async function fetchVerified(
     op.log.warn({ checkpointId, dir, reason: error.message }, 'damaged local copy is replaced from the store');
   }
   await deps.catalog.remove(checkpointId);
-  return { dir, bytes: (await fetchCheckpoint(request)).bytes };
+  const again = await fetchCheckpoint(request);
+  await share(deps, dir);
+  return { dir, bytes: again.bytes };
 }
 
 /**
@@ -77,7 +81,16 @@ export async function fetchFromStore(
   const backend = await deps.backend();
   const request = { checkpointId, backend, destDir: dir, stagingDir, mayReplace, op, ...trustOf(deps) };
   const { bytes } = await refetchCheckpoint(request);
+  await share(deps, dir);
   return { dir, bytes };
+}
+
+/** What came from a store may be sent to another one. A crash before leaves a copy that root alone can read. */
+async function share({ node }: NodeActivityDeps, dir: string): Promise<void> {
+  const { sidecarGroupId } = node.settings;
+  if (sidecarGroupId !== undefined) {
+    await shareTree(dir, sidecarGroupId);
+  }
 }
 
 function trustOf({ trust }: NodeActivityDeps): { readonly trust?: TrustPolicy } {

@@ -1,9 +1,11 @@
 /* The workers of the dev environment and the sidecar: the same commands that an operator would start. */
+import { request } from 'node:http';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { KybernateError } from '../../core/errors.ts';
 import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
+import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
 import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import type { TemporalServer } from './temporal.ts';
 import { waitFor } from './wait.ts';
@@ -50,6 +52,19 @@ async function isPolled(temporal: TemporalServer, queue: string, type: 'WORKFLOW
   }
 }
 
+/** The server remembers pollers of a sidecar that is dead; its socket tells when the next one is ready. */
+function sidecarAnswers(env: WorkerOptions['env']): Promise<boolean> {
+  const socketPath = sidecarSockets(env['KYBERNATE_RUN_DIR'] ?? '').http;
+  return new Promise((resolve) => {
+    const asked = request({ socketPath, path: '/v1/transfers', agent: false, timeout: 2000 }, (answer) => {
+      answer.resume();
+      resolve(answer.statusCode === 200);
+    });
+    asked.once('timeout', () => asked.destroy());
+    asked.once('error', () => resolve(false)).end();
+  });
+}
+
 async function startWorker(options: WorkerOptions, name: DaemonName): Promise<DaemonRecord> {
   // The node worker knows no store, hence serves any.
   const store = name === 'worker-node' ? '' : (options.env['KYBERNATE_STORE'] ?? '');
@@ -93,7 +108,7 @@ export async function startWorkers(options: WorkerOptions): Promise<void> {
         isPolled(temporal, nodeQueue(node), 'ACTIVITY'),
         isPolled(temporal, nodeControlQueue(node), 'ACTIVITY'),
         isPolled(temporal, fetchQueue(node), 'ACTIVITY'),
-        ...(withSidecar ? [isPolled(temporal, transferQueue(node), 'ACTIVITY')] : []),
+        ...(withSidecar ? [isPolled(temporal, transferQueue(node), 'ACTIVITY'), sidecarAnswers(options.env)] : []),
       ]);
       return polled.every(Boolean);
     },

@@ -1,6 +1,6 @@
 /*
- * A control worker and a node worker over the servers of the run, with a state directory and a store of their own, and
- * what a test does to containers. Workers are real processes: a test may kill them.
+ * A control worker, a node worker and a sidecar over the servers of the run, with a state directory and a store of their
+ * own, and what a test does to containers. Workers are real processes: a test may kill them.
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -30,17 +30,20 @@ export interface StackOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** made by the test: a small tmpfs, for example */
   readonly stateDir?: string;
+  /** `false`: a node without a store; default `true` */
+  readonly withSidecar?: boolean;
 }
 
 export class Stack {
   readonly dir: string;
   readonly node: string;
-  readonly stateDir: string;
+  stateDir: string;
   readonly storeDir: string;
   readonly runDir: string;
   readonly namespace: string;
   readonly client: KybernateClient;
   readonly variables: Record<string, string>;
+  withSidecar: boolean;
   readonly #containers: string[] = [];
 
   private constructor(dir: string, node: string, client: KybernateClient, options: StackOptions) {
@@ -51,6 +54,7 @@ export class Stack {
     this.namespace = namespace;
     this.runDir = runDir;
     this.stateDir = options.stateDir ?? join(dir, 'node');
+    this.withSidecar = options.withSidecar ?? true;
     this.storeDir = join(dir, 'store');
     const paths = { dir, runDir, stateDir: this.stateDir, storeDir: this.storeDir };
     const servers = {
@@ -77,20 +81,42 @@ export class Stack {
 
   async startWorkers(): Promise<void> {
     const env = { ...withoutSettings(process.env), ...this.variables, PATH: inject('containerd').path };
-    await startWorkers({ dir: this.dir, node: this.node, temporal: inject('temporal'), env });
+    const { dir, node, withSidecar } = this;
+    await startWorkers({ dir, node, temporal: inject('temporal'), env, withSidecar });
+  }
+
+  /** Another disk under the same node: workers that are started from now on know no checkpoint of before. */
+  async changeStateDir(stateDir: string): Promise<void> {
+    await stopWorkers(this.dir);
+    mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+    this.stateDir = stateDir;
+    this.variables['KYBERNATE_STATE_DIR'] = stateDir;
+    await this.startWorkers();
+  }
+
+  pidOf(name: 'worker-control' | 'worker-node' | 'sidecar'): number {
+    return findDaemon(this.dir, name)?.pid ?? 0;
   }
 
   /** SIGKILL at once, as a node's OOM killer would; resolves at its end: before it, no other is started. */
-  async killNodeWorker(): Promise<void> {
-    const record = findDaemon(this.dir, 'worker-node');
+  async kill(name: 'worker-node' | 'sidecar'): Promise<void> {
+    const record = findDaemon(this.dir, name);
     if (record !== undefined) {
       process.kill(record.pid, 'SIGKILL');
-      await until('the end of the worker', () => findDaemon(this.dir, 'worker-node') === undefined);
+      await until(`the end of ${name}`, () => findDaemon(this.dir, name) === undefined);
     }
+  }
+
+  async killNodeWorker(): Promise<void> {
+    await this.kill('worker-node');
   }
 
   async stopNodeWorker(): Promise<void> {
     await stopDaemon(this.dir, 'worker-node');
+  }
+
+  async stopSidecar(): Promise<void> {
+    await stopDaemon(this.dir, 'sidecar');
   }
 
   async ctr(...args: string[]): Promise<string> {

@@ -1,4 +1,4 @@
-/* Between the node and an S3 server that goes away, and a worker that dies on the way. */
+/* Between the node and an S3 server that goes away, and a sidecar that dies on the way. */
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -43,7 +43,7 @@ function packs(): Map<string, { readonly bytes: number; readonly mtimeMs: number
   }
 }
 
-it('the worker is killed in the upload: what is in the store is not sent again', async () => {
+it('the sidecar is killed in the upload: what is in the store is not sent again', async () => {
   const command = ['/usr/bin/python3', '/w/memory.py', String(MEMORY_MIB), '16'];
   await stack.runContainer('large', PYTHON, command, workload());
   const state = await stack.readJson<{ token: string; sequence: number }>('large', '/tmp/state.json');
@@ -51,7 +51,7 @@ it('the worker is killed in the upload: what is in the store is not sent again',
   const timeouts = { heartbeatMs: 2000 };
   const handle = await stack.startCheckpoint('large', { durability: 'verified', timeouts });
   await until('the first pack', () => packs().size > 0, 30_000, 2);
-  await stack.killNodeWorker();
+  await stack.kill('sidecar');
   const before = packs();
   expect((await checkpointsOf(stack)).pending).toEqual([handle.checkpointId]);
   await stack.startWorkers();
