@@ -36,6 +36,12 @@ describe('toStorageError', () => {
     expect(String(error)).toContain('s3://bucket');
   });
 
+  it('takes an answer that was cut off for none: 404 with half a body is no refusal', () => {
+    const cut = Object.assign(answer('Error', 404), { code: 'ECONNRESET' });
+
+    expect(toStorageError('s3://bucket', 'get a', cut)).toMatchObject({ type: 'StorageUnavailable' });
+  });
+
   it('leaves our own errors as they are', () => {
     const own = new KybernateError('InvalidInput', 'x');
 

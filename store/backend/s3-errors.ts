@@ -43,8 +43,17 @@ function textOf(what: string, error: unknown): string {
 
 /** It will not work until somebody changes something. A 404 that is not NoSuchKey is about the bucket, or the user. */
 function isRefusal(error: unknown): boolean {
+  if (wasCutOff(error)) {
+    return false;
+  }
   const refused = DENIED_NAMES.has(nameOf(error)) || [301, 401, 403, 404].includes(statusOf(error) ?? 0);
   return refused && !PASSING_NAMES.has(nameOf(error));
+}
+
+/** The body of an answer that would have told the error did not arrive: its status alone proves nothing. */
+function wasCutOff(error: unknown): boolean {
+  const code: unknown = error instanceof Error && 'code' in error ? error.code : undefined;
+  return code === 'ECONNRESET' || messageOf(error).includes('Deserialization error');
 }
 
 /** True for an error after which the same request may succeed: no answer at all, too busy, damaged on the way. */
@@ -54,7 +63,8 @@ export function isPassing(error: unknown): boolean {
   }
   const status = statusOf(error);
   // 409 is S3's answer to two conditional writes at once. An answer of 2xx that is an error was cut off.
-  const passing = status === undefined || status < 300 || status >= 500 || [408, 409, 429].includes(status);
+  const passing =
+    wasCutOff(error) || status === undefined || status < 300 || status >= 500 || [408, 409, 429].includes(status);
   return passing || PASSING_NAMES.has(nameOf(error));
 }
 
