@@ -1,7 +1,7 @@
 /* Saves and restores a process of our own that holds VRAM, and compares: what `kybernate gpu test` does. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { freemem } from 'node:os';
 import { extname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -52,7 +52,7 @@ function checkRoom(device: GpuDevice, bytes: number): void {
     const message = `${device.uuid} has ${device.memoryFreeBytes} bytes free, ${bytes} are asked for; nothing was done`;
     throw new KybernateError('GpuOutOfMemory', message);
   }
-  const available = Number(/^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) * 1024;
+  const available = freemem();
   if (available < bytes + SAVE_OVERHEAD_BYTES) {
     const needed = bytes + SAVE_OVERHEAD_BYTES;
     const message = `saving ${bytes} bytes of VRAM needs ${needed} bytes of memory, ${available} are available`;

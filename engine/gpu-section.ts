@@ -96,7 +96,7 @@ export async function resumeGpuSection(section: GpuSection, timer?: PhaseTimer):
     });
   } catch (error) {
     // The limits stay raised: the VRAM lies in host memory still.
-    putBackHugePages(plan);
+    putBackHugePages(plan).forEach((warning) => log.warn({ operationId: plan.operationId }, warning));
     throw asPoisoned(error);
   }
   timer?.gpuRuns();

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { GpuProcessState } from '../core/gpu/process-state.ts';
+import { CudaError } from '../native/cuda/error.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 import { scriptedDriver, type ScriptedDriver } from '../test/harness/scripted-driver.ts';
@@ -258,6 +259,23 @@ test('a process that the driver does not give back is poisoned, keeps the runner
 
   expect((await runner.resume()).source).toBe('running');
   expect([runner.busy, limit()]).toEqual([false, '100']);
+});
+
+test('a save that comes back at the second try only fails for what it failed for, not as poisoned', async () => {
+  const runner = newRunner();
+  const unlock = driver.unlock.bind(driver);
+  driver.faults.set('checkpoint', 999);
+  driver.unlock = (pid) => {
+    driver.unlock = unlock;
+    return Promise.reject(new CudaError({ call: 'unlock', code: 999, name: 'UNKNOWN', hostPid: pid }));
+  };
+
+  await expect(runner.saveGpuState()).rejects.toMatchObject({
+    type: 'DumpFailed',
+    message: expect.stringMatching(/could not be saved/) as string,
+  });
+
+  expect([state(), limit(), runner.busy]).toEqual(['running', '100', false]);
 });
 
 test('a node that has lost its driver touches nothing', async () => {

@@ -281,7 +281,7 @@ export class Runner {
       return undoError;
     }
     await this.#keepLogs();
-    return reported;
+    return isKybernateError(reported, 'Poisoned') ? broughtBack(reported) : reported;
   }
 
   /** The evidence of a failed capture, after the undo. */
@@ -384,4 +384,19 @@ export class Runner {
       tryAppendJournal(this.#paths.journal, entry, this.#deps.log);
     }
   }
+}
+
+/** What a save could not bring back by itself runs by now, as the undo has read back: why it failed is left to tell. */
+function broughtBack(poisoned: KybernateError): unknown {
+  const { cause, message, details } = poisoned;
+  if (isKybernateError(cause, 'Poisoned')) {
+    return broughtBack(cause);
+  }
+  return (
+    cause ??
+    new KybernateError('DumpFailed', `${message}; a later try brought it back, and the container runs`, {
+      details,
+      cause: poisoned,
+    })
+  );
 }

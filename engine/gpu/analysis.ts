@@ -4,13 +4,12 @@
  * question to the driver a process on a node with a GPU, and for nothing on others.
  */
 import { existsSync } from 'node:fs';
-import { arch } from 'node:os';
+import { arch, freemem } from 'node:os';
 import { isAbsolute } from 'node:path';
 import type { GpuOptions } from '../../core/contract/gpu.ts';
 import { withAnnotations } from '../../core/gpu/annotations.ts';
 import { parseSpec, type OciSpec } from '../../core/oci/spec.ts';
 import type { GpuDevice, GpuDriver, GpuMemoryUse } from '../../native/cuda/gpu-driver.ts';
-import { readProc } from '../../native/proc/read.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { canInject } from '../../native/ptrace/inject.ts';
 import type { ContainerFacts, ProcessFacts } from '../container-facts.ts';
@@ -121,7 +120,7 @@ async function findingsOf(context: Context, found: Discovery): Promise<GpuFindin
     rehearsal: request.rehearsal,
     canScrub: canInject(),
     arch: arch(),
-    availableMemoryBytes: availableMemory(),
+    availableMemoryBytes: freemem(),
     reservedMemoryBytes: await reservedMemory(deps.settings, request.operationId),
     reservedVram: await reservedVram(deps.settings, request.operationId, inUse),
     freezeBudgetMs: request.freezeBudgetMs,
@@ -196,11 +195,6 @@ function devicesOf(
         .filter((use) => use.uuid === uuid && pids.has(use.hostPid))
         .reduce((sum, use) => sum + use.usedBytes, 0),
     }));
-}
-
-/** Source: proc_meminfo(5), MemAvailable. */
-function availableMemory(): number {
-  return Number(/^MemAvailable:\s*(\d+) kB$/m.exec(readProc('/proc/meminfo') ?? '')?.[1] ?? 0) * 1024;
 }
 
 function hookRefusals(facts: ContainerFacts, { quiesce, resume }: GpuOptions): string[] {

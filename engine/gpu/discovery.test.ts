@@ -1,4 +1,5 @@
-import { expect, test } from 'vitest';
+import { spawn } from 'node:child_process';
+import { expect, test, vi } from 'vitest';
 import { CudaTimeout } from '../../native/cuda/error.ts';
 import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { readProcess } from '../../native/proc/tree.ts';
@@ -113,6 +114,30 @@ test('an error of the driver matters to those alone that hold its devices', asyn
 
   expect((await discoverSelf(failing, true)).reasons).toHaveLength(1);
   expect(await discoverSelf(failing, false)).toEqual({ cuda: [], children: [], reasons: [] });
+});
+
+test('the driver is not asked about a process that is stopped and holds its devices', async () => {
+  const child = spawn('sleep', ['600'], { stdio: 'ignore' });
+  try {
+    const hostPid = Number(child.pid);
+    child.kill('SIGSTOP');
+    await vi.waitUntil(() => readProcess(hostPid)?.state === 'T');
+    const found = readProcess(hostPid) ?? process(hostPid, 1);
+    const asked: number[] = [];
+    const driver: Pick<GpuDriver, 'processState'> = {
+      processState: (pid) => {
+        asked.push(pid);
+        return Promise.resolve('running');
+      },
+    };
+
+    const { reasons } = await discover(driver as GpuDriver, [{ ...found, entered: false }], new Set([hostPid]));
+
+    expect(reasons).toEqual([expect.stringMatching(/does not tell the state of process \d+ \(sleep\): it is stopped/)]);
+    expect(asked).toEqual([]);
+  } finally {
+    child.kill('SIGKILL');
+  }
 });
 
 test('a process that ends in the middle has nothing', async () => {

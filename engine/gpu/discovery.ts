@@ -8,6 +8,7 @@ import { CudaTimeout, isGone } from '../../native/cuda/error.ts';
 import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import type { ProcessFacts } from '../container-facts.ts';
+import { isStopped } from './driver-call.ts';
 import { gpuTraces, type GpuTraces } from './process-facts.ts';
 
 /** The driver answers in microseconds, unless it is saving the process right now. */
@@ -46,6 +47,9 @@ export async function discover(
 }
 
 async function probe(driver: GpuDriver, { hostPid, startTime }: ProcessFacts, holds: boolean): Promise<ProbedState> {
+  if (holds && isStopped(hostPid)) {
+    return { failed: 'it is stopped (SIGSTOP), and calls of the driver on a process that stands still do not return' };
+  }
   try {
     return await driver.processState(hostPid, STATE_MS);
   } catch (error) {

@@ -61,6 +61,11 @@ export function isAlive({ hostPid, startTime }: GpuProcess): boolean {
   return live !== undefined && live.startTime === startTime && !['Z', 'X'].includes(live.state);
 }
 
+/** Has a signal stopped it? Like one in a closed freezer it answers the driver when it runs again. */
+export function isStopped(hostPid: number): boolean {
+  return readProcess(hostPid)?.state === 'T';
+}
+
 /** @throws DumpFailed when the container stands still: a call would hang */
 export function assertThawed(target: GpuTarget): void {
   const state = freezerState(target.freezer);
@@ -148,11 +153,6 @@ async function settle(
     }
     await sleep(POLL_MS);
   }
-}
-
-/** The driver's code, where it gave one. */
-export function codeOf(error: unknown): number | undefined {
-  return error instanceof CudaError ? error.code : undefined;
 }
 
 /** JSON-safe: pid, state, and the driver's code. */

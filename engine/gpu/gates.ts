@@ -44,7 +44,7 @@ export interface GateFacts {
   readonly rehearsal: boolean;
   readonly canScrub: boolean;
   readonly arch: string;
-  /** MemAvailable of the node */
+  /** MemAvailable of the node, which `freemem` of node:os tells */
   readonly availableMemoryBytes: number;
   readonly reservedMemoryBytes: number;
   readonly reservedVram: ReadonlyMap<string, number>;

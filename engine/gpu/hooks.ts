@@ -4,10 +4,9 @@
  * the path is the caller's, the files are the workload's.
  */
 import { closeSync, constants, lstatSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { constants as osConstants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { constants as osConstants } from 'node:os';
 import type { WorkloadHook } from '../../core/contract/gpu.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { cgroupPids } from '../../native/proc/cgroup.ts';

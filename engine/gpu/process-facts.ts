@@ -21,7 +21,7 @@ export interface GpuTraces {
   readonly ncclP2pDisabled: boolean;
   /** its calls go through a server of the Multi-Process Service */
   readonly mps: boolean;
-  /** device and inode of the program, by which a forked child is told from one that runs another program */
+  /** path of the program, by which a forked child is told from one that runs another program */
   readonly program: string;
 }
 

@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { GPU_TRANSITIONS, type GpuProcessState, type GpuTransition } from '../../core/gpu/process-state.ts';
 import { CudaError, CudaTimeout } from '../../native/cuda/error.ts';
 import type { GpuDriver, GpuMemoryUse } from '../../native/cuda/gpu-driver.ts';
@@ -175,6 +175,18 @@ test('all are locked before the first is saved, and come back in the reverse ord
   expect(parts).toEqual(['gpu-lock', 'gpu-save', 'gpu-restore', 'gpu-unlock']);
   expect(memory.map(({ usedBytes }) => usedBytes)).toEqual([2 * GIB, 2 * GIB, 2 * GIB]);
   expect(states).toEqual(allRun);
+});
+
+test('nothing is locked while one of them is stopped by a signal', async () => {
+  children[1]?.kill('SIGSTOP');
+  await vi.waitUntil(() => readProcess(processes[1]?.hostPid ?? 0)?.state === 'T');
+
+  await expect(save()).rejects.toMatchObject({
+    type: 'DumpFailed',
+    details: { hostPids: [processes[1]?.hostPid] },
+  });
+
+  expect([calls, states]).toEqual([[], allRun]);
 });
 
 describe('what an earlier attempt has done already is not done again', () => {

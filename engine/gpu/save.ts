@@ -12,6 +12,7 @@ import {
   assertThawed,
   describeOutcome,
   gpuStates,
+  isStopped,
   LOCK_GRACE_MS,
   moveMs,
   outcomeText,
@@ -78,6 +79,7 @@ async function lockAll(target: GpuTarget, options: SaveOptions): Promise<void> {
   for (let attempt = 0; ; attempt += 1) {
     options.signal.throwIfAborted();
     assertThawed(target);
+    refuseStopped(target);
     // 0 would wait for ever.
     const leftMs = Math.max(1, Math.round(until - performance.now()));
     const timeoutMs = alone ? leftMs : Math.min(leftMs, FIRST_TRY_MS * 2 ** attempt);
@@ -93,6 +95,20 @@ async function lockAll(target: GpuTarget, options: SaveOptions): Promise<void> {
       throw busy(target, options.lockTimeoutMs, failed);
     }
     await sleep(Math.min(BACK_OFF_MS * 2 ** attempt, LONGEST_BACK_OFF_MS, Math.max(0, until - performance.now())));
+  }
+}
+
+/** Before the first call only: on the way back one that was stopped meanwhile must not keep the others waiting. */
+function refuseStopped({ processes, container }: GpuTarget): void {
+  const stopped = processes.filter(({ hostPid }) => isStopped(hostPid));
+  if (stopped.length > 0) {
+    const who = stopped.map(({ hostPid, command }) => `${hostPid} (${command})`).join(', ');
+    throw new KybernateError(
+      'DumpFailed',
+      `process ${who} of container ${container} is stopped by a signal, and calls of the driver on a process that ` +
+        'stands still do not return: it was not locked; let it run on (SIGCONT), and try again',
+      { details: { hostPids: stopped.map(({ hostPid }) => hostPid) } },
+    );
   }
 }
 
