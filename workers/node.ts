@@ -24,6 +24,7 @@ import { keepStandbyRunner } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
+import { dataExtents } from '../native/libc/data-extents.ts';
 import { openGpuDriver } from '../native/cuda/open.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 import { openSidecarBackend } from '../store/backend/sidecar.ts';
@@ -68,6 +69,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const deps: NodeActivityDeps = {
     node,
     catalog: localCatalog(checkpointsDir(settings.stateDir)),
+    dataExtents,
     backend: keyed(
       opener(() => openSidecarBackend(http, settings.node)),
       await keyRingOf(config),

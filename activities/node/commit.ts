@@ -19,7 +19,7 @@ import type { NodeActivityDeps } from './deps.ts';
  * @throws DiskFull, CheckpointCorrupt (rebooted since the capture)
  */
 export async function commitLocal(
-  { node, catalog, signingKey }: NodeActivityDeps,
+  { node, catalog, signingKey, dataExtents }: NodeActivityDeps,
   op: ActivityOp,
   { context, labels, uploadPending }: CommitLocalInput,
 ): Promise<CommitLocalResult> {
@@ -29,7 +29,7 @@ export async function commitLocal(
   }
   const draft = await readDraft(dir);
   checkDraft(dir, draft);
-  const manifest = await describeCheckpoint(dir, op);
+  const manifest = await describeCheckpoint(dir, op, dataExtents === undefined ? {} : { dataExtents });
   const { merkleRoot, totalBytes } = manifest;
   await writeFileDurably(join(dir, OWN_FILES.manifest), encodeManifest(manifest)).catch((error: unknown) => {
     throw mapDiskFull(error, dir);

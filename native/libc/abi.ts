@@ -30,10 +30,14 @@ export const TCP_REPAIR = 19;
 /** Leaves repair mode and sends a window probe, so that the peer hears of us: what CRIU does after a dump. */
 export const TCP_REPAIR_OFF = 0;
 
+/** lseek's whence (unistd.h, with _GNU_SOURCE). */
+export const SEEK = { data: 3, hole: 4 } as const;
+
 export const ERRNO = {
   EPERM: 1,
   ENOENT: 2,
   ESRCH: 3,
+  ENXIO: 6,
   EBADF: 9,
   EAGAIN: 11,
   EACCES: 13,

@@ -10,6 +10,7 @@ import { ERRNO } from './abi.ts';
 interface Libc {
   readonly flock: (fd: number, operation: number) => number;
   readonly close: (fd: number) => number;
+  readonly lseek: (fd: number, offset: number, whence: number) => number;
   readonly lgetxattr: (path: Uint8Array, name: string, value: Uint8Array | null, bytes: number) => number;
   readonly llistxattr: (path: Uint8Array, list: Uint8Array | null, bytes: number) => number;
   readonly getsockopt: (fd: number, level: number, option: number, value: Int32Array, length: Uint32Array) => number;
@@ -27,6 +28,7 @@ export function libc(): Libc {
     loaded = {
       flock: lib.func('int flock(int fd, int operation)') as Libc['flock'],
       close: lib.func('int close(int fd)') as Libc['close'],
+      lseek: lib.func('int64_t lseek(int fd, int64_t offset, int whence)') as Libc['lseek'],
       lgetxattr: lib.func(
         'long lgetxattr(const uint8_t *path, const char *name, _Out_ uint8_t *value, size_t bytes)',
       ) as Libc['lgetxattr'],
