@@ -1,6 +1,7 @@
 /* The GPU driver of this machine for the commands that act on it directly, without Temporal and without a worker. */
 import { KybernateError } from '../core/errors.ts';
 import { loadCuda, type CudaBindings } from '../native/cuda/bindings.ts';
+import { CUDA } from '../native/cuda/codes.ts';
 import { CudaError, CudaTimeout } from '../native/cuda/error.ts';
 import type { GpuDriver } from '../native/cuda/gpu-driver.ts';
 import { openGpuDriver, type GpuLibraries } from '../native/cuda/open.ts';
@@ -33,7 +34,11 @@ export function cudaBindings(env: Environment): CudaBindings | undefined {
   return loadCuda(gpuLibraries(env).cudaLibrary).bindings;
 }
 
-const MEANING = { 2: 'GpuOutOfMemory', 600: 'GpuBusy', 801: 'GpuUnsupported' } as const;
+const MEANING = {
+  [CUDA.OUT_OF_MEMORY]: 'GpuOutOfMemory',
+  [CUDA.NOT_READY]: 'GpuBusy',
+  [CUDA.NOT_SUPPORTED]: 'GpuUnsupported',
+} as const;
 
 /** What a driver call that failed means to somebody who asked for it by hand. */
 export function asKybernateError(error: unknown, otherwise: 'DumpFailed' | 'RestoreFailed'): unknown {

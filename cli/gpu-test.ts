@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { KybernateError } from '../core/errors.ts';
 import { SAVE_OVERHEAD_BYTES } from '../core/gpu/process-state.ts';
+import { CUDA } from '../native/cuda/codes.ts';
 import type { GpuDevice, GpuDriver } from '../native/cuda/gpu-driver.ts';
 import type { Environment } from './config.ts';
 import { asKybernateError, gpuLibraries, requireGpuDriver } from './gpu-node.ts';
@@ -134,7 +135,7 @@ function startChild(env: Environment, device: GpuDevice, bytes: number): TestChi
     }
     const line = JSON.parse(value) as ChildAnswer;
     if (line.error !== undefined) {
-      const type = line.code === 2 ? 'GpuOutOfMemory' : 'GpuUnsupported';
+      const type = line.code === CUDA.OUT_OF_MEMORY ? 'GpuOutOfMemory' : 'GpuUnsupported';
       throw new KybernateError(type, `the test process cannot use ${device.uuid}: ${line.error}`);
     }
     return line;

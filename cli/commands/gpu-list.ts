@@ -153,11 +153,14 @@ async function stateOf(driver: GpuDriver, hostPid: number): Promise<string> {
   try {
     return await driver.processState(hostPid, STATE_DEADLINE_MS);
   } catch (error) {
-    const { CudaError, CudaTimeout } = await import('../../native/cuda/error.ts');
+    const [{ CUDA }, { CudaTimeout, isCudaError }] = await Promise.all([
+      import('../../native/cuda/codes.ts'),
+      import('../../native/cuda/error.ts'),
+    ]);
     if (error instanceof CudaTimeout) {
       return 'busy';
     }
-    if (error instanceof CudaError && error.code === 304) {
+    if (isCudaError(error, CUDA.OPERATING_SYSTEM)) {
       const why = error.gone ? 'it has ended' : 'it may not be traced: run this as root, in the host pid namespace';
       throw new KybernateError('Incompatible', `the state of pid ${hostPid} cannot be read: ${why}`, { cause: error });
     }

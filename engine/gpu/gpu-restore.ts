@@ -9,6 +9,7 @@ import type { GpuRestoreFacts } from '../../core/contract/restore.ts';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import { type GpuPair, driverPairs } from '../../core/gpu/device-map.ts';
 import type { GpuProcessState } from '../../core/gpu/process-state.ts';
+import { CUDA } from '../../native/cuda/codes.ts';
 import { isCudaError } from '../../native/cuda/error.ts';
 import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { cgroupPids, freezerCgroup } from '../../native/proc/cgroup.ts';
@@ -18,8 +19,6 @@ import type { NodeDeps } from '../node-deps.ts';
 import { makeDeviceNodes } from './device-nodes.ts';
 import { type GpuRestorePlan, type Reserved, shortOfVram } from './restore-target.ts';
 
-/** CUDA_ERROR_OUT_OF_MEMORY */
-const OUT_OF_MEMORY = 2;
 /** For a question to the driver that answers at once when it is well. */
 const STATE_MS = 10_000;
 
@@ -152,7 +151,7 @@ async function together(
   if (errors.length === 0) {
     return;
   }
-  const outOfMemory = errors.some((error) => isCudaError(error, OUT_OF_MEMORY));
+  const outOfMemory = errors.some((error) => isCudaError(error, CUDA.OUT_OF_MEMORY));
   throw new KybernateError(
     outOfMemory ? 'GpuOutOfMemory' : 'RestoreFailed',
     `${nameOf(input)}: the GPU state did not come back: ${errors.map(messageOf).join('; ')}`,

@@ -9,6 +9,7 @@ import { type GpuPair, type TargetGpu, mapDevices, movesGpus } from '../../core/
 import { SAVE_OVERHEAD_BYTES } from '../../core/gpu/process-state.ts';
 import { type AskedGpus, type GpuFit, askedGpus } from '../../core/oci/gpu-fit.ts';
 import type { OciSpec } from '../../core/oci/spec.ts';
+import { DEVICE_MAP_API_VERSION } from '../../native/cuda/codes.ts';
 import type { GpuDevice, GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { compareVersions } from '../../native/criu/version.ts';
 import type { NodeDeps } from '../node-deps.ts';
@@ -45,8 +46,6 @@ export interface GpuRestoreAnswer {
   readonly reasons: readonly string[];
 }
 
-/** The first driver API that restores onto other devices. Source: cuda.h, CUcheckpointRestoreArgs. */
-const MAP_API_VERSION = 13_000;
 const MARGIN = 1.1;
 
 /** Without GPU processes nothing is loaded or read. */
@@ -114,8 +113,10 @@ function driverReasons(driver: GpuDriver, was: string, pairs: readonly GpuPair[]
   if (compareVersions(majorMinor(driver.version), majorMinor(was)) < 0) {
     reasons.push(`the NVIDIA driver ${driver.version} is older than ${was}, under which it was taken`);
   }
-  if (movesGpus(pairs) && driver.apiVersion < MAP_API_VERSION) {
-    reasons.push(`the driver API ${driver.apiVersion} cannot restore onto another GPU, ${MAP_API_VERSION} is needed`);
+  if (movesGpus(pairs) && driver.apiVersion < DEVICE_MAP_API_VERSION) {
+    reasons.push(
+      `the driver API ${driver.apiVersion} cannot restore onto another GPU, ${DEVICE_MAP_API_VERSION} is needed`,
+    );
   }
   return reasons;
 }

@@ -5,6 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isKybernateError, KybernateError, messageOf } from '../../core/errors.ts';
+import { CUDA } from '../../native/cuda/codes.ts';
 import { isCudaError } from '../../native/cuda/error.ts';
 import type { GpuMemoryUse } from '../../native/cuda/gpu-driver.ts';
 import { bringBackGpu } from './bring-back.ts';
@@ -21,10 +22,6 @@ import {
   type Outcome,
 } from './driver-call.ts';
 
-/** CUDA_ERROR_NOT_READY: the timeout of a lock is over. Source: cuda.h, cuCheckpointProcessLock. */
-const NOT_READY = 600;
-/** CUDA_ERROR_NOT_SUPPORTED, at a checkpoint: managed memory. Seen with driver 580. */
-const NOT_SUPPORTED = 801;
 /** First try of a lock on several processes; every further one takes twice as long. */
 const FIRST_TRY_MS = 500;
 const BACK_OFF_MS = 20;
@@ -87,7 +84,7 @@ async function lockAll(target: GpuTarget, options: SaveOptions): Promise<void> {
     if (failed.length === 0) {
       return;
     }
-    if (!failed.every(({ error }) => isCudaError(error, NOT_READY))) {
+    if (!failed.every(({ error }) => isCudaError(error, CUDA.NOT_READY))) {
       throw saveError(target, 'locked', failed);
     }
     await bringBackGpu(target);
@@ -180,7 +177,8 @@ function saveError(target: GpuTarget, act: 'locked' | 'saved', failed: readonly 
       { details },
     );
   }
-  if (act === 'saved' && failed.some(({ error }) => isCudaError(error, NOT_SUPPORTED))) {
+  // Of a checkpoint it means managed memory. Seen with driver 580.
+  if (act === 'saved' && failed.some(({ error }) => isCudaError(error, CUDA.NOT_SUPPORTED))) {
     return new KybernateError(
       'GpuUnsupported',
       `the driver cannot save the GPU state of container ${target.container} (801: managed memory?): ${what}; nothing ` +

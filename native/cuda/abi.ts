@@ -5,29 +5,9 @@
  */
 import koffi from 'koffi';
 
-/** cuda.h, CUresult: those that we treat apart. Their names come from cuGetErrorName. */
-export const CUDA = {
-  SUCCESS: 0,
-  INVALID_VALUE: 1,
-  OUT_OF_MEMORY: 2,
-  /** for a process: it has no CUDA state */
-  NOT_INITIALIZED: 3,
-  NO_DEVICE: 100,
-  /** the process is gone, or we may not trace it */
-  OPERATING_SYSTEM: 304,
-  /** the process is not in the state that the call starts from */
-  ILLEGAL_STATE: 401,
-  /** the timeout of a lock is over */
-  NOT_READY: 600,
-  NOT_SUPPORTED: 801,
-} as const;
-
 /** cuda.h, CUdevice_attribute */
 export const ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75;
 export const ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76;
-
-/** The driver API that knows the map of devices (CUDA_VERSION of cuda.h 13.0). */
-export const DEVICE_MAP_API_VERSION = 13_000;
 
 /**
  * Sizes and offsets in bytes on 64-bit Linux. Source: cuda.h 12.8 and 13.0, section "CUDA checkpoint"; the last two

@@ -2,8 +2,9 @@
  * A process's own use of a GPU: what `kybernate gpu test` needs to have something to save. Everything here is
  * synchronous and meant for a process that does nothing else.
  */
-import { ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, CUDA } from './abi.ts';
+import { ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ATTRIBUTE_COMPUTE_CAPABILITY_MINOR } from './abi.ts';
 import { openCudaLibrary } from './bindings.ts';
+import { CUDA } from './codes.ts';
 import { CudaError } from './error.ts';
 import { uuidText } from './uuid.ts';
 

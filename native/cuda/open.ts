@@ -6,7 +6,7 @@
 import { loadNvml } from '../nvml/bindings.ts';
 import { openNvml } from '../nvml/nvml.ts';
 import { loadCuda } from './bindings.ts';
-import { CUDA } from './abi.ts';
+import { CUDA } from './codes.ts';
 import type { GpuDriver, GpuDriverOrNot } from './gpu-driver.ts';
 import { processCalls } from './process.ts';
 

@@ -2,8 +2,8 @@
 import type { GpuPair } from '../../core/gpu/device-map.ts';
 import { GPU_PROCESS_STATES } from '../../core/gpu/process-state.ts';
 import type { GpuProcessState } from '../../core/gpu/process-state.ts';
-import { CUDA, DEVICE_MAP_API_VERSION } from './abi.ts';
 import type { CudaBindings } from './bindings.ts';
+import { CUDA, DEVICE_MAP_API_VERSION } from './codes.ts';
 import { CudaError, CudaTimeout, isGone } from './error.ts';
 import type { GpuDriver } from './gpu-driver.ts';
 import { uuidBytes } from './uuid.ts';

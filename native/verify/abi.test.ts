@@ -12,10 +12,10 @@ import { GPU_PROCESS_STATES } from '../../core/gpu/process-state.ts';
 import {
   ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
   ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-  CUDA,
   LAYOUT,
   registeredLayout,
 } from '../cuda/abi.ts';
+import { CUDA } from '../cuda/codes.ts';
 import { NVML, NVML_LAYOUT } from '../nvml/abi.ts';
 
 const INCLUDES = [process.env['KYBERNATE_CUDA_INCLUDE'] ?? '', '/usr/local/cuda/include', '/usr/include'];
