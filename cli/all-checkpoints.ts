@@ -1,13 +1,16 @@
 /* The checkpoints that a user can see: those on this node and those in the store, as one list. */
 import { join } from 'node:path';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
-import { isKybernateError, messageOf } from '../core/errors.ts';
+import { isKybernateError, messageOf, type KybernateError } from '../core/errors.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import type { KeyRing } from '../store/crypto/key-ring.ts';
 import type { RemoteCheckpoint } from '../store/catalog.ts';
 import type { LocalCatalog, LocalCheckpoint } from '../store/local-catalog.ts';
+import type { CheckpointSummary, StoredCheckpoint } from '../store/registry.ts';
+import { createCliOp } from './cli-op.ts';
 import type { CliConfig } from './config.ts';
 
+/** One, with all that is known of it. */
 export interface SeenCheckpoint {
   readonly checkpointId: string;
   readonly metadata: Metadata;
@@ -15,31 +18,42 @@ export interface SeenCheckpoint {
   readonly remote?: RemoteCheckpoint;
 }
 
-/** `pending`: on this node, and on its way to the store. */
-export type SeenDurability = 'local' | 'pending' | 'remote';
+/** One of many, with what a list shows. */
+export interface ListedCheckpoint {
+  readonly checkpointId: string;
+  readonly metadata: CheckpointSummary;
+  readonly local?: LocalCheckpoint;
+  readonly remote?: StoredCheckpoint;
+}
 
-export function durabilityOf(checkpoint: SeenCheckpoint): SeenDurability {
+/** `pending`: on this node, and on its way to the store. `verified`: in the store, and read back from there. */
+export type SeenDurability = 'local' | 'pending' | 'remote' | 'verified';
+
+export function durabilityOf(checkpoint: {
+  readonly local?: Pick<LocalCheckpoint, 'uploadPending'>;
+  readonly remote?: { readonly remote: string; readonly verifiedAt?: string };
+}): SeenDurability {
   if (checkpoint.remote !== undefined) {
-    return 'remote';
+    return checkpoint.remote.verifiedAt === undefined ? 'remote' : 'verified';
   }
   return checkpoint.local?.uploadPending === true ? 'pending' : 'local';
 }
 
 export interface SeenList {
   /** newest first */
-  readonly checkpoints: readonly SeenCheckpoint[];
+  readonly checkpoints: readonly ListedCheckpoint[];
   /** what could not be read, in words */
   readonly problems: readonly string[];
   /** the store could not be listed at all: the list is not complete */
-  readonly storeError?: unknown;
+  readonly storeError?: KybernateError;
 }
 
 /** @param storeUrl undefined when no store is configured: only this node is looked at */
 export async function listAll(config: CliConfig, storeUrl: string | undefined): Promise<SeenList> {
   const problems: string[] = [];
   const local = await listLocal(config, problems);
-  let remote: readonly RemoteCheckpoint[] = [];
-  let storeError: unknown;
+  let remote: readonly StoredCheckpoint[] = [];
+  let storeError: KybernateError | undefined;
   if (storeUrl === undefined) {
     problems.push('no store is configured (KYBERNATE_STORE or --store): only this node is shown');
   } else {
@@ -80,10 +94,13 @@ async function listLocal(config: CliConfig, problems: string[]): Promise<readonl
   }
 }
 
-async function listStore(config: CliConfig, url: string, problems: string[]): Promise<readonly RemoteCheckpoint[]> {
-  const { listCheckpoints } = await import('../store/catalog.ts');
+async function listStore(config: CliConfig, url: string, problems: string[]): Promise<readonly StoredCheckpoint[]> {
+  const { listStored } = await import('../store/registry.ts');
   return withStore(config, url, async (backend) => {
-    const { checkpoints, damaged } = await listCheckpoints(backend);
+    const { checkpoints, damaged } = await listStored(
+      backend,
+      createCliOp((text) => problems.push(text)),
+    );
     problems.push(...damaged.map(({ checkpointId, reason }) => `${checkpointId} in the store: ${reason}`));
     return checkpoints;
   });
@@ -123,19 +140,19 @@ export async function withStore<Result>(
 }
 
 /** Newest first; a checkpoint that is in both places is one. */
-export function merge(local: readonly LocalCheckpoint[], remote: readonly RemoteCheckpoint[]): SeenCheckpoint[] {
-  const seen = new Map<string, SeenCheckpoint>();
+export function merge(local: readonly LocalCheckpoint[], remote: readonly StoredCheckpoint[]): ListedCheckpoint[] {
+  const seen = new Map<string, ListedCheckpoint>();
   for (const one of local) {
     seen.set(one.checkpointId, { checkpointId: one.checkpointId, metadata: one.metadata, local: one });
   }
   for (const one of remote) {
     const here = seen.get(one.checkpointId);
-    seen.set(one.checkpointId, { metadata: one.metadata, ...here, checkpointId: one.checkpointId, remote: one });
+    seen.set(one.checkpointId, { metadata: one.summary, ...here, checkpointId: one.checkpointId, remote: one });
   }
   return [...seen.values()].sort(newestFirst);
 }
 
-function newestFirst(left: SeenCheckpoint, right: SeenCheckpoint): number {
+function newestFirst(left: ListedCheckpoint, right: ListedCheckpoint): number {
   const times = right.metadata.createdAt.localeCompare(left.metadata.createdAt);
   return times === 0 ? left.checkpointId.localeCompare(right.checkpointId) : times;
 }

@@ -16,6 +16,15 @@ export function durationArgument(text: string): number {
   return ms;
 }
 
+/** A whole number from 1. */
+export function countArgument(text: string): number {
+  const count = Number(text);
+  if (!Number.isSafeInteger(count) || count < 1) {
+    throw new InvalidArgumentError('Give a whole number from 1.');
+  }
+  return count;
+}
+
 /** Collects `--label k=v`, given any number of times. */
 export function labelArgument(text: string, previous: Readonly<Record<string, string>> = {}): Record<string, string> {
   const at = text.indexOf('=');

@@ -30,6 +30,18 @@ export function formatDuration(ms: number): string {
   return `${String(Math.floor(minutes / 60))} h ${twoDigits(minutes % 60)} min`;
 }
 
+/** `40 s`, `12 min`, `5 h`, `3 d`: how long ago, for a list; never negative. */
+export function formatAge(ms: number): string {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  const units: ReadonlyArray<readonly [seconds: number, unit: string]> = [
+    [2 * 86_400, 'd'],
+    [2 * 3600, 'h'],
+    [2 * 60, 'min'],
+  ];
+  const found = units.find(([from]) => seconds >= from);
+  return found === undefined ? `${String(seconds)} s` : `${String(Math.floor((seconds * 2) / found[0]))} ${found[1]}`;
+}
+
 /** `512 B`, `4.0 KiB`, `13.2 MiB`, `1.50 GiB`: binary units, as the store and CRIU count. */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];

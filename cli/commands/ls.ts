@@ -1,15 +1,29 @@
 /* `kybernate ls`: the checkpoints of this node and of the store. */
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
+import type { TierShare } from '../../core/contract/tiers.ts';
 import { durabilityOf, listAll } from '../all-checkpoints.ts';
-import type { SeenCheckpoint } from '../all-checkpoints.ts';
+import type { ListedCheckpoint } from '../all-checkpoints.ts';
+import { addFilterOptions, matches } from '../checkpoint-filter.ts';
+import type { FilterFlags } from '../checkpoint-filter.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp, reportOf } from '../exit-codes.ts';
-import { addHelpTexts, jsonOption } from '../options.ts';
+import { addHelpTexts, countArgument, jsonOption } from '../options.ts';
 import { createOutput, renderTable } from '../output.ts';
-import { formatBytes, formatTime } from '../units.ts';
+import type { Column } from '../output.ts';
+import { formatAge, formatBytes, formatTime } from '../units.ts';
 
-interface LsFlags {
+const ORDERS = {
+  created: (left, right) => right.metadata.createdAt.localeCompare(left.metadata.createdAt),
+  size: (left, right) => right.metadata.sizes.totalBytes - left.metadata.sizes.totalBytes,
+  unique: (left, right) => (right.remote?.uniqueBytes ?? 0) - (left.remote?.uniqueBytes ?? 0),
+  id: (left, right) => (left.checkpointId < right.checkpointId ? -1 : 1),
+} as const satisfies Record<string, (left: ListedCheckpoint, right: ListedCheckpoint) => number>;
+
+interface LsFlags extends FilterFlags {
   readonly store?: string;
+  readonly sort: keyof typeof ORDERS;
+  readonly limit?: number;
+  readonly tiers?: boolean;
   readonly json?: boolean;
 }
 
@@ -19,43 +33,84 @@ export function addLsCommand(program: Command, cli: Cli): void {
     .summary('list checkpoints, on this node and in the store')
     .description(
       'Lists the checkpoints on this node (below KYBERNATE_STATE_DIR) and in the store, newest first. Half-made ones are ' +
-        'not checkpoints and are not listed. "pending" is on this node and still on its way to the store.',
+        'not checkpoints and are not listed. "pending" is on this node and still on its way to the store; "verified" was ' +
+        'read back from there. UNIQUE is what its removal would free in the store: packs that no other checkpoint has.',
+    );
+  addFilterOptions(command)
+    .addOption(
+      new Option('--sort <by>', 'newest, largest or first in the alphabet first')
+        .choices(Object.keys(ORDERS))
+        .default('created'),
     )
+    .option('--limit <number>', 'at most so many', countArgument)
+    .option('--tiers', 'also what the sidecar of this node holds of each')
     .option('--store <url>', 'file:///dir or s3://bucket[/prefix] (default: KYBERNATE_STORE)')
     .addOption(jsonOption());
   addHelpTexts(command, {
     examples: [
       ['kybernate ls', 'everything'],
+      ['kybernate ls --label team=search --older-than 7d', 'what could go'],
+      ['kybernate ls --sort unique --limit 10', 'what takes most room'],
       ['kybernate ls --store s3://checkpoints --json', 'another store, for a program'],
     ],
     exitCodes: exitCodesHelp(['StorageUnavailable', 'StorageDenied']),
   });
-  command.action(async (flags: LsFlags) => {
-    const output = createOutput(cli.streams, flags);
-    const config = cli.config();
-    const list = await listAll(config, flags.store ?? config.store);
-    output.result({ checkpoints: list.checkpoints.map(jsonRow), problems: list.problems }, () =>
-      list.checkpoints.length === 0 ? 'no checkpoints' : renderList(list.checkpoints),
-    );
-    for (const problem of list.problems) {
-      output.note(`note: ${problem}`);
-    }
-    if (list.storeError !== undefined) {
-      // What there is has been shown; that it is not all is said by the exit code.
-      cli.setExitCode(reportOf(list.storeError).exitCode);
-    }
-  });
+  command.action((flags: LsFlags) => runLs(cli, flags));
 }
 
-export function renderList(checkpoints: readonly SeenCheckpoint[]): string {
-  return renderTable(checkpoints, [
+async function runLs(cli: Cli, flags: LsFlags): Promise<void> {
+  const output = createOutput(cli.streams, flags);
+  const config = cli.config();
+  const nowMs = Date.now();
+  const { checkpoints, problems, storeError } = await listAll(config, flags.store ?? config.store);
+  const fitting = checkpoints.filter((one) => matches(flags, one, nowMs)).sort(ORDERS[flags.sort]);
+  const shown = fitting.slice(0, flags.limit ?? fitting.length);
+  const tiers = flags.tiers === true ? await tiersOf(cli, shown) : undefined;
+  output.result({ checkpoints: shown.map((one) => jsonRow(one, tiers)), problems }, () =>
+    shown.length === 0 ? 'no checkpoints' : renderList(shown, nowMs, tiers),
+  );
+  if (shown.length < fitting.length) {
+    output.note(`note: ${fitting.length - shown.length} more`);
+  }
+  for (const problem of problems) {
+    output.note(`note: ${problem}`);
+  }
+  if (storeError !== undefined) {
+    // What there is has been shown; that it is not all is said by the exit code.
+    cli.setExitCode(reportOf(storeError).exitCode);
+  }
+}
+
+type Tiers = ReadonlyMap<string, readonly TierShare[]>;
+
+/** @throws StorageUnavailable no sidecar answers; StorageDenied its socket is another user's */
+async function tiersOf(cli: Cli, checkpoints: readonly ListedCheckpoint[]): Promise<Tiers> {
+  const { residencyOf } = await import('./tiers.ts');
+  const tiers = new Map<string, readonly TierShare[]>();
+  for (const { checkpointId, remote } of checkpoints) {
+    if (remote !== undefined) {
+      tiers.set(checkpointId, (await residencyOf(cli, checkpointId))?.tiers ?? []);
+    }
+  }
+  return tiers;
+}
+
+export function renderList(checkpoints: readonly ListedCheckpoint[], nowMs: number, tiers?: Tiers): string {
+  const columns: Array<Column<ListedCheckpoint>> = [
     { title: 'CHECKPOINT', value: (row) => row.checkpointId },
     { title: 'CONTAINER', value: ({ metadata }) => `${metadata.container.namespace}/${metadata.container.id}` },
     { title: 'NODE', value: ({ metadata }) => metadata.node.name },
     { title: 'CREATED (UTC)', value: ({ metadata }) => formatTime(metadata.createdAt) },
+    { title: 'AGE', value: ({ metadata }) => formatAge(nowMs - Date.parse(metadata.createdAt)), align: 'right' },
     { title: 'SIZE', value: ({ metadata }) => formatBytes(metadata.sizes.totalBytes), align: 'right' },
+    {
+      title: 'UNIQUE',
+      value: ({ remote }) => (remote === undefined ? '-' : formatBytes(remote.uniqueBytes)),
+      align: 'right',
+    },
     { title: 'DURABILITY', value: durabilityOf },
     { title: 'HERE', value: (row) => (row.local === undefined ? 'no' : 'yes') },
+    ...(tiers === undefined ? [] : [{ title: 'TIERS', value: (row: ListedCheckpoint) => tiersText(tiers, row) }]),
     {
       title: 'LABELS',
       value: ({ metadata }) =>
@@ -63,14 +118,24 @@ export function renderList(checkpoints: readonly SeenCheckpoint[]): string {
           .map(([name, value]) => `${name}=${value}`)
           .join(','),
     },
-  ]);
+  ];
+  return renderTable(checkpoints, columns);
+}
+
+/** `ram 40 %,nvme 100 %`: of what it has in the store. */
+function tiersText(tiers: Tiers, { checkpointId, remote }: ListedCheckpoint): string {
+  const whole = remote?.storedBytes ?? 0;
+  const held = (tiers.get(checkpointId) ?? []).filter(({ bytes }) => bytes > 0);
+  return held.length === 0
+    ? '-'
+    : held.map(({ tier, bytes }) => `${tier} ${String(Math.floor((bytes * 100) / Math.max(whole, 1)))} %`).join(',');
 }
 
 /** One checkpoint in the JSON of `ls`. */
-export function jsonRow(checkpoint: SeenCheckpoint): Record<string, unknown> {
-  const { metadata, local, remote } = checkpoint;
+export function jsonRow(checkpoint: ListedCheckpoint, tiers?: Tiers): Record<string, unknown> {
+  const { metadata, local, remote, checkpointId } = checkpoint;
   return {
-    checkpointId: checkpoint.checkpointId,
+    checkpointId,
     container: { namespace: metadata.container.namespace, id: metadata.container.id },
     ...(metadata.container.pod === undefined ? {} : { pod: metadata.container.pod }),
     node: metadata.node.name,
@@ -79,6 +144,12 @@ export function jsonRow(checkpoint: SeenCheckpoint): Record<string, unknown> {
     durability: durabilityOf(checkpoint),
     labels: metadata.labels,
     ...(local === undefined ? {} : { localPath: local.path }),
-    ...(remote === undefined ? {} : { remote: remote.remote }),
+    ...(remote === undefined ? {} : jsonStored(remote)),
+    ...(tiers === undefined ? {} : { tiers: tiers.get(checkpointId) ?? [] }),
   };
+}
+
+function jsonStored(stored: NonNullable<ListedCheckpoint['remote']>): Record<string, unknown> {
+  const { remote, publishedAt, storedBytes, uniqueBytes, verifiedAt } = stored;
+  return { remote, publishedAt, storedBytes, uniqueBytes, ...(verifiedAt === undefined ? {} : { verifiedAt }) };
 }

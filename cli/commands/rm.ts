@@ -3,7 +3,9 @@ import type { Command } from 'commander';
 import { KybernateError, isKybernateError } from '../../core/errors.ts';
 import { parseCheckpointId } from '../../core/ids.ts';
 import type { Backend } from '../../store/backend/backend.ts';
-import { checkpointsDir, openLocalCatalog, withStore } from '../all-checkpoints.ts';
+import { checkpointsDir, listAll, openLocalCatalog, withStore } from '../all-checkpoints.ts';
+import { addFilterOptions, hasFilter, matches } from '../checkpoint-filter.ts';
+import type { FilterFlags } from '../checkpoint-filter.ts';
 import type { Cli } from '../cli.ts';
 import { createCliOp } from '../cli-op.ts';
 import type { CliConfig } from '../config.ts';
@@ -12,10 +14,12 @@ import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 import { formatBytes } from '../units.ts';
 
-interface RmFlags {
+interface RmFlags extends FilterFlags {
   readonly local?: boolean;
   readonly store?: boolean;
   readonly force?: boolean;
+  readonly yes?: boolean;
+  readonly dryRun?: boolean;
   readonly json?: boolean;
 }
 
@@ -25,6 +29,8 @@ interface Removed {
   readonly store: boolean;
   /** of packs that nobody else needed */
   readonly freedStoreBytes: number;
+  /** packs that others need, or may be about to: the garbage collection looks again */
+  readonly keptPacks: number;
 }
 
 export function addRmCommand(program: Command, cli: Cli): void {
@@ -33,10 +39,14 @@ export function addRmCommand(program: Command, cli: Cli): void {
     .summary('remove checkpoints')
     .description(
       'Removes checkpoints, from this node and from the store (KYBERNATE_STORE), or only from the place that is named. ' +
-        'A checkpoint that is being restored or uploaded is refused. In the store its manifest goes first, so that it ' +
-        'does not exist any more; chunks that other checkpoints share stay.',
+        'Give ids, or options that say which: these are asked about before, or need --yes. A checkpoint that is being ' +
+        'restored or uploaded is refused by its id, and passed over otherwise. In the store its manifest goes first, so ' +
+        'that it does not exist any more; what others share or may need stays for `kybernate gc`.',
     )
-    .argument('<checkpoint...>', 'checkpoint ids, as `kybernate ls` shows them')
+    .argument('[checkpoint...]', 'checkpoint ids, as `kybernate ls` shows them');
+  addFilterOptions(command)
+    .option('--yes', 'do not ask')
+    .option('--dry-run', 'tell which would be removed, and remove nothing')
     .option('--local', 'only the copy on this node')
     .option('--store', 'only from the store')
     .option('--force', 'also while it is restored or uploaded; a running restore from it may fail')
@@ -45,6 +55,8 @@ export function addRmCommand(program: Command, cli: Cli): void {
     examples: [
       ['kybernate rm nightly', 'everywhere'],
       ['kybernate rm --local nightly weekly', 'free disk space on this node, keep them in the store'],
+      ['kybernate rm --label team=search --older-than 30d', 'shows them and asks'],
+      ['kybernate rm --container redis --older-than 7d --yes --json', 'from a script'],
     ],
     exitCodes: exitCodesHelp([
       'CheckpointNotFound',
@@ -61,28 +73,35 @@ async function runRm(cli: Cli, ids: readonly string[], flags: RmFlags): Promise<
   const output = createOutput(cli.streams, flags);
   const config = cli.config();
   const both = flags.local === flags.store;
-  const parsed = ids.map((id) => parseCheckpointId(id));
-  const removed: Removed[] = [];
-  const remover: Remover = {
-    config,
-    local: both || flags.local === true,
-    force: flags.force === true,
-    note: output.note,
-  };
-  async function removeAll(backend: Backend | undefined): Promise<void> {
-    for (const id of parsed) {
-      removed.push(await remove(remover, backend, id));
-    }
-  }
   if (flags.store === true && config.store === undefined) {
     throw new KybernateError('InvalidInput', '--store: no store is configured, set KYBERNATE_STORE');
   }
+  if (ids.length > 0 === hasFilter(flags)) {
+    throw new KybernateError(
+      'InvalidInput',
+      'give checkpoint ids, or one of --label, --container, --node, --older-than',
+    );
+  }
+  const remover: Remover = {
+    config,
+    local: both || flags.local === true,
+    store: both || flags.store === true ? config.store : undefined,
+    force: flags.force === true,
+    named: ids.length > 0,
+    note: output.note,
+  };
+  const wanted = remover.named ? ids.map((id) => parseCheckpointId(id)) : await select(remover, flags);
+  if (flags.dryRun === true || wanted.length === 0) {
+    const text = wanted.length === 0 ? 'no such checkpoints' : wanted.map((id) => `would remove ${id}`).join('\n');
+    output.result({ removed: [], wouldRemove: wanted }, () => text);
+    return;
+  }
+  if (!remover.named && flags.yes !== true) {
+    await confirm(cli, flags.json === true, wanted);
+  }
+  const removed: Removed[] = [];
   try {
-    if (config.store !== undefined && (both || flags.store === true)) {
-      await withStore(config, config.store, removeAll);
-    } else {
-      await removeAll(undefined);
-    }
+    await removeAll(remover, wanted, removed);
   } catch (error) {
     for (const one of removed) {
       output.note(renderRemoved(one));
@@ -95,54 +114,106 @@ async function runRm(cli: Cli, ids: readonly string[], flags: RmFlags): Promise<
 interface Remover {
   readonly config: CliConfig;
   readonly local: boolean;
+  /** undefined: the store is left alone */
+  readonly store: string | undefined;
   readonly force: boolean;
+  /** the checkpoints were named one by one */
+  readonly named: boolean;
   readonly note: (text: string) => void;
 }
 
-/** @param backend undefined: the store is left alone */
-async function remove(remover: Remover, backend: Backend | undefined, checkpointId: string): Promise<Removed> {
-  if (!remover.force) {
-    await refuseUploading(remover, backend, checkpointId);
+/** Those that the filters mean, in the places that are meant. */
+async function select({ config, local, store, note }: Remover, flags: FilterFlags): Promise<string[]> {
+  const { checkpoints, problems, storeError } = await listAll(config, store);
+  if (storeError !== undefined) {
+    throw storeError;
   }
-  // The store first: when it refuses, the local copy is still there, and nothing has become less safe.
-  const freed = backend === undefined ? undefined : await removeFromStore(remover, backend, checkpointId);
-  const local = remover.local && (await removeHere(remover, checkpointId));
-  if (!local && freed === undefined) {
-    const places = [...(remover.local ? [checkpointsDir(remover.config)] : []), ...(backend ? [backend.url] : [])];
-    throw new KybernateError('CheckpointNotFound', `no checkpoint ${checkpointId} in ${places.join(' nor in ')}`, {
-      details: { checkpointId },
-    });
-  }
-  return { checkpointId, local, store: freed !== undefined, freedStoreBytes: freed ?? 0 };
+  problems.forEach((problem) => note(`note: ${problem}`));
+  const nowMs = Date.now();
+  return checkpoints
+    .filter((one) => (local && one.local !== undefined) || (store !== undefined && one.remote !== undefined))
+    .filter((one) => matches(flags, one, nowMs))
+    .map(({ checkpointId }) => checkpointId);
 }
 
-async function refuseUploading({ config }: Remover, backend: Backend | undefined, checkpointId: string): Promise<void> {
-  const local = await orAbsent((await openLocalCatalog(config)).get(checkpointId));
-  if (local?.uploadPending === true) {
-    throw inUse(checkpointId, 'it is not in the store yet, its upload is pending');
+/** @throws InvalidInput where nobody can be asked; Cancelled for any answer but yes */
+async function confirm({ terminal, streams }: Cli, json: boolean, wanted: readonly string[]): Promise<void> {
+  if (!terminal.interactive || json) {
+    throw new KybernateError(
+      'InvalidInput',
+      `${wanted.length} checkpoints would be removed (${wanted.slice(0, 10).join(', ')}), and nobody can be asked: give --yes`,
+    );
   }
-  if (backend !== undefined) {
-    const { liveLeases } = await import('../../store/lease.ts');
-    const leases = await liveLeases(backend, new AbortController().signal);
+  streams.stderr.write(`${wanted.join('\n')}\n`);
+  const question = `remove ${wanted.length === 1 ? 'this checkpoint' : `these ${wanted.length} checkpoints`}? [y/N] `;
+  const answer = await terminal.ask(question, new AbortController().signal);
+  if (!/^y(es)?$/i.test(answer?.trim() ?? '')) {
+    throw new CliError('Cancelled', 'nothing was removed');
+  }
+}
+
+async function removeAll(remover: Remover, wanted: readonly string[], removed: Removed[]): Promise<void> {
+  const { config, store } = remover;
+  const run = async (backend: Backend | undefined): Promise<void> => {
+    const free = remover.force ? wanted : await withoutUsed(remover, backend, wanted);
+    // The store first: when it refuses, the local copies are still there, and nothing has become less safe.
+    const stored = backend === undefined ? free.map(() => undefined) : await removeFromStore(remover, backend, free);
+    for (const [index, checkpointId] of free.entries()) {
+      const local = remover.local && (await removeHere(remover, checkpointId));
+      const inStore = stored[index];
+      if (!local && inStore === undefined) {
+        const places = [...(remover.local ? [checkpointsDir(config)] : []), ...(backend ? [backend.url] : [])];
+        throw new KybernateError('CheckpointNotFound', `no checkpoint ${checkpointId} in ${places.join(' nor in ')}`, {
+          details: { checkpointId },
+        });
+      }
+      const { freedBytes = 0, keptPacks = 0 } = inStore ?? {};
+      removed.push({ checkpointId, local, store: inStore !== undefined, freedStoreBytes: freedBytes, keptPacks });
+    }
+  };
+  await (store === undefined ? run(undefined) : withStore(config, store, run));
+}
+
+/** @throws CheckpointInUse for one that was named; others are passed over */
+async function withoutUsed(
+  { config, named, note }: Remover,
+  backend: Backend | undefined,
+  wanted: readonly string[],
+): Promise<string[]> {
+  const catalog = await openLocalCatalog(config);
+  const { liveLeases } = await import('../../store/lease.ts');
+  const leases = backend === undefined ? [] : await liveLeases(backend, new AbortController().signal);
+  const free: string[] = [];
+  for (const checkpointId of wanted) {
     const ours = leases.filter((lease) => lease.checkpointId === checkpointId);
-    if (ours.length > 0) {
-      const until = ours.map((lease) => `${lease.purpose} until ${lease.expiresAt}`);
-      throw inUse(checkpointId, `the store has a lease on it: ${until.join(', ')}`);
+    const until = ours.map((lease) => `${lease.purpose} until ${lease.expiresAt}`);
+    const why =
+      (await orAbsent(catalog.get(checkpointId)))?.uploadPending === true
+        ? 'it is not in the store yet, its upload is pending'
+        : until.length > 0
+          ? `the store has a lease on it: ${until.join(', ')}`
+          : undefined;
+    if (why === undefined) {
+      free.push(checkpointId);
+    } else if (named) {
+      throw new CliError('CheckpointInUse', `checkpoint ${checkpointId} was not removed: ${why}`, {
+        details: { checkpointId },
+      });
+    } else {
+      note(`note: ${checkpointId} stays: ${why}`);
     }
   }
+  return free;
 }
 
-function inUse(checkpointId: string, why: string): CliError {
-  return new CliError('CheckpointInUse', `checkpoint ${checkpointId} was not removed: ${why}`, {
-    details: { checkpointId },
-  });
-}
-
-/** @returns bytes that became free; undefined when the store has no such checkpoint */
-async function removeFromStore(remover: Remover, backend: Backend, checkpointId: string): Promise<number | undefined> {
-  const { removeCheckpoint } = await import('../../store/remove.ts');
-  const removed = await orAbsent(removeCheckpoint(backend, checkpointId, createCliOp(remover.note)));
-  return removed?.freedBytes;
+/** By place in `ids`; undefined where the store has no such checkpoint. */
+async function removeFromStore(
+  { note }: Remover,
+  backend: Backend,
+  ids: readonly string[],
+): Promise<ReadonlyArray<{ readonly freedBytes: number; readonly keptPacks: number } | undefined>> {
+  const { removeCheckpoints } = await import('../../store/remove.ts');
+  return removeCheckpoints(backend, ids, createCliOp(note));
 }
 
 async function removeHere({ config, force }: Remover, checkpointId: string): Promise<boolean> {
@@ -175,5 +246,7 @@ async function orAbsent<Found>(promise: Promise<Found>): Promise<Found | undefin
 function renderRemoved(removed: Removed): string {
   const places = [...(removed.local ? ['from this node'] : []), ...(removed.store ? ['from the store'] : [])];
   const freed = removed.store ? `, ${formatBytes(removed.freedStoreBytes)} freed there` : '';
-  return `removed ${removed.checkpointId} ${places.join(' and ')}${freed}`;
+  const kept =
+    removed.keptPacks === 0 ? '' : ` (${removed.keptPacks} packs stay: others have them too, or may need them)`;
+  return `removed ${removed.checkpointId} ${places.join(' and ')}${freed}${kept}`;
 }

@@ -2,15 +2,16 @@
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import { takeLease } from '../../engine/restore-operation.ts';
 import { openBackend } from '../../store/backend/open.ts';
 import { describeCheckpoint } from '../../store/describe.ts';
 import { acquireLease } from '../../store/lease.ts';
 import { publishManifest } from '../../store/publish.ts';
+import { verifyRemote } from '../../store/verify.ts';
 import { createFakeCli } from '../../test/harness/fake-cli.ts';
-import type { FakeCli } from '../../test/harness/fake-cli.ts';
+import type { FakeCli, FakeCliOptions } from '../../test/harness/fake-cli.ts';
 import { createCliOp } from '../cli-op.ts';
 import { run } from '../program.ts';
 
@@ -24,11 +25,13 @@ beforeEach(async () => {
   storeUrl = `file://${join(root, 'store')}`;
 });
 afterEach(async () => {
+  vi.useRealTimers();
   await rm(root, { recursive: true });
 });
 
-function cliHere(env: Record<string, string | undefined> = {}): FakeCli {
+function cliHere(env: Record<string, string | undefined> = {}, options: FakeCliOptions = {}): FakeCli {
   return createFakeCli({
+    ...options,
     env: {
       KYBERNATE_STATE_DIR: join(root, 'state'),
       KYBERNATE_RUN_DIR: join(root, 'run'),
@@ -104,6 +107,20 @@ function metadataOf(id: string, createdAt: string, merkleRoot: string): Metadata
   };
 }
 
+/** In the order of their ages: of different labels, containers and nodes. */
+async function commitThree(): Promise<void> {
+  const { container, node, sizes } = metadataOf('', '', '');
+  await commit('a-old', { createdAt: '2026-03-01T09:30:00.000Z', metadata: { sizes: { ...sizes, totalBytes: 9e9 } } });
+  await commit('b-gold', {
+    createdAt: '2026-03-03T09:30:00.000Z',
+    metadata: { labels: { team: 'search', tier: 'gold' }, sizes: { ...sizes, totalBytes: 1 } },
+  });
+  await commit('c-web', {
+    createdAt: '2026-03-04T09:30:00.000Z',
+    metadata: { labels: {}, container: { ...container, id: 'web' }, node: { ...node, name: 'node-b' } },
+  });
+}
+
 describe('ls', () => {
   it('shows both places as one list, newest first', async () => {
     await commit('a-local', { createdAt: '2026-03-01T09:30:00.000Z' });
@@ -113,16 +130,20 @@ describe('ls', () => {
     await commit('d-remote', { createdAt: '2026-03-04T09:30:00.000Z' });
     await publish('d-remote');
     await rm(localDir('d-remote'), { recursive: true });
+    const backend = await openBackend(storeUrl);
+    await verifyRemote({ checkpointId: 'c-both', backend, op });
     const fake = cliHere();
+    vi.useFakeTimers({ toFake: ['Date'], now: new Date('2026-03-04T10:10:00Z') });
 
     expect(await run(['ls'], fake.cli)).toBe(0);
 
-    expect(fake.stdout())
-      .toBe(`CHECKPOINT  CONTAINER      NODE    CREATED (UTC)            SIZE  DURABILITY  HERE  LABELS
-d-remote    default/redis  node-a  2026-03-04 09:30:00  13.2 MiB  remote      no    team=search
-b-pending   default/redis  node-a  2026-03-03 09:30:00  13.2 MiB  pending     yes   team=search
-c-both      default/redis  node-a  2026-03-02 09:30:00  13.2 MiB  remote      yes   team=search
-a-local     default/redis  node-a  2026-03-01 09:30:00  13.2 MiB  local       yes   team=search
+    // How many bytes a small pack has is not what this is about.
+    expect(fake.stdout().replace(/\d{3} B {2}remote/, 'SIZE   remote'))
+      .toBe(`CHECKPOINT  CONTAINER      NODE    CREATED (UTC)           AGE      SIZE  UNIQUE  DURABILITY  HERE  LABELS
+d-remote    default/redis  node-a  2026-03-04 09:30:00  40 min  13.2 MiB   SIZE   remote      no    team=search
+b-pending   default/redis  node-a  2026-03-03 09:30:00    24 h  13.2 MiB       -  pending     yes   team=search
+c-both      default/redis  node-a  2026-03-02 09:30:00     2 d  13.2 MiB     0 B  verified    yes   team=search
+a-local     default/redis  node-a  2026-03-01 09:30:00     3 d  13.2 MiB       -  local       yes   team=search
 `);
     expect(fake.stderr()).toBe('');
   });
@@ -146,6 +167,9 @@ a-local     default/redis  node-a  2026-03-01 09:30:00  13.2 MiB  local       ye
           labels: { team: 'search' },
           localPath: localDir('one'),
           remote: `${storeUrl}/checkpoints/one/manifest.json`,
+          publishedAt: expect.stringMatching(/Z$/) as string,
+          storedBytes: expect.any(Number) as number,
+          uniqueBytes: expect.any(Number) as number,
         },
       ],
       problems: [],
@@ -177,6 +201,35 @@ a-local     default/redis  node-a  2026-03-01 09:30:00  13.2 MiB  local       ye
 
     expect(fake.stdout()).toBe('no checkpoints\n');
     expect(fake.stderr()).toContain('no store is configured');
+  });
+
+  it.each<[string, string[], string[]]>([
+    ['with all of the labels', ['--label', 'team=search', '--label', 'tier=gold'], ['b-gold']],
+    ['of a container', ['--container', 'web'], ['c-web']],
+    ['of a container with its namespace', ['--container', 'default/redis'], ['b-gold', 'a-old']],
+    ['of a node', ['--node', 'node-b'], ['c-web']],
+    ['older than a time', ['--older-than', '2d'], ['a-old']],
+    ['as many as are wanted', ['--limit', '2'], ['c-web', 'b-gold']],
+    ['in another order', ['--sort', 'id'], ['a-old', 'b-gold', 'c-web']],
+    ['the largest first', ['--sort', 'size'], ['a-old', 'c-web', 'b-gold']],
+  ])('shows only those %s', async (_, flags, expected) => {
+    await commitThree();
+    vi.useFakeTimers({ toFake: ['Date'], now: new Date('2026-03-04T12:00:00Z') });
+    const fake = cliHere();
+
+    expect(await run(['ls', '--json', ...flags], fake.cli)).toBe(0);
+
+    const { checkpoints } = JSON.parse(fake.stdout()) as { checkpoints: Array<{ checkpointId: string }> };
+    expect(checkpoints.map(({ checkpointId }) => checkpointId)).toEqual(expected);
+  });
+
+  it.each([
+    ['--limit', '0'],
+    ['--older-than', '7'],
+    ['--sort', 'age'],
+    ['--label', 'x'],
+  ])('refuses %s %s', async (...flags) => {
+    expect(await run(['ls', ...flags], cliHere().cli)).toBe(2);
   });
 
   it('refuses a store address that is none', async () => {
@@ -337,6 +390,49 @@ describe('rm', () => {
     expect(await run(['rm', 'one', '--force'], cliHere().cli)).toBe(0);
 
     expect(await places('one')).toEqual({ local: false, store: false });
+  });
+
+  it.each<[string, { interactive?: boolean; answer?: string }, string[], number, string[]]>([
+    ['that filters mean, with --yes', {}, ['--yes'], 0, ['c-web']],
+    ['after a yes', { interactive: true, answer: 'y' }, [], 0, ['c-web']],
+    ['not after another answer', { interactive: true, answer: '' }, [], 130, ['a-old', 'b-gold', 'c-web']],
+    ['not where nobody can be asked', {}, [], 2, ['a-old', 'b-gold', 'c-web']],
+    ['not on behalf of a program', { interactive: true, answer: 'y' }, ['--json'], 2, ['a-old', 'b-gold', 'c-web']],
+    ['none with --dry-run', {}, ['--dry-run'], 0, ['a-old', 'b-gold', 'c-web']],
+  ])('removes those %s', async (_, options, flags, exitCode, left) => {
+    await commitThree();
+    const fake = cliHere({}, options);
+
+    expect(await run(['rm', '--label', 'team=search', ...flags], fake.cli)).toBe(exitCode);
+
+    expect((await readdir(join(root, 'state/checkpoints'))).sort()).toEqual(left.map((id) => `checkpoint-${id}`));
+  });
+
+  it('removes several from the store at once, and passes over what is in use', async () => {
+    await commitThree();
+    await publish('a-old');
+    await publish('b-gold');
+    await publish('c-web');
+    await writeFile(join(localDir('b-gold'), 'upload.pending'), '');
+    const fake = cliHere();
+
+    expect(await run(['rm', '--older-than', '1ms', '--yes'], fake.cli)).toBe(0);
+
+    expect(await places('a-old')).toEqual({ local: false, store: false });
+    expect(await places('b-gold')).toEqual({ local: true, store: true });
+    expect(await places('c-web')).toEqual({ local: false, store: false });
+    expect(fake.stderr()).toContain('b-gold stays: it is not in the store yet');
+  });
+
+  it.each<[string, string[]]>([
+    ['neither ids nor filters', []],
+    ['both', ['one', '--node', 'node-a']],
+  ])('refuses %s', async (_, args) => {
+    await commit('one');
+
+    expect(await run(['rm', ...args, '--yes'], cliHere().cli)).toBe(2);
+
+    expect(await places('one')).toMatchObject({ local: true });
   });
 
   it('takes away what an interrupted removal left', async () => {

@@ -71,6 +71,15 @@ async function runTiers(cli: Cli, flags: TiersFlags): Promise<void> {
   output.result(report, () => renderReport(report, node));
 }
 
+/** How much of a checkpoint the sidecar of this node holds, and in which tiers. @throws as `ask` */
+export async function residencyOf(cli: Cli, checkpointId: string): Promise<CheckpointResidency | undefined> {
+  const { node, runDir } = cli.config();
+  const { sidecarSockets } = await import('../../workers/sidecar-sockets.ts');
+  const query = new URLSearchParams({ checkpoint: checkpointId });
+  const socket = { path: sidecarSockets(runDir).http, node };
+  return ((await ask(socket, 'GET', `/v1/tiers?${query.toString()}`)) as TiersReport).residency;
+}
+
 export function renderReport({ tiers, residency, segment }: TiersReport, node: string): string {
   if (tiers.length === 0) {
     return `the sidecar of ${node} has no tiers: set KYBERNATE_TIER_NVME_DIR and KYBERNATE_TIER_NVME_BYTES`;
