@@ -25,6 +25,8 @@ export interface CliConfig {
   readonly s3Region: string;
   /** KYBERNATE_ENCRYPTION_*: the keys of an encrypted store */
   readonly encryption: KeyRingSettings;
+  /** KYBERNATE_GROUP: may read the files of checkpoints */
+  readonly group: string;
   /** KYBERNATE_SIGNATURES: what `import` takes */
   readonly signatures: SignatureMode;
   /** KYBERNATE_TRUSTED_KEYS: public key in PEM, or directory of such files */
@@ -49,6 +51,7 @@ export function readCliConfig(env: Environment): CliConfig {
       keyCommandId: set(env['KYBERNATE_ENCRYPTION_KEY_ID']),
       oldKeys: set(env['KYBERNATE_ENCRYPTION_OLD_KEYS']),
     },
+    group: setOr(env['KYBERNATE_GROUP'], 'kybernate'),
     signatures: readSignatures(set(env['KYBERNATE_SIGNATURES']) ?? 'accept'),
     trustedKeys: set(env['KYBERNATE_TRUSTED_KEYS']),
     uiUrl: set(env['KYBERNATE_UI'])?.replace(/\/+$/, ''),

@@ -92,7 +92,9 @@ type Archive = Pick<ImportRequest, 'stream' | 'op'> & { readonly accept: NonNull
 async function toNode(config: CliConfig, archive: Archive): Promise<Imported> {
   const { importCheckpoint } = await import('../../store/import.ts');
   try {
-    return await importCheckpoint({ ...archive, checkpointsDir: checkpointsDir(config) });
+    const imported = await importCheckpoint({ ...archive, checkpointsDir: checkpointsDir(config) });
+    await shareWithSidecar(config, imported.path);
+    return imported;
   } catch (error) {
     if (error instanceof Error && 'code' in error && (error.code === 'EACCES' || error.code === 'EPERM')) {
       throw new KybernateError(
@@ -104,6 +106,16 @@ async function toNode(config: CliConfig, archive: Archive): Promise<Imported> {
       );
     }
     throw error;
+  }
+}
+
+/** As a commit and a fetch do: the sidecar sends it to the store, should somebody ask for that. */
+async function shareWithSidecar({ group }: CliConfig, path: string): Promise<void> {
+  const { idOf } = await import('../../workers/accounts.ts');
+  const groupId = idOf('group', group);
+  if (groupId !== undefined) {
+    const { shareTree } = await import('../../engine/sharing.ts');
+    await shareTree(path, groupId);
   }
 }
 

@@ -39,6 +39,16 @@ describe('client', () => {
     expect(result.container).toEqual({ namespace: 'default', id: 'young' });
   });
 
+  it.concurrent('verifies and repairs a checkpoint and returns the typed results', async () => {
+    const verified = await client.verify({ checkpointId: 'ck-1', node: NODE, where: 'store', timeouts: TIMEOUTS });
+    const repaired = await client.repair({ checkpointId: 'ck-1', node: NODE, timeouts: TIMEOUTS });
+
+    expect(await verified.result()).toMatchObject({ mode: 'quick', ok: true, places: [{ place: 'store', ok: true }] });
+    expect((await repaired.result()).after.map(({ ok }) => ok)).toEqual([true, true]);
+    expect(verified.workflowId).toMatch(/^verifyCheckpoint:ck-1:/);
+    expect(repaired.workflowId).toMatch(/^repairCheckpoint:ck-1:/);
+  });
+
   it.concurrent('refuses bad input before anything is started', async () => {
     const start = async (): Promise<unknown> => client.checkpoint({ ...request('x'), after: 'sleep' as never });
 

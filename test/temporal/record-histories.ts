@@ -10,6 +10,7 @@ import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
 import { format, resolveConfig } from 'prettier';
 
 import { lockWorkflowId } from '../../core/ids.ts';
+import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import { openTestServers } from '../harness/dev-servers.ts';
 import {
   NODE,
@@ -31,6 +32,11 @@ type Recording = (harness: Harness) => Promise<WorkflowHandle>;
 
 /** Somebody still works in the store when it is looked at first. */
 const waitingOnce = once(async (_input, happy) => ({ ...((await happy()) as object), waitingFor: ['upload-x'] }));
+
+function onCopies(harness: Harness, type: string, request: object): Promise<WorkflowHandle> {
+  const args = [{ checkpointId: 'ck-copies', node: NODE, timeouts: TIMEOUTS, ...request }];
+  return harness.client.workflow.start(type, { workflowId: type, taskQueue: CONTROL_QUEUE, args });
+}
 
 const RECORDINGS: Record<string, Recording> = {
   'checkpoint-resume-verified': (harness) => harness.checkpoint('resume', {}, { durability: 'verified' }),
@@ -70,6 +76,12 @@ const RECORDINGS: Record<string, Recording> = {
   'collect-garbage-dry-run': (harness) => harness.collectGarbage('told', {}, { dryRun: true }),
   'collect-garbage-failed': (harness) =>
     harness.collectGarbage('uncollected', { steps: { confirmGarbage: fails('CheckpointCorrupt') } }),
+  'verify-checkpoint': (harness) => onCopies(harness, 'verifyCheckpoint', { mode: 'full' }),
+  'repair-checkpoint': (harness) => {
+    const damaged = once(async (_input, happy) => ({ ...((await happy()) as object), ok: false, problemCount: 1 }));
+    harness.script('repairCheckpoint', { steps: { surveyStored: damaged } });
+    return onCopies(harness, 'repairCheckpoint', {});
+  },
   'container-lock': async (harness) => {
     const container = { container: { id: 'shared' }, durability: 'local' } as const;
     const first = await harness.checkpoint('lock-first', {}, container);
