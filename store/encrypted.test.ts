@@ -20,6 +20,7 @@ import { fetchCheckpoint } from './fetch.ts';
 import { indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
 import { readPackIndex } from './pack-index.ts';
 import { publishManifest } from './publish.ts';
+import { listStored } from './registry.ts';
 import { removeCheckpoint } from './remove.ts';
 import { seal } from './seal.ts';
 import { uploadCheckpoint, type Uploaded } from './upload.ts';
@@ -117,8 +118,10 @@ describe('an encrypted checkpoint', () => {
     await verifyRemote({ checkpointId: 'ck-1', backend: await open(), op: testOp() });
   });
 
-  it('has no word, digest or name of its content in any object', async () => {
+  it('has no word, digest or name of its content in any object, also after it was verified', async () => {
     await store('ck-1');
+    await verifyRemote({ checkpointId: 'ck-1', backend, op: testOp() });
+    expect((await listStored(backend, testOp())).checkpoints[0]?.verifiedAt).toBeDefined();
     const dir = join(root, 'ck-1');
     const list = await readFile(join(dir, OWN_FILES.manifest));
     const manifest = parseManifest(list.toString('utf8'), '');

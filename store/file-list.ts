@@ -1,5 +1,10 @@
 /* The list of files of a published checkpoint: the node's manifest.json, sealed where the checkpoint is encrypted. */
-import { parseManifest, type Manifest, type PublishedManifest } from '../core/checkpoint/manifest.ts';
+import {
+  parseManifest,
+  type Manifest,
+  type PublishedManifest,
+  type StoredManifest,
+} from '../core/checkpoint/manifest.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Reader } from './backend/backend.ts';
 import { openObject } from './crypto/sealed-object.ts';
@@ -11,6 +16,14 @@ export interface FileList {
   readonly manifest: Manifest;
   /** byte for byte the node's manifest.json */
   readonly listText: Uint8Array;
+}
+
+/**
+ * Tells this publication from others of the same id, in the names of objects beside it: its Merkle root, and of an
+ * encrypted one, about which names must tell nothing, the digest of its sealed list.
+ */
+export function publicationDigest(manifest: StoredManifest): string {
+  return manifest.encryption?.list.digest ?? ('merkleRoot' in manifest ? manifest.merkleRoot : '');
 }
 
 /** The object of the list, as it lies in the store. */

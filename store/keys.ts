@@ -5,7 +5,7 @@
  *   index/<pack id>                        copy of that index, written after the pack
  *   checkpoints/<id>/files-<digest>.json   file list, written before the manifest
  *   checkpoints/<id>/manifest.json         last: its presence is the publication
- *   checkpoints/<id>/verified-<root>.json  this content was read back, every byte
+ *   checkpoints/<id>/verified-<digest>.json  this content was read back, every byte
  *   leases/<lease id>.json                 who reads or writes, until when
  *   condemned/<id>.json                    packs that are about to be deleted
  *   registry/checkpoints.zst               what a list shows of the manifests; never needed

@@ -155,7 +155,7 @@ describe('listStored', () => {
   it('forgets that a checkpoint was verified when it is found damaged', async () => {
     await put('a', [packOf(1)]);
     const { merkleRoot } = (await getManifest(backend, 'a')).manifest;
-    await noteReadback(backend, { checkpointId: 'a', merkleRoot, whole: true }, testOp());
+    await noteReadback(backend, { checkpointId: 'a', digest: merkleRoot, whole: true }, testOp());
     await expect(verifyRemote({ checkpointId: 'a', backend, op: testOp() })).rejects.toMatchObject({
       type: 'CheckpointCorrupt',
     });
@@ -167,8 +167,8 @@ describe('listStored', () => {
     await put('a', [packOf(1)]);
     await put('b', [packOf(2)]);
     const { merkleRoot } = (await getManifest(backend, 'a')).manifest;
-    await noteReadback(backend, { checkpointId: 'a', merkleRoot, whole: true }, testOp());
-    await noteReadback(backend, { checkpointId: 'b', merkleRoot: 'ef'.repeat(32), whole: true }, testOp());
+    await noteReadback(backend, { checkpointId: 'a', digest: merkleRoot, whole: true }, testOp());
+    await noteReadback(backend, { checkpointId: 'b', digest: 'ef'.repeat(32), whole: true }, testOp());
 
     const { checkpoints } = await listStored(backend, testOp());
 

@@ -17,10 +17,11 @@ import { packId } from '../core/checkpoint/manifest.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend, ObjectInfo } from './backend/backend.ts';
 import { findManifest, getManifest, UNREADABLE } from './catalog.ts';
+import { publicationDigest } from './file-list.ts';
 import { checkpointOfManifest, manifestKey, PREFIX, REGISTRY_KEY } from './keys.ts';
 import { readJson } from './lease.ts';
 import { forEachLimit } from './limit.ts';
-import { isOfRoot, verifiedOfKey } from './verified.ts';
+import { isOfPublication, verifiedOfKey } from './verified.ts';
 
 const PARALLEL_READS = 32;
 /** As many manifests read, or entries without one, make it worth writing the registry anew. */
@@ -47,6 +48,8 @@ const entry = z.object({
   bytes: z.number(),
   modifiedMs: z.number(),
   merkleRoot: z.string(),
+  /** `publicationDigest` where it is another one */
+  digest: z.string().optional(),
   publishedAt: z.string(),
   /** numbers in the list of packs */
   packs: z.array(z.int().min(0)),
@@ -146,11 +149,11 @@ class PackNumbers {
   }
 }
 
-type Mark = ReadonlyArray<{ readonly rootDigits: string; readonly modifiedMs: number }>;
+type Mark = ReadonlyArray<{ readonly digits: string; readonly modifiedMs: number }>;
 
 function toStored(backend: Backend, one: Entry, known: PackNumbers, marks: Mark = []): StoredCheckpoint {
   const { checkpointId: id, merkleRoot, publishedAt, packs } = one;
-  const mark = marks.find(({ rootDigits }) => isOfRoot(rootDigits, merkleRoot));
+  const mark = marks.find(({ digits }) => isOfPublication(digits, one.digest ?? merkleRoot));
   return {
     checkpointId: id,
     summary: one.summary,
@@ -188,7 +191,7 @@ async function listKeys(
     } else if (mark !== undefined) {
       const marks = verified.get(mark.checkpointId) ?? [];
       verified.set(mark.checkpointId, marks);
-      marks.push({ rootDigits: mark.rootDigits, modifiedMs: object.modifiedMs });
+      marks.push({ digits: mark.digits, modifiedMs: object.modifiedMs });
     }
   }
   return { manifests, verified };
@@ -215,7 +218,11 @@ async function readManifests(
       const { merkleRoot, publishedAt, encryption } = manifest;
       const packs = manifest.packs.map((pack) => known.add(pack));
       const one = { checkpointId: id, bytes, modifiedMs, merkleRoot, publishedAt, packs, summary: summaryOf(full) };
-      (encryption === undefined ? result.read : result.secret).push(one);
+      if (encryption === undefined) {
+        result.read.push(one);
+      } else {
+        result.secret.push({ ...one, digest: publicationDigest(manifest) });
+      }
       op.progress({ phase: 'listing', bytesDone: result.read.length + result.secret.length });
     } catch (error) {
       if (UNREADABLE.some((type) => isKybernateError(error, type))) {

@@ -9,7 +9,7 @@ import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { getManifest } from './catalog.ts';
 import { errnoOf } from './files.ts';
-import { fileListObject } from './file-list.ts';
+import { fileListObject, publicationDigest } from './file-list.ts';
 import { indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
 import { acquireLease, newReadLeaseId } from './lease.ts';
 import { forEachLimit } from './limit.ts';
@@ -57,7 +57,7 @@ export async function surveyStore(request: {
     }
     const report = findings.report();
     if (mode === 'full' || !report.ok) {
-      await noteReadback(backend, { checkpointId, merkleRoot: published.merkleRoot, whole: report.ok }, op);
+      await noteReadback(backend, { checkpointId, digest: publicationDigest(published), whole: report.ok }, op);
     }
     return { report, damagedPacks: findings.packs, published };
   } finally {

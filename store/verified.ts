@@ -1,17 +1,18 @@
 /*
- * checkpoints/<id>/verified-<root>.json: this content was read back from the store, every byte. Named by the first 16
- * digits of the Merkle root, so that it says nothing of another checkpoint of the same id, and a list of keys tells it.
+ * checkpoints/<id>/verified-<digest>.json: this content was read back from the store, every byte. Named by the first 16
+ * digits of `publicationDigest`, so that it says nothing of another checkpoint of the same id, and a list of keys tells it.
  */
 import { messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
 import { PREFIX } from './keys.ts';
 
-const ROOT_DIGITS = 16;
+const DIGITS = 16;
 
 export interface Readback {
   readonly checkpointId: string;
-  readonly merkleRoot: string;
+  /** `publicationDigest` of the manifest */
+  readonly digest: string;
   /** no damage was found */
   readonly whole: boolean;
 }
@@ -20,15 +21,11 @@ export interface Readback {
  * Notes what reading every byte has shown: whole, or damaged. A store that fails now is only logged: the note says
  * nothing that another reading would not show.
  */
-export async function noteReadback(
-  backend: Backend,
-  { checkpointId, merkleRoot, whole }: Readback,
-  op: Op,
-): Promise<void> {
-  const key = `${PREFIX.checkpoints}${checkpointId}/verified-${merkleRoot.slice(0, ROOT_DIGITS)}.json`;
+export async function noteReadback(backend: Backend, { checkpointId, digest, whole }: Readback, op: Op): Promise<void> {
+  const key = `${PREFIX.checkpoints}${checkpointId}/verified-${digest.slice(0, DIGITS)}.json`;
   try {
     if (whole) {
-      const content = JSON.stringify({ verifiedAt: new Date().toISOString(), merkleRoot });
+      const content = JSON.stringify({ verifiedAt: new Date().toISOString(), digest });
       await backend.put(key, Buffer.from(content), { signal: op.signal });
     } else {
       await backend.delete(key, { signal: op.signal });
@@ -40,11 +37,11 @@ export async function noteReadback(
 }
 
 /** The checkpoint, and the digits of the content that was verified; undefined for other objects. */
-export function verifiedOfKey(key: string): { readonly checkpointId: string; readonly rootDigits: string } | undefined {
-  const [, checkpointId, rootDigits] = /^checkpoints\/([^/]+)\/verified-([0-9a-f]{16})\.json$/.exec(key) ?? [];
-  return checkpointId === undefined || rootDigits === undefined ? undefined : { checkpointId, rootDigits };
+export function verifiedOfKey(key: string): { readonly checkpointId: string; readonly digits: string } | undefined {
+  const [, checkpointId, digits] = /^checkpoints\/([^/]+)\/verified-([0-9a-f]{16})\.json$/.exec(key) ?? [];
+  return checkpointId === undefined || digits === undefined ? undefined : { checkpointId, digits };
 }
 
-export function isOfRoot(rootDigits: string, merkleRoot: string): boolean {
-  return merkleRoot.slice(0, ROOT_DIGITS) === rootDigits;
+export function isOfPublication(digits: string, digest: string): boolean {
+  return digest.slice(0, DIGITS) === digits;
 }

@@ -16,6 +16,7 @@ import { getManifest } from './catalog.ts';
 import { chunksOf } from './chunk-list.ts';
 import { isZero } from './describe.ts';
 import { digestOf } from './digest.ts';
+import { publicationDigest } from './file-list.ts';
 import { errnoOf } from './files.ts';
 import { indexKey, packKey } from './keys.ts';
 import { acquireLease, newReadLeaseId } from './lease.ts';
@@ -83,13 +84,14 @@ export async function verifyRemote(request: {
   try {
     const { manifest } = await getManifest(backend, checkpointId, op.signal);
     const { merkleRoot: root } = manifest;
+    const digest = publicationDigest(manifest);
     try {
       const read = await checkStored(backend, manifest, { op, onDamage: refuseDamage });
-      await noteReadback(backend, { checkpointId, merkleRoot: root, whole: true }, op);
+      await noteReadback(backend, { checkpointId, digest, whole: true }, op);
       return { ...read, merkleRoot: root };
     } catch (error) {
       if (isKybernateError(error, 'CheckpointCorrupt')) {
-        await noteReadback(backend, { checkpointId, merkleRoot: root, whole: false }, op);
+        await noteReadback(backend, { checkpointId, digest, whole: false }, op);
       }
       throw error;
     }

@@ -5,6 +5,7 @@ import type { Op } from '../../core/op.ts';
 import type { Backend } from '../backend/backend.ts';
 import { findManifest, manifestIds } from '../catalog.ts';
 import { DigestTable } from '../digest-table.ts';
+import { publicationDigest } from '../file-list.ts';
 import { forEachLimit } from '../limit.ts';
 
 const PARALLEL_READS = 16;
@@ -71,9 +72,10 @@ async function manifestOrDamaged(
   }
 }
 
+/** Those that stand in the names of objects beside the manifest, as many digits. */
 function digestsOf(manifest: StoredManifest): string[] {
   const list = 'files' in manifest ? manifest.files : manifest.encryption.list;
-  return [list.digest.slice(0, 16)];
+  return [list.digest, publicationDigest(manifest)].map((digest) => digest.slice(0, 16));
 }
 
 function keyOf(pack: string): Uint8Array {
