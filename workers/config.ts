@@ -9,6 +9,7 @@ import { SIGNATURE_MODES } from '../core/checkpoint/signature.ts';
 import { absolutePath, nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
+import { CODECS } from '../core/pack/pack.ts';
 import type { NodeSettings } from '../engine/node-deps.ts';
 
 const storeUrl = z.string().regex(/^(file:\/\/\/|s3:\/\/[^/@]+)/, 'write file:///dir or s3://bucket[/prefix]');
@@ -48,6 +49,10 @@ export const workerEnv = z.object({
   KYBERNATE_SIDECAR_DIR: absolutePath.optional(),
   /** directories, separated by colons, below which callers of the sidecar may name some; beside its own `downloads` */
   KYBERNATE_SIDECAR_ROOTS: pathList,
+  /** how chunks are compressed that shrink: `zstd` (level 1), `lz4` (larger, quicker), or `none` */
+  KYBERNATE_CODEC: z.enum(CODECS).default('zstd'),
+  /** JSON file with limits of transfers, read again when it changes; readable by the sidecar's user; none otherwise */
+  KYBERNATE_LIMITS_FILE: absolutePath.optional(),
   /** tier `ram`: a directory of the sidecar on a tmpfs; none otherwise */
   KYBERNATE_TIER_RAM_DIR: absolutePath.optional(),
   /** how much of it the tier `ram` may fill, for example `32GiB` */
@@ -129,6 +134,8 @@ const OF_THE_SIDECAR = {
   KYBERNATE_SIDECAR_USER: true,
   KYBERNATE_SIDECAR_DIR: true,
   KYBERNATE_SIDECAR_ROOTS: true,
+  KYBERNATE_CODEC: true,
+  KYBERNATE_LIMITS_FILE: true,
   KYBERNATE_TIER_RAM_DIR: true,
   KYBERNATE_TIER_RAM_BYTES: true,
   KYBERNATE_TIER_NVME_DIR: true,

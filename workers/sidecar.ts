@@ -19,7 +19,10 @@ import { KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import { transferQueue } from '../core/task-queues.ts';
 import type { Backend } from '../store/backend/backend.ts';
+import { followLimits } from '../store/backend/limits-file.ts';
 import { openBackend, preloadBackend } from '../store/backend/open.ts';
+import { withLimits, type Limits } from '../store/backend/rate-limit.ts';
+import { keepChunkThreads } from '../store/chunk-workers.ts';
 import { localCatalog } from '../store/local-catalog.ts';
 import { idOf } from './accounts.ts';
 import { readConfig, redacted, sidecarEnv, type Environment, type SidecarConfig } from './config.ts';
@@ -68,6 +71,10 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
   prepareSocketDir(sockets);
   const { KYBERNATE_STORE: url, KYBERNATE_NODE: node } = config;
   await preloadBackend(url);
+  await keepChunkThreads();
+  const { KYBERNATE_LIMITS_FILE: limitsFile } = config;
+  const limits = limitsFile === undefined ? undefined : await followLimits(limitsFile, log);
+  const store = (): Promise<Backend> => openStore(config, open, limits);
   installRuntime(config, log);
   // Before the change of user: the file of a key may be root's alone.
   const ring = await keyRingOf(config);
@@ -75,7 +82,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     config,
     log,
     pathOf: (dir) => open.pathOf(dir),
-    openStore: () => openStore(config, open),
+    openStore: store,
   });
   const backend = keyed(tiers.backend, ring);
   // Bound now, answered when all is ready.
@@ -107,6 +114,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
       backend,
       tiered: backend,
       ledgerDir,
+      codec: config.KYBERNATE_CODEC,
     }),
     maxConcurrentActivityTaskExecutions: SLOTS,
     interceptors: { activity: [mapErrorsInterceptor] },
@@ -116,7 +124,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     node,
     catalog,
     backend,
-    store: opener(() => openStore(config, open)),
+    store: opener(store),
     roots: [...dirs.roots, dirs.downloads].map((dir) => ({ dir, path: open.pathOf(dir) })),
     ledgerDir,
     stagingDir: join(own, 'artifacts'),
@@ -134,6 +142,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
       grpc.forceShutdown();
       await closeServer(server);
       await tiers.close();
+      limits?.stop();
       open.close();
     },
   });
@@ -226,10 +235,11 @@ async function giveEmpty(dir: string, { userId, groupId }: Account): Promise<voi
   await chown(dir, userId, groupId);
 }
 
-function openStore(config: SidecarConfig, open: OpenDirectories): Promise<Backend> {
+async function openStore(config: SidecarConfig, open: OpenDirectories, limits?: Limits): Promise<Backend> {
   const { store } = sidecarDirs(config);
   const at = store === undefined ? {} : { directory: open.pathOf(store) };
-  return openBackend(config.KYBERNATE_STORE, { ...storeSettings(config), ...at });
+  const backend = await openBackend(config.KYBERNATE_STORE, { ...storeSettings(config), ...at });
+  return limits === undefined ? backend : withLimits(backend, limits);
 }
 
 function closeServer(server: Server): Promise<void> {

@@ -3,6 +3,7 @@
  * The sidecar serves it: it may read the files of a checkpoint, and write nothing there.
  */
 import { join } from 'node:path';
+import type { Codec } from '../../core/pack/pack.ts';
 import { publishManifest } from '../../store/publish.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import type { LocalCatalog } from '../../store/local-catalog.ts';
@@ -24,6 +25,8 @@ export interface TransferDeps {
   readonly tiered: () => Promise<TieredBackend>;
   /** the sidecar's own directory for the ledgers of its uploads */
   readonly ledgerDir: string;
+  /** how chunks are compressed that shrink; zstd otherwise */
+  readonly codec?: Codec;
 }
 
 /** The ledger of a checkpoint's upload: the sidecar's own, since it writes nothing into checkpoints. */
@@ -32,7 +35,7 @@ export function ledgerPathOf(ledgerDir: string, checkpointId: string): string {
 }
 
 export function createTransferActivities(deps: TransferDeps): TransferActivities {
-  const { catalog, backend, tiered, ledgerDir } = deps;
+  const { catalog, backend, tiered, ledgerDir, codec = 'zstd' } = deps;
   return {
     uploadImage: ({ checkpointId }) =>
       withOp({ phase: 'uploading' }, async (op) => {
@@ -45,6 +48,7 @@ export function createTransferActivities(deps: TransferDeps): TransferActivities
           backend: await backend(),
           op,
           ledgerPath: ledgerPathOf(ledgerDir, checkpointId),
+          codec,
         });
         return { sentBytes, newChunks, reusedChunks };
       }),
@@ -69,7 +73,8 @@ export function createTransferActivities(deps: TransferDeps): TransferActivities
         return report;
       }),
 
-    prefetchPacks: (input) => withOp({ phase: 'fetching' }, async (op) => prefetchPacks(await tiered(), op, input)),
+    prefetchPacks: (input) =>
+      withOp({ phase: 'fetching', node: input.node }, async (op) => prefetchPacks(await tiered(), op, input)),
 
     repairStored: ({ checkpointId }) =>
       withOp({ phase: 'repairing' }, async (op) => {
