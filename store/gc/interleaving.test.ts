@@ -6,11 +6,12 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import type { Manifest } from '../../core/checkpoint/manifest.ts';
 import { isKybernateError, type ErrorType } from '../../core/errors.ts';
-import { makeCheckpoint, noise, testOp } from '../../test/harness/checkpoint-dir.ts';
+import { testOp } from '../../test/harness/checkpoint-dir.ts';
 import { collect } from '../../test/harness/collect.ts';
 import { Interleaving, randomOf } from '../../test/harness/interleaving.ts';
+import { faultsOf } from '../../test/harness/quiet-store.ts';
+import { makeSources, type Source } from '../../test/harness/shared-content.ts';
 import { times } from '../../test/harness/soak.ts';
 import type { Backend } from '../backend/backend.ts';
 import { openLocalBackend } from '../backend/local.ts';
@@ -25,28 +26,11 @@ const IDS = ['ck-a', 'ck-b', 'ck-c'];
 const OPERATIONS = 24;
 const AT_ONCE = 5;
 
-interface Source {
-  readonly checkpointId: string;
-  readonly dir: string;
-  readonly manifest: Manifest;
-}
-
 let root = '';
-const sources: Source[] = [];
+let sources: Source[] = [];
 beforeAll(async () => {
   root = await mkdtemp(join(tmpdir(), 'kybernate-interleaving-'));
-  // Every checkpoint shares some files with others; of each id there are two of different content.
-  for (const [index, checkpointId] of IDS.entries()) {
-    for (const variant of [0, 1]) {
-      const dir = join(root, `${checkpointId}-${variant}`);
-      const parts = [index, index + variant, 7 + variant].map((part): [string, Buffer] => [
-        `criu/part-${part}.img`,
-        noise(3000, `part ${part}`),
-      ]);
-      const manifest = await makeCheckpoint(dir, checkpointId, Object.fromEntries(parts));
-      sources.push({ checkpointId, dir, manifest });
-    }
-  }
+  sources = await makeSources(root, IDS);
 });
 afterAll(() => rm(root, { recursive: true, force: true }));
 beforeEach(() => {
@@ -109,14 +93,6 @@ async function operate(world: Interleaving, random: () => number, number: number
   }
 }
 
-async function keysOf(backend: Backend, prefix: string): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of backend.list(prefix)) {
-    keys.push(key);
-  }
-  return keys;
-}
-
 async function play(seed: number): Promise<void> {
   const random = randomOf(seed);
   const raw = await openLocalBackend(join(root, `store-${seed}`));
@@ -141,16 +117,8 @@ async function play(seed: number): Promise<void> {
   // All is quiet: leases and lists of the dead run out, and one more collection leaves nothing.
   await vi.advanceTimersByTimeAsync(30 * 3_600_000);
   await collect(raw, 'last', testOp(), (ms) => vi.advanceTimersByTimeAsync(ms));
-  const { checkpoints, damaged } = await listCheckpoints(raw);
-  expect(damaged).toEqual([]);
-  const packs = new Set(checkpoints.flatMap(({ manifest }) => manifest.packs.map(([id]) => id)));
-  expect({ seed, packs: await keysOf(raw, 'packs/') }).toEqual({
-    seed,
-    packs: [...packs].sort().map((id) => `packs/${id}`),
-  });
-  expect(await keysOf(raw, 'index/')).toEqual([...packs].sort().map((id) => `index/${id}`));
-  expect([...(await keysOf(raw, 'leases/')), ...(await keysOf(raw, 'condemned/'))]).toEqual([]);
-  expect(await keysOf(raw, 'checkpoints/')).toHaveLength(checkpoints.length * 2);
+  expect({ seed, ...(await faultsOf(raw)) }).toEqual({ seed, missing: [], left: [], damaged: [] });
+  const { checkpoints } = await listCheckpoints(raw);
   for (const { checkpointId } of checkpoints) {
     await verifyRemote({ checkpointId, backend: raw, op: testOp() });
   }
