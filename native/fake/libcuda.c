@@ -160,6 +160,15 @@ static void use_stack(void)
 		stack[i] = 1;
 }
 
+static void wait_for_thaw(const char *call, int pid, double began)
+{
+	if (!is_frozen(pid))
+		return;
+	log_call(call, pid, "frozen", 0, began);
+	while (is_frozen(pid) && process_alive(pid))
+		pause_ms(5);
+}
+
 static int open_busy(const struct process *p)
 {
 	char path[512];
@@ -177,11 +186,7 @@ static int transition(const char *call, int pid, int from, act_t act, void *args
 	int busy = -1, late;
 	log_call(call, pid, "begin", 0, began);
 	use_stack();
-	if (is_frozen(pid)) {
-		log_call(call, pid, "frozen", 0, began);
-		while (is_frozen(pid) && process_alive(pid))
-			pause_ms(5);
-	}
+	wait_for_thaw(call, pid, began);
 	int result = find_process(pid, &p);
 	find_action(call, pid, action, sizeof(action));
 	if (!result && (from == CHECKPOINTED || act == checkpoint_act)) {
@@ -233,6 +238,7 @@ int cuCheckpointProcessGetState(int pid, int *state)
 	find_action("GetState", pid, action, sizeof(action));
 	int result = find_process(pid, &p);
 	if (!result) {
+		wait_for_thaw("GetState", pid, began);
 		int busy = open_busy(&p);
 		flock(busy, LOCK_SH);
 		result = (result = before(action, pid, 0)) < 0 ? find_process(pid, &p) : result;
