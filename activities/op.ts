@@ -16,6 +16,8 @@ const STALL_MS = 300_000;
 export interface OpOptions {
   /** the phase that the workflow is in during this step; absent: no progress signals (never from inside the freeze) */
   readonly phase?: string;
+  /** told with the progress, by a step that runs on several nodes at once */
+  readonly node?: string;
   /** replaces the default of five minutes, for a step that is quiet by nature */
   readonly stallMs?: number;
 }
@@ -39,7 +41,7 @@ export async function withOp<Result>(options: OpOptions, step: (op: ActivityOp) 
     throw new KybernateError('Internal', `${context.info.activityType} was started outside a workflow`);
   }
   const stalled = new AbortController();
-  const report = reporter(context, options.phase, scheduledTimestampMs);
+  const report = reporter(context, options, scheduledTimestampMs);
   const pulse = new Pulse({
     everyMs: Math.max(100, (heartbeatTimeoutMs ?? 60_000) / 3),
     stallMs: options.stallMs ?? STALL_MS,
@@ -66,7 +68,7 @@ export async function withOp<Result>(options: OpOptions, step: (op: ActivityOp) 
 }
 
 /** Tells the workflow at a falling rate. Lost reports do not matter: the next one carries the whole state. */
-function reporter(context: Context, phase: string | undefined, startedMs: number): (done: Progress) => void {
+function reporter(context: Context, { phase, node }: OpOptions, startedMs: number): (done: Progress) => void {
   const execution = context.info.workflowExecution;
   if (phase === undefined || execution === undefined) {
     return () => undefined;
@@ -78,7 +80,12 @@ function reporter(context: Context, phase: string | undefined, startedMs: number
       return;
     }
     nextMs = nowMs + signalIntervalMs(nowMs - startedMs);
-    const message: ProgressReport = { phase, bytesDone, ...(bytesTotal === undefined ? {} : { bytesTotal }) };
+    const message: ProgressReport = {
+      phase,
+      bytesDone,
+      ...(node === undefined ? {} : { node }),
+      ...(bytesTotal === undefined ? {} : { bytesTotal }),
+    };
     context.client.workflow
       .getHandle(execution.workflowId, execution.runId)
       .signal('reportProgress', message)

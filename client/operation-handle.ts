@@ -73,6 +73,10 @@ async function heartbeatBytes(
   handle: WorkflowHandle,
   progress: OperationProgress,
 ): Promise<Pick<OperationProgress, 'bytesDone' | 'bytesTotal'>> {
+  if (progress.nodes !== undefined) {
+    // One heartbeat tells of one node; the signals of all are summed.
+    return {};
+  }
   const { raw } = await handle.describe();
   for (const { heartbeatDetails } of raw.pendingActivities ?? []) {
     const [payload] = heartbeatDetails?.payloads ?? [];

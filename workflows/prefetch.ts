@@ -82,6 +82,7 @@ async function prefetchTo(
   }
   const { expiresAfterMs } = pin ?? {};
   return steps.look.prefetchPacks({
+    node,
     checkpointId,
     tier,
     ...(pin === undefined ? {} : { pin: expiresAfterMs === undefined ? {} : { expiresAfterMs } }),

@@ -33,6 +33,24 @@ describe('progress of an operation', () => {
     expect(reported(START, { phase: 'uploading', bytesDone: 5 })).toBe(START);
   });
 
+  it('sums the bytes of several nodes, and knows the total when each has told its own', () => {
+    const fetching: OperationProgress = { ...START, phase: 'fetching', node: 'a,b' };
+
+    const first = reported(fetching, { phase: 'fetching', node: 'a', bytesDone: 5, bytesTotal: 10 });
+    const second = reported(first, { phase: 'fetching', node: 'b', bytesDone: 1 });
+    const third = reported(second, { phase: 'fetching', node: 'b', bytesDone: 7, bytesTotal: 20 });
+
+    expect(first).toMatchObject({ bytesDone: 5, bytesTotal: 10 });
+    expect(second.bytesDone).toBe(6);
+    expect(second.bytesTotal).toBeUndefined();
+    expect(third).toMatchObject({
+      bytesDone: 12,
+      bytesTotal: 30,
+      nodes: { a: { bytesDone: 5, bytesTotal: 10 }, b: { bytesDone: 7, bytesTotal: 20 } },
+    });
+    expect(entered(third, 'done', '2026-01-01T00:00:02.500Z').nodes).toBeUndefined();
+  });
+
   it('is a table with the bytes of the current phase', () => {
     const state = reported(entered(START, 'uploading', '2026-01-01T00:00:00.120Z'), {
       phase: 'uploading',

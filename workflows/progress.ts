@@ -4,7 +4,7 @@
  */
 import { setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { ContainerTarget } from '../core/contract/common.ts';
-import type { OperationProgress, ProgressReport } from '../core/contract/progress.ts';
+import type { NodeBytes, OperationProgress, ProgressReport } from '../core/contract/progress.ts';
 import type { Phase } from '../core/phases.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
 import { parseOrFail } from './failures.ts';
@@ -142,7 +142,7 @@ export function entered(state: OperationProgress, phase: Phase, at: string): Ope
     return state;
   }
   const durationMs = Date.parse(at) - Date.parse(state.phaseStartedAt);
-  const { bytesDone: _done, bytesTotal: _total, ...rest } = state;
+  const { bytesDone: _done, bytesTotal: _total, nodes: _nodes, ...rest } = state;
   return {
     ...rest,
     phase,
@@ -156,11 +156,25 @@ export function reported(state: OperationProgress, report: ProgressReport): Oper
   if (report.phase !== state.phase) {
     return state;
   }
+  if (report.node !== undefined && report.bytesDone !== undefined) {
+    const { bytesDone, bytesTotal } = report;
+    return summed(state, report.node, { bytesDone, ...(bytesTotal === undefined ? {} : { bytesTotal }) });
+  }
   return {
     ...state,
     ...(report.bytesDone === undefined ? {} : { bytesDone: report.bytesDone }),
     ...(report.bytesTotal === undefined ? {} : { bytesTotal: report.bytesTotal }),
   };
+}
+
+/** The total is known when every node that reports knows its own. */
+function summed(state: OperationProgress, node: string, bytes: NodeBytes): OperationProgress {
+  const nodes = { ...state.nodes, [node]: bytes };
+  const parts = Object.values(nodes);
+  const bytesDone = parts.reduce((sum, part) => sum + part.bytesDone, 0);
+  const bytesTotal = parts.reduce((sum, part) => sum + (part.bytesTotal ?? Number.NaN), 0);
+  const { bytesTotal: _total, ...rest } = state;
+  return { ...rest, nodes, bytesDone, ...(Number.isNaN(bytesTotal) ? {} : { bytesTotal }) };
 }
 
 /** Markdown for the Web UI. */

@@ -5,7 +5,6 @@ import type { PrefetchedNode, PrefetchRequest, PrefetchResult } from '../../core
 import { ERRORS, isErrorType } from '../../core/errors.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
-import type { Operation } from '../operation.ts';
 import { addHelpTexts, durationArgument, jsonOption, withoutUndefined } from '../options.ts';
 import { createOutput, renderTable } from '../output.ts';
 import { runOperation } from '../run-operation.ts';
@@ -89,31 +88,26 @@ async function runPrefetch(cli: Cli, checkpoint: string, flags: PrefetchFlags): 
   const operations = await cli.connect();
   try {
     const operation = await operations.prefetch(request, withoutUndefined({ workflowId: flags.workflowId }));
-    await runOperation(cli, operations, tellingPartial(cli, operation), {
+    await runOperation(cli, operations, operation, {
       output,
       title: `prefetch of ${checkpoint} to ${nodes.join(', ')}`,
       detach: flags.detach,
       render: renderPrefetched,
+      exitCode: exitCodeOf,
     });
   } finally {
     await operations.close();
   }
 }
 
-/** A result with failed nodes is printed, and the exit code is that of the first of them. */
-function tellingPartial(cli: Cli, operation: Operation<PrefetchResult>): Operation<PrefetchResult> {
-  return {
-    ...operation,
-    result: async () => {
-      const result = await operation.result();
-      const failed = (result.nodes ?? []).find((node) => node.outcome === 'failed');
-      if (failed !== undefined) {
-        const { type } = failed.error;
-        cli.setExitCode(ERRORS[isErrorType(type) ? type : 'Internal'].exitCode);
-      }
-      return result;
-    },
-  };
+/** That of the first node that failed. */
+function exitCodeOf({ nodes }: PrefetchResult): number | undefined {
+  const failed = nodes.find((node) => node.outcome === 'failed');
+  if (failed === undefined) {
+    return undefined;
+  }
+  const { type } = failed.error;
+  return ERRORS[isErrorType(type) ? type : 'Internal'].exitCode;
 }
 
 export function renderPrefetched(result: PrefetchResult): string {

@@ -39,6 +39,8 @@ export type PrefetchInput = z.output<typeof prefetchInput>;
 export type PrefetchSources = Readonly<Record<string, number>>;
 
 export interface PrefetchStepInput {
+  /** for the reports of its progress */
+  readonly node: string;
   readonly checkpointId: string;
   readonly tier: 'ram' | 'nvme';
   readonly pin?: { readonly expiresAfterMs?: number };

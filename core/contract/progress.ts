@@ -12,15 +12,24 @@ export interface OperationProgress {
   readonly phaseStartedAt: string;
   readonly bytesDone?: number;
   readonly bytesTotal?: number;
+  /** of an operation on several nodes: node → its part of these bytes */
+  readonly nodes?: Readonly<Record<string, NodeBytes>>;
   /** phases that are over, in order, with their wall time in ms */
   readonly finished: ReadonlyArray<{ readonly phase: Phase; readonly durationMs: number }>;
   readonly lastError?: string;
   readonly outcome?: string;
 }
 
+export interface NodeBytes {
+  readonly bytesDone: number;
+  readonly bytesTotal?: number;
+}
+
 /** Sent by a node at most every five seconds, and never from inside the freeze. */
 export interface ProgressReport {
   readonly phase: string;
+  /** of an operation on several nodes: which one reports */
+  readonly node?: string;
   readonly bytesDone?: number;
   readonly bytesTotal?: number;
 }

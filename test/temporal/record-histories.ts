@@ -71,6 +71,16 @@ const RECORDINGS: Record<string, Recording> = {
   'restore-from-store': (harness) =>
     harness.restore('restored', { steps: { resolveLocal: () => Promise.resolve({}) } }, { container: {} }),
   'restore-failed': (harness) => harness.restore('failed', { steps: { startRestored: fails('RestoreFailed') } }),
+  'prefetch-partial': (harness) => {
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 500 };
+    return harness.prefetch(
+      'prefetched',
+      {},
+      { nodes: [NODE, 'node-gone'], pin: { expiresAfterMs: 60_000 }, timeouts },
+    );
+  },
+  'prefetch-local-failed': (harness) =>
+    harness.prefetch('unfetched', { steps: { fetchImage: fails('CheckpointCorrupt') } }, { tier: 'local' }),
   'collect-garbage': (harness) =>
     harness.collectGarbage('collected', { steps: { confirmGarbage: waitingOnce } }, { lookEveryMs: 100 }),
   'collect-garbage-dry-run': (harness) => harness.collectGarbage('told', {}, { dryRun: true }),
