@@ -201,8 +201,8 @@ export const CRIU_OPTIONS = {
 } as const satisfies Record<string, CriuOptionRow>;
 
 /**
- * A directory without plugins that every machine has: CRIU refuses one that does not exist. CRIU's own cuda plugin would save and restore GPU state beside us; images that do
- * not name it (inventory.img, since 4.1) restore without it.
+ * A directory without plugins that every machine has: CRIU refuses one that does not exist. CRIU's own cuda plugin would
+ * save and restore GPU state beside us; images that do not name it (inventory.img, since 4.1) restore without it.
  */
 export const NO_PLUGINS = '/proc/self';
 

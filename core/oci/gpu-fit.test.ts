@@ -169,7 +169,7 @@ describe('a restore with GPUs', () => {
     ];
 
     expect(plan([library, '/dev/nvidia1'], mounts).criuConfigText).toBe(
-      `tcp-close\nexternal mnt[/x]:${library}\nexternal mnt[/dev/nvidia0]:/dev/nvidia1\n`,
+      `tcp-close\nlibdir /proc/self\nexternal mnt[/x]:${library}\nexternal mnt[/dev/nvidia0]:/dev/nvidia1\n`,
     );
   });
 

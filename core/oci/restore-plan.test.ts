@@ -112,6 +112,8 @@ const INPUT: RestorePlanInput = {
   presentSources: new Set(['/srv/data', '/pods/old/hosts']),
 };
 
+const GPU_FIT = { nodes: [], memoryBytes: 0, driver: { was: '580.0', is: '580.0' } };
+
 function reasonsOf(input: RestorePlanInput): unknown {
   try {
     restorePlan(input);
@@ -122,6 +124,28 @@ function reasonsOf(input: RestorePlanInput): unknown {
 }
 
 describe('restorePlan', () => {
+  it.each<
+    [
+      string,
+      Partial<Omit<RestorePlanInput, 'metadata'>> & { metadata?: RestorePlanInput['metadata'] | undefined },
+      boolean,
+    ]
+  >([
+    ['a container without GPU processes', {}, false],
+    ['GPU processes', { gpu: GPU_FIT }, true],
+    ['GPU processes in bare images', { gpu: GPU_FIT, metadata: undefined }, true],
+    [
+      'GPU processes that containerd dumped, whose images may name a plugin',
+      { gpu: GPU_FIT, metadata: { ...METADATA, capture: { ...METADATA.capture, engine: 'containerd' } } },
+      false,
+    ],
+  ])("turns CRIU's plugins off for %s: %s", (_title, changes, off) => {
+    const { metadata, ...rest } = { ...INPUT, ...changes };
+    const { criuConfigText } = restorePlan({ ...rest, ...(metadata === undefined ? {} : { metadata }) });
+
+    expect(criuConfigText.includes('libdir /proc/self\n')).toBe(off);
+  });
+
   it('fits the specification of a new pod to the images of an old one', async () => {
     const plan = restorePlan(INPUT);
 

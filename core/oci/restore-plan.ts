@@ -72,8 +72,10 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
   }
   // A dump with closed connections has no state to bring back, whatever the restore asks for.
   const keepTcp = input.tcp === 'keep' && input.metadata?.capture.tcp !== 'close';
-  // Images of ours name no plugin, but one that is installed would take processes in hand all the same.
-  const hasGpu = (input.metadata?.gpuProcesses ?? []).length > 0;
+  const hasGpu = input.gpu !== undefined || (input.metadata?.gpuProcesses ?? []).length > 0;
+  // Images of our own CRIU name no plugin, but one that is installed would take processes in hand all the same. Those that
+  // containerd's made may name it, and are refused without.
+  const pluginsOff = hasGpu && input.metadata?.capture.engine !== 'containerd';
   const hostname = hostnamePlan(input.newSpec, input.capturedSpec);
   const hold = input.metadata?.capture.networkHold;
   return {
@@ -91,7 +93,7 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
     }),
     criuConfigText: [
       ...(keepTcp ? [] : [CRIU_OPTIONS.tcpClose.criu]),
-      ...(hasGpu ? [`${CRIU_OPTIONS.pluginDir.criu} ${NO_PLUGINS}`] : []),
+      ...(pluginsOff ? [`${CRIU_OPTIONS.pluginDir.criu} ${NO_PLUGINS}`] : []),
       ...hookMounts,
     ]
       .map((line) => `${line}\n`)
