@@ -22,6 +22,7 @@ import { addRmCommand } from './commands/rm.ts';
 import { addSetupCommand } from './commands/setup.ts';
 import { addTemporalCommand } from './commands/temporal.ts';
 import { addTiersCommand } from './commands/tiers.ts';
+import { addTransferCommand } from './commands/transfer.ts';
 import { addUpCommand } from './commands/up.ts';
 import { addRunnerCommand, addSidecarCommand, addWorkerCommand } from './commands/worker.ts';
 import { addVerifyCommand } from './commands/verify.ts';
@@ -63,6 +64,7 @@ export function createProgram(cli: Cli): Command {
   addImportCommand(program, cli);
   addPrefetchCommand(program, cli);
   addTiersCommand(program, cli);
+  addTransferCommand(program, cli);
   addRmCommand(program, cli);
   addGcCommand(program, cli);
   addKeysCommand(program, cli);

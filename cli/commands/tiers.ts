@@ -1,13 +1,13 @@
 /* `kybernate tiers`: what the sidecar of this node has in its tiers, and which pins it keeps. */
-import { request as httpRequest } from 'node:http';
 import type { Command } from 'commander';
 import type { CheckpointResidency, SegmentResidency, TierInfo, TiersReport } from '../../core/contract/tiers.ts';
-import { KybernateError, isErrorType, messageOf, type ErrorDetails } from '../../core/errors.ts';
+import { KybernateError } from '../../core/errors.ts';
 import { parseCheckpointId } from '../../core/ids.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput, renderPairs, renderTable } from '../output.ts';
+import { askSidecar } from '../sidecar-client.ts';
 import { formatBytes, formatTime } from '../units.ts';
 
 interface TiersFlags {
@@ -16,8 +16,6 @@ interface TiersFlags {
   readonly unpin?: string;
   readonly json?: boolean;
 }
-
-const TIMEOUT_MS = 60_000;
 
 export function addTiersCommand(program: Command, cli: Cli): void {
   const command = program
@@ -45,15 +43,13 @@ export function addTiersCommand(program: Command, cli: Cli): void {
 
 async function runTiers(cli: Cli, flags: TiersFlags): Promise<void> {
   const output = createOutput(cli.streams, flags);
-  const { node, runDir } = cli.config();
-  const { sidecarSockets } = await import('../../workers/sidecar-sockets.ts');
-  const socket = { path: sidecarSockets(runDir).http, node };
+  const config = cli.config();
   if (flags.file !== undefined && flags.checkpoint === undefined) {
     throw new KybernateError('InvalidInput', '--file: give --checkpoint, too');
   }
   if (flags.unpin !== undefined) {
     const id = parseCheckpointId(flags.unpin);
-    const answer = (await ask(socket, 'DELETE', `/v1/pins/${id}`)) as { readonly unpinned: readonly string[] };
+    const answer = (await askSidecar(config, 'DELETE', `/v1/pins/${id}`)) as { readonly unpinned: readonly string[] };
     const { unpinned } = answer;
     output.result(answer, () =>
       unpinned.length === 0 ? `${id} was not pinned` : `${id} is no longer pinned in ${unpinned.join(' and ')}`,
@@ -67,17 +63,14 @@ async function runTiers(cli: Cli, flags: TiersFlags): Promise<void> {
   if (flags.file !== undefined) {
     query.set('file', flags.file);
   }
-  const report = (await ask(socket, 'GET', `/v1/tiers?${query.toString()}`)) as TiersReport;
-  output.result(report, () => renderReport(report, node));
+  const report = (await askSidecar(config, 'GET', `/v1/tiers?${query.toString()}`)) as TiersReport;
+  output.result(report, () => renderReport(report, config.node));
 }
 
-/** How much of a checkpoint the sidecar of this node holds, and in which tiers. @throws as `ask` */
+/** How much of a checkpoint the sidecar of this node holds, and in which tiers. @throws as `askSidecar` */
 export async function residencyOf(cli: Cli, checkpointId: string): Promise<CheckpointResidency | undefined> {
-  const { node, runDir } = cli.config();
-  const { sidecarSockets } = await import('../../workers/sidecar-sockets.ts');
   const query = new URLSearchParams({ checkpoint: checkpointId });
-  const socket = { path: sidecarSockets(runDir).http, node };
-  return ((await ask(socket, 'GET', `/v1/tiers?${query.toString()}`)) as TiersReport).residency;
+  return ((await askSidecar(cli.config(), 'GET', `/v1/tiers?${query.toString()}`)) as TiersReport).residency;
 }
 
 export function renderReport({ tiers, residency, segment }: TiersReport, node: string): string {
@@ -135,40 +128,4 @@ function renderSegment({ file, chunks, bytes, tiers }: SegmentResidency): string
 
 function share(part: number, whole: number): string {
   return whole === 0 ? 'nothing is needed' : `${Math.floor((part / whole) * 100)} %`;
-}
-
-/** @throws what the sidecar reports; StorageUnavailable no sidecar answers; StorageDenied its socket is another user's */
-async function ask(
-  socket: { readonly path: string; readonly node: string },
-  method: string,
-  path: string,
-): Promise<unknown> {
-  const answer = await new Promise<{ status: number; text: string }>((resolve, reject) => {
-    const call = httpRequest({ socketPath: socket.path, method, path, timeout: TIMEOUT_MS }, (response) => {
-      const parts: Buffer[] = [];
-      response.on('data', (part: Buffer) => parts.push(part));
-      response.once('end', () => resolve({ status: response.statusCode ?? 0, text: Buffer.concat(parts).toString() }));
-      response.once('error', reject);
-    });
-    call.on('timeout', () => call.destroy(new Error(`silent for ${TIMEOUT_MS} ms`)));
-    call.once('error', reject);
-    call.end();
-  }).catch((error: unknown) => {
-    const code: unknown = error instanceof Error && 'code' in error ? error.code : undefined;
-    const type = code === 'EACCES' || code === 'EPERM' ? 'StorageDenied' : 'StorageUnavailable';
-    const remedy = type === 'StorageDenied' ? 'run it as root' : 'start `kybernate sidecar`';
-    throw new KybernateError(
-      type,
-      `the sidecar of ${socket.node} does not answer on ${socket.path}: ${messageOf(error)}; ${remedy}`,
-      {
-        cause: error,
-      },
-    );
-  });
-  const body = JSON.parse(answer.text) as { error?: { type: string; message: string; details?: ErrorDetails } };
-  if (body.error !== undefined) {
-    const { type, message, details } = body.error;
-    throw new KybernateError(isErrorType(type) ? type : 'Internal', message, details === undefined ? {} : { details });
-  }
-  return body;
 }

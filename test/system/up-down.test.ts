@@ -59,14 +59,14 @@ test('up is idempotent, and starts again only what has ended', async () => {
   expect(second.variables).toEqual(first.variables);
 });
 
-test('another store restarts the workers and keeps the servers', async () => {
+test('another store restarts those who know it and keeps the rest', async () => {
   const first = await start();
   const before = readDaemons(first.paths.dir);
 
   const second = await start('s3');
 
   const kept = readDaemons(first.paths.dir).filter((record) => before.some((other) => other.pid === record.pid));
-  expect(kept.map((record) => record.name).sort()).toEqual(['containerd', 'temporal']);
+  expect(kept.map((record) => record.name).sort()).toEqual(['containerd', 'temporal', 'worker-node']);
   expect(second.variables['KYBERNATE_STORE']).toBe('s3://kybernate');
 });
 
