@@ -72,11 +72,10 @@ async function fetchAlone({ checkpointId, backend, destDir, op, trust }: FetchRe
   try {
     const remote = await getManifest(backend, checkpointId, op.signal);
     const { totalBytes, merkleRoot } = remote.manifest;
-    if (trust !== undefined) {
-      checkSignature(trust, claimOf(remote), op);
-    }
+    const accept = await checkTrust(remote, trust, op);
     const present = await committedRoot(destDir);
     if (present === merkleRoot) {
+      await accept();
       return { bytes: 0, totalBytes, merkleRoot };
     }
     if (present !== undefined) {
@@ -90,6 +89,7 @@ async function fetchAlone({ checkpointId, backend, destDir, op, trust }: FetchRe
       await checkRoom(dirname(destDir), plan.contentBytes);
       await makeFiles(destDir, plan, op.signal);
       const bytes = await writeChunks(backend, destDir, plan, op);
+      await accept();
       await commit(destDir, plan, remote, op.signal);
       return { bytes, totalBytes, merkleRoot };
     } catch (error) {
@@ -99,6 +99,30 @@ async function fetchAlone({ checkpointId, backend, destDir, op, trust }: FetchRe
   } finally {
     await lease.release();
   }
+}
+
+/**
+ * Checks who vouches for a checkpoint before anything of it is read.
+ * @returns remembers it, when a trusted key has signed it
+ * @throws SignatureInvalid
+ */
+async function checkTrust(
+  remote: RemoteCheckpoint,
+  trust: TrustPolicy | undefined,
+  op: Op,
+): Promise<() => Promise<void>> {
+  if (trust === undefined) {
+    return () => Promise.resolve();
+  }
+  const trusted = checkSignature(trust, claimOf(remote), op);
+  const { checkpointId, metadata, manifest } = remote;
+  const sighting = { checkpointId, createdAt: metadata.createdAt, merkleRoot: manifest.merkleRoot };
+  await trust.seen?.check(sighting, remote.remote);
+  return async () => {
+    if (trusted) {
+      await trust.seen?.record(sighting);
+    }
+  };
 }
 
 /** What is about to be read, as far as the digests in the manifest fix it; the texts are compared with them later. */

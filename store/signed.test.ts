@@ -1,5 +1,5 @@
 import { generateKeyPairSync } from 'node:crypto';
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -7,7 +7,7 @@ import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import type { SignatureMode } from '../core/checkpoint/signature.ts';
 import { encodePublishedManifest, type PublishedManifest } from '../core/checkpoint/manifest.ts';
 import { watch } from '../test/harness/backends.ts';
-import { makeCheckpoint, sampleFiles, testOp } from '../test/harness/checkpoint-dir.ts';
+import { makeCheckpoint, sampleFiles, sampleMetadata, testOp } from '../test/harness/checkpoint-dir.ts';
 import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
 import { getManifest } from './catalog.ts';
@@ -18,9 +18,11 @@ import {
   type SigningKey,
   type TrustPolicy,
 } from './crypto/signing.ts';
+import { openSeen } from './crypto/seen.ts';
 import { fetchCheckpoint } from './fetch.ts';
 import { manifestKey } from './keys.ts';
 import { publishManifest } from './publish.ts';
+import { removeCheckpoint } from './remove.ts';
 import { seal } from './seal.ts';
 import { uploadCheckpoint } from './upload.ts';
 
@@ -46,15 +48,27 @@ function trust(mode: SignatureMode, key = ours): TrustPolicy {
 }
 
 /** As the node's commit, upload and publication. */
-async function store(checkpointId: string, key?: SigningKey, seed = checkpointId): Promise<string> {
+async function store(checkpointId: string, key?: SigningKey, seed = checkpointId, createdAt = ''): Promise<string> {
   const dir = join(root, checkpointId);
   const manifest = await makeCheckpoint(dir, checkpointId, sampleFiles(seed));
+  if (createdAt !== '') {
+    const metadata = { ...sampleMetadata(checkpointId, manifest), createdAt };
+    await writeFile(join(dir, METADATA_FILE), JSON.stringify(metadata));
+  }
   if (key !== undefined) {
     await signDirectory(dir, await readFile(join(dir, METADATA_FILE), 'utf8'), key);
   }
   await uploadCheckpoint({ checkpointId, dir, manifest, backend, op: testOp() });
   await publishManifest({ checkpointId, dir, backend, op: testOp() });
   return dir;
+}
+
+async function keysOf(prefix: string): Promise<string[]> {
+  const found: string[] = [];
+  for await (const { key } of backend.list(prefix)) {
+    found.push(key);
+  }
+  return found;
 }
 
 function fetch(checkpointId: string, policy: TrustPolicy, from = backend): Promise<unknown> {
@@ -129,6 +143,24 @@ describe('a signed checkpoint', () => {
 
     await expectRefused('ck-1', trust('required'), message);
     await expectRefused('ck-1', trust('accept'), message);
+  });
+
+  it('is found when an older one of its id was put back, in the store of a node that has seen the newer one', async () => {
+    const policy = { ...trust('required'), seen: openSeen(join(root, 'seen.jsonl')) };
+    await store('nightly', ours, 'old', '2026-01-01T00:00:00.000Z');
+    const old = await Promise.all((await keysOf('')).map(async (key) => [key, await backend.get(key)] as const));
+    await removeCheckpoint(backend, 'nightly', testOp());
+    await rm(join(root, 'nightly'), { recursive: true });
+    await store('nightly', ours, 'new', '2026-01-02T00:00:00.000Z');
+    await fetch('nightly', policy);
+    await rm(dest, { recursive: true });
+
+    for (const [key, bytes] of old) {
+      await backend.put(key, bytes ?? new Uint8Array());
+    }
+
+    await expectRefused('nightly', policy, /an older one was put back/);
+    await fetch('nightly', trust('required'));
   });
 
   it('is found when the signature was taken away', async () => {

@@ -1,7 +1,9 @@
 /* The keys of a process: those that wrap the keys of the store, the one that signs, those that are trusted. */
+import { join } from 'node:path';
 import { runExeca } from '../native/run/run-execa.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { openKeyRing, type KeyRing } from '../store/crypto/key-ring.ts';
+import { openSeen } from '../store/crypto/seen.ts';
 import { openTrust, readSigningKey, type SigningKey, type TrustPolicy } from '../store/crypto/signing.ts';
 import { withKeys } from '../store/crypto/vault.ts';
 import type { EncryptionConfig, NodeConfig } from './config.ts';
@@ -38,6 +40,9 @@ export async function signaturesOf(
 ): Promise<{ readonly trust: TrustPolicy; readonly signingKey?: SigningKey }> {
   const { KYBERNATE_SIGNING_KEY: path, KYBERNATE_SIGNATURES: mode, KYBERNATE_TRUSTED_KEYS: trustedKeys } = config;
   const signingKey = path === undefined ? undefined : await readSigningKey(path);
-  const trust = await openTrust({ mode, trustedKeys, signingKey });
+  const policy = await openTrust({ mode, trustedKeys, signingKey });
+  const seen = openSeen(join(config.KYBERNATE_STATE_DIR, 'seen.jsonl'));
+  // Of what nobody signs nothing is known for sure.
+  const trust = mode === 'off' || policy.keys.size === 0 ? policy : { ...policy, seen };
   return { trust, ...(signingKey === undefined ? {} : { signingKey }) };
 }

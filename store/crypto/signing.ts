@@ -21,6 +21,7 @@ import type { Op } from '../../core/op.ts';
 import { hexDigestOf } from '../digest.ts';
 import { errnoOf, writeFileDurably } from '../files.ts';
 import { parseMetadata } from '../metadata.ts';
+import type { SeenCheckpoints } from './seen.ts';
 import { PUBLIC_MODE, readGuardedFile, SECRET_MODE } from './secret-file.ts';
 
 export interface SigningKey {
@@ -34,6 +35,8 @@ export interface TrustPolicy {
   readonly mode: SignatureMode;
   /** by key id */
   readonly keys: ReadonlyMap<string, KeyObject>;
+  /** finds older checkpoints that were put back; absent: nothing is remembered */
+  readonly seen?: SeenCheckpoints;
 }
 
 export interface TrustSettings {
@@ -170,6 +173,7 @@ async function signatureOrInvalid(dir: string): Promise<SignatureFile | undefine
 
 /**
  * @param claim.statement what the bytes at hand say
+ * @returns whether a key that is trusted has signed
  * @throws SignatureInvalid naming `where`, what differs or which keys have signed
  */
 export function checkSignature(
@@ -180,10 +184,10 @@ export function checkSignature(
     readonly where: string;
   },
   op: Pick<Op, 'log'>,
-): void {
+): boolean {
   const { statement, signature, where } = claim;
   if (trust.mode === 'off') {
-    return;
+    return false;
   }
   const signers = signature?.signatures ?? [];
   if (signature === undefined || signers.length === 0) {
@@ -192,7 +196,7 @@ export function checkSignature(
         trusted: [...trust.keys.keys()],
       });
     }
-    return;
+    return false;
   }
   const differs = (Object.keys(statement) as Array<keyof SignedStatement>).filter(
     (field) => statement[field] !== signature.statement[field],
@@ -211,7 +215,7 @@ export function checkSignature(
     throw invalid(`${where} has a forged signature of key ${wrong[0]?.keyId ?? ''}`, { signedBy: keyIds });
   }
   if (known.length > 0) {
-    return;
+    return true;
   }
   if (trust.mode === 'required') {
     throw invalid(`${where} is signed by ${keyIds.join(', ')}, which this node does not trust`, {
@@ -222,6 +226,7 @@ export function checkSignature(
   if (trust.keys.size > 0) {
     op.log.warn({ where, signedBy: keyIds }, 'signed by keys that this node does not know');
   }
+  return false;
 }
 
 function invalid(message: string, details: Readonly<Record<string, unknown>>): KybernateError {
