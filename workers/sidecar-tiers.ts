@@ -1,6 +1,6 @@
 /* The store of a sidecar behind its tiers, and its peers, as the variables say. */
 import { createServer, type Server } from 'node:http';
-import { KybernateError } from '../core/errors.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { openPeerBackend } from '../store/backend/peer.ts';
@@ -12,6 +12,9 @@ import type { Tier } from '../store/tiers/tier.ts';
 import { TieredBackend } from '../store/tiers/tiered.ts';
 import type { SidecarConfig } from './config.ts';
 import { opener } from './runtime.ts';
+
+/** Between two looks at what was deleted from the store. */
+const TIDY_MS = 1_800_000;
 
 export interface SidecarTiers {
   /** the store behind the tiers, opened at its first use */
@@ -40,14 +43,19 @@ export async function sidecarTiers({ config, log, pathOf, openStore }: SidecarTi
   const tiers = opener(() =>
     openTiers(
       {
-        ...(ram === undefined ? {} : { ram: { ...ram, dir: pathOf(ram.dir) } }),
-        ...(nvme === undefined ? {} : { nvme: { ...nvme, dir: pathOf(nvme.dir) } }),
+        ...(ram === undefined ? {} : { ram: { ...ram, path: pathOf(ram.dir) } }),
+        ...(nvme === undefined ? {} : { nvme: { ...nvme, path: pathOf(nvme.dir) } }),
       },
       log,
     ),
   );
-  const backend = opener(async () => new TieredBackend({ store: await openStore(), tiers: await tiers(), peers, log }));
+  let tiered: TieredBackend | undefined;
+  const backend = opener(async () => {
+    tiered = new TieredBackend({ store: await openStore(), tiers: await tiers(), peers, log });
+    return tiered;
+  });
   let server: Server | undefined;
+  let tidying: NodeJS.Timeout | undefined;
   return {
     backend,
     async start() {
@@ -57,13 +65,29 @@ export async function sidecarTiers({ config, log, pathOf, openStore }: SidecarTi
         server = await listenForPeers(address, opened, token);
         log.info({ address }, 'packs of the tiers are given to peers');
       }
+      if (opened.length > 0) {
+        const tidy = (): Promise<void> => tidied(backend, log);
+        tidying = setInterval(() => void tidy(), TIDY_MS);
+        void tidy();
+      }
     },
     async close() {
+      clearInterval(tidying);
       server?.closeAllConnections();
       await new Promise<void>((resolve) => (server === undefined ? resolve() : server.close(() => resolve())));
+      await tiered?.close();
       await Promise.all(peers.map((peer) => peer.backend.close()));
     },
   };
+}
+
+async function tidied(backend: () => Promise<TieredBackend>, log: Logger): Promise<void> {
+  try {
+    await (await backend()).tidy();
+  } catch (error) {
+    // Whatever is wrong with the store: the next look is half an hour away.
+    log.warn({ reason: messageOf(error) }, 'not known what was deleted from the store: the tiers stay as they are');
+  }
 }
 
 /** Directories of the tiers, which are the sidecar's own. @throws InvalidInput */

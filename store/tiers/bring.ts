@@ -9,7 +9,8 @@ import { packKey } from '../keys.ts';
 import { forEachLimit } from '../limit.ts';
 import { checkPack } from './check-pack.ts';
 import type { CopyGuard } from './copy-guard.ts';
-import type { Reservation, Tier } from './tier.ts';
+import type { Reservation } from './stock.ts';
+import type { Tier } from './tier.ts';
 
 const PARALLEL_PACKS = 3;
 /** A pack comes from the store in parts, several at a time: one connection does not fill a network. */

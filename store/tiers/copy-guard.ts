@@ -55,7 +55,7 @@ export class CopyGuard implements EvictionGuard {
         this.#stored.add(pack);
         return true;
       }
-      if (!(await this.#namedPacks()).has(pack)) {
+      if (await this.isGarbage(pack)) {
         return true;
       }
       log.warn({ tier: tier.name, pack }, 'the store has lost a pack: the copy in the tier is kept for a repair');
@@ -66,6 +66,12 @@ export class CopyGuard implements EvictionGuard {
       );
     }
     return false;
+  }
+
+  /** The store does not have the pack, and no manifest names it. @throws StorageUnavailable, StorageDenied */
+  async isGarbage(pack: string): Promise<boolean> {
+    const isThere = (await this.#parts.store.head(packKey(pack))) !== undefined;
+    return !isThere && !(await this.#namedPacks()).has(pack);
   }
 
   /** Its manifest is worth keeping while one of its packs is here. */

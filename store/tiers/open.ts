@@ -28,9 +28,9 @@ export async function openTiers({ ram, nvme }: TiersSettings, log: Logger): Prom
   return Promise.all(wanted.map((settings) => openTier(settings, log)));
 }
 
-async function checkTmpfs({ dir, budgetBytes }: Omit<TierSettings, 'name'>, log: Logger): Promise<void> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  const { type, blocks, bsize } = await statfs(dir);
+async function checkTmpfs({ dir, path = dir, budgetBytes }: Omit<TierSettings, 'name'>, log: Logger): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 });
+  const { type, blocks, bsize } = await statfs(path);
   if (type !== TMPFS) {
     throw new KybernateError(
       'Incompatible',

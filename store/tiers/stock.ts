@@ -9,6 +9,12 @@ export interface Unit {
   readonly bytes: number;
 }
 
+/** Room that was made. */
+export interface Reservation {
+  /** Gives back what is left of it. */
+  release(): void;
+}
+
 interface Entry extends Unit {
   readonly objects: Map<string, number>;
   bytes: number;
@@ -18,9 +24,27 @@ export class Stock {
   /** least recently used first */
   readonly #units = new Map<string, Entry>();
   #usedBytes = 0;
+  #reservedBytes = 0;
 
   get usedBytes(): number {
     return this.#usedBytes;
+  }
+
+  /** used or promised */
+  get takenBytes(): number {
+    return this.#usedBytes + this.#reservedBytes;
+  }
+
+  /** The caller has made sure that there is room. */
+  reserve(bytes: number): Reservation {
+    this.#reservedBytes += bytes;
+    let left = bytes;
+    return {
+      release: () => {
+        this.#reservedBytes -= left;
+        left = 0;
+      },
+    };
   }
 
   /** Size of the object; undefined when it is not here. The key must have a kind. */

@@ -15,7 +15,7 @@ import type { Backend, ByteRange, GetOptions } from '../backend/backend.ts';
 import { openLocalBackend } from '../backend/local.ts';
 import { packKey } from '../keys.ts';
 import { Holds, Pins } from './pins.ts';
-import { Stock, type Unit } from './stock.ts';
+import { Stock, type Reservation, type Unit } from './stock.ts';
 import { checkpointOfUnit, kindOf, packOfUnit } from './units.ts';
 
 export const TIER_NAMES = ['ram', 'nvme'] as const;
@@ -24,13 +24,9 @@ export type TierName = (typeof TIER_NAMES)[number];
 export interface TierSettings {
   readonly name: TierName;
   readonly dir: string;
+  /** where the process reaches the directory, when not by its path */
+  readonly path?: string;
   readonly budgetBytes: number;
-}
-
-/** Room that was made. */
-export interface Reservation {
-  /** Gives back what is left of it. */
-  release(): void;
 }
 
 /** Asked before each eviction. False also when nobody can tell. */
@@ -54,7 +50,7 @@ const REST_MS = 30_000;
  * @throws StorageDenied, StorageUnavailable, DiskFull the directory cannot be made or read
  */
 export async function openTier(settings: TierSettings, log: Logger): Promise<Tier> {
-  const place = await openLocalBackend(settings.dir);
+  const place = await openLocalBackend(settings.path ?? settings.dir);
   // All of it: one process at a time. The clock of a file runs a little ahead of ours.
   await place.sweep(-60_000);
   const found: Array<{ readonly key: string; readonly bytes: number; readonly modifiedMs: number }> = [];
@@ -85,11 +81,11 @@ export class Tier {
   readonly pins: Pins;
   readonly holds = new Holds();
   readonly #place: Backend;
+  readonly #path: string;
   readonly #stock: Stock;
   readonly #log: Logger;
   /** key → when the time of its file was set last */
   readonly #touchedMs = new Map<string, number>();
-  #reservedBytes = 0;
   #restsUntilMs = 0;
   /** room is made for one caller at a time */
   #turn: Promise<unknown> = Promise.resolve();
@@ -97,6 +93,7 @@ export class Tier {
   constructor({ settings, place, stock, pins, log }: TierParts) {
     this.name = settings.name;
     this.dir = settings.dir;
+    this.#path = settings.path ?? settings.dir;
     this.budgetBytes = settings.budgetBytes;
     this.pins = pins;
     this.#place = place;
@@ -150,18 +147,13 @@ export class Tier {
     if (this.#restsUntilMs > Date.now()) {
       return undefined;
     }
+    // Where there is room already nobody waits for the evictions of others.
+    if (this.#stock.takenBytes + bytes <= this.budgetBytes) {
+      return this.#stock.reserve(bytes);
+    }
     return this.#alone(async () => {
-      if (bytes > this.budgetBytes || !(await this.#evictUntil(this.budgetBytes - bytes, guard))) {
-        return undefined;
-      }
-      this.#reservedBytes += bytes;
-      let left = bytes;
-      return {
-        release: () => {
-          this.#reservedBytes -= left;
-          left = 0;
-        },
-      };
+      const isRoom = bytes <= this.budgetBytes && (await this.#evictUntil(this.budgetBytes - bytes, guard));
+      return isRoom ? this.#stock.reserve(bytes) : undefined;
     });
   }
 
@@ -205,6 +197,14 @@ export class Tier {
     }
   }
 
+  /** Removes manifest and file lists of a checkpoint. */
+  async dropCheckpoint(checkpointId: string): Promise<void> {
+    const unit = this.#stock.units().find(({ id }) => checkpointOfUnit(id) === checkpointId);
+    for (const key of unit?.objects.keys() ?? []) {
+      await this.drop(key);
+    }
+  }
+
   /** Evicts to the low-water mark when the high-water mark is passed, as after a start with a smaller budget. */
   async trim(guard: EvictionGuard): Promise<void> {
     if (this.#stock.usedBytes > HIGH_WATER * this.budgetBytes) {
@@ -233,7 +233,7 @@ export class Tier {
 
   /** @returns false when what may go is not enough */
   async #evictUntil(limitBytes: number, guard: EvictionGuard): Promise<boolean> {
-    const isEnough = (): boolean => this.#stock.usedBytes + this.#reservedBytes <= limitBytes;
+    const isEnough = (): boolean => this.#stock.takenBytes <= limitBytes;
     const units = isEnough() ? [] : this.#stock.units();
     for (const unit of units) {
       if (isEnough()) {
@@ -281,7 +281,7 @@ export class Tier {
       this.#touchedMs.set(key, nowMs);
       const time = new Date(nowMs);
       // Lost, or the file is gone: the order of evictions after a restart is a little off.
-      utimes(join(this.dir, key), time, time).catch(() => undefined);
+      utimes(join(this.#path, key), time, time).catch(() => undefined);
     }
   }
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { open as openFile, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Manifest } from '../../core/checkpoint/manifest.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { watch, type BackendCall, type Watched } from '../../test/harness/backends.ts';
-import { makeCheckpoint, noise, testOp } from '../../test/harness/checkpoint-dir.ts';
+import { makeCheckpoint, noise, sampleFiles, testOp } from '../../test/harness/checkpoint-dir.ts';
 import type { Backend } from '../backend/backend.ts';
 import { openLocalBackend } from '../backend/local.ts';
 import { getManifest } from '../catalog.ts';
@@ -78,7 +79,7 @@ async function tiered({
 
 async function publish(backend: Backend, checkpointId = 'ck-1'): Promise<Manifest> {
   const dir = join(root, `source-${checkpointId}`);
-  const manifest = await makeCheckpoint(dir, checkpointId);
+  const manifest = await makeCheckpoint(dir, checkpointId, sampleFiles(checkpointId));
   await uploadCheckpoint({ checkpointId, dir, manifest, backend, op: testOp(), packBytes: 300_000 });
   await publishManifest({ checkpointId, dir, backend, op: testOp() });
   return manifest;
@@ -327,6 +328,40 @@ describe('evictions', () => {
     expect(await readdir(join(root, 'node/nvme/packs'))).toEqual([]);
   });
 
+  it('of what others have deleted from the store happen at the next tidying, pins included', async () => {
+    const backend = await tiered({ ram: 1e9 });
+    await publish(backend);
+    await publish(backend, 'ck-2');
+    await backend.tiers[1]?.pins.add({ checkpointId: 'ck-1', packs: await packsOf(place) });
+    await backend.put(packKey(pack(1)), noise(100, 'of an upload that goes on'));
+    const before = backend.tiers[1]?.packs().size ?? 0;
+    await backend.tidy();
+    expect(backend.tiers[1]?.packs().size).toBe(before);
+    await removeCheckpoint(place, 'ck-1', testOp());
+
+    await backend.tidy();
+
+    const left = [...(backend.tiers[1]?.packs().keys() ?? [])];
+    expect(left.length).toBeLessThan(before);
+    expect(left.filter((id) => !isStored(id))).toEqual([]);
+    expect(left).toEqual(expect.arrayContaining([...(await packsOf(place, 'ck-2')), pack(1)]));
+    expect(backend.tiers[1]?.checkpoints()).toEqual(['ck-2']);
+    expect(backend.tiers[1]?.pins.list()).toEqual([]);
+  });
+
+  it('do not happen in a tidying to a pack that the store has lost, nor while the store is away', async () => {
+    const backend = await tiered();
+    await publish(backend);
+    const [lost = ''] = await packsOf(place);
+    await place.delete(packKey(lost));
+
+    await backend.tidy();
+    around = away;
+    await expect(backend.tidy()).rejects.toMatchObject({ type: 'StorageUnavailable' });
+
+    expect(backend.tiers[0]?.bytesOf(packKey(lost))).toBeGreaterThan(0);
+  });
+
   it('of an object that is removed through the tiers happen at once', async () => {
     const backend = await tiered();
     await publish(backend);
@@ -374,6 +409,8 @@ describe('peers', () => {
     }
   });
 });
+
+const isStored = (id: string): boolean => existsSync(join(root, 'store/packs', id));
 
 async function swap(path: string, other: string): Promise<void> {
   const { copyFile } = await import('node:fs/promises');

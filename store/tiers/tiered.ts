@@ -5,13 +5,15 @@
  * condemned) is asked of the store itself. Packs, indexes and file lists never change under their names, so a copy is as
  * good as the original; a manifest may be deleted or replaced, so its copy serves only while the store is away.
  */
-import { isKybernateError, messageOf } from '../../core/errors.ts';
+import { isKybernateError, KybernateError, messageOf } from '../../core/errors.ts';
 import type { Logger } from '../../core/op.ts';
 import type { Backend, ByteRange, CallOptions, GetOptions, ObjectInfo } from '../backend/backend.ts';
+import type { StoreKeys } from '../crypto/store-keys.ts';
 import { packOfKey } from '../keys.ts';
 import { Bringer, orAborted, type Coming, type Peer } from './bring.ts';
 import { CopyGuard } from './copy-guard.ts';
 import { Moves, type MovePolicy } from './moves.ts';
+import { tidyTiers } from './tidy.ts';
 import type { Tier, TierName } from './tier.ts';
 import { kindOf, type Kind } from './units.ts';
 
@@ -27,12 +29,14 @@ export interface TieredParts {
 
 export class TieredBackend implements Backend {
   readonly url: string;
+  keys?: StoreKeys;
   readonly tiers: readonly Tier[];
   readonly #store: Backend;
   readonly #log: Logger;
   readonly #guard: CopyGuard;
   readonly #bringer: Bringer;
   readonly #moves: Moves;
+  readonly #closed = new AbortController();
   /** writes that nobody waits for */
   readonly #background = new Set<Promise<unknown>>();
 
@@ -127,6 +131,14 @@ export class TieredBackend implements Backend {
     return this.#store.sweep(olderThanMs, options);
   }
 
+  /** The store itself, past every tier and peer: for whoever asks what is really there. */
+  behind(): Backend {
+    if (this.keys !== undefined) {
+      this.#store.keys = this.keys;
+    }
+    return this.#store;
+  }
+
   /** Waits for what is under way in the background. */
   async settled(): Promise<void> {
     while (this.#background.size > 0) {
@@ -135,6 +147,7 @@ export class TieredBackend implements Backend {
   }
 
   async close(): Promise<void> {
+    this.#closed.abort(new KybernateError('StorageUnavailable', 'the tiers were closed'));
     await this.#bringer.close();
     await this.settled();
     await this.#store.close();
@@ -148,6 +161,12 @@ export class TieredBackend implements Backend {
   /** Takes a small object into a tier; a tier that does not take it is no error. */
   async keep(key: string, bytes: Uint8Array, tier: Tier): Promise<void> {
     await tier.store(key, bytes, this.#guard);
+  }
+
+  /** Drops copies of what was deleted from the store. @throws as `tidyTiers` */
+  async tidy(): Promise<void> {
+    const parts = { store: this.#store, tiers: this.tiers, guard: this.#guard, log: this.#log };
+    await tidyTiers(parts, this.#closed.signal);
   }
 
   /** Evicts in the background where a tier is nearly full, and forgets pins that are over. */
