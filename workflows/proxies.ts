@@ -112,7 +112,7 @@ export const OPTION_CLASSES = {
     taskQueue: CONTROL_QUEUE,
     startToCloseTimeout: 6 * HOUR_MS,
     scheduleToCloseTimeout: 24 * HOUR_MS,
-    heartbeatTimeout: 30_000,
+    heartbeatTimeout: 15_000,
     retry: retry(0, 60_000),
   }),
   /** Undo: generous and stubborn, but not for ever. */

@@ -31,7 +31,9 @@ let store: Backend;
 let around: (call: BackendCall, proceed: () => Promise<unknown>) => Promise<unknown>;
 let client: Client;
 let kybernate: KybernateClient;
-let stop: () => Promise<void>;
+let stopWorker: () => Promise<void>;
+let startWorker: () => Promise<void>;
+let close: () => Promise<void>;
 
 beforeAll(async () => {
   Runtime.install({
@@ -45,24 +47,32 @@ beforeAll(async () => {
   ]);
   client = new Client({ connection, namespace });
   kybernate = await createKybernateClient({ address, namespace, env: {} });
-  const worker = await Worker.create({
-    connection: native,
-    namespace,
-    taskQueue: CONTROL_QUEUE,
-    workflowBundle: { codePath: await workflowBundlePath() },
-    activities: createControlActivities({ backend: () => Promise.resolve(asIfOld(watch(store, around))) }),
-    interceptors: { activity: [mapErrorsInterceptor] },
-  });
-  const running = worker.run();
-  stop = async () => {
-    worker.shutdown();
-    await running;
+  startWorker = async () => {
+    const worker = await Worker.create({
+      connection: native,
+      namespace,
+      taskQueue: CONTROL_QUEUE,
+      workflowBundle: { codePath: await workflowBundlePath() },
+      activities: createControlActivities({ backend: () => Promise.resolve(asIfOld(watch(store, around))) }),
+      interceptors: { activity: [mapErrorsInterceptor] },
+      shutdownForceTime: 100,
+    });
+    // What is at work when it ends is given up, as when the process dies.
+    const running = worker.run().catch(() => undefined);
+    stopWorker = async () => {
+      worker.shutdown();
+      await running;
+    };
+  };
+  close = async () => {
+    await stopWorker();
     await kybernate.close();
     await connection.close();
     await native.close();
   };
+  await startWorker();
 });
-afterAll(() => stop());
+afterAll(() => close());
 beforeEach(async () => {
   root = await mkdtemp(join(tmpdir(), 'kybernate-collect-'));
   store = await openLocalBackend(join(root, 'store'));
@@ -226,6 +236,27 @@ describe('collectGarbage', () => {
 
   it('refuses fields that it does not know', async () => {
     expect(await outcomeOf(await start({ force: true }))).toMatchObject({ type: 'InvalidInput' });
+  });
+
+  it('goes on with another worker when its own dies in a deletion', { timeout: 90_000 }, async () => {
+    await fill();
+    const met = Promise.withResolvers<void>();
+    around = async ({ name, key }, proceed) => {
+      if (name === 'delete' && key.startsWith('packs/')) {
+        met.resolve();
+        await new Promise(() => undefined);
+      }
+      return proceed();
+    };
+    const handle = await start();
+    await met.promise;
+
+    await stopWorker();
+    around = (_, proceed) => proceed();
+    await startWorker();
+
+    expect(await handle.result()).toMatchObject({ deleted: { packs: 1 } });
+    expect([await count('packs/'), await count('index/'), await count('condemned/')]).toEqual([1, 1, 0]);
   });
 
   it('run twice at once deletes as one', async () => {
