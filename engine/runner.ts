@@ -8,9 +8,9 @@
  *                                                 → held → thawed → resumed   (after: hold)
  *                                                 → held → killed             (after: stop)
  * and from anywhere before `captured`: undone. Where processes use a GPU, it is locked and saved before `freezing` and
- * comes back after every thaw (gpu-section.ts).
+ * comes back after every thaw (gpu-section.ts). What is held of the workload, and how it is let go: held.ts.
  */
-import type { CaptureResult, GpuResumeFacts, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
+import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { RunnerStep } from '../core/phases.ts';
@@ -24,15 +24,13 @@ import { takeContainerLock } from './container-flock.ts';
 import { asDiskFull } from './disk-full.ts';
 import { failedLogsDir, pruneFailedLogs } from './failed-logs.ts';
 import { FreezeBudget, refuseSmallBudget } from './freeze-budget.ts';
-import { freezerState, thaw } from './freezer.ts';
-import { checkDriver, hasGpu, measuredMemory, putBackLimits, resumeGpuSection, saveGpuSection } from './gpu-section.ts';
+import { checkDriver, hasGpu, measuredMemory, saveGpuSection } from './gpu-section.ts';
+import { Held, type Holder } from './held.ts';
 import { appendJournal, tryAppendJournal } from './journal.ts';
-import { killFrozen } from './kill.ts';
 import { checkToken, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import { Release } from './release.ts';
-import { undoCapture } from './undo.ts';
-import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
+import { initIsAlive } from './verify-running.ts';
 
 export interface RunnerDeps {
   readonly run: Run;
@@ -48,30 +46,25 @@ export class Runner {
   readonly #paths: OperationPaths;
   readonly #abort = new AbortController();
   readonly #budget: FreezeBudget;
+  readonly #held: Held;
   readonly #release: Release;
   readonly #lockFd: number;
   #timer: PhaseTimer | undefined;
   #gpu: Promise<SaveGpuStateResult> | undefined;
   #capture: Promise<CaptureResult> | undefined;
-  #lettingGo: Promise<void> | undefined;
   #method: Capture | undefined;
-  #gpuFacts: GpuResumeFacts | undefined;
-  #warnings: readonly string[] = [];
   #saving = false;
   #capturing = false;
   #captured = false;
-  /** the freezer may be closed */
-  #frozen = false;
-  /** GPU processes may be locked or saved */
-  #gpuHeld = false;
 
   constructor(plan: OperationPlan, deps: RunnerDeps) {
     this.plan = plan;
     this.#deps = deps;
     this.#budget = new FreezeBudget(plan);
+    this.#held = new Held(plan, deps);
     this.#release = new Release({
       log: deps.log,
-      isHeld: () => this.#gpuHeld || (this.#frozen && this.#standsStill()),
+      isHeld: () => this.#held.isHeld(),
       isGone: () => !initIsAlive(plan),
       again: () => this.resume(),
     });
@@ -128,7 +121,7 @@ export class Runner {
     if (!this.#captured) {
       await this.#capture?.catch(() => undefined);
     }
-    return this.#release.by(() => (this.#release.failed ? this.#undoOnce() : this.#resumeOnce()));
+    return this.#release.by(() => (this.#release.failed ? this.#held.undo() : this.#resumeOnce()));
   }
 
   /** Ends the frozen source. It never runs again; its connections stay locked when the capture asked for that. */
@@ -138,15 +131,11 @@ export class Runner {
       return this.#release.current;
     }
     checkToken(this.plan.settings, this.plan.container, this.plan.token);
-    if (!this.#frozen) {
+    if (!this.#held.frozen) {
       const { namespace, id } = this.plan.container;
       throw new KybernateError('Internal', `container ${namespace}/${id} is not held by this operation; it runs on`);
     }
     return this.#release.by(() => this.#stopOnce());
-  }
-
-  #standsStill(): boolean {
-    return ['frozen', 'freezing'].includes(freezerState(this.plan.facts.freezer));
   }
 
   /** Stops a save or a capture that is under way; it undoes itself and fails with the reason. */
@@ -162,7 +151,7 @@ export class Runner {
   }
 
   get frozen(): boolean {
-    return this.#frozen || this.#gpuHeld;
+    return this.#held.any;
   }
 
   async #saveOnce(): Promise<SaveGpuStateResult> {
@@ -173,7 +162,7 @@ export class Runner {
     const timer = (this.#timer ??= new PhaseTimer());
     try {
       const saved = await saveGpuSection(section, timer, this.#abort.signal, () => {
-        this.#gpuHeld = true;
+        this.#held.locksGpu();
         this.#startBudget();
       });
       timer.part('step-gap');
@@ -220,7 +209,7 @@ export class Runner {
     } catch (error) {
       throw asDiskFull(error, this.plan.checkpointDir);
     } finally {
-      if (this.frozen && this.#lettingGo === undefined) {
+      if (this.#held.any && !this.#held.isLettingGo) {
         timer.part('hold');
       }
     }
@@ -231,7 +220,7 @@ export class Runner {
     const phases = timer.times();
     const memory = hasGpu(this.plan) ? measuredMemory(this.plan) : [];
     await writeDraft(this.plan, draftMetadata(this.plan, method.method, outcome, phases, memory), memory);
-    const warnings = [...outcome.warnings, ...this.#warnings];
+    const warnings = [...outcome.warnings, ...this.#held.warnings];
     return { phases, imageBytes: outcome.imageBytes, rootfsBytes: outcome.rootfsBytes, warnings };
   }
 
@@ -247,7 +236,7 @@ export class Runner {
       signal: this.#abort.signal,
       onFreezing: () => {
         this.#journal('freezing', 'begin');
-        this.#frozen = true;
+        this.#held.freezes();
         this.#startBudget();
       },
       onFrozen: () => this.#journal('frozen', 'done'),
@@ -269,7 +258,7 @@ export class Runner {
     this.#budget.stop();
     const reported: unknown = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
     try {
-      await this.#release.by(() => this.#undoOnce());
+      await this.#release.by(() => this.#held.undo());
     } catch (undoError) {
       await this.#keepLogs();
       if (isKybernateError(undoError, 'Poisoned')) {
@@ -294,48 +283,20 @@ export class Runner {
     }
   }
 
-  async #undoOnce(): Promise<ResumeResult> {
-    try {
-      const result = await undoCapture(this.plan, this.#deps, this.#deps.log);
-      this.#gpuHeld = false;
-      return result;
-    } finally {
-      this.#frozen = this.#standsStill();
-    }
-  }
-
   /** The images are whole whatever becomes of the source's GPU: who asks for the release hears of that. */
   async #runOn(): Promise<void> {
     try {
-      await this.#letGo();
+      await this.#held.letGo(this.#holder());
     } catch (error) {
-      if (this.#frozen) {
+      if (this.#held.frozen) {
         throw error;
       }
       this.#release.wentWrong(error);
     }
   }
 
-  /** Thaw, then the GPU. Shared by all who wait for it. */
-  #letGo(before: () => Promise<void> = () => Promise.resolve()): Promise<void> {
-    this.#lettingGo ??= this.#letGoOnce(before).finally(() => (this.#lettingGo = undefined));
-    return this.#lettingGo;
-  }
-
-  async #letGoOnce(before: () => Promise<void>): Promise<void> {
-    if (this.#frozen) {
-      this.#journal('thawed', 'begin');
-      await before();
-      await (this.#method?.release() ?? thaw(this.plan.facts.freezer));
-      this.#frozen = false;
-      this.#journal('thawed', 'done');
-    }
-    if (this.#gpuHeld) {
-      this.#warnings = await resumeGpuSection({ plan: this.plan, ...this.#deps }, this.#timer);
-      this.#gpuHeld = false;
-      const { gpuPauseMs = 0, parts } = this.#timer?.times() ?? { parts: {} };
-      this.#gpuFacts = { pauseMs: gpuPauseMs, parts, warnings: this.#warnings };
-    }
+  #holder(): Holder {
+    return { method: this.#method, timer: this.#timer };
   }
 
   /** The budget of the hold begins now; when it ends, the workload runs on by itself. */
@@ -349,30 +310,14 @@ export class Runner {
     });
   }
 
-  async #resumeOnce(): Promise<ResumeResult> {
+  #resumeOnce(): Promise<ResumeResult> {
     this.#budget.stop();
-    await this.#letGo(() =>
-      removeNetworkLocks(this.plan, this.#deps.run).catch((error: unknown) => {
-        // The verification tells whether a lock is left; the workload runs in any case.
-        this.#deps.log.error({ error: String(error) }, 'the network locks could not be removed');
-      }),
-    );
-    const verified = await verifyRunning(this.plan, this.#deps, this.#deps.log);
-    const result = { ...verified, ...(this.#gpuFacts === undefined ? {} : { gpu: this.#gpuFacts }) };
-    this.#journal('resumed', 'done', { ...result });
-    return result;
+    return this.#held.resume(this.#holder());
   }
 
-  async #stopOnce(): Promise<ResumeResult> {
+  #stopOnce(): Promise<ResumeResult> {
     this.#budget.stop();
-    this.#journal('killed', 'begin');
-    await killFrozen(this.plan);
-    const left = hasGpu(this.plan) ? await putBackLimits(this.plan) : [];
-    left.forEach((warning) => this.#deps.log.warn({ operationId: this.plan.operationId }, warning));
-    this.#frozen = false;
-    this.#gpuHeld = false;
-    this.#journal('killed', 'done');
-    return { source: 'stopped', checks: { initGone: true } };
+    return this.#held.end();
   }
 
   #journal(step: RunnerStep, state: 'begin' | 'done' | 'failed', data?: Record<string, unknown>): void {
