@@ -170,7 +170,7 @@ export function measuredMemory(plan: OperationPlan): readonly GpuMemoryUse[] {
 }
 
 /** VRAM of one process when it was locked; the plan's figure where NVML did not tell. */
-export function processBytes(plan: OperationPlan, hostPid: number, memory: readonly GpuMemoryUse[]): number {
+function processBytes(plan: OperationPlan, hostPid: number, memory: readonly GpuMemoryUse[]): number {
   const used = memory.filter((use) => use.hostPid === hostPid);
   return used.length > 0
     ? used.reduce((sum, { usedBytes }) => sum + usedBytes, 0)

@@ -12,7 +12,7 @@ import type { GpuNode } from './gpu-fit.ts';
 import type { GpuEdits, GpuWish } from './gpu-spec.ts';
 import type { OciHook, OciMount } from './spec.ts';
 
-export const CDI_KIND = 'nvidia.com/gpu';
+const CDI_KIND = 'nvidia.com/gpu';
 
 interface CdiNode {
   readonly path: string;

@@ -43,7 +43,7 @@ export function driverVersionIn(text: string): string | undefined {
 }
 
 /** For containers of another distribution: NVIDIA's images search it by themselves. */
-export const FOREIGN_LIBRARY_DIR = '/usr/local/nvidia/lib64';
+const FOREIGN_LIBRARY_DIR = '/usr/local/nvidia/lib64';
 const OPTIONS = ['bind', 'ro', 'rprivate', 'nosuid', 'nodev'];
 
 /** One file of the host, read-only, as the driver's files come into a container. */
@@ -75,7 +75,7 @@ export function driverEdits(driver: DriverFiles, wish: GpuWish, searched: (dir: 
 }
 
 /** @throws Incompatible naming what is missing and what there is */
-export function chosenGpus(gpus: readonly DriverGpu[], wish: GpuWish): readonly DriverGpu[] {
+function chosenGpus(gpus: readonly DriverGpu[], wish: GpuWish): readonly DriverGpu[] {
   if (wish.gpus === 'all') {
     return gpus;
   }

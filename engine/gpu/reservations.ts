@@ -55,14 +55,14 @@ export async function limitsToPutBack(
   return new Map(raises.map(({ file, before }) => [file, before]));
 }
 
-export function memoryOf({ plans, restores }: Promises): number {
+function memoryOf({ plans, restores }: Promises): number {
   return (
     plans.reduce((sum, plan) => sum + plan.reservedMemoryBytes, 0) +
     restores.reduce((sum, restore) => sum + restore.reservedMemoryBytes, 0)
   );
 }
 
-export function vramOf({ plans, restores }: Promises, inUse: readonly GpuMemoryUse[]): ReadonlyMap<string, number> {
+function vramOf({ plans, restores }: Promises, inUse: readonly GpuMemoryUse[]): ReadonlyMap<string, number> {
   const reserved = new Map<string, number>();
   const add = (uuid: string, bytes: number): void => {
     reserved.set(uuid, (reserved.get(uuid) ?? 0) + Math.max(0, bytes));

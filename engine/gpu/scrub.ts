@@ -22,7 +22,7 @@ import { type Inject, withStopped } from '../../native/ptrace/inject.ts';
 import type { OperationPlan } from '../operation.ts';
 import type { ForkedChild } from './gpu-plan.ts';
 
-export const DEVICE_PREFIX = '/dev/nvidia';
+const DEVICE_PREFIX = '/dev/nvidia';
 
 export interface Scrubbed {
   readonly hostPid: number;

@@ -120,7 +120,7 @@ async function withNumber(native: Native, pid: number): Promise<CudaCall<number>
 }
 
 /** Runs a function of the library on a thread of libuv's pool. Arguments are kept until it returns. */
-export function callAsync(native: Native, ...args: unknown[]): Promise<number> {
+function callAsync(native: Native, ...args: unknown[]): Promise<number> {
   return new Promise((resolve, reject) => {
     const end = beginCall();
     const done = (error: unknown, code: number): void => {

@@ -59,7 +59,7 @@ function stateOf(value: number): GpuProcessState {
 }
 
 /** The call goes on after the deadline; whatever comes of it is dropped, and the caller reads the state again. */
-export async function withDeadline<T>(
+async function withDeadline<T>(
   call: string,
   hostPid: number | undefined,
   deadlineMs: number,

@@ -30,7 +30,7 @@ export interface NvmlBindings {
   readonly computeCapability: (device: NvmlDevice) => string;
 }
 
-export class NvmlError extends Error {
+class NvmlError extends Error {
   readonly code: number;
 
   constructor(call: string, code: number, text: string) {

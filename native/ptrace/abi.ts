@@ -21,7 +21,7 @@ export const WNOHANG = 1;
 /** waits for threads that are no children, too */
 export const WALL = 0x40000000;
 
-export const SIGTRAP = 5;
+const SIGTRAP = 5;
 export const SYSCALL_STOP = SIGTRAP | 0x80;
 
 /** Size of the kernel's signal set, as PTRACE_GETSIGMASK wants it. */
