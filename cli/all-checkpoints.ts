@@ -15,7 +15,7 @@ export interface SeenCheckpoint {
   readonly checkpointId: string;
   readonly metadata: Metadata;
   readonly local?: LocalCheckpoint;
-  readonly remote?: RemoteCheckpoint;
+  readonly remote?: RemoteCheckpoint & { readonly verifiedAt?: string };
 }
 
 /** One of many, with what a list shows. */

@@ -22,7 +22,7 @@ export interface Readback {
  * nothing that another reading would not show.
  */
 export async function noteReadback(backend: Backend, { checkpointId, digest, whole }: Readback, op: Op): Promise<void> {
-  const key = `${PREFIX.checkpoints}${checkpointId}/verified-${digest.slice(0, DIGITS)}.json`;
+  const key = verifiedKey(checkpointId, digest);
   try {
     if (whole) {
       const content = JSON.stringify({ verifiedAt: new Date().toISOString(), digest });
@@ -36,6 +36,16 @@ export async function noteReadback(backend: Backend, { checkpointId, digest, who
   }
 }
 
+/** ISO time at which this content was read back last, every byte; undefined when it was not. */
+export async function findVerified(
+  backend: Backend,
+  { checkpointId, digest }: Pick<Readback, 'checkpointId' | 'digest'>,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const mark = await backend.head(verifiedKey(checkpointId, digest), { signal });
+  return mark && new Date(mark.modifiedMs).toISOString();
+}
+
 /** The checkpoint, and the digits of the content that was verified; undefined for other objects. */
 export function verifiedOfKey(key: string): { readonly checkpointId: string; readonly digits: string } | undefined {
   const [, checkpointId, digits] = /^checkpoints\/([^/]+)\/verified-([0-9a-f]{16})\.json$/.exec(key) ?? [];
@@ -44,4 +54,8 @@ export function verifiedOfKey(key: string): { readonly checkpointId: string; rea
 
 export function isOfPublication(digits: string, digest: string): boolean {
   return digest.slice(0, DIGITS) === digits;
+}
+
+function verifiedKey(checkpointId: string, digest: string): string {
+  return `${PREFIX.checkpoints}${checkpointId}/verified-${digest.slice(0, DIGITS)}.json`;
 }

@@ -4,6 +4,8 @@ import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import { KybernateError, isKybernateError } from '../../core/errors.ts';
 import { durabilityOf, openLocalCatalog, withStore } from '../all-checkpoints.ts';
 import type { SeenCheckpoint } from '../all-checkpoints.ts';
+import type { Backend } from '../../store/backend/backend.ts';
+import type { RemoteCheckpoint } from '../../store/catalog.ts';
 import type { Cli } from '../cli.ts';
 import type { CliConfig } from '../config.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
@@ -74,7 +76,8 @@ async function find(
   }
   return withStore(config, storeUrl, async (backend) => {
     const { getManifest } = await import('../../store/catalog.ts');
-    const remote = await orNotFound(getManifest(backend, checkpointId));
+    const found = await orNotFound(getManifest(backend, checkpointId));
+    const remote = found && { ...found, ...(await readback(backend, found)) };
     const metadata = local?.metadata ?? remote?.metadata;
     if (metadata === undefined) {
       throw notFound(checkpointId, config, `nor in ${backend.url}`);
@@ -87,6 +90,15 @@ async function find(
     const { manifest } = await readFileList(backend, remote.manifest, new AbortController().signal);
     return { seen, files: manifest.files };
   });
+}
+
+async function readback(backend: Backend, found: RemoteCheckpoint): Promise<{ verifiedAt?: string }> {
+  const { findVerified } = await import('../../store/verified.ts');
+  const { publicationDigest } = await import('../../store/file-list.ts');
+  const { checkpointId, manifest } = found;
+  const subject = { checkpointId, digest: publicationDigest(manifest) };
+  const verifiedAt = await findVerified(backend, subject, new AbortController().signal);
+  return verifiedAt === undefined ? {} : { verifiedAt };
 }
 
 function withoutAbsent(
@@ -130,6 +142,7 @@ export function renderCheckpoint(seen: SeenCheckpoint): string {
     ['GPU driver', metadata.gpu?.driver],
     ['size', sizeText(metadata)],
     ['durability', durabilityOf(seen)],
+    ['verified', remote?.verifiedAt && `${formatTime(remote.verifiedAt)} UTC`],
     ['on this node', local?.path],
     ['in the store', remote && `${remote.remote}, ${formatBytes(storedBytes(remote.manifest.packs))} of packs`],
     ['labels', textOrAbsent(Object.entries(metadata.labels).map(([name, value]) => `${name}=${value}`))],

@@ -304,6 +304,18 @@ describe('inspect', () => {
     });
   });
 
+  it('tells when it was verified', async () => {
+    await commit('one');
+    await publish('one');
+    const backend = await openBackend(storeUrl);
+    await verifyRemote({ checkpointId: 'one', backend, op });
+    const fake = cliHere();
+
+    expect(await run(['inspect', 'one'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toMatch(/\ndurability +verified\nverified +20\d\d-.* UTC\n/);
+  });
+
   it('ends with 5 for an id that is nowhere', async () => {
     const fake = cliHere();
 
