@@ -339,8 +339,13 @@ describe('without the right key', () => {
 
     expect(checkpoints).toEqual([]);
     expect(damaged).toMatchObject([{ checkpointId: 'ck-1', reason: expect.stringContaining('is encrypted') }]);
+    const wrapped = await keys(PREFIX.keys);
+    const content = (await findManifest(plain, 'ck-1', never))?.encryption?.contentKey ?? '';
     await removeCheckpoint(plain, 'ck-1', testOp());
     expect(await keys(PREFIX.checkpoints)).toEqual([]);
+    expect(await keys(PREFIX.packs)).toEqual([]);
+    // What was sealed for this checkpoint alone can be opened by nobody any more.
+    expect(await keys(PREFIX.keys)).toEqual(wrapped.filter((key) => !key.includes(content)));
   });
 
   it('a manifest of a later format is refused by its version', async () => {

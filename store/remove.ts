@@ -3,6 +3,7 @@
  * certain, so that `rm` frees space. It is certain when nobody uploads: then no lease has to be waited for, and one mark
  * suffices. Otherwise the packs stay for the garbage collection, which waits (gc/collect.ts).
  */
+import type { StoredManifest } from '../core/checkpoint/manifest.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
@@ -12,7 +13,7 @@ import { condemnedIds, newCondemnedId, readCondemned, writeCondemned } from './c
 import { deleteListed, inFuture, pairsOf } from './gc/collect.ts';
 import { mayPublish } from './gc/find.ts';
 import { markUsedPacks, type Marks } from './gc/mark.ts';
-import { checkpointOfManifest, condemnedKey, manifestKey, PREFIX } from './keys.ts';
+import { checkpointOfManifest, condemnedKey, manifestKey, PREFIX, wrappedKeyPrefix } from './keys.ts';
 import { LEASE_MS, liveLeases, type LeaseInfo } from './lease.ts';
 
 export interface Removed {
@@ -85,13 +86,14 @@ async function hideAndCondemn(backend: Backend, checkpointId: string, op: Op): P
   for (const id of older) {
     pairsOf(await readCondemned(backend, id, signal)).forEach(([pack, bytes]) => packs.set(pack, bytes));
   }
-  const named = await packsOf(backend, checkpointId, op);
+  const manifest = await manifestOf(backend, checkpointId, op);
+  const named = manifest?.packs;
   if (named === undefined && older.length === 0) {
     return undefined;
   }
   named?.forEach(([pack, bytes]) => packs.set(pack, bytes));
   await backend.delete(manifestKey(checkpointId), { signal });
-  const keys: string[] = [];
+  const keys = await ownKeys(backend, manifest, signal);
   for await (const { key } of backend.list(`${PREFIX.checkpoints}${checkpointId}/`, { signal })) {
     if (checkpointOfManifest(key) === undefined) {
       keys.push(key);
@@ -137,21 +139,31 @@ async function execute(backend: Backend, sentence: Sentence, scene: Scene, op: O
   return { freedBytes, keptPacks };
 }
 
-/** undefined when there is no manifest; none for one that cannot be read: its packs are left to the collection. */
-async function packsOf(
-  backend: Backend,
-  checkpointId: string,
-  op: Op,
-): Promise<ReadonlyArray<readonly [string, number]> | undefined> {
+type Named = Pick<StoredManifest, 'packs' | 'encryption'>;
+
+/** undefined when there is no manifest; no packs for one that cannot be read: they are left to the collection. */
+async function manifestOf(backend: Backend, checkpointId: string, op: Op): Promise<Named | undefined> {
   try {
-    return (await findManifest(backend, checkpointId, op.signal))?.packs;
+    return await findManifest(backend, checkpointId, op.signal);
   } catch (error) {
     if (!isKybernateError(error, 'CheckpointCorrupt')) {
       throw error;
     }
     op.log.warn({ checkpointId, reason: error.message }, 'damaged manifest removed; its packs stay');
-    return [];
+    return { packs: [] };
   }
+}
+
+/** The wrapped copies of the key that sealed this manifest and its list, and nothing else ever. */
+async function ownKeys(backend: Backend, manifest: Named | undefined, signal: AbortSignal): Promise<string[]> {
+  const keys: string[] = [];
+  const contentKey = manifest?.encryption?.contentKey;
+  if (contentKey !== undefined) {
+    for await (const { key } of backend.list(wrappedKeyPrefix(contentKey), { signal })) {
+      keys.push(key);
+    }
+  }
+  return keys;
 }
 
 async function marksUnlessUploading(
