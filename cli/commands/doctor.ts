@@ -16,7 +16,7 @@ export function addDoctorCommand(program: Command, cli: Cli): void {
     .command('doctor')
     .summary('check this node and what dead operations left on it')
     .description(
-      'Checks programs, kernel, CRIU, containerd, Temporal and the node worker, and looks for operations without a ' +
+      'Checks programs, kernel, CRIU, containerd, Temporal, the node worker and the sidecar, and looks for operations without a ' +
         'live runner and pending uploads. Changes nothing; says what to do about every row that is not right.',
     )
     .addOption(jsonOption());

@@ -91,6 +91,13 @@ describe('doctor', () => {
     ]);
   });
 
+  it('warns of a node without a sidecar, and of an account that is missing', async () => {
+    const rows = await rowsNamed(/^(sidecar|account)$/);
+
+    expect(rows.find(({ name }) => name === 'sidecar')).toMatchObject({ state: 'warn' });
+    expect(rows.find(({ name }) => name === 'account')?.state).not.toBe('fail');
+  });
+
   it('gives a remedy with every row that is not right', async () => {
     const rows = await rowsNamed(/./);
 

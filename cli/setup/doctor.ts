@@ -12,6 +12,8 @@ import { runnerPid } from '../../engine/attach.ts';
 import { mayBeFrozen, readJournal } from '../../engine/journal.ts';
 import { listOperations, operationPaths } from '../../engine/operation.ts';
 import type { Run } from '../../native/run/run.ts';
+import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
+import { ACCOUNT_STEP } from './account.ts';
 import type { Env } from './programs.ts';
 import { findKeeper, KEEPER_STEP } from './keeper.ts';
 import { findProgram, inDirs } from './programs.ts';
@@ -49,8 +51,11 @@ async function installation(input: DoctorInput): Promise<Diagnosis[]> {
       const check = await step.check(input.env);
       const version = check.version === undefined ? '' : `${check.version}, `;
       const detail = check.ok ? `${version}${check.detail}` : `${check.detail}; needed: ${step.why}`;
-      // Build tools are missed only when something has to be built; without the keeper only a killed CRIU does harm.
-      const bad = ['go', 'gcc', 'make', 'npm', 'node', KEEPER_STEP.name].includes(step.name) ? 'warn' : 'fail';
+      // Build tools are missed only when something has to be built; without the keeper only a killed CRIU does harm;
+      // without the account only a sidecar that root starts under its default name is missing.
+      const bad = ['go', 'gcc', 'make', 'npm', 'node', KEEPER_STEP.name, ACCOUNT_STEP.name].includes(step.name)
+        ? 'warn'
+        : 'fail';
       return row(step.name, check.ok, detail, step.remedy, bad);
     }),
   );
@@ -121,6 +126,8 @@ async function services(input: DoctorInput): Promise<Diagnosis[]> {
   const temporal = await canConnect({ host, port: Number(port || 7233) });
   const agent = join(input.runDir, 'agent.sock');
   const worker = await canConnect({ path: agent });
+  const transfers = sidecarSockets(input.runDir).http;
+  const sidecar = await canConnect({ path: transfers });
   const up = 'or `kybernate up` for a private one';
   return [
     row(
@@ -140,6 +147,13 @@ async function services(input: DoctorInput): Promise<Diagnosis[]> {
       worker === undefined,
       worker === undefined ? `its agent answers on ${agent}` : worker,
       'start `kybernate worker node`; without it this node takes no work and nothing tidies up after a crash',
+      'warn',
+    ),
+    row(
+      'sidecar',
+      sidecar === undefined,
+      sidecar === undefined ? `it answers on ${transfers}` : sidecar,
+      'start `kybernate sidecar`; without it checkpoints of this node reach no store, and none comes from there',
       'warn',
     ),
   ];

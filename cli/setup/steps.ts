@@ -2,6 +2,7 @@
 import { rmSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
+import { ACCOUNT_STEP } from './account.ts';
 import { aptStep, DEBIAN_PACKAGES } from './apt.ts';
 import { goInstall, type GoModule } from './go-install.ts';
 import { KEEPER_STEP } from './keeper.ts';
@@ -129,6 +130,7 @@ export function setupSteps(purposes: readonly Purpose[]): Step[] {
     aptStep(DEBIAN_PACKAGES, purposes),
     CRIU_STEP,
     KEEPER_STEP,
+    ACCOUNT_STEP,
     ...GO_STEPS.map(goStep),
   ];
   return stepsFor(all, purposes);
