@@ -9,7 +9,7 @@ const B = 'GPU-bbbbbbbb-0000-0000-0000-000000000000';
 
 function device(uuid: string, minor: number, more: Partial<GpuDevice> = {}): GpuDevice {
   const memory = { memoryTotalBytes: 80 * GIB, memoryFreeBytes: 70 * GIB };
-  return { uuid, minor, name: 'H100', computeCapability: '9.0', mig: false, ...memory, ...more };
+  return { uuid, minor, index: minor, name: 'H100', computeCapability: '9.0', mig: false, ...memory, ...more };
 }
 
 type Traces = GateProcess['traces'];

@@ -11,6 +11,7 @@ function device(uuid: string, minor: number, more: Partial<GpuDevice> = {}): Gpu
   return {
     uuid,
     minor,
+    index: 1 - minor,
     name: 'H100',
     memoryTotalBytes: 1000 * MIB,
     memoryFreeBytes: 900 * MIB,
@@ -38,7 +39,7 @@ function driver(more: Partial<GpuDriver> = {}): GpuDriver {
   };
 }
 
-const { memoryFreeBytes: _free, mig: _mig, ...described } = device(A, 0);
+const { memoryFreeBytes: _free, mig: _mig, index: _index, ...described } = device(A, 0);
 const GPU = {
   gpuProcesses: [{ hostPid: 1, nsPid: 1, vramBytes: 100 * MIB, devices: [A], visible: [A] }],
   gpu: { driver: '580.95.05', devices: [{ ...described, usedBytes: 100 * MIB }] },
@@ -133,7 +134,8 @@ it('the room in memory is that of the images where they are bigger than the VRAM
 
 it.each([
   ['by minor', { minors: [1] }, [B]],
-  ['by UUID and by index', { names: [B, '0'] }, [A, B]],
+  ['by UUID', { names: [B] }, [B]],
+  ['by the index of nvidia-smi, not by minor', { names: ['0'] }, [B]],
   ['as none that is here', { names: ['GPU-x'] }, []],
 ])('GPUs that a container was given are found %s', (_title, asked, expected) => {
   expect([...(allowedGpus(driver().devices(), asked) ?? [])]).toEqual(expected);

@@ -140,16 +140,16 @@ function memoryReasons(node: string, memoryBytes: number, reserved: Reserved): s
 
 /** @returns UUIDs; undefined when the container may have any */
 export function allowedGpus(
-  devices: readonly Pick<GpuDevice, 'uuid' | 'minor'>[],
+  devices: readonly Pick<GpuDevice, 'uuid' | 'minor' | 'index'>[],
   asked: AskedGpus | undefined,
 ): ReadonlySet<string> | undefined {
   if (asked === undefined) {
     return undefined;
   }
-  const isAsked = (device: Pick<GpuDevice, 'uuid' | 'minor'>, index: number): boolean =>
+  const isAsked = ({ uuid, minor, index }: Pick<GpuDevice, 'uuid' | 'minor' | 'index'>): boolean =>
     'minors' in asked
-      ? asked.minors.includes(device.minor)
-      : asked.names.some((name) => name === device.uuid || name === String(index));
+      ? asked.minors.includes(minor)
+      : asked.names.some((name) => name === uuid || name === String(index));
   return new Set(devices.filter(isAsked).map(({ uuid }) => uuid));
 }
 

@@ -119,6 +119,7 @@ const driver: GpuDriver = {
       uuid: 'GPU-0',
       name: 'Fake',
       minor: 0,
+      index: 0,
       memoryTotalBytes: 80 * GIB,
       memoryFreeBytes: freeBytes,
       computeCapability: '9.0',

@@ -5,6 +5,7 @@ import { nodeMinorsOf, visibleDevices, type VisibleInput } from './visible.ts';
 const DEVICES: readonly GpuDevice[] = [0, 1, 2].map((minor) => ({
   uuid: `GPU-${minor}`,
   minor,
+  index: minor,
   name: 'H100',
   computeCapability: '9.0',
   mig: false,

@@ -43,6 +43,7 @@ describe.skipIf(reason !== undefined)(`a GPU driver${reason === undefined ? '' :
       {
         uuid: uuids[0],
         minor: 0,
+        index: 1,
         name: 'Fake H100 MIG',
         computeCapability: '9.0',
         mig: true,

@@ -12,6 +12,8 @@ export interface GpuDevice {
   readonly name: string;
   /** of `/dev/nvidia<minor>` */
   readonly minor: number;
+  /** as nvidia-smi shows it, by place on the PCI bus; minors may be in another order */
+  readonly index: number;
   readonly memoryTotalBytes: number;
   readonly memoryFreeBytes: number;
   /** `9.0` */

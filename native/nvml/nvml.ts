@@ -44,7 +44,7 @@ export function openNvml(bindings: NvmlBindings): NvmlOrNot {
   };
 }
 
-type Fixed = Pick<GpuDevice, 'uuid' | 'name' | 'minor' | 'computeCapability'>;
+type Fixed = Pick<GpuDevice, 'uuid' | 'name' | 'minor' | 'index' | 'computeCapability'>;
 
 function findDevices(bindings: NvmlBindings): Array<{ readonly device: NvmlDevice; readonly fixed: Fixed }> {
   return Array.from({ length: bindings.deviceCount() }, (_, index) => {
@@ -55,6 +55,7 @@ function findDevices(bindings: NvmlBindings): Array<{ readonly device: NvmlDevic
         uuid: bindings.uuid(device),
         name: bindings.name(device),
         minor: bindings.minor(device),
+        index,
         computeCapability: bindings.computeCapability(device),
       },
     };

@@ -146,7 +146,7 @@ export class GpuContainers {
           driver: as.driver ?? this.driver.version,
           devices: before
             .filter(({ uuid }) => visible.has(uuid))
-            .map(({ memoryFreeBytes: _free, mig: _mig, ...device }) => ({
+            .map(({ memoryFreeBytes: _free, mig: _mig, index: _index, ...device }) => ({
               ...device,
               usedBytes: used
                 .filter(
