@@ -1,17 +1,15 @@
 /* The published checkpoints of a store. A checkpoint is what has a manifest; nothing else is listed. */
 import { parseStoredManifest, type PublishedManifest, type StoredManifest } from '../core/checkpoint/manifest.ts';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
-import { isKybernateError, KybernateError, messageOf } from '../core/errors.ts';
+import { KybernateError } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
 import type { Backend, Reader } from './backend/backend.ts';
 import { openManifest } from './crypto/manifests.ts';
 import { hexDigestOf } from './digest.ts';
 import { checkpointOfManifest, manifestKey, PREFIX } from './keys.ts';
-import { forEachLimit } from './limit.ts';
 import { parseMetadata } from './metadata.ts';
 import { unseal } from './seal.ts';
 
-const PARALLEL_READS = 8;
 /** Errors that are about one checkpoint and not about the store. */
 export const UNREADABLE = ['CheckpointCorrupt', 'KeyUnavailable', 'Incompatible'] as const;
 const NEVER = new AbortController().signal;
@@ -22,32 +20,6 @@ export interface RemoteCheckpoint {
   readonly metadata: Metadata;
   /** URL of the manifest */
   readonly remote: string;
-}
-
-export interface RemoteList {
-  /** in the order of their ids */
-  readonly checkpoints: readonly RemoteCheckpoint[];
-  /** manifests that are there and cannot be used */
-  readonly damaged: ReadonlyArray<{ readonly checkpointId: string; readonly reason: string }>;
-}
-
-/** @throws StorageUnavailable, StorageDenied; never for one damaged checkpoint */
-export async function listCheckpoints(backend: Backend, signal: AbortSignal = NEVER): Promise<RemoteList> {
-  const checkpoints: RemoteCheckpoint[] = [];
-  const damaged: Array<{ checkpointId: string; reason: string }> = [];
-  await forEachLimit(manifestIds(backend, signal), PARALLEL_READS, signal, async (checkpointId) => {
-    try {
-      const found = await getManifest(backend, checkpointId, signal);
-      checkpoints.push(found);
-    } catch (error) {
-      if (UNREADABLE.some((type) => isKybernateError(error, type))) {
-        damaged.push({ checkpointId, reason: messageOf(error) });
-      } else if (!isKybernateError(error, 'CheckpointNotFound')) {
-        throw error;
-      }
-    }
-  });
-  return { checkpoints: checkpoints.sort(byId), damaged: damaged.sort(byId) };
 }
 
 /** Ids of all published checkpoints, in order. */
@@ -106,8 +78,4 @@ export async function findManifest(
     throw new KybernateError('CheckpointCorrupt', `${backend.url}/${key} is of checkpoint ${manifest.checkpointId}`);
   }
   return manifest;
-}
-
-function byId(left: { readonly checkpointId: string }, right: { readonly checkpointId: string }): number {
-  return left.checkpointId < right.checkpointId ? -1 : 1;
 }

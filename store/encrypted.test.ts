@@ -9,7 +9,7 @@ import { encodePackTail, type PackEntry } from '../core/pack/pack.ts';
 import { makeCheckpoint, noise, sampleFiles, testOp } from '../test/harness/checkpoint-dir.ts';
 import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
-import { findManifest, getManifest, listCheckpoints } from './catalog.ts';
+import { findManifest, getManifest } from './catalog.ts';
 import { storedChunksOf } from './chunk-list.ts';
 import { localKey, type KeyRing } from './crypto/key-ring.ts';
 import { rotateKeys } from './crypto/rotate.ts';
@@ -335,7 +335,7 @@ describe('without the right key', () => {
     await store('ck-1');
     const plain = await openPlain();
 
-    const { checkpoints, damaged } = await listCheckpoints(plain);
+    const { checkpoints, damaged } = await listStored(plain, testOp());
 
     expect(checkpoints).toEqual([]);
     expect(damaged).toMatchObject([{ checkpointId: 'ck-1', reason: expect.stringContaining('is encrypted') }]);

@@ -9,8 +9,9 @@ import { watch } from '../test/harness/backends.ts';
 import { makeCheckpoint, sampleFiles, sampleMetadata, testOp } from '../test/harness/checkpoint-dir.ts';
 import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
-import { getManifest, listCheckpoints } from './catalog.ts';
+import { getManifest } from './catalog.ts';
 import { publishManifest, removePendingMark } from './publish.ts';
+import { listStored } from './registry.ts';
 import { uploadCheckpoint } from './upload.ts';
 
 let root = '';
@@ -28,7 +29,7 @@ afterEach(() => rm(root, { recursive: true, force: true }));
 describe('publishManifest', () => {
   it('makes the checkpoint visible, removes ledger and lease, and leaves the mark on the node to root', async () => {
     const { packs } = await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
-    expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
+    expect((await listStored(backend, testOp())).checkpoints).toEqual([]);
 
     const published = await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
 
@@ -106,7 +107,7 @@ describe('publishManifest', () => {
     await expect(publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() })).rejects.toMatchObject({
       type: 'CheckpointCorrupt',
     });
-    expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
+    expect((await listStored(backend, testOp())).checkpoints).toEqual([]);
   });
 
   it('keeps the ledger where it is told to, and writes nothing into the checkpoint', async () => {

@@ -7,9 +7,10 @@ import { watch } from '../test/harness/backends.ts';
 import { makeCheckpoint, noise, sampleFiles, testOp } from '../test/harness/checkpoint-dir.ts';
 import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
-import { getManifest, listCheckpoints } from './catalog.ts';
+import { getManifest } from './catalog.ts';
 import { acquireLease, LEASE_MS } from './lease.ts';
 import { publishManifest } from './publish.ts';
+import { listStored } from './registry.ts';
 import { removeCheckpoint } from './remove.ts';
 import { uploadCheckpoint } from './upload.ts';
 import { verifyRemote } from './verify.ts';
@@ -71,7 +72,7 @@ describe('removeCheckpoint', () => {
 
     expect(await keys('packs/')).toHaveLength(1);
     expect(await keys('condemned/')).toEqual([]);
-    expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
+    expect((await listStored(backend, testOp())).checkpoints).toEqual([]);
   });
 
   it.each([
@@ -117,7 +118,7 @@ describe('removeCheckpoint', () => {
       return proceed();
     });
     await expect(removeCheckpoint(failing, 'ck-1', testOp())).rejects.toMatchObject({ type: 'StorageUnavailable' });
-    expect((await listCheckpoints(backend)).checkpoints).toEqual([]);
+    expect((await listStored(backend, testOp())).checkpoints).toEqual([]);
 
     expect((await removeCheckpoint(backend, 'ck-1', testOp())).freedBytes).toBeGreaterThan(0);
 
@@ -155,29 +156,6 @@ describe('removeCheckpoint', () => {
 
   it('refuses an id that is none', async () => {
     await expect(removeCheckpoint(backend, '../x', testOp())).rejects.toMatchObject({ type: 'InvalidInput' });
-  });
-});
-
-describe('listCheckpoints', () => {
-  it('lists what is published, in order, and names what is damaged', async () => {
-    await store('ck-b');
-    await store('ck-a');
-    await backend.put('checkpoints/ck-0/manifest.json', Buffer.from('{'));
-    await backend.put('checkpoints/ck-c/files-0.json', Buffer.from('{}'));
-
-    const list = await listCheckpoints(backend);
-
-    expect(list.checkpoints.map(({ checkpointId, remote }) => [checkpointId, remote])).toEqual([
-      ['ck-a', `${backend.url}/checkpoints/ck-a/manifest.json`],
-      ['ck-b', `${backend.url}/checkpoints/ck-b/manifest.json`],
-    ]);
-    expect(list.damaged).toMatchObject([
-      { checkpointId: 'ck-0', reason: expect.stringContaining('its seal does not match') },
-    ]);
-  });
-
-  it('lists nothing in an empty store', async () => {
-    expect(await listCheckpoints(backend)).toEqual({ checkpoints: [], damaged: [] });
   });
 });
 

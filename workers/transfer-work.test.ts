@@ -6,7 +6,7 @@ import type { TransferTask } from '../core/contract/transfer.ts';
 import { TRANSFER_CALLS } from '../core/contract/transfer.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { openLocalBackend } from '../store/backend/local.ts';
-import { listCheckpoints } from '../store/catalog.ts';
+import { listStored } from '../store/registry.ts';
 import { localCatalog } from '../store/local-catalog.ts';
 import { verifyRemote } from '../store/verify.ts';
 import { makeCheckpoint, noise, testOp } from '../test/harness/checkpoint-dir.ts';
@@ -78,8 +78,8 @@ describe('upload', () => {
     await run('upload', { checkpointId: 'art-1', paths: ['/roots/one', '/roots/two'] });
     await run('download', { checkpointId: 'art-1', destDir: '/roots/out/art' });
 
-    const { checkpoints } = await listCheckpoints(backend);
-    expect(checkpoints.map(({ metadata }) => metadata.container.id)).toEqual(['artifacts']);
+    const { checkpoints } = await listStored(backend, testOp());
+    expect(checkpoints.map(({ summary }) => summary.container.id)).toEqual(['artifacts']);
     for (const path of ['one/deep/a', 'two/b']) {
       const same = (await readFile(join(root, 'roots', path))).equals(
         await readFile(join(root, 'roots/out/art', path)),

@@ -15,11 +15,11 @@ import { makeSources, type Source } from '../../test/harness/shared-content.ts';
 import { times } from '../../test/harness/soak.ts';
 import type { Backend } from '../backend/backend.ts';
 import { openLocalBackend } from '../backend/local.ts';
-import { listCheckpoints } from '../catalog.ts';
 import { fetchCheckpoint } from '../fetch.ts';
 import { publishManifest } from '../publish.ts';
 import { removeCheckpoint } from '../remove.ts';
 import { uploadCheckpoint } from '../upload.ts';
+import { listStored } from '../registry.ts';
 import { verifyRemote } from '../verify.ts';
 
 const IDS = ['ck-a', 'ck-b', 'ck-c'];
@@ -118,7 +118,7 @@ async function play(seed: number): Promise<void> {
   await vi.advanceTimersByTimeAsync(30 * 3_600_000);
   await collect(raw, 'last', testOp(), (ms) => vi.advanceTimersByTimeAsync(ms));
   expect({ seed, ...(await faultsOf(raw)) }).toEqual({ seed, missing: [], left: [], damaged: [] });
-  const { checkpoints } = await listCheckpoints(raw);
+  const { checkpoints } = await listStored(raw, testOp());
   for (const { checkpointId } of checkpoints) {
     await verifyRemote({ checkpointId, backend: raw, op: testOp() });
   }

@@ -14,7 +14,7 @@ import { makeSources } from '../../test/harness/shared-content.ts';
 import { times } from '../../test/harness/soak.ts';
 import { fastNow } from '../../test/harness/store-user.ts';
 import { openLocalBackend } from '../backend/local.ts';
-import { listCheckpoints } from '../catalog.ts';
+import { listStored } from '../registry.ts';
 import { verifyRemote } from '../verify.ts';
 
 const SCRIPT = join(import.meta.dirname, '../../test/harness/store-user.ts');
@@ -70,7 +70,7 @@ describe('a store whose users are killed', () => {
     await Promise.all(users.map(kill));
 
     const store = await openLocalBackend(join(root, 'store'));
-    const { checkpoints } = await listCheckpoints(store);
+    const { checkpoints } = await listStored(store, testOp());
     for (const { checkpointId } of checkpoints) {
       await verifyRemote({ checkpointId, backend: store, op: testOp() });
     }
@@ -78,6 +78,6 @@ describe('a store whose users are killed', () => {
     await collect(store, 'last', testOp());
 
     expect(await faultsOf(store)).toEqual({ missing: [], left: [], damaged: [] });
-    expect((await listCheckpoints(store)).checkpoints).toHaveLength(checkpoints.length);
+    expect((await listStored(store, testOp())).checkpoints).toHaveLength(checkpoints.length);
   });
 });

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Manifest } from '../../core/checkpoint/manifest.ts';
 import { openLocalBackend } from '../../store/backend/local.ts';
-import { listCheckpoints } from '../../store/catalog.ts';
+import { listStored } from '../../store/registry.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
 import { localCatalog } from '../../store/local-catalog.ts';
 import { publishManifest } from '../../store/publish.ts';
@@ -45,7 +45,7 @@ describe('a full disk', () => {
     await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
     const sent = watched.calls.filter(({ name, key }) => name === 'put' && key.startsWith('packs/'));
     expect(sent.reduce((sum, { bytes }) => sum + bytes, 0)).toBeLessThan(10_000_000);
-    expect((await listCheckpoints(backend)).checkpoints).toHaveLength(1);
+    expect((await listStored(backend, testOp())).checkpoints).toHaveLength(1);
   });
 
   it('is DiskFull in a fetch before the first byte, and the directory is not there', async () => {

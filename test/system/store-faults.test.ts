@@ -14,7 +14,7 @@ import type { Manifest } from '../../core/checkpoint/manifest.ts';
 import { isKybernateError } from '../../core/errors.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import { openLocalBackend } from '../../store/backend/local.ts';
-import { listCheckpoints } from '../../store/catalog.ts';
+import { listStored } from '../../store/registry.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
 import { publishManifest } from '../../store/publish.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
@@ -62,7 +62,7 @@ const OPERATIONS = {
   publish: (backend: Backend) => publishManifest({ ...ID, dir: source(), backend, op: testOp() }),
   fetch: (backend: Backend) => fetchCheckpoint({ ...ID, backend, destDir: target(), op: testOp() }),
   verify: (backend: Backend) => verifyRemote({ ...ID, backend, op: testOp() }),
-  list: (backend: Backend) => listCheckpoints(backend),
+  list: (backend: Backend) => listStored(backend, testOp()),
 };
 type Operation = keyof typeof OPERATIONS;
 
