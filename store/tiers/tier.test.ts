@@ -4,9 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { noise, testOp } from '../../test/harness/checkpoint-dir.ts';
+import { seeded } from '../../test/harness/random.ts';
 import { indexKey, packKey } from '../keys.ts';
 import { openTier, type EvictionGuard, type Tier } from './tier.ts';
 
+/** On a machine that may be busy. */
+const SLOW_MS = 60_000;
 const { log } = testOp();
 let root = '';
 beforeEach(async () => {
@@ -22,17 +25,6 @@ function guard(only: ReadonlySet<string> = new Set()): EvictionGuard {
   return {
     mayEvictPack: (_, id) => Promise.resolve(!only.has(id)),
     mayEvictCheckpoint: () => Promise.resolve(true),
-  };
-}
-
-/** mulberry32: the same numbers for the same seed. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }
 
@@ -163,52 +155,56 @@ describe('a tier', () => {
     expect(tier.state()).toMatchObject({ usedBytes: 0, objects: 0, pins: [] });
   });
 
-  it.each([1, 2, 3, 4, 5, 6])('keeps to its budget and its model through random use, seed %i', async (seed) => {
-    const next = random(seed);
-    const pick = (count: number): number => Math.floor(next() * count);
-    const budget = 1000;
-    let tier = await open(budget);
-    const pinned = new Set<string>();
-    for (let step = 0; step < 150; step += 1) {
-      const id = pack(pick(12));
-      const bytes = noise(50 + ((Number.parseInt(id, 16) * 37) % 300), id);
-      switch (pick(8)) {
-        case 0:
-          tier = await open(budget);
-          break;
-        case 1:
-          await tier.drop(packKey(id));
-          break;
-        case 2:
-          await tier.pins.add({ checkpointId: `ck-${pick(2)}`, packs: [id] });
-          break;
-        case 3:
-          await tier.pins.remove(`ck-${pick(2)}`);
-          break;
-        case 4:
-        case 5: {
-          const found = await tier.read(packKey(id));
-          expect(found === undefined || Buffer.compare(found, bytes) === 0).toBe(true);
-          break;
+  it.each([1, 2, 3, 4, 5, 6])(
+    'keeps to its budget and its model through random use, seed %i',
+    { timeout: SLOW_MS },
+    async (seed) => {
+      const next = seeded(seed);
+      const pick = (count: number): number => Math.floor(next() * count);
+      const budget = 1000;
+      let tier = await open(budget);
+      const pinned = new Set<string>();
+      for (let step = 0; step < 150; step += 1) {
+        const id = pack(pick(12));
+        const bytes = noise(50 + ((Number.parseInt(id, 16) * 37) % 300), id);
+        switch (pick(8)) {
+          case 0:
+            tier = await open(budget);
+            break;
+          case 1:
+            await tier.drop(packKey(id));
+            break;
+          case 2:
+            await tier.pins.add({ checkpointId: `ck-${pick(2)}`, packs: [id] });
+            break;
+          case 3:
+            await tier.pins.remove(`ck-${pick(2)}`);
+            break;
+          case 4:
+          case 5: {
+            const found = await tier.read(packKey(id));
+            expect(found === undefined || Buffer.compare(found, bytes) === 0).toBe(true);
+            break;
+          }
+          default: {
+            pinned.clear();
+            [...tier.packs().keys()].filter((one) => tier.pins.has(one)).forEach((one) => pinned.add(one));
+            const isTaken = await Promise.all([
+              tier.store(packKey(id), bytes, guard()),
+              tier.store(indexKey(id), bytes.subarray(0, 20), guard()),
+            ]);
+            expect(isTaken[0]).toBe(tier.bytesOf(packKey(id)) !== undefined);
+            pinned.forEach((one) => expect(tier.bytesOf(packKey(one))).toBeDefined());
+          }
         }
-        default: {
-          pinned.clear();
-          [...tier.packs().keys()].filter((one) => tier.pins.has(one)).forEach((one) => pinned.add(one));
-          const isTaken = await Promise.all([
-            tier.store(packKey(id), bytes, guard()),
-            tier.store(indexKey(id), bytes.subarray(0, 20), guard()),
-          ]);
-          expect(isTaken[0]).toBe(tier.bytesOf(packKey(id)) !== undefined);
-          pinned.forEach((one) => expect(tier.bytesOf(packKey(one))).toBeDefined());
-        }
+        const onDisk = [...(await sizes('packs')), ...(await sizes('index'))].reduce((sum, size) => sum + size, 0);
+        expect(tier.state().usedBytes).toBe(onDisk);
+        expect(onDisk).toBeLessThanOrEqual(budget);
       }
-      const onDisk = [...(await sizes('packs')), ...(await sizes('index'))].reduce((sum, size) => sum + size, 0);
-      expect(tier.state().usedBytes).toBe(onDisk);
-      expect(onDisk).toBeLessThanOrEqual(budget);
-    }
-  });
+    },
+  );
 
-  it('has whole objects only after its process was killed while it wrote', async () => {
+  it('has whole objects only after its process was killed while it wrote', { timeout: SLOW_MS }, async () => {
     const module = new URL('./tier.ts', import.meta.url).pathname;
     const code = `
       const { openTier } = await import(${JSON.stringify(module)});

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { open as openFile, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { open as openFile, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -8,6 +8,7 @@ import type { Manifest } from '../../core/checkpoint/manifest.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { watch, type BackendCall, type Watched } from '../../test/harness/backends.ts';
 import { makeCheckpoint, noise, sampleFiles, testOp } from '../../test/harness/checkpoint-dir.ts';
+import { seeded } from '../../test/harness/random.ts';
 import type { Backend } from '../backend/backend.ts';
 import { openLocalBackend } from '../backend/local.ts';
 import { getManifest } from '../catalog.ts';
@@ -25,6 +26,8 @@ import { residentBackend } from './resident.ts';
 import { openTier, type Tier } from './tier.ts';
 import { TieredBackend } from './tiered.ts';
 
+/** On a machine that may be busy. */
+const SLOW_MS = 60_000;
 const { log } = testOp();
 let root = '';
 let place: Backend;
@@ -370,6 +373,86 @@ describe('evictions', () => {
 
     expect(backend.tiers[0]?.state()).toMatchObject({ objects: 0, usedBytes: 0 });
   });
+});
+
+describe('random use', () => {
+  it.each([1, 2, 3, 4])(
+    'gives the bytes of the store within the budgets, seed %i',
+    { timeout: SLOW_MS },
+    async (seed) => {
+      const next = seeded(seed);
+      const pick = (count: number): number => Math.floor(next() * count);
+      const budgets = { ram: 600, nvme: 1500 };
+      const model = new Map<string, Uint8Array>();
+      let backend = await tiered(budgets);
+      for (let step = 0; step < 100; step += 1) {
+        const ids = Array.from({ length: 1 + pick(3) }, () => pack(pick(20)));
+        switch (pick(8)) {
+          case 0:
+            await backend.close();
+            backend = await tiered(budgets);
+            break;
+          case 1:
+            await backend.delete(packKey(ids[0] ?? ''));
+            model.delete(ids[0] ?? '');
+            break;
+          case 2:
+            await damageOne(pick);
+            break;
+          case 3:
+          case 4:
+            // A pack never changes: its bytes follow from its id.
+            await Promise.all(ids.map((id) => backend.put(packKey(id), contentOf(id))));
+            ids.forEach((id) => model.set(id, contentOf(id)));
+            break;
+          default: {
+            const offset = pick(100);
+            const options = next() < 0.5 ? {} : { range: { offset, bytes: 1 + pick(200) } };
+            const found = await Promise.all(ids.map((id) => backend.get(packKey(id), options)));
+            const end = options.range === undefined ? 400 : offset + options.range.bytes;
+            for (const [index, id] of ids.entries()) {
+              const expected = model.get(id)?.subarray(options.range === undefined ? 0 : offset, end);
+              const isRight = (bytes: Uint8Array | undefined): boolean =>
+                bytes === undefined || expected === undefined
+                  ? bytes === expected
+                  : Buffer.compare(bytes, expected) === 0;
+              // As a reader does that finds the digest wrong.
+              const read = isRight(found[index])
+                ? found[index]
+                : await backend.get(packKey(id), { ...options, fresh: true });
+              expect(isRight(read), `${id} at step ${step}`).toBe(true);
+            }
+          }
+        }
+        for (const tier of backend.tiers) {
+          expect(tier.state().usedBytes).toBeLessThanOrEqual(tier.budgetBytes);
+        }
+      }
+      await backend.settled();
+      for (const { name, budgetBytes } of backend.tiers) {
+        expect(await bytesBelow(join(root, 'node', name, 'packs'))).toBeLessThanOrEqual(budgetBytes);
+      }
+    },
+  );
+
+  /** Flips a bit of some copy. */
+  async function damageOne(pick: (count: number) => number): Promise<void> {
+    const dir = join(root, 'node', pick(2) === 0 ? 'ram' : 'nvme', 'packs');
+    const names = await readdir(dir).catch(() => []);
+    const name = names[pick(Math.max(1, names.length))];
+    if (name !== undefined) {
+      // An eviction may be faster.
+      await flipBit(join(dir, name), pick(100)).catch(() => undefined);
+    }
+  }
+
+  const contentOf = (id: string): Uint8Array => noise(100 + ((Number.parseInt(id, 16) * 37) % 300), id);
+
+  async function bytesBelow(dir: string): Promise<number> {
+    const names = await readdir(dir).catch(() => []);
+    const sizes = await Promise.all(names.map(async (name) => (await stat(join(dir, name))).size));
+    return sizes.reduce((sum, size) => sum + size, 0);
+  }
 });
 
 describe('peers', () => {

@@ -10,7 +10,10 @@ import { listStored } from '../../store/registry.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
 import { localCatalog } from '../../store/local-catalog.ts';
 import { publishManifest } from '../../store/publish.ts';
+import { openTier } from '../../store/tiers/tier.ts';
+import { TieredBackend } from '../../store/tiers/tiered.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
+import { verifyRemote } from '../../store/verify.ts';
 import { watch } from '../harness/backends.ts';
 import { makeCheckpoint, noise, testOp } from '../harness/checkpoint-dir.ts';
 
@@ -30,6 +33,24 @@ describe('a full disk', () => {
     execFileSync('umount', [small]);
     await rm(small, { recursive: true, force: true });
     await rm(root, { recursive: true, force: true });
+  });
+
+  it('of a tier costs neither an upload nor a read its success, and leaves nothing half there', async () => {
+    const tierDir = join(small, 'nvme');
+    const tier = await openTier({ name: 'nvme', dir: tierDir, budgetBytes: 2 ** 30 }, testOp().log);
+    const store = await openLocalBackend(join(root, 'store'));
+    const op = testOp();
+    const backend = new TieredBackend({ store, tiers: [tier], peers: [], log: op.log });
+
+    await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp(), packBytes: 2_000_000 });
+    await publishManifest({ checkpointId: 'ck-1', dir, backend, op: testOp() });
+    const { bytes } = await verifyRemote({ checkpointId: 'ck-1', backend, op: testOp() });
+    await backend.close();
+
+    expect(bytes).toBeGreaterThan(12_000_000);
+    expect(tier.state().usedBytes).toBeGreaterThan(1_000_000);
+    expect(tier.state().usedBytes).toBeLessThan(8_000_000);
+    expect(await readdir(join(tierDir, '.tmp'))).toEqual([]);
   });
 
   it('is DiskFull in an upload to a directory; nothing is listed, and room makes it go on', async () => {
