@@ -17,8 +17,8 @@ import type { Encoded } from './chunk-jobs.ts';
 import type { EncodedChunk } from './codec.ts';
 import { chunkJobRunner, chunkJobsAhead, type RunChunkJob } from './chunk-workers.ts';
 import { storedChunkCount } from './chunk-uses.ts';
-import { addressesOf, sealChunk } from './crypto/chunk-sealing.ts';
-import type { AddressKey, Sealer } from './crypto/store-keys.ts';
+import { addressesOf, chunkSealer } from './crypto/chunk-sealing.ts';
+import type { AddressKey } from './crypto/store-keys.ts';
 import { readAddressPointer } from './crypto/vault.ts';
 import { toHex } from './digest.ts';
 import { unusablePacks } from './damaged.ts';
@@ -81,7 +81,7 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
     const addressKey = await addressKeyOf(backend, op.signal);
     const names = addressKey === undefined ? wanted.table : addressesOf(wanted.table, addressKey);
     const known = await findKnownChunks(backend, names, unusable, op);
-    const sealing = addressKey && { addressKey, sealer: await sealerFor(backend, known, op.signal) };
+    const sealing = addressKey && (await beginSealing(backend, addressKey, known, op.signal));
     const dataKeys = new Set(known.dataKeys);
     let { sentBytes, newChunks } = before;
     const packs = [...known.packs];
@@ -93,10 +93,10 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
       sentBytes += sent.sentBytes;
       newChunks += sent.newChunks;
       packs.push([pack.id, pack.bytes.length]);
-      [sealing?.sealer?.keyId ?? []].flat().forEach((id) => dataKeys.add(id));
+      [sealing?.dataKey ?? []].flat().forEach((id) => dataKeys.add(id));
       await noteSent(ledgerPath, sent);
     };
-    const writer = new PackWriter(store, request.packBytes, sealing?.sealer?.keyId);
+    const writer = new PackWriter(store, request.packBytes, sealing?.dataKey);
     await sendChunks(request, { ...wanted, packOf: known.packOf, sealing }, writer);
     packs.sort(([left], [right]) => (left < right ? -1 : 1));
     const ends = { packs, ...(sealing === undefined ? {} : { dataKeys: [...dataKeys].sort() }) };
@@ -123,15 +123,22 @@ async function addressKeyOf(backend: Backend, signal: AbortSignal): Promise<Addr
   return undefined;
 }
 
-/** A new data key, unless the store has every chunk. */
-function sealerFor(backend: Backend, { packOf }: KnownChunks, signal: AbortSignal): Promise<Sealer> | undefined {
-  return packOf.includes(MISSING) ? backend.keys?.newDataKey(signal) : undefined;
-}
-
 interface Sealing {
   readonly addressKey: AddressKey;
-  /** absent: there is nothing to send */
-  readonly sealer: Sealer | undefined;
+  /** id of the data key; absent, with `seal`: there is nothing to send */
+  readonly dataKey?: string;
+  readonly seal?: ReturnType<typeof chunkSealer>;
+}
+
+/** With a new data key, unless the store has every chunk. */
+async function beginSealing(
+  backend: Backend,
+  addressKey: AddressKey,
+  { packOf }: KnownChunks,
+  signal: AbortSignal,
+): Promise<Sealing> {
+  const sealer = packOf.includes(MISSING) ? await backend.keys?.newDataKey(signal) : undefined;
+  return sealer === undefined ? { addressKey } : { addressKey, dataKey: sealer.keyId, seal: chunkSealer(sealer) };
 }
 
 /** As it goes into a pack. */
@@ -140,11 +147,11 @@ function toPack(
   { digest, bytes }: StoredChunk,
   stored: EncodedChunk,
 ): readonly [name: Uint8Array, stored: EncodedChunk] {
-  if (sealing?.sealer === undefined) {
+  if (sealing?.seal === undefined) {
     return [digest, stored];
   }
   const address = sealing.addressKey.addressOf(digest);
-  return [address, sealChunk(sealing.sealer, address, stored, bytes)];
+  return [address, sealing.seal(address, stored, bytes)];
 }
 
 interface DistinctChunks {

@@ -3,10 +3,10 @@
  * binds a body to address, length and codec; in which pack it lies is not bound, so that a sealed chunk stays the same
  * chunk wherever a copy of it is put.
  */
-import { chunkContext } from '../../core/checkpoint/encryption.ts';
+import { chunkContext, SEAL_BYTES } from '../../core/checkpoint/encryption.ts';
 import { DIGEST_BYTES, type PublishedManifest } from '../../core/checkpoint/manifest.ts';
 import { KybernateError } from '../../core/errors.ts';
-import type { PackEntry, PackIndex } from '../../core/pack/pack.ts';
+import { MAX_CHUNK_BYTES, type PackEntry, type PackIndex } from '../../core/pack/pack.ts';
 import type { Reader } from '../backend/backend.ts';
 import type { EncodedChunk } from '../codec.ts';
 import { DigestTable } from '../digest-table.ts';
@@ -21,14 +21,17 @@ export function addressesOf(digests: DigestTable, key: AddressKey): DigestTable 
   return addresses;
 }
 
-/** @param rawBytes length of the chunk before it was compressed */
-export function sealChunk(
+/**
+ * Seals chunks one after the other, in the same memory: each is valid until the next.
+ * @param rawBytes length of the chunk before it was compressed
+ */
+export function chunkSealer(
   sealer: Sealer,
-  address: Uint8Array,
-  { codec, bytes }: EncodedChunk,
-  rawBytes: number,
-): EncodedChunk {
-  return { codec, bytes: sealer.seal(chunkContext(address, rawBytes, codec), bytes) };
+): (address: Uint8Array, chunk: EncodedChunk, rawBytes: number) => EncodedChunk {
+  const memory = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES + SEAL_BYTES);
+  return (address, { codec, bytes }, rawBytes) => {
+    return { codec, bytes: sealer.seal(chunkContext(address, rawBytes, codec), bytes, memory) };
+  };
 }
 
 /** The compressed chunk; undefined when it is not the one of this entry. */

@@ -5,6 +5,7 @@ import {
   CIPHER_NAME,
   KEY_ID_BYTES,
   NONCE_BYTES,
+  SEAL_BYTES,
   TAG_BYTES,
   type KeyPurpose,
 } from '../../core/checkpoint/encryption.ts';
@@ -33,7 +34,7 @@ export function createSealer(keyId: string, key: Uint8Array): Sealer {
   let sealed = 0;
   return {
     keyId,
-    seal(context, plain) {
+    seal(context, plain, into = Buffer.allocUnsafeSlow(plain.length + SEAL_BYTES)) {
       if (sealed === MAX_SEALS) {
         throw new KybernateError('Internal', `data key ${keyId} has sealed ${MAX_SEALS} times: it is used up`);
       }
@@ -42,9 +43,11 @@ export function createSealer(keyId: string, key: Uint8Array): Sealer {
       sealed += 1;
       const cipher = createCipheriv(CIPHER_NAME, secret, nonce, { authTagLength: TAG_BYTES });
       cipher.setAAD(context, { plaintextLength: plain.length });
-      const body = cipher.update(plain);
+      into.set(nonce);
+      into.set(cipher.update(plain), NONCE_BYTES);
       cipher.final();
-      return Buffer.concat([nonce, body, cipher.getAuthTag()]);
+      into.set(cipher.getAuthTag(), NONCE_BYTES + plain.length);
+      return into.subarray(0, plain.length + SEAL_BYTES);
     },
   };
 }

@@ -3,8 +3,11 @@
 /** Seals with a key that was made for this writer: nobody else ever seals with it, so a counter makes every nonce. */
 export interface Sealer {
   readonly keyId: string;
-  /** @param context what the bytes are and where they belong: authenticated, not stored */
-  seal(context: Uint8Array, plain: Uint8Array): Uint8Array;
+  /**
+   * @param context what the bytes are and where they belong: authenticated, not stored
+   * @param into memory for the result, which is a view of it then; at least `SEAL_BYTES` longer than `plain`
+   */
+  seal(context: Uint8Array, plain: Uint8Array, into?: Uint8Array): Uint8Array;
 }
 
 export interface Opener {
