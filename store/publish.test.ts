@@ -1,7 +1,7 @@
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { METADATA_FILE } from '../core/checkpoint/file-names.ts';
 import type { Manifest } from '../core/checkpoint/manifest.ts';
 import { KybernateError } from '../core/errors.ts';
@@ -10,9 +10,11 @@ import { makeCheckpoint, sampleFiles, sampleMetadata, testOp } from '../test/har
 import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
 import { getManifest } from './catalog.ts';
+import { packKey } from './keys.ts';
 import { publishManifest, removePendingMark } from './publish.ts';
 import { listStored } from './registry.ts';
 import { uploadCheckpoint } from './upload.ts';
+import { verifyRemote } from './verify.ts';
 
 let root = '';
 let dir = '';
@@ -24,7 +26,10 @@ beforeEach(async () => {
   backend = await openLocalBackend(join(root, 'store'));
   manifest = await makeCheckpoint(dir, 'ck-1');
 });
-afterEach(() => rm(root, { recursive: true, force: true }));
+afterEach(async () => {
+  vi.useRealTimers();
+  await rm(root, { recursive: true, force: true });
+});
 
 describe('publishManifest', () => {
   it('makes the checkpoint visible, removes ledger and lease, and leaves the mark on the node to root', async () => {
@@ -63,6 +68,46 @@ describe('publishManifest', () => {
       created: false,
     });
   });
+
+  it('looks again when it stood still between its look and the manifest', async () => {
+    const { packs } = await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+    vi.useFakeTimers({ toFake: ['Date'] });
+    let stood = false;
+    const slow = watch(backend, async ({ name, key }, proceed) => {
+      await proceed();
+      if (!stood && name === 'head' && key.startsWith('packs/')) {
+        stood = true;
+        vi.setSystemTime(Date.now() + 40 * 60_000);
+        // What a collection does meanwhile, which no longer sees the lease.
+        await backend.delete(packKey(packs[0]?.[0] ?? ''));
+      }
+    });
+
+    const { created } = await publishManifest({ checkpointId: 'ck-1', dir, backend: slow, op: testOp() });
+
+    expect({ stood, created }).toEqual({ stood: true, created: true });
+    await verifyRemote({ checkpointId: 'ck-1', backend, op: testOp() });
+  });
+
+  it.each(['leases/upload-ck-1.json', 'checkpoints/ck-1/files-'])(
+    'writes %s again when it was taken away',
+    async (name) => {
+      await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
+      let taken = 0;
+      const watched = watch(backend, async (call, proceed) => {
+        if (call.name === 'head' && call.key.startsWith(name) && taken === 0) {
+          taken += 1;
+          await backend.delete(call.key);
+        }
+        return proceed();
+      });
+
+      await publishManifest({ checkpointId: 'ck-1', dir, backend: watched, op: testOp() });
+
+      expect(taken).toBe(1);
+      await verifyRemote({ checkpointId: 'ck-1', backend, op: testOp() });
+    },
+  );
 
   it('refuses to replace another checkpoint of the same id', async () => {
     await uploadCheckpoint({ checkpointId: 'ck-1', dir, manifest, backend, op: testOp() });
