@@ -7,6 +7,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Manifest } from '../../core/checkpoint/manifest.ts';
 import { watch, type Watched } from '../../test/harness/backends.ts';
 import { makeCheckpoint, testOp } from '../../test/harness/checkpoint-dir.ts';
+import { seeded } from '../../test/harness/random.ts';
+import { times } from '../../test/harness/soak.ts';
 import type { Backend } from '../backend/backend.ts';
 import { openLocalBackend } from '../backend/local.ts';
 import { getManifest } from '../catalog.ts';
@@ -140,29 +142,34 @@ describe('prefetchCheckpoint', () => {
     expect(prefetched.presentBytes + (prefetched.from['store'] ?? 0)).toBe(packBytes);
   });
 
-  it('goes on where a process that was killed ended, and leaves whole packs only', { timeout: SLOW_MS }, async () => {
-    for (const delayMs of [30, 120]) {
-      const child = spawn(process.execPath, ['--input-type=module', '-e', childCode()], {
-        stdio: ['ignore', 'pipe', 'ignore'],
-      });
-      const gone = new Promise((resolve) => child.once('exit', resolve));
-      await new Promise((resolve) => child.stdout.once('data', resolve));
-      await sleep(delayMs);
-      child.kill('SIGKILL');
-      await gone;
-      const backend = await tiered({ nvme: 1e9 });
-      for (const id of backend.tiers[0]?.packs().keys() ?? []) {
-        expect(await backend.tiers[0]?.read(`packs/${id}`)).toEqual(await place.get(`packs/${id}`));
+  it(
+    'goes on where a process that was killed ended, and leaves whole packs only',
+    { timeout: SLOW_MS * times(100) },
+    async () => {
+      const next = seeded(17);
+      for (let round = 0; round < times(100); round += 1) {
+        const child = spawn(process.execPath, ['--input-type=module', '-e', childCode()], {
+          stdio: ['ignore', 'pipe', 'ignore'],
+        });
+        const gone = new Promise((resolve) => child.once('exit', resolve));
+        await new Promise((resolve) => child.stdout.once('data', resolve));
+        await sleep(next() * 200);
+        child.kill('SIGKILL');
+        await gone;
+        const backend = await tiered({ nvme: 1e9 });
+        for (const id of backend.tiers[0]?.packs().keys() ?? []) {
+          expect(await backend.tiers[0]?.read(`packs/${id}`)).toEqual(await place.get(`packs/${id}`));
+        }
+        await backend.close();
       }
-      await backend.close();
-    }
 
-    const backend = await tiered({ nvme: 1e9 });
-    await prefetchCheckpoint({ checkpointId: 'ck-1', backend, tier: 'nvme', op: testOp() });
+      const backend = await tiered({ nvme: 1e9 });
+      await prefetchCheckpoint({ checkpointId: 'ck-1', backend, tier: 'nvme', op: testOp() });
 
-    expect(backend.tiers[0]?.packs().size).toBe((await getManifest(place, 'ck-1')).manifest.packs.length);
-    expect(await readdir(join(root, 'nvme/.tmp'))).toEqual([]);
-  });
+      expect(backend.tiers[0]?.packs().size).toBe((await getManifest(place, 'ck-1')).manifest.packs.length);
+      expect(await readdir(join(root, 'nvme/.tmp'))).toEqual([]);
+    },
+  );
 
   it('keeps what is pinned, and makes no room from it', async () => {
     const backend = await tiered({ nvme: packBytes + 20_000 });
