@@ -49,6 +49,7 @@ const driver: GpuDriver = {
     }
     state = 'locked';
   },
+  lockPending: () => false,
   checkpoint: () => {
     state = 'checkpointed';
     return Promise.resolve();

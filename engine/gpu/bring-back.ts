@@ -72,18 +72,27 @@ export async function bringBackGpu(target: GpuTarget, options: BringBackOptions 
   }
 }
 
-/** Processes that neither run nor have ended, in the driver's words; empty when all is well. */
+/**
+ * Processes that neither run nor have ended, in the driver's words, and those that a late call may still lock; empty when
+ * all is well.
+ */
 export async function stillHeld(target: GpuTarget, forMs = target.settleMs ?? SETTLE_MS): Promise<Outcome[]> {
   const until = performance.now() + forMs;
   for (;;) {
-    const held = (await gpuStates(target, STATE_MS)).filter(
-      ({ state }) => !['running', 'none', 'gone'].includes(state),
-    );
+    const held = (await gpuStates(target, STATE_MS)).flatMap((seen) => heldIn(target, seen));
     if (held.length === 0 || performance.now() >= until) {
       return held;
     }
     await sleep(POLL_MS);
   }
+}
+
+/** @returns the outcome itself, or nothing when the process is let go */
+function heldIn({ driver }: GpuTarget, seen: Outcome): readonly Outcome[] {
+  if (seen.state === 'running' && driver.lockPending(seen.process.hostPid)) {
+    return [{ ...seen, error: new Error('a lock that was given up has not come back, and may still take hold') }];
+  }
+  return ['running', 'none', 'gone'].includes(seen.state) ? [] : [seen];
 }
 
 /** @returns those that are not back */

@@ -32,6 +32,7 @@ function driver(more: Partial<GpuDriver> = {}): GpuDriver {
     memoryInUse: () => [],
     processState: never,
     lock: never,
+    lockPending: never,
     checkpoint: never,
     restore: never,
     unlock: never,

@@ -36,6 +36,8 @@ let calls: string[];
 let rules: Rule[];
 let counts: Map<Rule, number>;
 let freeBytes: number;
+/** of which a lock does not come back */
+let pending: number | undefined;
 
 beforeAll(() => {
   dir = mkdtempSync(join(tmpdir(), 'kybernate-save-'));
@@ -60,6 +62,7 @@ beforeEach(() => {
   }));
   states = ['running', 'running', 'running'];
   [calls, rules, counts, freeBytes] = [[], [], new Map(), 80 * GIB];
+  pending = undefined;
   freezer('THAWED');
 });
 
@@ -129,6 +132,7 @@ const driver: GpuDriver = {
   memoryInUse: () => processes.map(({ hostPid }) => ({ hostPid, uuid: 'GPU-0', usedBytes: 2 * GIB })),
   processState: (hostPid) => Promise.resolve(states[indexOf(hostPid)] ?? 'none'),
   lock: (hostPid) => move('lock', hostPid),
+  lockPending: (hostPid) => pending === indexOf(hostPid),
   checkpoint: (hostPid) => move('checkpoint', hostPid),
   restore: (hostPid) => move('restore', hostPid),
   unlock: (hostPid) => move('unlock', hostPid),
@@ -175,6 +179,23 @@ test('all are locked before the first is saved, and come back in the reverse ord
   ]);
   expect(parts).toEqual(['gpu-lock', 'gpu-save', 'gpu-restore', 'gpu-unlock']);
   expect(memory.map(({ usedBytes }) => usedBytes)).toEqual([2 * GIB, 2 * GIB, 2 * GIB]);
+  expect(states).toEqual(allRun);
+});
+
+test('a process that a late lock may still hold is not back before that has returned', async () => {
+  pending = 1;
+  rules = [{ call: 'lock', process: 1, fault: 'timeout' }];
+
+  await expect(save()).rejects.toMatchObject({
+    type: 'Poisoned',
+    message: expect.stringMatching(/has not come back, and may still take hold/) as string,
+    details: { final: false, processes: [{ hostPid: processes[1]?.hostPid, state: 'running' }] },
+  });
+  expect(states).toEqual(allRun);
+  // the late lock
+  [pending, states[1]] = [undefined, 'locked'];
+  await bringBack();
+
   expect(states).toEqual(allRun);
 });
 

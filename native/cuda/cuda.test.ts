@@ -165,11 +165,12 @@ describe.skipIf(reason !== undefined)(`a GPU driver${reason === undefined ? '' :
     expect(late).toBeInstanceOf(CudaTimeout);
     expect(late).toMatchObject({ call: 'cuCheckpointProcessLock', hostPid: pid, deadlineMs: 50 });
     expect([pendingCalls(), await driver().processState(pid, DEADLINE_MS)]).toEqual([1, 'running']);
+    expect([driver().lockPending(pid), driver().lockPending(pid + 1)]).toEqual([true, false]);
     fake.release();
     while (pendingCalls() > 0) {
       await new Promise(setImmediate);
     }
-    expect(await driver().processState(pid, DEADLINE_MS)).toBe('locked');
+    expect([await driver().processState(pid, DEADLINE_MS), driver().lockPending(pid)]).toEqual(['locked', false]);
   });
 
   it('a process with a call that hangs ends when it wants to', async () => {

@@ -47,6 +47,8 @@ export interface GpuDriver {
    * @param timeoutMs 600 CUDA_ERROR_NOT_READY after it, the process unharmed; bounds the acquisition only
    */
   lock(hostPid: number, timeoutMs: number, deadlineMs: number): Promise<void>;
+  /** Is a lock of this process under way, also one that was given up at its deadline? It may still take hold. */
+  lockPending(hostPid: number): boolean;
   /** locked → checkpointed: VRAM goes to host memory of the process. */
   checkpoint(hostPid: number, deadlineMs: number): Promise<void>;
   /** checkpointed → locked. @param pairs every GPU that the process could see, or none for the same devices */

@@ -8,10 +8,15 @@ import { CudaError, CudaTimeout, isGone } from './error.ts';
 import type { GpuDriver } from './gpu-driver.ts';
 import { uuidBytes } from './uuid.ts';
 
-export type ProcessCalls = Pick<GpuDriver, 'processState' | 'lock' | 'checkpoint' | 'restore' | 'unlock'>;
+export type ProcessCalls = Pick<
+  GpuDriver,
+  'processState' | 'lock' | 'lockPending' | 'checkpoint' | 'restore' | 'unlock'
+>;
 
 /** @param apiVersion of the driver; one without a map takes only the identity */
 export function processCalls(cuda: CudaBindings, apiVersion: number): ProcessCalls {
+  /** those under way, with the pid of each */
+  const locks = new Map<symbol, number>();
   function check(call: string, hostPid: number, code: number): void {
     if (code !== CUDA.SUCCESS) {
       const gone = code === CUDA.OPERATING_SYSTEM && isGone(hostPid);
@@ -31,8 +36,14 @@ export function processCalls(cuda: CudaBindings, apiVersion: number): ProcessCal
       check(call, hostPid, code);
       return stateOf(value);
     },
-    lock: (hostPid, timeoutMs, deadlineMs) =>
-      step('cuCheckpointProcessLock', hostPid, deadlineMs, () => cuda.lock(hostPid, timeoutMs)),
+    lock: (hostPid, timeoutMs, deadlineMs) => {
+      const call = Symbol('lock');
+      locks.set(call, hostPid);
+      return step('cuCheckpointProcessLock', hostPid, deadlineMs, () =>
+        cuda.lock(hostPid, timeoutMs).finally(() => locks.delete(call)),
+      );
+    },
+    lockPending: (hostPid) => [...locks.values()].includes(hostPid),
     checkpoint: (hostPid, deadlineMs) =>
       step('cuCheckpointProcessCheckpoint', hostPid, deadlineMs, () => cuda.checkpoint(hostPid)),
     restore: async (hostPid, pairs, deadlineMs) => {

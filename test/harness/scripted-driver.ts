@@ -35,6 +35,7 @@ export function scriptedDriver(): ScriptedDriver {
     memoryInUse: () => [],
     processState: (hostPid) => Promise.resolve(states.get(hostPid) ?? 'running'),
     lock: (hostPid) => move('lock', hostPid),
+    lockPending: () => false,
     checkpoint: (hostPid) => move('checkpoint', hostPid),
     restore: (hostPid) => move('restore', hostPid),
     unlock: (hostPid) => move('unlock', hostPid),
