@@ -80,7 +80,8 @@ async function operate(world: Interleaving, random: () => number, number: number
     world.start(`upload-${number} ${checkpointId}`, (backend) => upload(backend, source, `${place}.ledger`));
   } else if (pick < 0.6) {
     world.start(`rm-${number} ${checkpointId}`, async (backend) => {
-      await ending(['CheckpointNotFound'], () => removeCheckpoint(backend, checkpointId, op));
+      // It stood still for longer than its list was valid.
+      await ending(['CheckpointNotFound', 'StorageUnavailable'], () => removeCheckpoint(backend, checkpointId, op));
     });
   } else if (pick < 0.75) {
     world.start(`fetch-${number} ${checkpointId}`, async (backend) => {
@@ -88,7 +89,7 @@ async function operate(world: Interleaving, random: () => number, number: number
     });
   } else {
     world.start(`gc-${number}`, async (backend) => {
-      await collect(backend, `c${number}`, op, sleep);
+      await ending(['StorageUnavailable'], () => collect(backend, `c${number}`, op, sleep));
     });
   }
 }
@@ -105,6 +106,10 @@ async function play(seed: number): Promise<void> {
     }
     if (random() < 0.004) {
       world.kill();
+    }
+    if (random() < 0.004) {
+      // A reader that stands still for longer than its lease has lost its claim.
+      world.stall(/^fetch/);
     }
     await world.step();
   }

@@ -1,7 +1,7 @@
 /*
  * Several users of one store, whose calls are let through one at a time in an order that a seed decides: every
  * interleaving of calls can come up, and the same seed brings the same choices. After each call it is checked that no
- * published checkpoint has lost anything. Users may die between any two calls.
+ * published checkpoint has lost anything. Users may die or stand still between any two calls.
  */
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Backend, ObjectInfo } from '../../store/backend/backend.ts';
@@ -34,7 +34,12 @@ interface Waiting {
 interface Actor {
   readonly name: string;
   dead: boolean;
+  /** until then it does nothing, as a process that is not given the processor */
+  stillUntilMs: number;
 }
+
+/** Longer than a lease lasts, and than a deleter may trust its list. */
+const STILL_MS = 70 * 60_000;
 
 export class Interleaving {
   readonly violations: string[] = [];
@@ -57,7 +62,7 @@ export class Interleaving {
 
   /** Starts a user; `act` must catch what it expects. */
   start(name: string, act: (backend: Backend) => Promise<void>): void {
-    const actor = { name, dead: false };
+    const actor = { name, dead: false, stillUntilMs: 0 };
     this.#running.add(actor);
     void act(this.#backend(actor))
       .catch((error: unknown) => {
@@ -81,17 +86,34 @@ export class Interleaving {
     }
   }
 
+  /**
+   * Keeps a user from doing anything for longer than a lease lasts. Not one that has just sent its manifest or a
+   * deletion: calls to a store are over within seconds.
+   * @param but users that may be lost when their leases run out
+   */
+  stall(but: RegExp): void {
+    const unsafe = new Set(
+      this.#waiting.filter(({ text }) => /^(?:putIfAbsent|delete) /.test(text)).map(({ actor }) => actor),
+    );
+    const [actor] = [...this.#running].filter((one) => !unsafe.has(one) && !but.test(one.name) && this.#random() < 0.5);
+    if (actor !== undefined) {
+      actor.stillUntilMs = Date.now() + STILL_MS;
+      this.#note(`${actor.name} stands still`);
+    }
+  }
+
   /** Lets one call through; time passes. */
   async step(): Promise<void> {
     await this.#settle();
     const alive = this.#waiting.filter(({ actor }) => !actor.dead);
     this.#waiting.splice(0, this.#waiting.length, ...alive);
-    if (alive.length === 0) {
+    const awake = alive.filter(({ actor }) => actor.stillUntilMs < Date.now());
+    if (awake.length === 0) {
       await this.#advance(60_000);
       return;
     }
-    const overdue = alive.find(({ sinceMs }) => Date.now() - sinceMs > PATIENCE_MS);
-    const chosen = overdue ?? alive[Math.floor(this.#random() * alive.length)];
+    const overdue = awake.find(({ sinceMs }) => Date.now() - sinceMs > PATIENCE_MS);
+    const chosen = overdue ?? awake[Math.floor(this.#random() * awake.length)];
     if (chosen !== undefined) {
       this.#waiting.splice(this.#waiting.indexOf(chosen), 1);
       this.#note(`${chosen.actor.name} ${chosen.text}`);
