@@ -1,7 +1,7 @@
 /*
- * Makes a copy in the store whole again from the copy on the node. Packs are never changed: a damaged one is marked, its
- * chunks are sent again in new packs, and the manifest is replaced by one that does not name it. The order that must
- * hold: upload lease → marks → packs → file list → manifest; whoever reads meanwhile finds the old manifest, as damaged
+ * Makes a copy in the store whole again: from whole copies of packs in tiers, and from the copy on the node. A pack is
+ * never changed: it is put again with the bytes that it always had, or it is marked, its chunks are sent again in new
+ * packs, and the manifest is replaced by one that does not name it. The order that must hold: upload lease → marks → packs → file list → manifest; whoever reads meanwhile finds the old manifest, as damaged
  * as it was, or the new one.
  */
 import { readFile } from 'node:fs/promises';
@@ -11,7 +11,7 @@ import { parseManifest } from '../core/checkpoint/manifest.ts';
 import type { StoreRepair } from '../core/contract/verify.ts';
 import { KybernateError, isKybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import { decodePackTail } from '../core/pack/pack.ts';
+import { decodePackTail, PACK_ENTRY_BYTES, PACK_FOOTER_BYTES, PACK_HEADER } from '../core/pack/pack.ts';
 import type { Backend } from './backend/backend.ts';
 import { markDamaged } from './damaged.ts';
 import { digestOf } from './digest.ts';
@@ -20,13 +20,19 @@ import { merkleRoot } from './merkle.ts';
 import { readPackTail } from './pack-index.ts';
 import { publishManifest } from './publish.ts';
 import { surveyStore, type StoreSurvey } from './survey.ts';
+import { checkPack } from './tiers/check-pack.ts';
 import { uploadCheckpoint } from './upload.ts';
+import { damage } from './verify.ts';
 
 export interface RepairStoreRequest {
   readonly checkpointId: string;
-  /** committed copy on the node; of its files only what is sent again is read */
-  readonly dir: string;
+  /** committed copy on the node, of whose files only what is sent again is read; absent: there is none */
+  readonly dir?: string | undefined;
   readonly backend: Backend;
+  /** what is looked at, where `backend` answers from copies before the store */
+  readonly behind?: Backend;
+  /** other copies of packs: tiers */
+  readonly copies?: Pick<Backend, 'get'>;
   readonly op: Op;
   /** as in an upload */
   readonly ledgerPath: string;
@@ -37,64 +43,105 @@ export interface RepairStoreRequest {
  * Repairs what a full look at the store finds. Idempotent; a store that is whole is left alone. One call may not be
  * enough: a chunk may be taken from another pack, which this checkpoint did not use before and which is damaged, too.
  * Crash: marks and packs stay, the manifest is the old one or the new one; the next call goes on.
- * @throws CheckpointCorrupt the node's copy cannot give what the store lost: it names file and chunk; InvalidInput the
- *   store has another checkpoint of this id; StorageUnavailable, StorageDenied
+ * @throws CheckpointCorrupt the node's copy cannot give what the store lost, or there is none: it names what is lost;
+ *   InvalidInput the store has another checkpoint of this id; StorageUnavailable, StorageDenied
  */
 export async function repairStore(request: RepairStoreRequest): Promise<StoreRepair> {
+  const { checkpointId, backend, op } = request;
+  const survey = await surveyStore({ checkpointId, backend: request.behind ?? backend, mode: 'full', op });
+  const sorted = await sortOut(survey, request);
+  const packsDone = sorted.restoredPacks.length + sorted.rewrittenIndexes.length;
+  const isDone =
+    packsDone === survey.damagedPacks.size && survey.report.problems.every(({ pack }) => pack !== undefined);
+  const sent = isDone ? { newChunks: 0, sentBytes: 0 } : await sendAgain(request, survey);
+  op.log.info({ checkpointId, ...sorted, ...sent }, 'stored checkpoint repaired');
+  return { ...sorted, ...sent };
+}
+
+/** What is damaged and comes from nowhere else is sent again from the node, and the manifest replaced. */
+async function sendAgain(
+  request: RepairStoreRequest,
+  survey: StoreSurvey,
+): Promise<Pick<StoreRepair, 'newChunks' | 'sentBytes'>> {
   const { checkpointId, dir, backend, op, ledgerPath } = request;
-  const packBytes = request.packBytes === undefined ? {} : { packBytes: request.packBytes };
-  const survey = await surveyStore({ checkpointId, backend, mode: 'full', op });
-  const manifest = parseManifest(await readFile(join(dir, OWN_FILES.manifest), 'utf8'), join(dir, OWN_FILES.manifest));
+  if (dir === undefined) {
+    const first = survey.report.problems[0]?.message ?? `${checkpointId} is not there`;
+    throw new KybernateError('CheckpointCorrupt', `${first}; this node has no copy to repair it from`, {
+      details: { problems: survey.report.problems.slice(0, 20) },
+    });
+  }
+  const path = join(dir, OWN_FILES.manifest);
+  const manifest = parseManifest(await readFile(path, 'utf8'), path);
   if (merkleRoot(manifest.files) !== manifest.merkleRoot) {
-    const file = OWN_FILES.manifest;
-    throw new KybernateError(
-      'CheckpointCorrupt',
-      `${join(dir, file)} is damaged, too: nothing can be repaired from it`,
-      {
-        details: { file },
-      },
-    );
+    throw damage('damaged', `${path} is damaged, too: nothing can be repaired from it`, { file: OWN_FILES.manifest });
   }
   if (survey.published !== undefined && survey.published.merkleRoot !== manifest.merkleRoot) {
     throw new KybernateError('InvalidInput', `${backend.url} has another checkpoint of the id ${checkpointId}`, {
       details: { checkpointId, published: survey.published.merkleRoot, ours: manifest.merkleRoot },
     });
   }
-  const { markedPacks, rewrittenIndexes } = await sortOut(survey, backend, op);
-  const onlyIndexes = markedPacks.length === 0 && rewrittenIndexes.length === survey.report.problemCount;
-  if (onlyIndexes) {
-    return { markedPacks, rewrittenIndexes, newChunks: 0, sentBytes: 0 };
-  }
   const source = { checkpointId, dir, backend, op, ledgerPath };
+  const packBytes = request.packBytes === undefined ? {} : { packBytes: request.packBytes };
   const { newChunks, sentBytes } = await uploadCheckpoint({ ...source, manifest, ...packBytes });
   await refuseDeleted(request, survey);
   await publishManifest({ ...source, replace: true });
-  op.log.info({ checkpointId, markedPacks, rewrittenIndexes, newChunks, sentBytes }, 'stored checkpoint repaired');
-  return { markedPacks, rewrittenIndexes, newChunks, sentBytes };
+  return { newChunks, sentBytes };
 }
 
-/** Of the damaged packs, those whose own end is whole and of which only the copy of the index is not; marks the others. */
-async function sortOut(
-  { report, damagedPacks }: StoreSurvey,
-  backend: Backend,
-  op: Op,
-): Promise<{ markedPacks: string[]; rewrittenIndexes: string[] }> {
-  const markedPacks: string[] = [];
-  const rewrittenIndexes: string[] = [];
-  for (const pack of damagedPacks) {
+type Sorted = Pick<StoreRepair, 'markedPacks' | 'restoredPacks' | 'rewrittenIndexes'>;
+
+/**
+ * Of the damaged packs: those of which only the copy of the index is damaged get a new one; those of which there is a
+ * whole copy are put again, under their id, since that always means the same bytes; the others are marked.
+ */
+async function sortOut(survey: StoreSurvey, request: RepairStoreRequest): Promise<Sorted> {
+  const { backend, behind = backend, op } = request;
+  const { report, damagedPacks, published } = survey;
+  const sorted = { markedPacks: [] as string[], restoredPacks: [] as string[], rewrittenIndexes: [] as string[] };
+  for (const pack of [...damagedPacks].sort()) {
     const problems = report.problems.filter((problem) => problem.pack === pack);
-    const tail = problems.every(({ object }) => object === indexKey(pack)) && problems.length > 0;
-    const whole = tail ? await wholeTail(backend, pack, op) : undefined;
-    if (whole === undefined) {
-      const reason = problems[0]?.message ?? `${packKey(pack)} is damaged`;
-      await markDamaged(backend, pack, reason, op.signal);
-      markedPacks.push(pack);
+    const onlyIndex = problems.length > 0 && problems.every(({ object }) => object === indexKey(pack));
+    const tail = onlyIndex ? await wholeTail(behind, pack, op) : undefined;
+    const packBytes = published?.packs.find(([id]) => id === pack)?.[1];
+    const copy = tail === undefined ? await wholeCopy(request, pack, packBytes) : undefined;
+    if (tail !== undefined) {
+      await backend.put(indexKey(pack), tail, { signal: op.signal });
+      sorted.rewrittenIndexes.push(pack);
+    } else if (copy !== undefined) {
+      await behind.put(packKey(pack), copy.bytes, { signal: op.signal });
+      await backend.put(indexKey(pack), copy.tail, { signal: op.signal });
+      sorted.restoredPacks.push(pack);
     } else {
-      await backend.put(indexKey(pack), whole, { signal: op.signal });
-      rewrittenIndexes.push(pack);
+      await markDamaged(backend, pack, problems[0]?.message ?? `${packKey(pack)} is damaged`, op.signal);
+      sorted.markedPacks.push(pack);
     }
+    op.progress({ phase: 'repairing' });
   }
-  return { markedPacks: markedPacks.sort(), rewrittenIndexes: rewrittenIndexes.sort() };
+  return sorted;
+}
+
+/** Bodies of an encrypted pack cannot be checked by themselves, so no such copy is trusted. */
+async function wholeCopy(
+  { copies, op }: RepairStoreRequest,
+  pack: string,
+  packBytes: number | undefined,
+): Promise<{ bytes: Uint8Array; tail: Uint8Array } | undefined> {
+  const bytes = await copies?.get(packKey(pack), { signal: op.signal });
+  if (bytes === undefined || bytes.length !== packBytes) {
+    return undefined;
+  }
+  try {
+    await checkPack(pack, bytes, op.signal);
+    const { dataKey, entries } = decodePackTail(bytes, digestOf, `pack ${pack}`);
+    const tailBytes = entries.length * PACK_ENTRY_BYTES + PACK_FOOTER_BYTES;
+    const hasHeader = Buffer.compare(bytes.subarray(0, PACK_HEADER.length), PACK_HEADER) === 0;
+    return dataKey === undefined && hasHeader ? { bytes, tail: bytes.subarray(bytes.length - tailBytes) } : undefined;
+  } catch (error) {
+    if (isKybernateError(error, 'CheckpointCorrupt')) {
+      return undefined;
+    }
+    throw error;
+  }
 }
 
 /** A deletion takes the manifest first: the repair of a checkpoint that somebody removed meanwhile must not bring it back. */

@@ -65,13 +65,9 @@ async function repairOnce(
 ): Promise<void> {
   const { checkpointId } = input;
   const wanted = broken(places, input).map(({ place }) => place);
-  const nodeCopy = places.find(({ place }) => place === 'node');
   let storeIsWhole = places.some(({ place, ok }) => place === 'store' && ok);
   if (wanted.includes('store')) {
-    if (nodeCopy?.found !== true) {
-      throw lost(checkpointId, places);
-    }
-    // Of a damaged copy on the node, too, what the store lacks may be whole.
+    // From tiers of the node, too, and from what is whole of a damaged copy there.
     const repaired = await orLost(checkpointId, places, () => steps.transfer.repairStored({ checkpointId }));
     await steps.note.confirmUpload({ checkpointId });
     done.store = sum(done.store, repaired);
@@ -124,6 +120,7 @@ function rootMessage(error: Error): string {
 function sum(before: StoreRepair | undefined, more: StoreRepair): StoreRepair {
   const unique = (one: readonly string[] = [], other: readonly string[]): string[] => [...new Set([...one, ...other])];
   return {
+    restoredPacks: unique(before?.restoredPacks, more.restoredPacks),
     markedPacks: unique(before?.markedPacks, more.markedPacks),
     rewrittenIndexes: unique(before?.rewrittenIndexes, more.rewrittenIndexes),
     newChunks: (before?.newChunks ?? 0) + more.newChunks,

@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path';
 import type { Codec } from '../../core/pack/pack.ts';
+import { isKybernateError } from '../../core/errors.ts';
 import { publishManifest } from '../../store/publish.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import type { LocalCatalog } from '../../store/local-catalog.ts';
@@ -11,6 +12,7 @@ import { repairStore } from '../../store/repair.ts';
 import { surveyStore } from '../../store/survey.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
 import { verifyRemote } from '../../store/verify.ts';
+import { residentBackend } from '../../store/tiers/resident.ts';
 import type { TieredBackend } from '../../store/tiers/tiered.ts';
 import type { TransferActivities } from '../contract.ts';
 import { withOp } from '../op.ts';
@@ -63,13 +65,13 @@ export function createTransferActivities(deps: TransferDeps): TransferActivities
 
     verifyRemote: ({ checkpointId }) =>
       withOp({ phase: 'verifying' }, async (op) => {
-        const { files, bytes } = await verifyRemote({ checkpointId, backend: await backend(), op });
+        const { files, bytes } = await verifyRemote({ checkpointId, backend: (await tiered()).behind(), op });
         return { files, bytes };
       }),
 
     surveyStored: ({ checkpointId, mode }) =>
       withOp({ phase: 'verifying' }, async (op) => {
-        const { report } = await surveyStore({ checkpointId, mode, backend: await backend(), op });
+        const { report } = await surveyStore({ checkpointId, mode, backend: (await tiered()).behind(), op });
         return report;
       }),
 
@@ -78,9 +80,28 @@ export function createTransferActivities(deps: TransferDeps): TransferActivities
 
     repairStored: ({ checkpointId }) =>
       withOp({ phase: 'repairing' }, async (op) => {
-        const { path: dir } = await catalog.get(checkpointId);
-        const ledgerPath = ledgerPathOf(ledgerDir, checkpointId);
-        return repairStore({ checkpointId, dir, backend: await backend(), op, ledgerPath });
+        const tiers = await tiered();
+        return repairStore({
+          checkpointId,
+          dir: await copyHere(catalog, checkpointId),
+          backend: await backend(),
+          behind: tiers.behind(),
+          copies: residentBackend(tiers.tiers),
+          op,
+          ledgerPath: ledgerPathOf(ledgerDir, checkpointId),
+        });
       }),
   };
+}
+
+/** undefined where there is none, or none whose metadata can be read: it cannot be sent. */
+async function copyHere(catalog: LocalCatalog, checkpointId: string): Promise<string | undefined> {
+  try {
+    return (await catalog.get(checkpointId)).path;
+  } catch (error) {
+    if (isKybernateError(error, 'CheckpointNotFound') || isKybernateError(error, 'CheckpointCorrupt')) {
+      return undefined;
+    }
+    throw error;
+  }
 }

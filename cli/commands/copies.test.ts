@@ -129,7 +129,7 @@ describe('repair', () => {
       node: 'node-a',
       before: [],
       after: [{ place: 'store', ...place }],
-      store: { markedPacks: ['ab'], rewrittenIndexes: [], newChunks: 3, sentBytes: 4096 },
+      store: { markedPacks: ['ab'], restoredPacks: ['cd'], rewrittenIndexes: [], newChunks: 3, sentBytes: 4096 },
       nodeCopy: { localPath: '/x', fetchedBytes: 2048 },
     };
     const fake = cliHere({ operation: { result: async () => result } });
@@ -138,7 +138,7 @@ describe('repair', () => {
 
     expect(fake.calls[0]).toEqual(['repair', { checkpointId: 'ck-1', node: 'node-a', where: 'store' }, {}]);
     expect(fake.stdout()).toContain(
-      'store: 4.0 KiB sent again, 1 damaged pack left behind, 0 copies of indexes written anew',
+      'store: 4.0 KiB sent again, 1 damaged pack left behind, 1 put again from a tier, 0 copies of indexes written anew',
     );
     expect(fake.stdout()).toContain('node: 2.0 KiB fetched to /x');
   });

@@ -87,7 +87,7 @@ export function renderRepair({ after, store, nodeCopy }: RepairResult): string {
       ? []
       : [
           `store: ${formatBytes(store.sentBytes)} sent again, ${String(packs)} damaged ${packs === 1 ? 'pack' : 'packs'} ` +
-            `left behind, ${String(store.rewrittenIndexes.length)} copies of indexes written anew`,
+            `left behind, ${String(store.restoredPacks.length)} put again from a tier, ${String(store.rewrittenIndexes.length)} copies of indexes written anew`,
         ]),
     ...(nodeCopy === undefined ? [] : [`node: ${formatBytes(nodeCopy.fetchedBytes)} fetched to ${nodeCopy.localPath}`]),
   ];

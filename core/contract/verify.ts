@@ -84,6 +84,8 @@ export interface VerifyResult {
 export interface StoreRepair {
   /** packs that no writer relies on any more */
   readonly markedPacks: readonly string[];
+  /** packs that were put again from a whole copy in a tier */
+  readonly restoredPacks: readonly string[];
   /** packs whose index was written anew from the pack itself */
   readonly rewrittenIndexes: readonly string[];
   /** chunks that were sent again, and all bytes put into the store */

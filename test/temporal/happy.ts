@@ -113,7 +113,8 @@ export const happyActivities: Scripted = {
   surveyNodeCopy: ({ checkpointId, mode }) =>
     Promise.resolve(wholeCopy('node', `/var/lib/kybernate/checkpoints/checkpoint-${checkpointId}`, mode)),
   prefetchPacks: () => Promise.resolve({ bytes: 1000, presentBytes: 200, from: { store: 800 }, seconds: 0.5 }),
-  repairStored: () => Promise.resolve({ markedPacks: [], rewrittenIndexes: [], newChunks: 1, sentBytes: 100 }),
+  repairStored: () =>
+    Promise.resolve({ markedPacks: [], restoredPacks: [], rewrittenIndexes: [], newChunks: 1, sentBytes: 100 }),
   repairNodeCopy: () => Promise.resolve({ localPath: '/var/lib/kybernate/checkpoints/x', fetchedBytes: 1000 }),
   verifyRemote: () => Promise.resolve({ files: 4, bytes: 1000 }),
   resolveLocal: () =>
