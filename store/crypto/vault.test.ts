@@ -8,7 +8,7 @@ import type { Backend } from '../backend/backend.ts';
 import { openLocalBackend } from '../backend/local.ts';
 import { ADDRESS_POINTER_KEY, PREFIX, wrappedKeyKey } from '../keys.ts';
 import { localKey, type KeyRing } from './key-ring.ts';
-import { openVault } from './vault.ts';
+import { openVault, type VaultPlace } from './vault.ts';
 
 const never = new AbortController().signal;
 const context = objectContext('x');
@@ -48,6 +48,33 @@ describe('openVault', () => {
     const keys = await Promise.all(vaults.map((vault) => vault.writersAddressKey(never)));
 
     expect(new Set(keys.map(({ keyId }) => keyId)).size).toBe(1);
+  });
+
+  it('reads a key once, and again when a thousand others were used since', async () => {
+    const objects = new Map<string, Uint8Array>();
+    const read: string[] = [];
+    const place: VaultPlace = {
+      url: 'memory:',
+      get: (key) => {
+        read.push(key.split('/')[1] ?? '');
+        return Promise.resolve(objects.get(key));
+      },
+      putIfAbsent: (key, bytes) => Promise.resolve(objects.set(key, bytes).size > 0),
+      list: (prefix) => backend.list(prefix),
+    };
+    const writer = openVault(place, ring(first));
+    const ids: string[] = [];
+    for (let number = 0; number < 1001; number += 1) {
+      ids.push((await writer.newDataKey(never)).keyId);
+    }
+    const vault = openVault(place, ring(first));
+
+    for (const id of [...ids.slice(0, 2), ids[0] ?? '', ...ids.slice(2), ids[0] ?? '', ids[1] ?? '']) {
+      await vault.dataKey(id, never);
+    }
+
+    expect(read.filter((id) => id === ids[0])).toHaveLength(1);
+    expect(read.filter((id) => id === ids[1])).toHaveLength(2);
   });
 
   it('stores no key in clear', async () => {

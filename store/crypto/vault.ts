@@ -32,7 +32,10 @@ export function withKeys(backend: Backend, ring: KeyRing): Backend {
 /** What the vault needs of the place where the store lies. */
 export type VaultPlace = Pick<Backend, 'url' | 'get' | 'putIfAbsent' | 'list'>;
 
-/** Nothing is read before it is needed; what was read is kept. */
+/** Keys that are kept unwrapped, of each kind: those used last by a process that runs for months. */
+const MAX_REMEMBERED = 1000;
+
+/** Nothing is read before it is needed; what was read is kept for a while. */
 export function openVault(place: VaultPlace, ring: KeyRing): StoreKeys {
   const openers = new Map<string, Promise<Opener>>();
   const addressKeys = new Map<string, Promise<AddressKey>>();
@@ -54,7 +57,7 @@ export function openVault(place: VaultPlace, ring: KeyRing): StoreKeys {
     newDataKey: async (signal) => {
       const key = randomBytes(KEY_BYTES);
       const id = await storeKey(place, ring, { key, purpose: 'data' }, signal);
-      openers.set(id, Promise.resolve(createOpener(id, key)));
+      remember(openers, id, Promise.resolve(createOpener(id, key)));
       return createSealer(id, key);
     },
     dataKey: (id, signal) =>
@@ -66,14 +69,25 @@ export function openVault(place: VaultPlace, ring: KeyRing): StoreKeys {
 function remembered<Value>(known: Map<string, Promise<Value>>, id: string, read: () => Promise<Value>): Promise<Value> {
   const before = known.get(id);
   if (before !== undefined) {
+    remember(known, id, before);
     return before;
   }
   const reading = read().catch((error: unknown) => {
     known.delete(id);
     throw error;
   });
-  known.set(id, reading);
+  remember(known, id, reading);
   return reading;
+}
+
+/** As the newest; the oldest is forgotten. */
+function remember<Value>(known: Map<string, Value>, id: string, value: Value): void {
+  known.delete(id);
+  known.set(id, value);
+  const [oldest] = known.keys();
+  if (known.size > MAX_REMEMBERED && oldest !== undefined) {
+    known.delete(oldest);
+  }
 }
 
 /** Of several first writers one wins; the keys of the others are used by nobody. */
