@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs';
 import type {
   CompleteRestoreRequest,
   CompleteRestoreResponse,
+  GpuRestoreFacts,
   PrepareRestoreRequest,
   PrepareRestoreResponse,
 } from '../core/contract/restore.ts';
@@ -203,20 +204,34 @@ export async function completeRestore(
   if (record.gpu === undefined || request.outcome !== 'restored') {
     return settle(deps, op, record, request);
   }
+  let gpuFacts: GpuRestoreFacts;
   try {
-    const gpuFacts = await completeGpu(deps, record, request);
+    gpuFacts = await completeGpu(deps, record, request);
+  } catch (error) {
+    return gpuFailed(deps, op, record, error);
+  }
+  try {
     return await settle(deps, op, { ...record, gpuFacts }, request);
   } catch (error) {
-    const errorType = isKybernateError(error) ? error.type : 'Internal';
-    const reason = messageOf(error);
-    const again = record.madeBy === 'worker' && errorType === 'GpuOutOfMemory' && record.triedAgain !== true;
+    // The workload runs by now: what cannot be written down must not end it.
     op.log.error(
-      { operationId: record.operationId, container: record.container.id, errorType, reason, again },
-      'GPU state was not restored',
+      { operationId: record.operationId, container: record.container.id, error: messageOf(error) },
+      'the outcome of a restore could not be kept',
     );
-    writeRestore(deps.settings, { ...record, state: 'failed', errors: [reason], errorType });
-    return { proceed: false, reason, ...(again ? { again } : {}) };
+    return { proceed: true };
   }
+}
+
+function gpuFailed(deps: NodeDeps, op: Op, record: RestoreRecord, error: unknown): CompleteRestoreResponse {
+  const errorType = isKybernateError(error) ? error.type : 'Internal';
+  const reason = messageOf(error);
+  const again = record.madeBy === 'worker' && errorType === 'GpuOutOfMemory' && record.triedAgain !== true;
+  op.log.error(
+    { operationId: record.operationId, container: record.container.id, errorType, reason, again },
+    'GPU state was not restored',
+  );
+  writeRestore(deps.settings, { ...record, state: 'failed', errors: [reason], errorType });
+  return { proceed: false, reason, ...(again ? { again } : {}) };
 }
 
 /**
