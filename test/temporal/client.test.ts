@@ -29,6 +29,20 @@ describe('client', () => {
     expect(operation.workflowId).toMatch(/^checkpoint:typed:/);
   });
 
+  it.concurrent('prefetches to several nodes, and refuses a wrong request before anything is started', async () => {
+    const request = { checkpointId: 'ck-near', nodes: [NODE], timeouts: TIMEOUTS };
+
+    const operation = await client.prefetch(request, { generation: '1' });
+    const again = await client.prefetch(request, { generation: '1' });
+
+    expect(operation.workflowId).toBe('prefetch:ck-near:1');
+    expect(again.runId).toBe(operation.runId);
+    expect((await operation.result()).nodes).toMatchObject([{ node: NODE, outcome: 'done', bytes: 1000 }]);
+    await expect(async () => client.prefetch({ ...request, nodes: [] })).rejects.toMatchObject({
+      type: 'InvalidInput',
+    });
+  });
+
   it.concurrent('rehearses and returns its typed result', async () => {
     harness.script('rehearse:young:1', onGpu({}));
 
