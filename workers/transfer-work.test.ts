@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,6 +7,8 @@ import type { TransferTask } from '../core/contract/transfer.ts';
 import { TRANSFER_CALLS } from '../core/contract/transfer.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { openLocalBackend } from '../store/backend/local.ts';
+import { localKey } from '../store/crypto/key-ring.ts';
+import { withKeys } from '../store/crypto/vault.ts';
 import { listStored } from '../store/registry.ts';
 import { localCatalog } from '../store/local-catalog.ts';
 import { verifyRemote } from '../store/verify.ts';
@@ -127,6 +130,24 @@ describe('download', () => {
     const copy = await openLocalBackend(join(root, 'roots/out'));
     const { files } = await verifyRemote({ checkpointId: 'ck-1', backend: copy, op: testOp() });
     expect(files).toBeGreaterThan(0);
+  });
+
+  it('brings an encrypted one with its keys, wrapped, and with those of no other', async () => {
+    const key = localKey(randomBytes(32));
+    const ring = { current: key, all: new Map([[key.id, key]]) };
+    withKeys(backend, ring);
+    await makeCheckpoint(join(root, 'checkpoints/checkpoint-ck-2'), 'ck-2', { 'other.img': noise(1000, 'other') });
+    await run('upload', { checkpointId: 'ck-2' });
+    await makeCheckpoint(join(root, 'checkpoints/checkpoint-ck-3'), 'ck-3');
+    await run('upload', { checkpointId: 'ck-3' });
+
+    await run('download', { checkpointId: 'ck-3', destDir: '/roots/out', decompress: 'no', tier: 's3' });
+
+    const copy = withKeys(await openLocalBackend(join(root, 'roots/out')), ring);
+    await verifyRemote({ checkpointId: 'ck-3', backend: copy, op: testOp() });
+    // The pointer, and the keys of addresses, chunks and content; the store has two more, of the other checkpoint.
+    expect(await readdir(join(root, 'roots/out/keys'))).toHaveLength(4);
+    expect(await readdir(join(root, 'store/keys'))).toHaveLength(6);
   });
 
   it('touches nothing that is in a directory', async () => {

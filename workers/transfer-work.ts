@@ -9,6 +9,7 @@ import type { Op } from '../core/op.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { openLocalBackend } from '../store/backend/local.ts';
 import { getManifest } from '../store/catalog.ts';
+import { keyPrefixesOf } from '../store/crypto/manifests.ts';
 import { fetchCheckpoint } from '../store/fetch.ts';
 import { errnoOf, syncDir } from '../store/files.ts';
 import { indexKey, manifestKey, packKey, PREFIX } from '../store/keys.ts';
@@ -155,7 +156,7 @@ async function copyObjects(checkpointId: string, from: Backend, dir: string, op:
       await copy(indexKey(pack));
       op.progress({ phase: 'fetching', bytesDone, bytesTotal });
     });
-    for (const prefix of [PREFIX.keys, `${PREFIX.checkpoints}${checkpointId}/`]) {
+    for (const prefix of [...keyPrefixesOf(manifest), `${PREFIX.checkpoints}${checkpointId}/`]) {
       for await (const { key } of from.list(prefix, { signal })) {
         if (key !== manifestKey(checkpointId)) {
           await copy(key);

@@ -13,6 +13,7 @@ import {
   type StoredManifest,
 } from '../../core/checkpoint/manifest.ts';
 import { KybernateError } from '../../core/errors.ts';
+import { ADDRESS_POINTER_KEY, wrappedKeyPrefix } from '../keys.ts';
 import type { Sealer, StoreKeys } from './store-keys.ts';
 
 /** @param info what the chunks and the file list were sealed with */
@@ -65,4 +66,13 @@ export async function openManifest(
     throw new KybernateError('CheckpointCorrupt', `${where} holds the manifest of ${manifest.checkpointId}`);
   }
   return { ...manifest, encryption };
+}
+
+/** Prefixes of the objects that hold the keys of a checkpoint, wrapped; none for a plain one. */
+export function keyPrefixesOf({ encryption }: StoredManifest): string[] {
+  if (encryption === undefined) {
+    return [];
+  }
+  const { addressKey, contentKey, dataKeys } = encryption;
+  return [ADDRESS_POINTER_KEY, ...[...new Set([addressKey, contentKey, ...dataKeys])].map(wrappedKeyPrefix)];
 }
