@@ -170,6 +170,17 @@ test('an allowed neighbour is a warning', () => {
   expect(warnings).toEqual([expect.stringMatching(/process 99.*may take the memory before the way back/)]);
 });
 
+test('a context whose memory nobody tells is a warning: no room was checked for it', () => {
+  const { refusals, warnings } = gateReasons(
+    facts({ processes: [process({}, { vramBytes: 0, devices: [] })], inUse: [] }),
+  );
+
+  expect(refusals).toEqual([]);
+  expect(warnings).toEqual([expect.stringMatching(/NVML tells no memory of process 71 .*was not checked/)]);
+  const without = process({ fdsByMinor: new Map([[0, 7]]) }, { vramBytes: 0, devices: [] });
+  expect(gateReasons(facts({ processes: [without], inUse: [] })).warnings).toEqual([]);
+});
+
 test('all reasons are given at once', () => {
   const bad = facts({
     processes: [process({ mps: true, cudaIpc: true })],

@@ -93,6 +93,7 @@ export function gateReasons(facts: GateFacts): GateReasons {
       ...budgetReasons(facts),
     ],
     warnings: [
+      ...untoldReasons(facts),
       ...(vouched ? unseen.map(({ text }) => text) : []),
       ...(facts.options.allowShared
         ? shared.map((text) => `${text}, and may take the memory before the way back`)
@@ -162,7 +163,7 @@ function unseenReasons(facts: GateFacts): Unseen[] {
         rehearsed,
       });
     }
-    const full = [...traces.fdsByMinor].filter(([, count]) => count >= CONTEXT_FDS).map(([minor]) => minor);
+    const full = [...traces.fdsByMinor].filter(([, count]) => isContext(count)).map(([minor]) => minor);
     if (full.length > 1) {
       const text =
         `${title(process)} has contexts on GPUs ${full.join(', ')}; with peer access between them the driver saves it ` +
@@ -187,6 +188,21 @@ function sharedReasons(facts: GateFacts): string[] {
         `GPU ${minors.get(uuid) ?? '?'} (${uuid}) is also used by ${facts.nameOf(hostPid)}, outside of the checkpoint, ` +
         `with ${usedBytes} bytes`,
     );
+}
+
+/** NVML knows processes by the pids of its own pid namespace: elsewhere none of their memory is seen. */
+function untoldReasons(facts: GateFacts): string[] {
+  return facts.processes
+    .filter(({ vramBytes, traces }) => vramBytes === 0 && [...traces.fdsByMinor.values()].some(isContext))
+    .map(
+      (process) =>
+        `NVML tells no memory of ${title(process)}, which has a GPU context: whether there is room for it was not checked ` +
+        '(does the node worker run in the pid namespace of the host?)',
+    );
+}
+
+function isContext(descriptors: number): boolean {
+  return descriptors >= CONTEXT_FDS;
 }
 
 function memoryReasons(facts: GateFacts): string[] {
