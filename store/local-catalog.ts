@@ -40,15 +40,18 @@ export interface LocalCatalog {
   remove(checkpointId: string): Promise<void>;
 }
 
-/** @param checkpointsDir the node's `checkpoints` directory */
-export function localCatalog(checkpointsDir: string): LocalCatalog {
+/**
+ * @param checkpointsDir the node's `checkpoints` directory
+ * @param named what messages call it, where the path is only how it is reached
+ */
+export function localCatalog(checkpointsDir: string, named = checkpointsDir): LocalCatalog {
   function pathOf(checkpointId: string): string {
     return join(checkpointsDir, checkpointDirName(parseCheckpointId(checkpointId)));
   }
 
   async function get(checkpointId: string): Promise<LocalCheckpoint> {
     const path = pathOf(checkpointId);
-    const text = await readOrNotFound(join(path, METADATA_FILE), checkpointId, checkpointsDir);
+    const text = await readOrNotFound(join(path, METADATA_FILE), checkpointId, named);
     const metadata = parseMetadata(text, join(path, METADATA_FILE));
     if (metadata.checkpointId !== checkpointId) {
       throw new KybernateError('CheckpointCorrupt', `${path} holds the checkpoint ${metadata.checkpointId}`);
@@ -61,7 +64,7 @@ export function localCatalog(checkpointsDir: string): LocalCatalog {
     get,
     manifest: async (checkpointId) => {
       const path = join(pathOf(checkpointId), OWN_FILES.manifest);
-      return parseManifest(await readOrNotFound(path, checkpointId, checkpointsDir), path);
+      return parseManifest(await readOrNotFound(path, checkpointId, named), path);
     },
     list: async () => {
       const checkpoints: LocalCheckpoint[] = [];
@@ -82,7 +85,7 @@ export function localCatalog(checkpointsDir: string): LocalCatalog {
     remove: async (checkpointId) => {
       const path = pathOf(checkpointId);
       if (!(await exists(path))) {
-        throw notFound(checkpointId, checkpointsDir);
+        throw notFound(checkpointId, named);
       }
       if (await exists(join(path, METADATA_FILE))) {
         await unlink(join(path, METADATA_FILE));

@@ -6,7 +6,7 @@
  * Started by root it binds its sockets, opens its directories and loads its code, then becomes another user, and only
  * then opens a connection. The order matters: code, caches and checkpoints may lie where only root may enter.
  */
-import { mkdir, chown, readdir, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, stat } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -102,7 +102,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
   const own = open.pathOf(dirs.own);
   const ledgerDir = join(own, 'uploads');
   await mkdir(ledgerDir, { recursive: true, mode: 0o700 });
-  const catalog = localCatalog(open.pathOf(dirs.checkpoints));
+  const catalog = localCatalog(open.pathOf(dirs.checkpoints), dirs.checkpoints);
   const { connection, namespace } = await connectTemporal(temporal);
   const worker = await Worker.create({
     connection,
@@ -232,6 +232,7 @@ async function giveEmpty(dir: string, { userId, groupId }: Account): Promise<voi
         `\`chown -R ${userId}:${groupId} ${dir}\` gives it to him`,
     );
   }
+  await chmod(dir, 0o700);
   await chown(dir, userId, groupId);
 }
 

@@ -26,7 +26,7 @@ export async function pathBelow(roots: readonly Root[], path: string, mayBeMissi
   const root = roots.find(({ dir }) => wanted.startsWith(`${dir}/`));
   if (root === undefined || path.split('/').includes('..')) {
     const known = roots.map(({ dir }) => dir).join(', ');
-    throw new KybernateError('InvalidInput', `${path} is not below a root of the sidecar (${known}); nothing was read`);
+    throw new KybernateError('InvalidInput', `${path} is not below a root of the sidecar (${known}); nothing was done`);
   }
   const parts = relative(root.dir, wanted).split('/');
   let reached = root.path;

@@ -1,5 +1,5 @@
 /* What the sidecar does for a transfer of its sockets. Every part finds by itself what an earlier attempt has done. */
-import { mkdir, readdir, rename, rm, rmdir } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, rmdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { ledgerPathOf } from '../activities/transfer/index.ts';
 import type { PrefetchTier } from '../core/contract/prefetch.ts';
@@ -98,7 +98,11 @@ async function download(deps: TransferWorkDeps, id: string, call: CallOf<'downlo
   const backend = await (tier === 's3' ? deps.store() : deps.backend());
   const { merkleRoot } = (await getManifest(backend, checkpointId, op.signal)).manifest;
   const result = { hash: merkleRoot, location: destDir };
-  if (decompress === 'yes' && (await committedRoot(dest)) === merkleRoot) {
+  const isThere =
+    decompress === 'yes'
+      ? (await committedRoot(dest)) === merkleRoot
+      : await holdsObjects(dest, checkpointId, backend, op.signal);
+  if (isThere) {
     return result;
   }
   await checkEmpty(dest, destDir);
@@ -117,6 +121,19 @@ async function download(deps: TransferWorkDeps, id: string, call: CallOf<'downlo
     throw error;
   }
   return result;
+}
+
+/** Was it copied before? Its manifest, which is copied last, is the one of the store. */
+async function holdsObjects(dest: string, checkpointId: string, store: Backend, signal: AbortSignal): Promise<boolean> {
+  const key = manifestKey(checkpointId);
+  const there = await readFile(join(dest, key)).catch((error: unknown) => {
+    if (errnoOf(error) !== 'ENOENT') {
+      throw error;
+    }
+    return undefined;
+  });
+  const stored = await store.get(key, { signal });
+  return there !== undefined && stored !== undefined && there.equals(stored);
 }
 
 /** An empty directory gives way. @throws InvalidInput */
