@@ -1,5 +1,14 @@
 import { describe, expect, it } from 'vitest';
-import { controlEnv, nodeEnv, nodeSettings, readConfig, redacted, sidecarEnv, workerEnv } from './config.ts';
+import {
+  controlEnv,
+  nodeEnv,
+  nodeSettings,
+  readConfig,
+  redacted,
+  sidecarEnv,
+  storeVariables,
+  workerEnv,
+} from './config.ts';
 
 describe('readConfig', () => {
   it('needs no variable', () => {
@@ -63,6 +72,12 @@ describe('who reads what', () => {
 
     expect(JSON.stringify(config)).not.toMatch(/bucket|7070|key|secret|wrong/);
     expect(Object.keys(config).filter((name) => /_STORE$|_S3_|AWS/.test(name))).toEqual([]);
+  });
+
+  it('tells which of them a process was given that should not have them', () => {
+    const given = ['KYBERNATE_STORE', 'KYBERNATE_S3_ENDPOINT', 'AWS_SECRET_ACCESS_KEY'];
+
+    expect(storeVariables({ ...env, PATH: '/bin', AWS_CA_BUNDLE: '/ca' })).toEqual(given);
   });
 
   it('a sidecar needs a store, a control worker does not', () => {

@@ -190,6 +190,11 @@ export function readConfig<Schema extends z.ZodType>(schema: Schema, env: Enviro
   throw new KybernateError('InvalidInput', issues.join('; '), { details: { issues } });
 }
 
+/** Variables of the store that a process is given which has no use for them: it holds what it should not. */
+export function storeVariables(env: Environment): string[] {
+  return Object.keys(env).filter((name) => Object.hasOwn(OF_THE_STORE, name) || name.startsWith('AWS_SECRET'));
+}
+
 /** For the log of a start: what counts, without keys, passwords in URLs and PATH. */
 export function redacted(
   config: ProcessConfig & { readonly PATH?: string; readonly KYBERNATE_ENCRYPTION_KEY?: string | undefined },

@@ -31,7 +31,15 @@ import { openSidecarBackend } from '../store/backend/sidecar.ts';
 import { localCatalog } from '../store/local-catalog.ts';
 import { idOf } from './accounts.ts';
 import { startAgent } from './agent.ts';
-import { nodeEnv, nodeSettings, readConfig, redacted, type Environment, type NodeConfig } from './config.ts';
+import {
+  nodeEnv,
+  nodeSettings,
+  readConfig,
+  redacted,
+  storeVariables,
+  type Environment,
+  type NodeConfig,
+} from './config.ts';
 import { keyed, keyRingOf, signaturesOf } from './keys.ts';
 import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, opener, temporalConfig } from './runtime.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
@@ -56,6 +64,10 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const env = options.env ?? process.env;
   const config = readConfig(nodeEnv, env);
   const log = options.log ?? createLog(config);
+  const misplaced = storeVariables(env);
+  if (misplaced.length > 0) {
+    log.warn({ variables: misplaced }, 'these are for `kybernate sidecar`: a node worker reaches the store through it');
+  }
   installRuntime(config, log);
   const settings = { ...nodeSettings(config), ...(await sharing(config, log)) };
   const node: NodeDeps = {

@@ -42,6 +42,7 @@ import { sidecarRequests } from './sidecar-http.ts';
 import { bindPrivately, clearSocket, listen, prepareSocketDir, sidecarSockets } from './sidecar-sockets.ts';
 import { sidecarTiers, tierDirs } from './sidecar-tiers.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
+import { forgetLedgers } from './ledgers.ts';
 import { prefetchByWorkflow } from './prefetch-by-workflow.ts';
 import { bindServer, transferServer } from './transfer-grpc.ts';
 import { transferWork } from './transfer-work.ts';
@@ -102,6 +103,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
   const own = open.pathOf(dirs.own);
   const ledgerDir = join(own, 'uploads');
   await mkdir(ledgerDir, { recursive: true, mode: 0o700 });
+  await forgetLedgers(ledgerDir);
   const catalog = localCatalog(open.pathOf(dirs.checkpoints), dirs.checkpoints);
   const { connection, namespace } = await connectTemporal(temporal);
   const worker = await Worker.create({
