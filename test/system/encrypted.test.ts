@@ -95,4 +95,4 @@ it('a checkpoint is signed and sealed, comes back, and is refused to those who s
   expect((await stack.restore(checkpointId, 'old-key')).from).toBe('store');
   await countsOn(stack, 'old-key');
   await nothingLeft(stack, [checkpointId]);
-});
+}, 240_000);
