@@ -36,8 +36,7 @@ describe('prefetch', () => {
     const request = { checkpointId: 'nightly', nodes: ['worker-1', 'worker-2'], pin: { expiresAfterMs: 7_200_000 } };
     expect(fake.calls[0]).toEqual(['prefetch', request, {}]);
     expect(fake.exitCode()).toBe(ERRORS.NodeUnavailable.exitCode);
-    expect(fake.stdout())
-      .toBe(`NODE      NVME       FROM                                                          TIME
+    expect(fake.stdout()).toBe(`NODE      NVME       FROM                                                          TIME
 worker-1  300.0 MiB  was there 100.0 MiB, peer:worker-3 150.0 MiB, store 50.0 MiB  2.00 s, 100.0 MiB/s
 worker-2  failed
 worker-2: NodeUnavailable: no worker took the step
