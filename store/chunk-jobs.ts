@@ -44,14 +44,16 @@ export interface EncodeJob extends FileJob {
 
 export interface DecodeJob {
   readonly kind: 'decode';
-  /** bodies of the chunks, back to back; whoever gives a job gives this memory away */
-  readonly stored: Uint8Array<ArrayBuffer>;
+  /** begins with the bodies of the chunks, back to back; whoever gives a job gives this memory away */
+  readonly stored: ArrayBuffer;
   readonly chunks: ReadonlyArray<{
     readonly codec: Codec;
     readonly storedBytes: number;
     readonly rawBytes: number;
     readonly digest: Uint8Array;
   }>;
+  /** memory of an earlier result, to be used again */
+  readonly spare?: ArrayBuffer;
 }
 
 export type Job = DigestJob | EncodeJob | DecodeJob;
@@ -86,8 +88,12 @@ export interface Changed {
 
 export interface Decoded {
   readonly kind: 'decoded';
-  /** undefined: it does not decode, or is not what its digest says */
-  readonly raw: ReadonlyArray<Uint8Array | undefined>;
+  /** the chunks, back to back, each with the length that was promised */
+  readonly memory: ArrayBuffer;
+  /** false: it does not decode, or is not what its digest says; its bytes in `memory` are not written */
+  readonly whole: readonly boolean[];
+  /** that of the job, given back */
+  readonly stored: ArrayBuffer;
 }
 
 export interface ResultOf {
@@ -126,8 +132,7 @@ function encodeChunks(job: EncodeJob, scratch: Buffer): Encoded | Changed | Shor
     return { kind: 'short' };
   }
   const rawBytes = job.extents.reduce((sum, { bytes }) => sum + bytes, 0);
-  const room = rawBytes + ENCODE_SPARE_BYTES;
-  const memory = job.spare !== undefined && job.spare.byteLength >= room ? job.spare : new ArrayBuffer(room);
+  const memory = memoryFor(rawBytes + ENCODE_SPARE_BYTES, job.spare);
   const out = new Uint8Array(memory);
   const storedBytes: number[] = [];
   const codecs: Codec[] = [];
@@ -148,14 +153,31 @@ function encodeChunks(job: EncodeJob, scratch: Buffer): Encoded | Changed | Shor
   return { kind: 'encoded', memory, storedBytes, codecs, unshrunk };
 }
 
-function decodeChunks({ stored, chunks }: DecodeJob): Decoded {
-  let used = 0;
-  const raw = chunks.map(({ codec, storedBytes, rawBytes, digest }) => {
-    const bytes = decodeChunk(codec, stored.subarray(used, used + storedBytes), rawBytes);
-    used += storedBytes;
-    return bytes !== undefined && Buffer.compare(digestOf(bytes), digest) === 0 ? bytes : undefined;
+function decodeChunks({ stored, chunks, spare }: DecodeJob): Decoded {
+  const rawTotal = chunks.reduce((sum, { rawBytes }) => sum + rawBytes, 0);
+  const memory = memoryFor(rawTotal, spare);
+  const out = new Uint8Array(memory);
+  const bodies = new Uint8Array(stored);
+  let read = 0;
+  let written = 0;
+  const whole = chunks.map(({ codec, storedBytes, rawBytes, digest }) => {
+    const raw = decodeChunk(codec, bodies.subarray(read, read + storedBytes), rawBytes);
+    const isWhole = raw !== undefined && Buffer.compare(digestOf(raw), digest) === 0;
+    if (isWhole) {
+      out.set(raw, written);
+    }
+    read += storedBytes;
+    written += rawBytes;
+    return isWhole;
   });
-  return { kind: 'decoded', raw };
+  return { kind: 'decoded', memory, whole, stored };
+}
+
+/** Memory of `bytes` at least: the spare one when it is large enough. */
+export function memoryFor(bytes: number, spare: ArrayBuffer | undefined): ArrayBuffer {
+  return spare !== undefined && spare.byteLength >= bytes
+    ? spare
+    : new ArrayBuffer(Math.max(bytes, Math.min(2 * bytes, JOB_BYTES + ENCODE_SPARE_BYTES)));
 }
 
 /** The chunks, neighbours read at one go; undefined when the file ends before them. */

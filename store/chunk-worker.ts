@@ -1,5 +1,5 @@
 /* The thread of chunk-workers.ts: answers one job after the other. */
-import { isMarkedAsUntransferable, parentPort } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { JOB_BYTES, runJob, type Job, type Result } from './chunk-jobs.ts';
 
 const scratch = Buffer.allocUnsafeSlow(JOB_BYTES);
@@ -13,14 +13,10 @@ port?.on('message', (job: Job) => {
   }
 });
 
-/** What can be handed over instead of copied. */
+/** What is handed over instead of copied. */
 function memoryOf(result: Result): ArrayBuffer[] {
-  if (result.kind === 'encoded') {
-    return [result.memory];
+  if (result.kind === 'decoded') {
+    return [result.memory, result.stored];
   }
-  const raw = result.kind === 'decoded' ? result.raw : [];
-  const buffers = new Set(raw.map((bytes) => bytes?.buffer));
-  return [...buffers].filter(
-    (buffer): buffer is ArrayBuffer => buffer instanceof ArrayBuffer && !isMarkedAsUntransferable(buffer),
-  );
+  return result.kind === 'encoded' ? [result.memory] : [];
 }

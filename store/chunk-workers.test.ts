@@ -49,8 +49,12 @@ describe.each([
         rawBytes: PIECE,
         digest: job.digests.subarray(32 * index, 32 * (index + 1)),
       }));
-      const { raw } = await run({ kind: 'decode', stored: new Uint8Array(encoded.memory), chunks });
-      expect(Buffer.compare(Buffer.concat(raw.map((piece) => piece ?? Buffer.alloc(0))), content)).toBe(0);
+      const decoded = await run({ kind: 'decode', stored: encoded.memory, chunks });
+      expect(decoded.whole).toEqual([true, true, true]);
+      expect(Buffer.compare(Buffer.from(decoded.memory, 0, content.length), content)).toBe(0);
+      const wrong = chunks.map((chunk) => ({ ...chunk, digest: digestOf(Buffer.from('other')) }));
+      const { whole } = await run({ kind: 'decode', stored: decoded.stored, chunks: wrong, spare: decoded.memory });
+      expect(whole).toEqual([false, false, false]);
     }
   });
 

@@ -59,7 +59,7 @@ let kept = false;
 export async function keepChunkThreads(): Promise<void> {
   kept = true;
   startThreads();
-  const nothing = (): DecodeJob => ({ kind: 'decode', stored: new Uint8Array(), chunks: [] });
+  const nothing = (): DecodeJob => ({ kind: 'decode', stored: new ArrayBuffer(0), chunks: [] });
   await Promise.all([...threads].map(() => runOnThread(nothing())));
 }
 
@@ -82,10 +82,11 @@ function runOnThread(job: Job): Promise<Result> {
 
 /** What is handed over instead of copied. */
 function memoryOf(job: Job): ArrayBuffer[] {
-  if (job.kind === 'decode') {
-    return [job.stored.buffer];
+  if (job.kind === 'digest') {
+    return [];
   }
-  return job.kind === 'encode' && job.spare !== undefined ? [job.spare] : [];
+  const spare = job.spare === undefined ? [] : [job.spare];
+  return job.kind === 'decode' ? [job.stored, ...spare] : spare;
 }
 
 function startThread(): Thread {

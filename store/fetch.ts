@@ -16,7 +16,8 @@ import { mapDiskFull, syncDir, syncFile, writeAll, writeFileDurably, writeSynced
 import { acquireLease, newReadLeaseId } from './lease.ts';
 import { forEachLimit } from './limit.ts';
 import { committedRoot } from './metadata.ts';
-import { planRead, readAllChunks, type DecodedChunk, type ReadPlan } from './read-plan.ts';
+import type { DecodedChunk } from './decode-read.ts';
+import { planRead, readAllChunks, type ReadPlan } from './read-plan.ts';
 
 const PARALLEL_FILES = 8;
 /** Kept free beside the checkpoint: the node needs its disk too. */
@@ -206,13 +207,28 @@ async function writeChunks(backend: Backend, destDir: string, plan: ReadPlan, op
 
 type Piece = { readonly offset: number; readonly raw: Uint8Array };
 
+/** Chunks that are neighbours in memory and in their file become one piece. */
 function byFile(plan: ReadPlan, batch: readonly DecodedChunk[]): Map<number, Piece[]> {
   const files = new Map<number, Piece[]>();
   for (const { chunk, raw } of batch) {
     for (const { file, offset } of plan.occurrences(chunk)) {
       const pieces = files.get(file) ?? [];
       files.set(file, pieces);
-      pieces.push({ offset, raw });
+      const last = pieces.at(-1);
+      const follows =
+        last !== undefined &&
+        last.offset + last.raw.length === offset &&
+        last.raw.buffer === raw.buffer &&
+        last.raw.byteOffset + last.raw.length === raw.byteOffset;
+      if (follows) {
+        const bytes = last.raw.length + raw.length;
+        pieces[pieces.length - 1] = {
+          offset: last.offset,
+          raw: new Uint8Array(raw.buffer, last.raw.byteOffset, bytes),
+        };
+      } else {
+        pieces.push({ offset, raw });
+      }
     }
   }
   return files;

@@ -7,12 +7,12 @@ import type { PackEntry, PackIndex } from '../core/pack/pack.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
-import { JOB_BYTES } from './chunk-jobs.ts';
 import type { StoredChunk } from './chunk-list.ts';
 import { ChunkUses, type Occurrence } from './chunk-uses.ts';
-import { chunkJobRunner, type RunChunkJob } from './chunk-workers.ts';
-import { namesInPacks, openChunk, openerOf } from './crypto/chunk-sealing.ts';
+import { chunkJobRunner } from './chunk-workers.ts';
+import { namesInPacks, openerOf } from './crypto/chunk-sealing.ts';
 import type { Opener } from './crypto/store-keys.ts';
+import { decodeRead, type DecodedChunk, type PackRead, type PlannedChunk, type Spares } from './decode-read.ts';
 import { toHex } from './digest.ts';
 import { readFileList, type FileList } from './file-list.ts';
 import { indexKey, packKey } from './keys.ts';
@@ -24,9 +24,9 @@ const PARALLEL_INDEXES = 8;
 const PARALLEL_READS = 4;
 /** About 10 MB. */
 const MAX_KNOWN_INDEXES = 256;
-const READ_BYTES = 4 * 2 ** 20;
+const READ_BYTES = 2 * 2 ** 20;
 /** Chunks of one read, decoded: well compressed ones must not pile up. */
-const RAW_BYTES = 8 * 2 ** 20;
+const RAW_BYTES = 4 * 2 ** 20;
 /** Unneeded bytes between two chunks that are cheaper to read than a second request. */
 const GAP_BYTES = 131_072;
 
@@ -67,27 +67,6 @@ export class KnownParts {
       this.indexes.set(pack, index);
     }
   }
-}
-
-interface PlannedChunk {
-  /** number in the table of distinct chunks */
-  readonly chunk: number;
-  readonly entry: PackEntry;
-  /** absent: the pack is plain */
-  readonly opener?: Opener;
-}
-
-/** One ranged read. */
-interface PackRead {
-  readonly pack: string;
-  readonly offset: number;
-  readonly bytes: number;
-  readonly chunks: readonly PlannedChunk[];
-}
-
-export interface DecodedChunk {
-  readonly chunk: number;
-  readonly raw: Uint8Array;
 }
 
 /**
@@ -223,13 +202,16 @@ export async function readAllChunks(
 ): Promise<number> {
   let readBytes = 0;
   const run = chunkJobRunner(plan.rawBytes);
+  const spares: Spares = { stored: [], raw: [] };
   await forEachLimit(plan.reads, PARALLEL_READS, op.signal, async (read) => {
     const range = { offset: read.offset, bytes: read.bytes };
+    const used: ArrayBuffer[] = [];
     const decode = async (fresh: boolean): Promise<Array<DecodedChunk | KybernateError>> => {
       const stored = await backend.get(packKey(read.pack), { signal: op.signal, range, fresh });
       readBytes += stored?.length ?? 0;
-      const jobs = groupsOf(read.chunks).map((chunks) => decodeAndCheck(plan, { ...read, chunks }, stored, run));
-      return (await Promise.all(jobs)).flat();
+      const { decoded, memory } = await decodeRead(plan, read, stored, { run, spares });
+      used.push(...memory);
+      return decoded;
     };
     let decoded = await decode(false);
     if (decoded.some((result) => result instanceof KybernateError)) {
@@ -239,81 +221,9 @@ export async function readAllChunks(
     const whole = decoded.filter((result): result is DecodedChunk => !(result instanceof KybernateError));
     decoded.filter((result) => result instanceof KybernateError).forEach(onDamage);
     await take(whole);
+    spares.raw.push(...used);
   });
   return readBytes;
-}
-
-/** Chunks for one job each. */
-function groupsOf(chunks: readonly PlannedChunk[]): PlannedChunk[][] {
-  const groups: PlannedChunk[][] = [];
-  let rawBytes = JOB_BYTES;
-  for (const planned of chunks) {
-    rawBytes += planned.entry.rawBytes;
-    if (rawBytes > JOB_BYTES) {
-      groups.push([]);
-      rawBytes = planned.entry.rawBytes;
-    }
-    groups.at(-1)?.push(planned);
-  }
-  return groups;
-}
-
-async function decodeAndCheck(
-  plan: ReadPlan,
-  read: PackRead,
-  stored: Uint8Array | undefined,
-  run: RunChunkJob,
-): Promise<Array<DecodedChunk | KybernateError>> {
-  const sealed = read.chunks.map(({ entry }) => {
-    const start = entry.offset - read.offset;
-    const body = stored?.subarray(start, start + entry.storedBytes);
-    return body?.length === entry.storedBytes ? body : undefined;
-  });
-  const bodies = read.chunks.map(({ entry, opener }, index) => {
-    const body = sealed[index];
-    return body === undefined || opener === undefined ? body : openChunk(opener, entry, body);
-  });
-  const chunks = read.chunks.flatMap(({ chunk, entry: { codec, rawBytes } }, index) => {
-    const storedBytes = bodies[index]?.length;
-    // A view would take the whole table along to the other thread.
-    const digest = new Uint8Array(plan.digestOf(chunk));
-    return storedBytes === undefined ? [] : [{ codec, storedBytes, rawBytes, digest }];
-  });
-  const { raw } = await run({ kind: 'decode', stored: joined(bodies), chunks });
-  let decoded = 0;
-  return read.chunks.map((planned, index) => {
-    if (bodies[index] === undefined) {
-      const cutOff = sealed[index] === undefined ? 'the pack is cut off' : 'it does not decrypt with its key';
-      return damagedChunk(plan, read, planned, stored === undefined ? 'the pack is missing' : cutOff);
-    }
-    const bytes = raw[decoded];
-    decoded += 1;
-    return bytes === undefined
-      ? damagedChunk(plan, read, planned, 'its digest does not match')
-      : { chunk: planned.chunk, raw: bytes };
-  });
-}
-
-function joined(bodies: ReadonlyArray<Uint8Array | undefined>): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(bodies.reduce((sum, body) => sum + (body?.length ?? 0), 0));
-  let used = 0;
-  for (const body of bodies) {
-    all.set(body ?? [], used);
-    used += body?.length ?? 0;
-  }
-  return all;
-}
-
-function damagedChunk(plan: ReadPlan, read: PackRead, planned: PlannedChunk, problem: string): KybernateError {
-  const place = plan.occurrences(planned.chunk)[0];
-  const file = plan.manifest.files[place?.file ?? 0]?.path ?? '';
-  const kind = problem === 'the pack is missing' ? 'missing' : 'damaged';
-  const where = { file, chunk: place?.chunk ?? 0, pack: read.pack, object: packKey(read.pack) };
-  return new KybernateError(
-    'CheckpointCorrupt',
-    `chunk ${where.chunk} of ${file} is damaged in pack ${read.pack}: ${problem}`,
-    { details: { kind, ...where, digest: toHex(plan.digestOf(planned.chunk)) } },
-  );
 }
 
 function missingChunk(

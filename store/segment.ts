@@ -115,8 +115,9 @@ class Reader {
     const missing = plan.only(new Set(places.keys()));
     this.readBytes += await readAllChunks(this.#backend, missing, this.#op, (batch) => {
       for (const { chunk, raw } of batch) {
+        const kept = new Uint8Array(raw);
         for (const at of places.get(chunk) ?? []) {
-          raws[at] = raw;
+          raws[at] = kept;
         }
       }
       return Promise.resolve();

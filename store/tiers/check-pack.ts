@@ -24,10 +24,10 @@ export async function checkPack(pack: string, bytes: Uint8Array, signal: AbortSi
   await forEachLimit(groupsOf(entries), PARALLEL_JOBS, signal, async (group) => {
     const start = group[0]?.offset ?? 0;
     const storedBytes = group.reduce((sum, entry) => sum + entry.storedBytes, 0);
-    const { raw } = await run({
+    const { whole } = await run({
       kind: 'decode',
       // A copy: the job takes it along to its thread.
-      stored: new Uint8Array(bytes.subarray(start, start + storedBytes)),
+      stored: new Uint8Array(bytes.subarray(start, start + storedBytes)).buffer,
       chunks: group.map(({ codec, storedBytes: length, rawBytes, digest }) => ({
         codec,
         storedBytes: length,
@@ -35,7 +35,7 @@ export async function checkPack(pack: string, bytes: Uint8Array, signal: AbortSi
         digest: new Uint8Array(digest),
       })),
     });
-    const damaged = raw.findIndex((chunk) => chunk === undefined);
+    const damaged = whole.indexOf(false);
     if (damaged !== -1) {
       throw new KybernateError('CheckpointCorrupt', `pack ${pack} is damaged: chunk at ${group[damaged]?.offset ?? 0}`);
     }
