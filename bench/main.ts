@@ -1,6 +1,7 @@
 /*
  * npm run bench -- <subject> [--quick] [--json]
- * The last line is one JSON object: subject, ours, peer, ratio, difference, unit, goal, holds.
+ * The last line is one JSON object: subject, ours, peer, ratio, difference, unit, goal, holds. `store` has subjects of
+ * its own (store/bench.ts).
  */
 import { parseArgs } from 'node:util';
 import { measure, type Subject } from './subject.ts';
@@ -12,12 +13,24 @@ const SUBJECTS: Readonly<Record<string, () => Promise<Subject>>> = {
 };
 
 const { values, positionals } = parseArgs({
-  options: { quick: { type: 'boolean', default: false }, json: { type: 'boolean', default: false } },
+  options: {
+    quick: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    mib: { type: 'string' },
+    rounds: { type: 'string' },
+    full: { type: 'boolean' },
+    out: { type: 'string' },
+  },
   allowPositionals: true,
 });
+if (positionals[0] === 'store') {
+  const { runStoreBench } = await import('./store/bench.ts');
+  console.log(await runStoreBench(positionals[1] ?? '', values));
+  process.exit(0);
+}
 const load = SUBJECTS[positionals[0] ?? ''];
 if (load === undefined) {
-  console.error(`usage: npm run bench -- <${Object.keys(SUBJECTS).join(' | ')}> [--quick] [--json]`);
+  console.error(`usage: npm run bench -- <${Object.keys(SUBJECTS).join(' | ')} | store> [--quick] [--json]`);
   process.exit(2);
 }
 const subject = await load();

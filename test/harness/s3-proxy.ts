@@ -58,11 +58,14 @@ export class S3Proxy {
     return proxy;
   }
 
+  get endpoint(): string {
+    const address = this.#server.address();
+    return `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
+  }
+
   /** A store behind the proxy. */
   open(bucket = 'bucket'): Backend {
-    const address = this.#server.address();
-    const port = typeof address === 'object' && address !== null ? address.port : 0;
-    return openS3Backend(bucket, '', { endpoint: `http://127.0.0.1:${port}`, credentials: CREDENTIALS });
+    return openS3Backend(bucket, '', { endpoint: this.endpoint, credentials: CREDENTIALS });
   }
 
   /** From now on these rules hold; of several the first that fits. */

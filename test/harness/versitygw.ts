@@ -1,7 +1,7 @@
 /* A private S3 server that a test may stop, freeze and look into. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -32,8 +32,9 @@ export class Gateway {
     this.port = port;
   }
 
-  static async make(): Promise<Gateway> {
-    const gateway = new Gateway(await mkdtemp(join(tmpdir(), 'kybernate-s3-')), await freePort());
+  /** @param parent where its objects lie */
+  static async make(parent = tmpdir()): Promise<Gateway> {
+    const gateway = new Gateway(await mkdtemp(join(parent, 'kybernate-s3-')), await freePort());
     await mkdir(join(gateway.dir, 'bucket'));
     await gateway.start();
     return gateway;
@@ -70,6 +71,14 @@ export class Gateway {
     if (running !== undefined && running.exitCode === null && running.signalCode === null) {
       running.kill('SIGKILL');
       await once(running, 'exit');
+    }
+  }
+
+  /** Removes all objects of the bucket, from under the server. */
+  async empty(): Promise<void> {
+    const bucket = join(this.dir, 'bucket');
+    for (const name of await readdir(bucket)) {
+      await rm(join(bucket, name), { recursive: true, force: true });
     }
   }
 

@@ -44,16 +44,9 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   proxy.script();
-  await emptyStore();
+  await gateway.empty();
   await rm(root, { recursive: true, force: true });
 });
-
-async function emptyStore(): Promise<void> {
-  const bucket = join(gateway.dir, 'bucket');
-  for (const name of await readdir(bucket)) {
-    await rm(join(bucket, name), { recursive: true, force: true });
-  }
-}
 
 const ID = { checkpointId: 'ck-1' };
 const OPERATIONS = {
@@ -123,7 +116,7 @@ const PASSING: ReadonlyArray<readonly [string, Fault, number]> = [
 describe.each(CASES)('%s, with %s %s spoiled', (operation, method, key) => {
   it('finishes after faults that pass', async () => {
     for (const [what, fault, count] of PASSING) {
-      await emptyStore();
+      await gateway.empty();
       await prepare(operation);
       proxy.script({ method, key, fault, times: count });
       const backend = proxy.open();
