@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openLocalBackend } from '../store/backend/local.ts';
 import { publishManifest } from '../store/publish.ts';
 import { prefetchCheckpoint } from '../store/tiers/prefetch.ts';
-import { openTier } from '../store/tiers/tier.ts';
+import { openTier } from '../store/tiers/open.ts';
 import { TieredBackend } from '../store/tiers/tiered.ts';
 import { uploadCheckpoint } from '../store/upload.ts';
 import { makeCheckpoint, testOp } from '../test/harness/checkpoint-dir.ts';

@@ -16,10 +16,9 @@ import { chunksOf } from '../chunk-list.ts';
 import { publishManifest } from '../publish.ts';
 import { planRead } from '../read-plan.ts';
 import { uploadCheckpoint } from '../upload.ts';
-import { openTiers } from './open.ts';
+import { openTier, openTiers } from './open.ts';
 import { prefetchCheckpoint } from './prefetch.ts';
 import { findResidency, segmentResidency } from './residency.ts';
-import { openTier } from './tier.ts';
 import { TieredBackend } from './tiered.ts';
 
 /** Starts other processes, on a machine that may be busy. */
@@ -68,7 +67,7 @@ function childCode(): string {
   const at = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href);
   return `
     const { openLocalBackend } = await import(${at('../backend/local.ts')});
-    const { openTier } = await import(${at('./tier.ts')});
+    const { openTier } = await import(${at('./open.ts')});
     const { TieredBackend } = await import(${at('./tiered.ts')});
     const { prefetchCheckpoint } = await import(${at('./prefetch.ts')});
     const quiet = () => undefined;

@@ -5,8 +5,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { noise, testOp } from '../../test/harness/checkpoint-dir.ts';
 import { seeded } from '../../test/harness/random.ts';
+import { openLocalBackend } from '../backend/local.ts';
 import { indexKey, packKey } from '../keys.ts';
-import { openTier, type EvictionGuard, type Tier } from './tier.ts';
+import { openTier } from './open.ts';
+import type { EvictionGuard, Tier } from './tier.ts';
 
 /** On a machine that may be busy. */
 const SLOW_MS = 60_000;
@@ -143,7 +145,20 @@ describe('a tier', () => {
     expect(tier.state()).toMatchObject({ usedBytes: 100 });
   });
 
+  it('refuses a directory that holds something else, such as a store, and changes nothing there', async () => {
+    const store = await openLocalBackend(root);
+    await store.put(packKey(pack(1)), noise(100, '1'));
+    await writeFile(join(root, '.tmp/half'), 'of a writer that lives');
+
+    await expect(open(50)).rejects.toMatchObject({ type: 'InvalidInput' });
+
+    expect(await store.head(packKey(pack(1)))).toMatchObject({ bytes: 100 });
+    expect(await readdir(join(root, '.tmp'))).toEqual(['half']);
+  });
+
   it('ignores files that are no objects of a tier', async () => {
+    await mkdir(join(root, 'lost+found'), { mode: 0o000 });
+    await open(10);
     await mkdir(join(root, 'packs'), { recursive: true });
     await writeFile(join(root, 'packs/notes'), 'mine');
     await mkdir(join(root, 'pins'));
@@ -205,7 +220,7 @@ describe('a tier', () => {
   );
 
   it('has whole objects only after its process was killed while it wrote', { timeout: SLOW_MS }, async () => {
-    const module = new URL('./tier.ts', import.meta.url).pathname;
+    const module = new URL('./open.ts', import.meta.url).pathname;
     const code = `
       const { openTier } = await import(${JSON.stringify(module)});
       const quiet = () => undefined;

@@ -12,14 +12,12 @@ import { messageOf } from '../../core/errors.ts';
 import type { TierInfo } from '../../core/contract/tiers.ts';
 import type { Logger } from '../../core/op.ts';
 import type { Backend, ByteRange, GetOptions } from '../backend/backend.ts';
-import { openLocalBackend } from '../backend/local.ts';
 import { packKey } from '../keys.ts';
-import { Holds, Pins } from './pins.ts';
-import { Stock, type Reservation, type Unit } from './stock.ts';
-import { checkpointOfUnit, kindOf, packOfUnit } from './units.ts';
+import { Holds, type Pins } from './pins.ts';
+import type { Reservation, Stock, Unit } from './stock.ts';
+import { checkpointOfUnit, packOfUnit } from './units.ts';
 
-export const TIER_NAMES = ['ram', 'nvme'] as const;
-export type TierName = (typeof TIER_NAMES)[number];
+export type TierName = 'ram' | 'nvme';
 
 export interface TierSettings {
   readonly name: TierName;
@@ -45,28 +43,7 @@ const TOUCH_MS = 60_000;
 /** A disk that refused an object is left alone for so long. */
 const REST_MS = 30_000;
 
-/**
- * Opens the directory, removes what a dead writer left, and takes stock.
- * @throws StorageDenied, StorageUnavailable, DiskFull the directory cannot be made or read
- */
-export async function openTier(settings: TierSettings, log: Logger): Promise<Tier> {
-  const place = await openLocalBackend(settings.path ?? settings.dir);
-  // All of it: one process at a time. The clock of a file runs a little ahead of ours.
-  await place.sweep(-60_000);
-  const found: Array<{ readonly key: string; readonly bytes: number; readonly modifiedMs: number }> = [];
-  for await (const entry of place.list('')) {
-    if (kindOf(entry.key) !== undefined) {
-      found.push(entry);
-    }
-  }
-  const stock = new Stock();
-  for (const { key, bytes } of found.sort((left, right) => left.modifiedMs - right.modifiedMs)) {
-    stock.add(key, bytes);
-  }
-  return new Tier({ settings, place, stock, pins: await Pins.open(place), log });
-}
-
-interface TierParts {
+export interface TierParts {
   readonly settings: TierSettings;
   readonly place: Backend;
   readonly stock: Stock;

@@ -23,7 +23,8 @@ import { verifyRemote } from '../verify.ts';
 import type { Peer } from './bring.ts';
 import { packsOf as packsInManifest } from './residency.ts';
 import { residentBackend } from './resident.ts';
-import { openTier, type Tier } from './tier.ts';
+import { openTier } from './open.ts';
+import type { Tier } from './tier.ts';
 import { TieredBackend } from './tiered.ts';
 
 /** On a machine that may be busy. */

@@ -282,6 +282,7 @@ export class TieredBackend implements Backend {
   }
 }
 
+/** A view: several readers share the bytes, and nobody writes into what a backend gave. */
 function part(bytes: Uint8Array, range: ByteRange | undefined): Uint8Array {
   if (range === undefined) {
     return bytes;

@@ -10,7 +10,7 @@ import { listStored } from '../../store/registry.ts';
 import { fetchCheckpoint } from '../../store/fetch.ts';
 import { localCatalog } from '../../store/local-catalog.ts';
 import { publishManifest } from '../../store/publish.ts';
-import { openTier } from '../../store/tiers/tier.ts';
+import { openTier } from '../../store/tiers/open.ts';
 import { TieredBackend } from '../../store/tiers/tiered.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
 import { verifyRemote } from '../../store/verify.ts';
