@@ -160,6 +160,8 @@ describe('proto/transfer.proto', () => {
 
     await expect(call('Upload', { checkpointId: '../x' })).rejects.toMatchObject(failure);
     await expect(call('Status', { transferId: 'none' })).rejects.toMatchObject({ code: status.INVALID_ARGUMENT });
+    const stream = (client['Progress'] as (message: object) => AsyncIterable<Answer>).call(client, { transferId: 'x' });
+    await expect(stream[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: status.INVALID_ARGUMENT });
     await expect(call('Prefetch', { checkpointId: 'ck-1', targetTier: 'tape' })).rejects.toMatchObject({
       code: status.INVALID_ARGUMENT,
     });
