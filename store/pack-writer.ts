@@ -7,9 +7,10 @@ import { encodePackTail, MAX_CHUNK_BYTES, PACK_ENTRY_BYTES, PACK_HEADER, type Pa
 import type { EncodedChunk } from './codec.ts';
 import { digestOf } from './digest.ts';
 
-/** Bodies of a pack; with small chunks the index comes on top. Two requests a pack: 103 for a GiB. */
-export const PACK_BYTES = 20 * 2 ** 20;
-const MAX_ENTRIES = 32_768;
+/** Bodies of a pack. It takes three requests (itself, its index, the look before the publication): 129 for a GiB. */
+export const PACK_BYTES = 24 * 2 ** 20;
+/** Bounds the index, which comes on top: chunks that shrink to almost nothing fill a pack by their number. */
+const MAX_ENTRIES = 8192;
 const BUFFERS = 3;
 
 export interface SealedPack {

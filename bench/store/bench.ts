@@ -9,23 +9,8 @@ import { availableParallelism, cpus, tmpdir } from 'node:os';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkPrograms } from './peers.ts';
+import type { BenchOptions, Row } from './report.ts';
 import { bundleChild } from './subject-process.ts';
-
-export interface BenchOptions {
-  readonly mib: number;
-  readonly rounds: number;
-  /** empty directory on a tmpfs */
-  readonly dir: string;
-  readonly bundle: string;
-  readonly say: (line: string) => void;
-}
-
-export interface Row {
-  readonly name: string;
-  readonly goal: string;
-  readonly holds: boolean;
-  readonly [fact: string]: unknown;
-}
 
 const SUBJECTS: Readonly<Record<string, () => Promise<(options: BenchOptions) => Promise<Row[]>>>> = {
   pack: async () => (await import('./pack.ts')).packBench,

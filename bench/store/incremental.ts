@@ -4,7 +4,7 @@ import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { S3Proxy } from '../../test/harness/s3-proxy.ts';
 import { Gateway } from '../../test/harness/versitygw.ts';
-import type { BenchOptions, Row } from './bench.ts';
+import type { BenchOptions, Row } from './report.ts';
 import type { Place } from './child.ts';
 import { makeImage } from './images.ts';
 import { rounded } from './measure.ts';

@@ -2,7 +2,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Codec } from '../../core/pack/pack.ts';
-import type { BenchOptions, Row } from './bench.ts';
+import type { BenchOptions, Row } from './report.ts';
 import type { Answer } from './child.ts';
 import { IMAGES, makeImage, type ImageName } from './images.ts';
 import { inTurn, megabytesPerSecond, rounded, speedup, type Cost } from './measure.ts';

@@ -2,7 +2,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Gateway } from '../../test/harness/versitygw.ts';
-import type { BenchOptions, Row } from './bench.ts';
+import type { BenchOptions, Row } from './report.ts';
 import type { Place } from './child.ts';
 import { makeImage, type ImageName } from './images.ts';
 import { inTurn, megabytesPerSecond, speedup } from './measure.ts';
