@@ -114,7 +114,8 @@ export const ERRORS = {
     actor: 'operator',
     workload: 'none',
     exitCode: 15,
-    remedy: 'restore from another copy or an older checkpoint; nothing was started from the damaged bytes',
+    remedy:
+      'look at its copies with `kybernate verify`, make it whole with `kybernate repair`, or use an older checkpoint; nothing was started from the damaged bytes',
   },
   SignatureInvalid: {
     retryable: false,

@@ -12,6 +12,7 @@ import { mapErrorsInterceptor } from '../../activities/map-errors.ts';
 import { createFetchActivities, createNodeControlActivities } from '../../activities/node/index.ts';
 import { createTransferActivities } from '../../activities/transfer/index.ts';
 import { createKybernateClient, type KybernateClient } from '../../client/index.ts';
+import type { ProbeInput, ProbeResult } from '../../core/contract/checkpoint.ts';
 import type { Problem } from '../../core/contract/verify.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { fetchQueue, nodeControlQueue, transferQueue } from '../../core/task-queues.ts';
@@ -70,7 +71,8 @@ async function serve({ address, namespace }: { address: string; namespace: strin
   const connection = await NativeConnection.connect({ address });
   const common = { connection, namespace, interceptors: { activity: [mapErrorsInterceptor] } };
   const transfer = createTransferActivities({ catalog, backend: opened, tiered: opened, ledgerDir: root });
-  const control = { ...createNodeControlActivities(deps), probeNode: happyActivities.probeNode };
+  const probeNode = (input: ProbeInput): Promise<ProbeResult> => happyActivities.probeNode(input);
+  const control = { ...createNodeControlActivities(deps), probeNode };
   const workers = await Promise.all([
     Worker.create({ ...common, taskQueue: transferQueue(REAL_NODE), activities: { ...transfer } }),
     Worker.create({ ...common, taskQueue: fetchQueue(REAL_NODE), activities: { ...createFetchActivities(deps) } }),
