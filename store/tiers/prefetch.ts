@@ -146,6 +146,15 @@ function noRoom(tier: Tier, checkpointId: string, neededBytes: number): Kybernat
   return new KybernateError(
     'DiskFull',
     `the tier ${name} has no room for the ${neededBytes} bytes of ${checkpointId}: ${usedBytes} of ${budgetBytes} bytes are used, ${pinnedBytes} pinned; what came stays there and may be evicted`,
-    { details: { tier: name, budgetBytes, usedBytes, pinnedBytes, neededBytes } },
+    {
+      details: {
+        tier: name,
+        budgetBytes,
+        usedBytes,
+        pinnedBytes,
+        neededBytes,
+        remedy: `raise KYBERNATE_TIER_${name.toUpperCase()}_BYTES there, take pins away, or choose another tier`,
+      },
+    },
   );
 }
