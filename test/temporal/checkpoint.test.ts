@@ -7,6 +7,7 @@ import { lockWorkflowId } from '../../core/ids.ts';
 import { SEARCH_ATTRIBUTES } from '../../core/search-attributes.ts';
 import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import { KybernateError } from '../../core/errors.ts';
+import { OPERATION_TYPES } from '../../workflows/unknown-type.ts';
 import '../harness/provided.ts';
 import {
   NODE,
@@ -91,7 +92,7 @@ describe('checkpoint input', () => {
 
     expect(await outcomeOf(handle)).toMatchObject({
       type: 'InvalidInput',
-      message: 'no workflow type "checkpiont" on task queue kybernate: it serves checkpoint, rehearse, restore',
+      message: `no workflow type "checkpiont" on task queue kybernate: it serves ${OPERATION_TYPES.join(', ')}`,
     });
   });
 
