@@ -8,41 +8,23 @@ import { createZstdDecompress, constants } from 'node:zlib';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { checkpointDirName, METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
-import { parseManifest, type Manifest, type ManifestFile } from '../core/checkpoint/manifest.ts';
-import { isKybernateError, KybernateError, messageOf } from '../core/errors.ts';
-import { parseCheckpointId } from '../core/ids.ts';
+import type { Manifest, ManifestFile } from '../core/checkpoint/manifest.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
+import { readArchiveHead, refusedArchive, type ArchiveHead } from './archive-head.ts';
 import { ByteSource } from './byte-source.ts';
 import { chunksOf } from './chunk-list.ts';
 import { isZero } from './describe.ts';
-import { digestOf, hexDigestOf } from './digest.ts';
+import { digestOf } from './digest.ts';
 import { errnoOf, mapDiskFull, syncDir, writeAll, writeSynced } from './files.ts';
-import { merkleRoot } from './merkle.ts';
-import { committedRoot, parseMetadata } from './metadata.ts';
+import { committedRoot } from './metadata.ts';
 import { readPadding, readTarEntry, type TarEntry } from './tar.ts';
 import { damage } from './verify.ts';
 
-/** A manifest of 700 GB. It is held in memory before anything of it is known. */
-const MAX_MANIFEST_BYTES = 256 * 2 ** 20;
-const MAX_METADATA_BYTES = 16 * 2 ** 20;
-const MAX_SIGNATURE_BYTES = 65_536;
-/** A checkpoint has hundreds: more would only fill the disk with names. */
-const MAX_FILES = 100_000;
 const SPARE_BYTES = 8 * 2 ** 20;
 const ZSTD_MAGIC = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
 /** 128 MiB, the most that `zstd --long` asks for. */
 const ZSTD_WINDOW_LOG = 27;
-
-export interface ArchiveHead {
-  readonly checkpointId: string;
-  readonly manifest: Manifest;
-  readonly listText: Uint8Array;
-  readonly metadataText: string;
-  readonly signatureText: string | undefined;
-  /** digest of the text of metadata.json */
-  readonly metadataDigest: string;
-  readonly filesDigest: string;
-}
 
 export interface ImportRequest {
   /** the archive, plain or as one zstd stream */
@@ -71,7 +53,7 @@ export async function importCheckpoint(request: ImportRequest): Promise<Imported
   const { checkpointsDir, op } = request;
   const source = await plainSource(request.stream);
   try {
-    const { head, first } = await readHead(source);
+    const { head, first } = await readArchiveHead(source);
     request.accept?.(head);
     const { checkpointId, manifest } = head;
     const path = join(checkpointsDir, checkpointDirName(checkpointId));
@@ -124,62 +106,6 @@ function ofArchive(error: unknown): unknown {
     : error;
 }
 
-/** Manifest, metadata and signature, and the entry behind them. */
-async function readHead(source: ByteSource): Promise<{ head: ArchiveHead; first: TarEntry | undefined }> {
-  const entry = await readTarEntry(source);
-  const name = /^checkpoint-([^/]+)\/manifest\.json$/.exec(entry?.name ?? '');
-  if (entry === undefined || name?.[1] === undefined) {
-    throw refused(`it begins with ${JSON.stringify(entry?.name ?? 'nothing')} instead of a manifest`);
-  }
-  const checkpointId = checkedId(name[1]);
-  const listText = await readWhole(source, entry, MAX_MANIFEST_BYTES);
-  const manifest = parseManifest(new TextDecoder().decode(listText), entry.name);
-  if (manifest.files.length > MAX_FILES || merkleRoot(manifest.files) !== manifest.merkleRoot) {
-    throw refused(
-      manifest.files.length > MAX_FILES
-        ? `it has ${manifest.files.length} files, more than ${MAX_FILES}`
-        : 'the Merkle root of its manifest does not match',
-    );
-  }
-  const prefix = `${checkpointDirName(checkpointId)}/`;
-  const second = await readTarEntry(source);
-  if (second?.name !== `${prefix}${METADATA_FILE}`) {
-    throw refused('no metadata follows its manifest');
-  }
-  const metadataBytes = await readWhole(source, second, MAX_METADATA_BYTES);
-  const metadataText = new TextDecoder('utf-8', { ignoreBOM: true }).decode(metadataBytes);
-  const metadata = parseMetadata(metadataText, second.name);
-  const isText = Buffer.compare(Buffer.from(metadataText), metadataBytes) === 0;
-  if (!isText || metadata.checkpointId !== checkpointId || metadata.merkleRoot !== manifest.merkleRoot) {
-    throw refused('its metadata are not of its manifest');
-  }
-  let first = await readTarEntry(source);
-  let signatureText: string | undefined;
-  if (first?.name === `${prefix}${OWN_FILES.signature}`) {
-    signatureText = new TextDecoder().decode(await readWhole(source, first, MAX_SIGNATURE_BYTES));
-    first = await readTarEntry(source);
-  }
-  const digests = { metadataDigest: hexDigestOf(metadataBytes), filesDigest: hexDigestOf(listText) };
-  return { head: { checkpointId, manifest, listText, metadataText, signatureText, ...digests }, first };
-}
-
-function checkedId(text: string): string {
-  try {
-    return parseCheckpointId(text);
-  } catch (error) {
-    throw isKybernateError(error, 'InvalidInput') ? refused(`its name is no checkpoint id: ${error.message}`) : error;
-  }
-}
-
-async function readWhole(source: ByteSource, { name, bytes }: TarEntry, max: number): Promise<Uint8Array> {
-  if (bytes > max) {
-    throw refused(`${name} has ${bytes} bytes, more than ${max}`);
-  }
-  const content = Uint8Array.from(await source.read(bytes));
-  await readPadding(source, bytes);
-  return content;
-}
-
 /** @throws InvalidInput another checkpoint, or a directory that somebody else is making, has this name */
 async function isThere(path: string, root: string): Promise<boolean> {
   const present = await committedRoot(path);
@@ -228,7 +154,9 @@ async function writeFiles(staging: string, head: ArchiveHead, { source, first, o
   for (const file of manifest.files) {
     op.signal.throwIfAborted();
     if (entry?.name !== `${checkpointDirName(checkpointId)}/${file.path}` || entry.bytes !== file.bytes) {
-      throw refused(`${JSON.stringify(entry?.name ?? 'its end')} stands in the place of ${file.path} of its manifest`);
+      throw refusedArchive(
+        `${JSON.stringify(entry?.name ?? 'its end')} stands in the place of ${file.path} of its manifest`,
+      );
     }
     const path = join(staging, file.path);
     for (const dir of await makeDirs(staging, dirname(path))) {
@@ -245,7 +173,7 @@ async function writeFiles(staging: string, head: ArchiveHead, { source, first, o
     entry = await readTarEntry(source);
   }
   if (entry !== undefined) {
-    throw refused(`${JSON.stringify(entry.name)} is not in its manifest`);
+    throw refusedArchive(`${JSON.stringify(entry.name)} is not in its manifest`);
   }
   await writeSynced(join(staging, OWN_FILES.manifest), head.listText);
   if (head.signatureText !== undefined) {
@@ -317,8 +245,4 @@ function isAlive(pid: number): boolean {
   } catch (error) {
     return errnoOf(error) === 'EPERM';
   }
-}
-
-function refused(why: string): KybernateError {
-  return new KybernateError('CheckpointCorrupt', `the archive was refused: ${why}; nothing was written`);
 }
