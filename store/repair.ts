@@ -50,12 +50,16 @@ export async function repairStore(request: RepairStoreRequest): Promise<StoreRep
   const { checkpointId, backend, op } = request;
   const survey = await surveyStore({ checkpointId, backend: request.behind ?? backend, mode: 'full', op });
   const sorted = await sortOut(survey, request);
-  const packsDone = sorted.restoredPacks.length + sorted.rewrittenIndexes.length;
-  const isDone =
-    packsDone === survey.damagedPacks.size && survey.report.problems.every(({ pack }) => pack !== undefined);
-  const sent = isDone ? { newChunks: 0, sentBytes: 0 } : await sendAgain(request, survey);
+  const sent = isRepaired(survey, sorted) ? { newChunks: 0, sentBytes: 0 } : await sendAgain(request, survey);
   op.log.info({ checkpointId, ...sorted, ...sent }, 'stored checkpoint repaired');
   return { ...sorted, ...sent };
+}
+
+/** Nothing was damaged but packs, and all of them are whole again; chunks that no index showed were in them. */
+function isRepaired({ report, damagedPacks }: StoreSurvey, { restoredPacks, rewrittenIndexes }: Sorted): boolean {
+  const packsDone = restoredPacks.length + rewrittenIndexes.length;
+  const ofPacks = report.problems.every(({ pack, chunk }) => pack !== undefined || chunk !== undefined);
+  return report.ok || (packsDone > 0 && packsDone === damagedPacks.size && ofPacks);
 }
 
 /** What is damaged and comes from nowhere else is sent again from the node, and the manifest replaced. */

@@ -330,7 +330,8 @@ describe('repairStore', () => {
     const before = await readFile(join(storeDir, key));
     await cp(join(storeDir, 'packs'), join(root, 'tier/packs'), { recursive: true });
     await openLocalBackend(join(root, 'tier'));
-    await writeFile(join(storeDir, key), noise(before.length, 'damage'));
+    await rm(join(storeDir, key));
+    await rm(join(storeDir, `index/${key.slice(6)}`));
     const request = { checkpointId: 'ck-1', backend, op: testOp(), ledgerPath: join(root, 'ck-1.ledger') };
 
     await expect(repairStore(request)).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
@@ -339,6 +340,15 @@ describe('repairStore', () => {
     expect(repaired).toMatchObject({ restoredPacks: [key.slice(6)], markedPacks: [], newChunks: 0, sentBytes: 0 });
     expect((await readFile(join(storeDir, key))).equals(before)).toBe(true);
     expect([await survey('ck-1'), await survey('ck-2')]).toMatchObject([{ ok: true }, { ok: true }]);
+  });
+
+  it('brings to a store what it does not have at all', async () => {
+    const dir = join(root, 'ck-4');
+    await makeCheckpoint(dir, 'ck-4', { 'fs/a': noise(200_000, 'four') });
+
+    await repairStore({ checkpointId: 'ck-4', dir, backend, op: testOp(), ledgerPath: join(root, 'ck-4.ledger') });
+
+    expect(await survey('ck-4')).toMatchObject({ ok: true });
   });
 
   it('is not misled by tiers, which hide what is damaged behind them, and repairs from them', async () => {
