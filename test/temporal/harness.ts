@@ -1,6 +1,7 @@
 /*
  * One Temporal worker set for a whole test file: workflows and control activities on `kybernate`, and one scripted node
- * and its sidecar on their four queues. A scenario is found by its workflow id, so that many run at once over the same workers.
+ * and its sidecar on their four queues. A scenario is found by its workflow id, so that many run at once over the same
+ * workers.
  */
 import { Context } from '@temporalio/activity';
 import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
