@@ -73,7 +73,10 @@ describe('the key-encryption key of a process', () => {
     const right = { KYBERNATE_ENCRYPTION_KEY_COMMAND: await keyService(), KYBERNATE_ENCRYPTION_KEY_ID };
     const backend = await keyed(() => openLocalBackend(join(dir, 'store')), await sidecar(right))();
     const { keyId } = (await backend.keys?.newDataKey(never)) ?? { keyId: '' };
-    const wrong = { KYBERNATE_ENCRYPTION_KEY_COMMAND: await keyService('cut -c6- | tr A-Za-z a-zA-Z'), KYBERNATE_ENCRYPTION_KEY_ID };
+    const wrong = {
+      KYBERNATE_ENCRYPTION_KEY_COMMAND: await keyService('cut -c6- | tr A-Za-z a-zA-Z'),
+      KYBERNATE_ENCRYPTION_KEY_ID,
+    };
     const other = await keyed(() => openLocalBackend(join(dir, 'store')), await sidecar(wrong))();
 
     await expect(other.keys?.dataKey(keyId, never)).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
