@@ -4,7 +4,7 @@
  */
 import { readSync } from 'node:fs';
 import { MAX_CHUNK_BYTES, type Codec } from '../core/pack/pack.ts';
-import { decodeChunk, encodeChunk, ENCODE_SPARE_BYTES } from './codec.ts';
+import { decodeChunk, encodeChunk, ENCODE_SPARE_BYTES, release } from './codec.ts';
 import { digestOf } from './digest.ts';
 
 /** Raw bytes of one job: a millisecond or less, and small enough to be still in the cache when it is compressed. */
@@ -165,6 +165,9 @@ function decodeChunks({ stored, chunks, spare }: DecodeJob): Decoded {
     const isWhole = raw !== undefined && Buffer.compare(digestOf(raw), digest) === 0;
     if (isWhole) {
       out.set(raw, written);
+    }
+    if (raw !== undefined && codec !== 'none') {
+      release(raw);
     }
     read += storedBytes;
     written += rawBytes;

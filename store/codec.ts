@@ -48,10 +48,22 @@ function zstdEncode(raw: Uint8Array, out: Uint8Array, at: number): number {
 
 function lz4Encode(raw: Uint8Array, out: Uint8Array, at: number): number {
   const bytes = compressSync(Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength));
-  if (bytes.length <= raw.length) {
+  const { length } = bytes;
+  if (length <= raw.length) {
     out.set(bytes, at);
   }
-  return bytes.length;
+  release(bytes);
+  return length;
+}
+
+/**
+ * Gives the memory of what the codecs made back, at once: they allocate outside of the heap, where the collector does
+ * not see how much there is. The bytes must be nobody else's; a part of a larger memory is left alone.
+ */
+export function release({ buffer, length }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && buffer.byteLength === length) {
+    buffer.transfer(0);
+  }
 }
 
 /**
