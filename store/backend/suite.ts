@@ -132,7 +132,7 @@ export function describeBackend(name: string, open: () => Promise<BackendFixture
       const back = await backend.get('big/a');
       expect(back !== undefined && Buffer.compare(back, bytes)).toBe(0);
       await backend.delete('big/a');
-    });
+    }, 30_000);
 
     describeRefusals(() => fixture);
   });
