@@ -24,9 +24,9 @@ const PARALLEL_INDEXES = 8;
 const PARALLEL_READS = 4;
 /** About 10 MB. */
 const MAX_KNOWN_INDEXES = 256;
-const READ_BYTES = 2 * 2 ** 20;
+const READ_BYTES = 4 * 2 ** 20;
 /** Chunks of one read, decoded: well compressed ones must not pile up. */
-const RAW_BYTES = 4 * 2 ** 20;
+const RAW_BYTES = 8 * 2 ** 20;
 /** Unneeded bytes between two chunks that are cheaper to read than a second request. */
 const GAP_BYTES = 131_072;
 
