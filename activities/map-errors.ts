@@ -21,7 +21,7 @@ export function mapError(error: unknown, signal: AbortSignal): unknown {
     const { remedy } = { remedy: row.remedy, ...error.details };
     return ApplicationFailure.create({
       type: error.type,
-      message: cut(`${error.message}; ${String(remedy)}`),
+      message: cut(`${error.message}; ${remedy}`),
       nonRetryable: !row.retryable,
       details: [{ workload: row.workload, remedy: row.remedy, ...error.details }],
       ...(error.cause instanceof Error ? { cause: error.cause } : {}),
