@@ -13,7 +13,7 @@ import { KybernateError, isKybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { decodePackTail, PACK_ENTRY_BYTES, PACK_FOOTER_BYTES, PACK_HEADER } from '../core/pack/pack.ts';
 import type { Backend } from './backend/backend.ts';
-import { markDamaged } from './damaged.ts';
+import { markDamaged, unmarkDamaged } from './damaged.ts';
 import { digestOf } from './digest.ts';
 import { indexKey, manifestKey, packKey } from './keys.ts';
 import { merkleRoot } from './merkle.ts';
@@ -114,6 +114,7 @@ async function sortOut(survey: StoreSurvey, request: RepairStoreRequest): Promis
     } else if (copy !== undefined) {
       await behind.put(packKey(pack), copy.bytes, { signal: op.signal });
       await backend.put(indexKey(pack), copy.tail, { signal: op.signal });
+      await unmarkDamaged(backend, pack, op.signal);
       sorted.restoredPacks.push(pack);
     } else {
       await markDamaged(backend, pack, problems[0]?.message ?? `${packKey(pack)} is damaged`, op.signal);

@@ -16,6 +16,7 @@ import type { Backend } from './backend/backend.ts';
 import { openLocalBackend } from './backend/local.ts';
 import { getManifest } from './catalog.ts';
 import { localKey } from './crypto/key-ring.ts';
+import { unusablePacks } from './damaged.ts';
 import { withKeys } from './crypto/vault.ts';
 import { openDirectoryCopy } from './copy.ts';
 import { exportCheckpoint } from './export.ts';
@@ -35,6 +36,8 @@ import { uploadCheckpoint } from './upload.ts';
 const SEED = Number(process.env['KYBERNATE_SEED'] ?? 20_260_101);
 const PACK_BYTES = 200_000;
 const never = new AbortController().signal;
+/** Threads, files and a machine that others use, too. */
+const PATIENT = { timeout: 60_000 };
 
 /** mulberry32: the same numbers for the same seed. */
 function randomOf(seed: number): (below: number) => number {
@@ -223,8 +226,8 @@ async function expectNothingFetched(checkpointId: string, what: string): Promise
 describe.each([
   ['a stored checkpoint', false],
   ['an encrypted checkpoint', true],
-])('%s', (_, isEncrypted) => {
-  beforeAll(() => open(isEncrypted));
+])('%s', PATIENT, (_, isEncrypted) => {
+  beforeAll(() => open(isEncrypted), PATIENT.timeout);
   afterAll(() => rm(root, { recursive: true, force: true }));
 
   it(`whose objects are damaged at random is found out, not fetched, and repaired (seed ${SEED})`, async () => {
@@ -305,8 +308,8 @@ describe.each([
   });
 });
 
-describe('repairStore', () => {
-  beforeAll(() => open(false));
+describe('repairStore', PATIENT, () => {
+  beforeAll(() => open(false), PATIENT.timeout);
   afterAll(() => rm(root, { recursive: true, force: true }));
 
   it('leaves a whole store alone', async () => {
@@ -339,6 +342,7 @@ describe('repairStore', () => {
 
     expect(repaired).toMatchObject({ restoredPacks: [key.slice(6)], markedPacks: [], newChunks: 0, sentBytes: 0 });
     expect((await readFile(join(storeDir, key))).equals(before)).toBe(true);
+    expect(await unusablePacks(backend, never)).not.toContain(key.slice(6));
     expect([await survey('ck-1'), await survey('ck-2')]).toMatchObject([{ ok: true }, { ok: true }]);
   });
 
@@ -441,7 +445,7 @@ async function forgetUnusedPacks(): Promise<void> {
 }
 
 describe('an exported archive', () => {
-  beforeAll(() => open(false));
+  beforeAll(() => open(false), PATIENT.timeout);
   afterAll(() => rm(root, { recursive: true, force: true }));
 
   it(`that is damaged at random is refused or whole, and nothing else is written (seed ${SEED})`, async () => {

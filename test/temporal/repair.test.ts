@@ -101,13 +101,18 @@ async function publish(checkpointId: string): Promise<string[]> {
   return packs.map(([pack]) => pack);
 }
 
+/** Of a pack: what is of every checkpoint that names it, while a chunk may be of another. */
+const IN_HEADER = 3;
+
 async function flip(path: string, at: number): Promise<void> {
   const bytes = await readFile(path);
   bytes[at] = (bytes[at] ?? 0) ^ 1;
   await writeFile(path, bytes);
 }
 
-const wish = (checkpointId: string) => ({ checkpointId, node: REAL_NODE, timeouts: TIMEOUTS });
+/** Real files on a busy machine may take longer than scripted steps. */
+const PATIENT = { ...TIMEOUTS, heartbeatMs: 10_000, nodePickupMs: 20_000 };
+const wish = (checkpointId: string) => ({ checkpointId, node: REAL_NODE, timeouts: PATIENT });
 
 async function problemsOf(checkpointId: string): Promise<Problem[]> {
   const operation = await client.verify({ ...wish(checkpointId), mode: 'full' });
@@ -131,7 +136,7 @@ describe('a checkpoint in a store and on a node', () => {
 
   it('that is damaged in the store is repaired from the node, also when the store goes away in between', async () => {
     const [pack = ''] = await publish('ck-store');
-    await flip(join(root, 'store/packs', pack), 5000);
+    await flip(join(root, 'store/packs', pack), IN_HEADER);
     const found = await problemsOf('ck-store');
     failNextManifest = true;
 
@@ -166,7 +171,7 @@ describe('a checkpoint in a store and on a node', () => {
     for (const pack of packs) {
       const bytes = await readFile(join(root, 'store/packs', pack));
       if (!bytes.includes(log)) {
-        await flip(join(root, 'store/packs', pack), 5000);
+        await flip(join(root, 'store/packs', pack), IN_HEADER);
       }
     }
     const found = await problemsOf('ck-both');

@@ -144,7 +144,7 @@ describe('verifyCheckpoint', () => {
       return probe;
     };
     const stop = await harness.serve([nodeControlQueue('node-alone')]);
-    const timeouts = { ...TIMEOUTS, nodePickupMs: 300 };
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 2000 };
 
     const handle = await verify('verify-alone', { probeNode }, { node: 'node-alone', timeouts });
 
