@@ -1,6 +1,7 @@
 /*
  * Packs that were found damaged. A pack is never changed and its id never used again, so the mark stays as long as the
- * pack, or until somebody puts it again from a whole copy: checkpoints that name it go on reading what is whole in it, but no writer takes a chunk from it any more.
+ * pack, or until somebody puts it again from a whole copy: checkpoints that name it go on reading what is whole in it, but
+ * no writer takes a chunk from it any more.
  */
 import type { Backend } from './backend/backend.ts';
 import { condemnedPacks } from './condemned.ts';
