@@ -7,7 +7,7 @@ import { decodePagemap, isInPagesFile, type Pagemap } from '../core/checkpoint/p
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { chunksOf, type Chunk } from './chunk-list.ts';
-import { isZero } from './describe.ts';
+import { isZero } from './chunk-jobs.ts';
 import { digestOf } from './digest.ts';
 import { errnoOf } from './files.ts';
 import { merkleRoot } from './merkle.ts';

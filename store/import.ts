@@ -14,7 +14,7 @@ import type { Op } from '../core/op.ts';
 import { readArchiveHead, refusedArchive, type ArchiveHead } from './archive-head.ts';
 import { ByteSource } from './byte-source.ts';
 import { chunksOf } from './chunk-list.ts';
-import { isZero } from './describe.ts';
+import { isZero } from './chunk-jobs.ts';
 import { digestOf } from './digest.ts';
 import { errnoOf, mapDiskFull, syncDir, writeAll, writeSynced } from './files.ts';
 import { committedRoot } from './metadata.ts';

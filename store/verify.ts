@@ -14,7 +14,7 @@ import { decodePackTail, PACK_HEADER } from '../core/pack/pack.ts';
 import type { Backend } from './backend/backend.ts';
 import { getManifest } from './catalog.ts';
 import { chunksOf } from './chunk-list.ts';
-import { isZero } from './describe.ts';
+import { isZero } from './chunk-jobs.ts';
 import { digestOf } from './digest.ts';
 import { publicationDigest } from './file-list.ts';
 import { errnoOf } from './files.ts';
