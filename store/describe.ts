@@ -22,7 +22,6 @@ import { forEachLimit } from './limit.ts';
 import { merkleRoot } from './merkle.ts';
 import { walkCheckpoint, type FoundFile } from './walk.ts';
 
-
 const PARALLEL_FILES = 4;
 
 export interface DescribeOptions {
