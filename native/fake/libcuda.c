@@ -184,11 +184,12 @@ static int transition(const char *call, int pid, int from, act_t act, void *args
 	char action[64];
 	double began = now_ms();
 	int busy = -1, late;
+	/* counted before it is told: whoever is killed once it is seen to begin has had its turn */
+	find_action(call, pid, action, sizeof(action));
 	log_call(call, pid, "begin", 0, began);
 	use_stack();
 	wait_for_thaw(call, pid, began);
 	int result = find_process(pid, &p);
-	find_action(call, pid, action, sizeof(action));
 	if (!result && (from == CHECKPOINTED || act == checkpoint_act)) {
 		busy = open_busy(&p);
 		flock(busy, LOCK_EX);
