@@ -1,7 +1,8 @@
 /*
- * node tools/test-summary.ts [project ...]: every check and every vitest project, one after the other, and one sum of
- * both. A project whose set-up fails or that ends without a report counts as a failure: nothing is passed by not
- * running. The last line is always `N passed, N failed`.
+ * node tools/test-summary.ts [project ...]: every check and every vitest project, and one sum of both. The unit tests have
+ * the processors to themselves. The others wait most of the time: the last one shows what it does, the rest run beside it
+ * and are silent until their end. A project whose set-up fails or that ends without a report counts as a failure: nothing
+ * is passed by not running. The last line is always `N passed, N failed`.
  */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -25,16 +26,20 @@ async function runChecks(): Promise<Tally> {
   return { passed: CHECK_STEPS.length - failures.length, skipped: [], failures };
 }
 
-/** Runs one project; its own output goes to ours. */
-async function runProject(project: string, reportFile: string): Promise<Tally> {
+/** Runs one project. @param output `live`: goes to ours as it comes; `atEnd`: in one piece */
+async function runProject(project: string, reportFile: string, output: 'live' | 'atEnd'): Promise<Tally> {
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`];
   const vitest = join(ROOT, 'node_modules', '.bin', 'vitest');
   const exitCode = await new Promise<number>((resolve) => {
     const child = spawn(vitest, ['run', '--project', project, ...reporters], {
       cwd: ROOT,
       env: TOOL_ENV,
-      stdio: ['ignore', 'inherit', 'inherit'],
+      stdio: ['ignore', output === 'live' ? 'inherit' : 'pipe', output === 'live' ? 'inherit' : 'pipe'],
     });
+    const pieces: Buffer[] = [];
+    child.stdout?.on('data', (piece: Buffer) => pieces.push(piece));
+    child.stderr?.on('data', (piece: Buffer) => pieces.push(piece));
+    child.once('close', () => process.stdout.write(Buffer.concat(pieces)));
     child.once('error', () => resolve(1));
     child.once('close', (code) => resolve(code ?? 1));
   });
@@ -53,10 +58,16 @@ async function main(projects: readonly string[]): Promise<void> {
   const tallies: Tally[] = [];
   try {
     tallies.push(await runChecks());
-    for (const project of projects) {
+    const run = (project: string, output: 'live' | 'atEnd'): Promise<Tally> => {
       console.log(`\n== ${project}`);
-      tallies.push(await runProject(project, join(dir, `${project}.json`)));
+      return runProject(project, join(dir, `${project}.json`), output);
+    };
+    if (projects.includes('unit')) {
+      tallies.push(await run('unit', 'live'));
     }
+    const others = projects.filter((name) => name !== 'unit');
+    const last = others.at(-1);
+    tallies.push(...(await Promise.all(others.map((project) => run(project, project === last ? 'live' : 'atEnd')))));
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
