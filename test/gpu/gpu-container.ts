@@ -57,14 +57,14 @@ export function gpuFlags(machine: Machine, options: GpuContainerOptions = {}): s
     ...bind('/usr'),
     ...bind('/etc'),
     ...folders.flatMap((dir) => bind(String(dir))),
-    ...bind(workDir(), '/work'),
+    ...bind(workDir(), '/w'),
     ...nodes.filter((node) => existsSync(node)).flatMap((node) => ['--device', node]),
     ...variables.flatMap((variable) => ['--env', variable]),
     ...(options.flags ?? []),
   ];
 }
 
-/** Holds the compiled workloads and, below `src`, their sources; containers see it as /work. */
+/** Holds the compiled workloads and, below `src`, their sources; containers see it as /w. */
 export function workDir(): string {
   return join(process.env['KYBERNATE_GPU_DIR'] ?? '/tmp/kybernate-gpu', 'work');
 }
@@ -100,7 +100,7 @@ export async function startVram(
   args: readonly (string | number)[],
   options: GpuContainerOptions = {},
 ): Promise<{ id: string; state: VramState }> {
-  const id = await env.run('vram', BUSYBOX, ['/work/vram', ...args.map(String)], gpuFlags(machine, options));
+  const id = await env.run('vram', BUSYBOX, ['/w/vram', ...args.map(String)], gpuFlags(machine, options));
   return { id, state: await vramState(env, id) };
 }
 

@@ -77,7 +77,7 @@ async function cloned(context: CaseContext): Promise<void> {
 
 async function twoProcesses(context: CaseContext): Promise<void> {
   const { env, machine } = context;
-  const script = '/work/vram 512 name=one & /work/vram 768 name=two & wait';
+  const script = '/w/vram 512 name=one & /w/vram 768 name=two & wait';
   const id = await env.run('two', BUSYBOX, ['/bin/sh', '-c', script], gpuFlags(machine));
   const [one, two] = [await vramState(env, id, 'one'), await vramState(env, id, 'two')];
   const running = await env.checkpoint(id);
@@ -172,9 +172,9 @@ async function hooked(context: CaseContext): Promise<void> {
 async function coldStart(context: CaseContext): Promise<void> {
   const { env, machine } = context;
   const visible = `NVIDIA_VISIBLE_DEVICES=${machine.gpus[0]?.uuid}`;
-  const work = `type=bind,src=${workDir()},dst=/work,options=bind:ro:rprivate`;
+  const work = `type=bind,src=${workDir()},dst=/w,options=bind:ro:rprivate`;
   const flags = ['--runtime', 'io.containerd.runc.kybernate.v1', '--env', visible, '--mount', work];
-  const id = await env.run('cold', PYTHON, ['/usr/bin/python3', '/work/src/driver-api.py', '256'], flags);
+  const id = await env.run('cold', PYTHON, ['/usr/bin/python3', '/w/src/driver-api.py', '256'], flags);
   const state = await vramState(env, id);
   await env.checkpoint(id);
   await assertGoesOn(context, id, state);

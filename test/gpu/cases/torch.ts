@@ -14,7 +14,7 @@ async function lines(env: Environment, id: string): Promise<string[]> {
 }
 
 async function start({ env, machine }: CaseContext, script: string, args: readonly string[]): Promise<string> {
-  const command = [machine.python ?? 'python3', `/work/src/${script}`, ...args];
+  const command = [machine.python ?? 'python3', `/w/src/${script}`, ...args];
   return env.run('torch', BUSYBOX, command, gpuFlags(machine, { flags: SHM }));
 }
 

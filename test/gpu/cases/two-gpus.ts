@@ -96,7 +96,7 @@ async function networkNamespace(name: string): Promise<{ path: string; remove: (
 async function startRanks({ env, machine }: CaseContext, network: string): Promise<string> {
   const minors = twoGpus(machine).map(({ minor }) => minor);
   const flags = gpuFlags(machine, { minors, variables: NCCL, flags: [...SHM, '--with-ns', `network:${network}`] });
-  return env.run('ddp', BUSYBOX, [machine.python ?? 'python3', '/work/src/ddp.py'], flags);
+  return env.run('ddp', BUSYBOX, [machine.python ?? 'python3', '/w/src/ddp.py'], flags);
 }
 
 async function ranks(context: CaseContext): Promise<void> {
@@ -130,7 +130,7 @@ async function ranks(context: CaseContext): Promise<void> {
 async function bothGpus(context: CaseContext): Promise<void> {
   const { env, machine } = context;
   const minors = twoGpus(machine).map(({ minor }) => minor);
-  const command = [machine.python ?? 'python3', '/work/src/ddp.py', 'single'];
+  const command = [machine.python ?? 'python3', '/w/src/ddp.py', 'single'];
   const id = await env.run('both', BUSYBOX, command, gpuFlags(machine, { minors, flags: SHM }));
   await stepsOn(env, id);
   const refused = await env.checkpoint(id).then(
