@@ -23,11 +23,24 @@ export interface RunOptions<Result> {
 }
 
 /**
- * Waits for the operation and prints its result. Prints the workflow id first: whatever happens to this process, the
- * operation can be found again.
- * @throws what the operation failed with
+ * Starts or finds an operation, waits for it and prints its result. Prints the workflow id first: whatever happens to this
+ * process, the operation can be found again.
+ * @throws what the operation failed with; TemporalUnreachable
  */
 export async function runOperation<Result>(
+  cli: Cli,
+  begin: (operations: Operations) => Promise<Operation<Result>>,
+  options: RunOptions<Result>,
+): Promise<void> {
+  const operations = await cli.connect();
+  try {
+    await followToEnd(cli, operations, await begin(operations), options);
+  } finally {
+    await operations.close();
+  }
+}
+
+async function followToEnd<Result>(
   cli: Cli,
   operations: Operations,
   operation: Operation<Result>,

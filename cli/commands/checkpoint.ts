@@ -187,16 +187,14 @@ async function runCheckpoint(cli: Cli, container: string | undefined, flags: Che
     checkpointRequest(container, flags, base, () => cli.config().node),
     CHECKPOINT_FLAGS,
   );
-  const operations = await cli.connect();
-  try {
-    const operation = await operations.checkpoint(request, withoutUndefined({ workflowId: flags.workflowId }));
-    await runOperation(cli, operations, operation, {
+  await runOperation(
+    cli,
+    (operations) => operations.checkpoint(request, withoutUndefined({ workflowId: flags.workflowId })),
+    {
       output,
       title: `checkpoint of ${containerText(request.container)} on ${request.node}`,
       detach: flags.detach,
       render: renderCheckpointResult,
-    });
-  } finally {
-    await operations.close();
-  }
+    },
+  );
 }

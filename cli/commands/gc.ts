@@ -50,21 +50,17 @@ export function addGcCommand(program: Command, cli: Cli): void {
 
 async function runGc(cli: Cli, flags: GcFlags): Promise<void> {
   const output = createOutput(cli.streams, flags);
-  const operations = await cli.connect();
-  try {
-    const operation = await operations.collectGarbage(
-      { dryRun: flags.dryRun === true },
-      withoutUndefined({ workflowId: flags.workflowId }),
-    );
-    await runOperation(cli, operations, operation, {
+  await runOperation(
+    cli,
+    (operations) =>
+      operations.collectGarbage({ dryRun: flags.dryRun === true }, withoutUndefined({ workflowId: flags.workflowId })),
+    {
       output,
       title: flags.dryRun === true ? 'garbage of the store, dry run' : 'garbage of the store',
       detach: flags.detach,
       render: renderCollected,
-    });
-  } finally {
-    await operations.close();
-  }
+    },
+  );
 }
 
 export function renderCollected(result: CollectGarbageResult): string {

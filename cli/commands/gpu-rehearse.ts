@@ -112,16 +112,14 @@ async function runRehearse(cli: Cli, container: string | undefined, flags: Rehea
     rehearseRequest(container, flags, base, () => cli.config().node),
     REHEARSE_FLAGS,
   );
-  const operations = await cli.connect();
-  try {
-    const operation = await operations.rehearse(request, withoutUndefined({ workflowId: flags.workflowId }));
-    await runOperation(cli, operations, operation, {
+  await runOperation(
+    cli,
+    (operations) => operations.rehearse(request, withoutUndefined({ workflowId: flags.workflowId })),
+    {
       output,
       title: `rehearsal of ${containerText(request.container)} on ${request.node}`,
       detach: flags.detach,
       render: renderRehearseResult,
-    });
-  } finally {
-    await operations.close();
-  }
+    },
+  );
 }

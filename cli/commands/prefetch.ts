@@ -85,19 +85,17 @@ async function runPrefetch(cli: Cli, checkpoint: string, flags: PrefetchFlags): 
     withoutUndefined({ checkpointId: checkpoint, nodes, tier: flags.tier, pin }),
     FLAGS,
   );
-  const operations = await cli.connect();
-  try {
-    const operation = await operations.prefetch(request, withoutUndefined({ workflowId: flags.workflowId }));
-    await runOperation(cli, operations, operation, {
+  await runOperation(
+    cli,
+    (operations) => operations.prefetch(request, withoutUndefined({ workflowId: flags.workflowId })),
+    {
       output,
       title: `prefetch of ${checkpoint} to ${nodes.join(', ')}`,
       detach: flags.detach,
       render: renderPrefetched,
       exitCode: exitCodeOf,
-    });
-  } finally {
-    await operations.close();
-  }
+    },
+  );
 }
 
 /** That of the first node that failed. */

@@ -66,18 +66,16 @@ async function runRepair(cli: Cli, checkpoint: string, flags: RepairFlags): Prom
   const { repairInput } = await import('../../core/contract/verify.ts');
   const wish = { checkpointId: checkpoint, node: flags.node ?? cli.config().node, where: flags.where };
   const request = await checkRequest(repairInput, withoutUndefined(wish), COPY_FLAGS);
-  const operations = await cli.connect();
-  try {
-    const operation = await operations.repair(request, withoutUndefined({ workflowId: flags.workflowId }));
-    await runOperation(cli, operations, operation, {
+  await runOperation(
+    cli,
+    (operations) => operations.repair(request, withoutUndefined({ workflowId: flags.workflowId })),
+    {
       output,
       title: `repair of ${request.checkpointId} on ${request.node}`,
       detach: flags.detach,
       render: renderRepair,
-    });
-  } finally {
-    await operations.close();
-  }
+    },
+  );
 }
 
 export function renderRepair({ after, store, nodeCopy }: RepairResult): string {

@@ -188,16 +188,14 @@ async function runRestore(cli: Cli, checkpoint: string | undefined, flags: Resto
     restoreRequest(checkpoint, flags, base, () => cli.config().node),
     RESTORE_FLAGS,
   );
-  const operations = await cli.connect();
-  try {
-    const operation = await operations.restore(request, withoutUndefined({ workflowId: flags.workflowId }));
-    await runOperation(cli, operations, operation, {
+  await runOperation(
+    cli,
+    (operations) => operations.restore(request, withoutUndefined({ workflowId: flags.workflowId })),
+    {
       output,
       title: `restore of ${request.checkpointId ?? request.path ?? ''} on ${request.node}`,
       detach: flags.detach,
       render: renderRestoreResult,
-    });
-  } finally {
-    await operations.close();
-  }
+    },
+  );
 }

@@ -80,19 +80,17 @@ async function runVerify(cli: Cli, checkpoint: string | undefined, flags: Verify
     mode: flags.full === true ? 'full' : 'quick',
   };
   const request = await checkRequest(verifyInput, withoutUndefined(wish), COPY_FLAGS);
-  const operations = await cli.connect();
-  try {
-    const operation = await operations.verify(request, withoutUndefined({ workflowId: flags.workflowId }));
-    await runOperation(cli, operations, operation, {
+  await runOperation(
+    cli,
+    (operations) => operations.verify(request, withoutUndefined({ workflowId: flags.workflowId })),
+    {
       output,
       title: `verification of ${request.checkpointId} on ${request.node}`,
       detach: flags.detach,
       render: ({ places }: VerifyResult) => renderCopies(places),
       exitCode: ({ ok }) => (ok ? undefined : ERRORS.CheckpointCorrupt.exitCode),
-    });
-  } finally {
-    await operations.close();
-  }
+    },
+  );
 }
 
 async function verifyPath(cli: Cli, path: string, flags: VerifyFlags): Promise<void> {

@@ -37,13 +37,11 @@ export function addWatchCommand(program: Command, cli: Cli): void {
   });
   command.action(async (workflowId: string, flags: WatchFlags) => {
     const output = createOutput(cli.streams, flags);
-    const operations = await cli.connect();
-    try {
-      const operation = await operations.find(workflowId, flags.runId);
-      await runOperation(cli, operations, operation, { output, title: workflowId, render: renderAnyResult });
-    } finally {
-      await operations.close();
-    }
+    await runOperation(cli, (operations) => operations.find(workflowId, flags.runId), {
+      output,
+      title: workflowId,
+      render: renderAnyResult,
+    });
   });
 }
 
