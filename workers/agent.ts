@@ -19,6 +19,7 @@ import { checkpointForRuntime } from '../engine/agent-checkpoint.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { completeRestore, prepareRestore, sweepRestores } from '../engine/restore-agent.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
+import { readJsonBody, sendJson } from './json-http.ts';
 
 export interface AgentOptions extends SourceAccess {
   readonly deps: NodeDeps;
@@ -31,7 +32,6 @@ export interface AgentServer {
   close(): Promise<void>;
 }
 
-const MAX_BODY_BYTES = 256 * 1024;
 const SWEEP_MS = 60_000;
 
 /** Everything else is 500: the caller reads the type, the status is for tools that know only HTTP. */
@@ -126,12 +126,12 @@ async function handle(
 ): Promise<void> {
   try {
     const answer = await route(options, op, request, response);
-    send(response, 200, answer);
+    sendJson(response, 200, answer);
   } catch (error) {
     const known = isKybernateError(error) ? error : new KybernateError('Internal', messageOf(error), { cause: error });
     const level = known.type === 'Internal' ? 'error' : 'warn';
     op.log[level]({ url: request.url, type: known.type, error: known.message }, 'call to the agent failed');
-    send(response, STATUS[known.type] ?? 500, {
+    sendJson(response, STATUS[known.type] ?? 500, {
       error: { type: known.type, message: known.message, details: known.details },
     });
   }
@@ -148,14 +148,14 @@ async function route(
     case 'GET /v1/health':
       return { status: 'ok', node: deps.settings.node };
     case 'POST /v1/prepare-restore':
-      return prepareRestore(deps, op, options, parseInput(prepareRestoreRequest, await bodyOf(request)));
+      return prepareRestore(deps, op, options, parseInput(prepareRestoreRequest, await readJsonBody(request)));
     case 'POST /v1/complete-restore':
-      return completeRestore(deps, op, parseInput(completeRestoreRequest, await bodyOf(request)));
+      return completeRestore(deps, op, parseInput(completeRestoreRequest, await readJsonBody(request)));
     case 'POST /v1/checkpoint-container':
       return checkpointForRuntime(
         deps,
         whileConnected(op, response),
-        parseInput(checkpointContainerRequest, await bodyOf(request)),
+        parseInput(checkpointContainerRequest, await readJsonBody(request)),
       );
     default:
       throw new KybernateError('InvalidInput', `the agent has no ${request.method ?? ''} ${request.url ?? ''}`);
@@ -171,26 +171,4 @@ function whileConnected(op: Op, response: ServerResponse): Op {
     }
   });
   return { ...op, signal: AbortSignal.any([op.signal, gone.signal]) };
-}
-
-async function bodyOf(request: IncomingMessage): Promise<unknown> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > MAX_BODY_BYTES) {
-      throw new KybernateError('InvalidInput', `the body is longer than ${MAX_BODY_BYTES} bytes`);
-    }
-    chunks.push(chunk);
-  }
-  try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
-  } catch (error) {
-    throw new KybernateError('InvalidInput', `the body is not JSON: ${messageOf(error)}`, { cause: error });
-  }
-}
-
-function send(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json' });
-  response.end(`${JSON.stringify(body)}\n`);
 }

@@ -19,6 +19,7 @@ import type { Backend } from '../store/backend/backend.ts';
 import { serveObjects, type ObjectsPolicy } from '../store/backend/objects-server.ts';
 import { PREFIX } from '../store/keys.ts';
 import type { TieredBackend } from '../store/tiers/tiered.ts';
+import { readJsonBody, sendJson } from './json-http.ts';
 import { serveTiers } from './tiers-http.ts';
 import type { Transfers } from './transfers.ts';
 
@@ -41,7 +42,6 @@ const POLICY: ObjectsPolicy = {
   mayWrite: (key) => key.startsWith(PREFIX.leases),
   maxPutBytes: 65_536,
 };
-const MAX_BODY_BYTES = 256 * 1024;
 const STREAM_PAUSE_MS = 200;
 
 const STATUS: Partial<Record<ErrorType, number>> = {
@@ -73,24 +73,24 @@ async function answer(parts: SidecarHttpParts, request: IncomingMessage, respons
   const { node, url, transfers } = parts;
   const call = `${request.method ?? ''} ${request.url ?? ''}`;
   if (call === 'GET /v1/health') {
-    return send(response, 200, { status: 'ok', node, store: url });
+    return sendJson(response, 200, { status: 'ok', node, store: url });
   }
   if (call === 'GET /v1/transfers') {
-    return send(response, 200, { transfers: (await transfers).list() });
+    return sendJson(response, 200, { transfers: (await transfers).list() });
   }
   const [, kind] = /^POST \/v1\/(\w+)$/.exec(call) ?? [];
   if (kind !== undefined && Object.hasOwn(TRANSFER_CALLS, kind)) {
-    const body = await bodyOf(request);
-    return send(response, 202, await (await transfers).start(kind as TransferKind, body));
+    const body = await readJsonBody(request);
+    return sendJson(response, 202, await (await transfers).start(kind as TransferKind, body));
   }
   const [, method, id = '', what] = /^(\w+) \/v1\/transfers\/([0-9a-f]+)(\/\w+)?$/.exec(call) ?? [];
   switch (`${method ?? ''}${what ?? ''}`) {
     case 'GET':
-      return send(response, 200, (await transfers).status(id));
+      return sendJson(response, 200, (await transfers).status(id));
     case 'GET/progress':
       return follow(await transfers, id, response);
     case 'POST/cancel':
-      return send(response, 200, await (await transfers).cancel(id));
+      return sendJson(response, 200, await (await transfers).cancel(id));
     default:
       throw new KybernateError('InvalidInput', `the sidecar has no ${call}`);
   }
@@ -109,23 +109,6 @@ async function follow(transfers: Transfers, id: string, response: ServerResponse
   response.end();
 }
 
-async function bodyOf(request: IncomingMessage): Promise<unknown> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > MAX_BODY_BYTES) {
-      throw new KybernateError('InvalidInput', `the body is longer than ${MAX_BODY_BYTES} bytes`);
-    }
-    chunks.push(chunk);
-  }
-  try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
-  } catch (error) {
-    throw new KybernateError('InvalidInput', `the body is not JSON: ${messageOf(error)}`, { cause: error });
-  }
-}
-
 function fail(log: Logger, request: IncomingMessage, response: ServerResponse, error: unknown): void {
   const known = isKybernateError(error) ? error : new KybernateError('Internal', messageOf(error), { cause: error });
   const { type, message, details } = known;
@@ -133,11 +116,6 @@ function fail(log: Logger, request: IncomingMessage, response: ServerResponse, e
   if (response.headersSent) {
     response.destroy();
   } else {
-    send(response, STATUS[type] ?? 500, { error: { type, message, details } });
+    sendJson(response, STATUS[type] ?? 500, { error: { type, message, details } });
   }
-}
-
-function send(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json' });
-  response.end(`${JSON.stringify(body)}\n`);
 }

@@ -15,6 +15,7 @@ import { getManifest } from '../store/catalog.ts';
 import { planRead } from '../store/read-plan.ts';
 import { findResidency, segmentResidency } from '../store/tiers/residency.ts';
 import type { TieredBackend } from '../store/tiers/tiered.ts';
+import { sendJson } from './json-http.ts';
 
 export interface TiersHttpParts {
   readonly tiered: () => Promise<TieredBackend>;
@@ -35,9 +36,9 @@ export async function serveTiers(
   response.once('close', () => gone.abort(new DOMException('the client went away', 'AbortError')));
   try {
     if (request.method === 'GET' && path === '/v1/tiers') {
-      send(response, 200, await report(parts, new URLSearchParams(query), gone.signal));
+      sendJson(response, 200, await report(parts, new URLSearchParams(query), gone.signal));
     } else if (request.method === 'DELETE' && pin !== undefined) {
-      send(response, 200, { unpinned: await unpin(await parts.tiered(), pin) });
+      sendJson(response, 200, { unpinned: await unpin(await parts.tiered(), pin) });
     } else {
       return false;
     }
@@ -45,7 +46,7 @@ export async function serveTiers(
     const { type, message, details } = isKybernateError(error)
       ? error
       : new KybernateError('Internal', messageOf(error));
-    send(response, type === 'Internal' ? 500 : 400, { error: { type, message, details } });
+    sendJson(response, type === 'Internal' ? 500 : 400, { error: { type, message, details } });
   }
   return true;
 }
@@ -92,9 +93,4 @@ function numberOf(query: URLSearchParams, name: string): number | undefined {
     throw new KybernateError('InvalidInput', `${name}: ${JSON.stringify(text)} is no number of bytes`);
   }
   return value;
-}
-
-function send(response: ServerResponse, status: number, body: object): void {
-  response.writeHead(status, { 'content-type': 'application/json' });
-  response.end(`${JSON.stringify(body)}\n`);
 }

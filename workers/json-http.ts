@@ -1,0 +1,28 @@
+/* JSON over HTTP on the unix sockets of this node: the agent's and the sidecar's. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { KybernateError, messageOf } from '../core/errors.ts';
+
+const MAX_BODY_BYTES = 256 * 1024;
+
+/** @throws InvalidInput the body is longer than 256 KiB, or no JSON */
+export async function readJsonBody(request: IncomingMessage): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > MAX_BODY_BYTES) {
+      throw new KybernateError('InvalidInput', `the body is longer than ${MAX_BODY_BYTES} bytes`);
+    }
+    chunks.push(chunk);
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch (error) {
+    throw new KybernateError('InvalidInput', `the body is not JSON: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+export function sendJson(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(`${JSON.stringify(body)}\n`);
+}
