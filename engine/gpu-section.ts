@@ -15,7 +15,7 @@ import { runHook } from './gpu/hooks.ts';
 import { putBackHugePages, setHugePages } from './gpu/huge-pages.ts';
 import { childrenNow } from './gpu/latecomers.ts';
 import { putBackMemory, raiseMemory } from './gpu/memory-room.ts';
-import { saveGpu } from './gpu/save.ts';
+import { memoryOf, saveGpu } from './gpu/save.ts';
 import { scrubChildren } from './gpu/scrub.ts';
 import { appendJournal, readJournal, tryAppendJournal } from './journal.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
@@ -59,16 +59,14 @@ export async function saveGpuSection(
   raiseMemory(plan);
   setHugePages(plan).forEach((warning) => log.warn({ operationId: plan.operationId }, warning));
   signal.throwIfAborted();
-  let memory: readonly GpuMemoryUse[] = [];
+  // Read while the workload runs: what it takes between this and the lock only makes the check of the way back milder.
+  const memory = memoryOf(target);
   timer.gpuPaused();
   await saveGpu(target, {
     lockTimeoutMs: plan.gpu.lockTimeoutMs,
     signal,
     onPart: (part) => timer.part(part),
-    onLocked: (inUse) => {
-      memory = inUse;
-      tryAppendJournal(journal, { step: 'gpu-locking', state: 'done', data: { memory } }, log);
-    },
+    onLocked: () => tryAppendJournal(journal, { step: 'gpu-locking', state: 'done', data: { memory } }, log),
   });
   timer.part('gpu-scrub');
   await scrubChildren({ ...plan, gpu: { ...plan.gpu, children: await childrenNow(plan, target.driver) } }, log);

@@ -32,6 +32,8 @@ export interface OperationPlan {
   readonly freezeBudgetMs: number;
   readonly holdBudgetMs: number;
   readonly checkpointDir: string;
+  /** nothing is captured: what was saved comes back at once */
+  readonly rehearsal: boolean;
   /** true: CRIU's images are all that is wanted, the caller takes care of the files of the container; default false */
   readonly imagesOnly?: boolean;
   /** disk that this operation may take, counted against what is free until it has ended */

@@ -81,6 +81,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     freezeBudgetMs: request.freezeBudgetMs,
     holdBudgetMs: request.holdBudgetMs,
     checkpointDir: dir,
+    rehearsal: request.rehearsal === true,
     imagesOnly: request.imagesOnlyIn !== undefined,
     reservedBytes,
     nodeFacts,

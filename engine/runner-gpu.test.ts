@@ -1,8 +1,10 @@
 /* The runner around the GPU: which way back it takes from where. The capture itself: test/system. */
 import { spawn, type ChildProcess } from 'node:child_process';
+import { request } from 'node:http';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { json } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { GpuProcessState } from '../core/gpu/process-state.ts';
@@ -15,6 +17,7 @@ import { NO_GPU, type GpuPlan } from './gpu/gpu-plan.ts';
 import { appendJournal, mayBeFrozen, readJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { operationPaths, writePlan, type OperationPlan } from './operation.ts';
+import { serveRunner, type RunnerAnswer, type RunnerCall } from './runner-server.ts';
 import { Runner } from './runner.ts';
 
 const silent = (): void => undefined;
@@ -127,6 +130,16 @@ function gate(): { wait: Promise<void>; open: () => void } {
   return { wait, open };
 }
 
+async function post(socketPath: string, call: RunnerCall): Promise<RunnerAnswer> {
+  return new Promise((resolve, reject) => {
+    request({ socketPath, path: `/${call}`, method: 'POST' }, (response) => {
+      json(response).then((body) => resolve(body as RunnerAnswer), reject);
+    })
+      .on('error', reject)
+      .end();
+  });
+}
+
 async function until(condition: () => boolean): Promise<void> {
   for (let tries = 0; !condition(); tries += 1) {
     expect(tries).toBeLessThan(1000);
@@ -183,6 +196,30 @@ test('a dump that fails brings the GPU back after the thaw', async () => {
   expect(names()).toEqual(['lock', 'checkpoint', 'restore', 'unlock']);
   expect(steps()).toContain('frozen done');
   expect([readFileSync(join(dir, 'cgroup', 'freezer.state'), 'utf8'), limit()]).toEqual(['THAWED', '100']);
+});
+
+describe('what follows the save begins by itself, since the workload waits', () => {
+  test.each([
+    [false, ['frozen done', 'undone done'], 'DumpFailed'],
+    [true, ['gpu-restored done', 'resumed done'], undefined],
+  ])('rehearsal: %s', async (rehearsal, expected, type) => {
+    const runner = newRunner({ rehearsal });
+    const socket = join(dir, 'runner.sock');
+    const server = await serveRunner(runner, socket, silent);
+    try {
+      expect(await post(socket, 'save-gpu-state')).toMatchObject({ result: { gpuProcesses: 1 } });
+      // Nobody asks for anything more.
+      await until(() => state() === 'running' && !runner.busy);
+
+      expect(names()).toEqual(['lock', 'checkpoint', 'restore', 'unlock']);
+      expect(steps()).toEqual(expect.arrayContaining(expected));
+      const joined = await post(socket, rehearsal ? 'resume' : 'capture');
+      expect(rehearsal ? joined.result : joined.error).toMatchObject(rehearsal ? { source: 'running' } : { type });
+      expect(names()).toEqual(['lock', 'checkpoint', 'restore', 'unlock']);
+    } finally {
+      server.close();
+    }
+  });
 });
 
 describe('an abort', () => {

@@ -1,10 +1,14 @@
 /*
  * HTTP/JSON over the operation's unix socket. Every call is a POST without a body and may be repeated: it starts the
  * step, joins it, or returns what it returned. Closing the connection cancels nothing; `cancel` does.
+ *
+ * From the save of the GPU on the workload waits, so what follows it, which the plan tells, begins at once: who asks for
+ * it then joins. A worker that is slow, or dead, costs no pause.
  */
 import { chmodSync } from 'node:fs';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import { once } from 'node:events';
+import type { SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Runner } from './runner.ts';
 
@@ -37,7 +41,7 @@ export async function serveRunner(runner: Runner, socketPath: string, onEnd: () 
 async function perform(runner: Runner, call: RunnerCall): Promise<unknown> {
   switch (call) {
     case 'save-gpu-state':
-      return runner.saveGpuState();
+      return saveAndGoOn(runner);
     case 'capture':
       return runner.capture();
     case 'resume':
@@ -54,6 +58,16 @@ async function perform(runner: Runner, call: RunnerCall): Promise<unknown> {
     default:
       throw new KybernateError('Internal', `the runner knows no call ${String(call)}`);
   }
+}
+
+async function saveAndGoOn(runner: Runner): Promise<SaveGpuStateResult> {
+  const saved = await runner.saveGpuState();
+  if (saved.gpuProcesses > 0) {
+    const next = (): Promise<unknown> => (runner.plan.rehearsal ? runner.resume() : runner.capture());
+    // Kept by the runner for whoever joins.
+    Promise.resolve().then(next).catch(() => undefined);
+  }
+  return saved;
 }
 
 function describe(error: unknown): NonNullable<RunnerAnswer['error']> {

@@ -5,12 +5,12 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { GPU_TRANSITIONS, type GpuProcessState, type GpuTransition } from '../../core/gpu/process-state.ts';
 import { CudaError, CudaTimeout } from '../../native/cuda/error.ts';
-import type { GpuDriver, GpuMemoryUse } from '../../native/cuda/gpu-driver.ts';
+import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { bringBackGpu } from './bring-back.ts';
 import type { GpuTarget } from './driver-call.ts';
 import type { GpuProcess } from './gpu-plan.ts';
-import { saveGpu } from './save.ts';
+import { memoryOf, saveGpu } from './save.ts';
 
 const GIB = 1024 ** 3;
 const silent = (): void => undefined;
@@ -158,8 +158,8 @@ const allRun = ['running', 'running', 'running'];
 
 test('all are locked before the first is saved, and come back in the reverse order', async () => {
   const parts: string[] = [];
-  let memory: readonly GpuMemoryUse[] = [];
-  await save({ onPart: (part) => parts.push(part), onLocked: (inUse) => (memory = inUse) });
+  const memory = memoryOf(target());
+  await save({ onPart: (part) => parts.push(part), onLocked: () => parts.push('locked') });
   expect(states).toEqual(['checkpointed', 'checkpointed', 'checkpointed']);
   await bringBackGpu(target(), { memory, onPart: (part) => parts.push(part) });
 
@@ -177,7 +177,7 @@ test('all are locked before the first is saved, and come back in the reverse ord
     'unlock 1',
     'unlock 0',
   ]);
-  expect(parts).toEqual(['gpu-lock', 'gpu-save', 'gpu-restore', 'gpu-unlock']);
+  expect(parts).toEqual(['gpu-lock', 'locked', 'gpu-save', 'gpu-restore', 'gpu-unlock']);
   expect(memory.map(({ usedBytes }) => usedBytes)).toEqual([2 * GIB, 2 * GIB, 2 * GIB]);
   expect(states).toEqual(allRun);
 });

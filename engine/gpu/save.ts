@@ -33,8 +33,8 @@ export interface SaveOptions {
   /** heeded between calls: one that has begun cannot be interrupted */
   readonly signal: AbortSignal;
   readonly onPart?: (part: 'gpu-lock' | 'gpu-save') => void;
-  /** all are locked, none is saved: VRAM that they hold, for the check before it is brought back */
-  readonly onLocked?: (memory: readonly GpuMemoryUse[]) => void;
+  /** all are locked, none is saved */
+  readonly onLocked?: () => void;
 }
 
 /**
@@ -50,7 +50,7 @@ export async function saveGpu(target: GpuTarget, options: SaveOptions): Promise<
     options.onPart?.('gpu-lock');
     await lockAll(target, options);
     signal.throwIfAborted();
-    options.onLocked?.(memoryOf(target));
+    options.onLocked?.();
     options.onPart?.('gpu-save');
     await checkpointAll(target);
     signal.throwIfAborted();
@@ -145,8 +145,8 @@ async function checkpointAll(target: GpuTarget): Promise<void> {
   }
 }
 
-/** NVML cannot always tell: then the plan's figures count. */
-function memoryOf(target: GpuTarget): readonly GpuMemoryUse[] {
+/** VRAM that the processes hold now; NVML takes 10 to 20 ms, and cannot always tell: then the plan's figures count. */
+export function memoryOf(target: GpuTarget): readonly GpuMemoryUse[] {
   const pids = new Set(target.processes.map(({ hostPid }) => hostPid));
   try {
     return target.driver.memoryInUse().filter(({ hostPid }) => pids.has(hostPid));

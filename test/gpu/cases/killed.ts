@@ -34,22 +34,20 @@ async function outcomeOf(work: Promise<unknown>): Promise<string> {
   );
 }
 
-/** The runner, a process of its own, brings the checkpoint to its end; the next worker takes it over. */
+/** The runner, a process of its own, goes on; the next worker takes it over, and the checkpoint completes. */
 function workerKilled({ step, state: when }: Moment): Case['run'] {
   return async (context) => {
     const { env, record } = context;
     const { id, state } = await startVram(context, [MIB]);
     const handle = await env.startCheckpoint(id, TIMEOUTS);
     await untilStep(context, id, step, when);
-    const ended = env.killNodeWorker();
     const killed = performance.now();
-    await untilStep(context, id, 'gpu-restored', 'done');
-    await untilUnlocked(context, id, RECOVERY_MS);
-    await ended;
-    await assertGoesOn(context, id, state);
-    record('secondsToRunning', (performance.now() - killed) / 1000);
+    await env.killNodeWorker();
+    // As its unit or pod would: between two steps, nobody but the next worker asks the runner for the next one.
     await env.startWorkers();
     assertEqual((await handle.result()).source, 'running', 'source');
+    record('secondsToResult', (performance.now() - killed) / 1000);
+    await assertGoesOn(context, id, state);
     await env.remove(id);
     const restored = await env.restore(handle.checkpointId, 'killed-back');
     await assertGoesOn(context, restored.id, state);
