@@ -65,7 +65,9 @@ async function saveAndGoOn(runner: Runner): Promise<SaveGpuStateResult> {
   if (saved.gpuProcesses > 0) {
     const next = (): Promise<unknown> => (runner.plan.rehearsal ? runner.resume() : runner.capture());
     // Kept by the runner for whoever joins.
-    Promise.resolve().then(next).catch(() => undefined);
+    Promise.resolve()
+      .then(next)
+      .catch(() => undefined);
   }
   return saved;
 }
