@@ -99,8 +99,9 @@ export async function analyzeContainer(
   await chooseWatches(deps, tree, { choice, warnings });
   const linkRemap = chooseFiles(facts, surveys, choice, refusals);
   chooseTerminal(facts, tree, choice);
-  const hooks = surveys.some(({ usesGpu }) => usesGpu) ? chooseHookMounts(facts, choice, refusals) : [];
-  refusals.push(...engineRefusals(request, choice, linkRemap));
+  const usesGpu = surveys.some((survey) => survey.usesGpu);
+  const hooks = usesGpu ? chooseHookMounts(facts, choice, refusals) : [];
+  refusals.push(...engineRefusals(request, choice, { linkRemap, usesGpu }));
   warnings.push(...containerWarnings(facts));
   return {
     options: choice.options,
@@ -279,13 +280,25 @@ function containerRefusals(facts: ContainerFacts, request: AnalysisRequest): str
 }
 
 /** containerd passes four flags on and no configuration. */
-function engineRefusals(request: AnalysisRequest, choice: Choice, linkRemap: boolean): string[] {
+function engineRefusals(
+  request: AnalysisRequest,
+  choice: Choice,
+  { linkRemap, usesGpu }: { readonly linkRemap: boolean; readonly usesGpu: boolean },
+): string[] {
   if (request.engine === 'runc') {
     return [];
   }
   const needed = choice.config.filter(({ option }) => ['ghost-limit', 'tcp-close', 'irmap-scan-path'].includes(option));
   const missing = [...(linkRemap ? ['link-remap'] : []), ...needed.map(({ option }) => option)];
-  return missing.map((option) => `the engine "containerd" cannot pass ${option} to CRIU: use engine "runc"`);
+  return [
+    ...missing.map((option) => `the engine "containerd" cannot pass ${option} to CRIU: use engine "runc"`),
+    ...(usesGpu
+      ? [
+          'it uses a GPU, and the engine "containerd" cannot switch off CRIU\'s own cuda plugin, which would lock again ' +
+            'what is saved: use engine "runc"',
+        ]
+      : []),
+  ];
 }
 
 function containerWarnings(facts: ContainerFacts): string[] {

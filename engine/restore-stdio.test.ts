@@ -6,7 +6,11 @@ import { expect, it } from 'vitest';
 import { taskStdio } from './restore-stdio.ts';
 
 it('drops output, or appends it to a file by its URL', () => {
-  expect(taskStdio({ stdio: { kind: 'null' }, terminal: false })).toMatchObject({ stdout: '', stderr: '' });
+  expect(taskStdio({ stdio: { kind: 'null' }, terminal: false })).toMatchObject({
+    stdin: '/dev/null',
+    stdout: 'file:///dev/null',
+    stderr: 'file:///dev/null',
+  });
   expect(taskStdio({ stdio: { kind: 'log', path: '/var/log/a b.log' }, terminal: false })).toMatchObject({
     stdout: 'file:///var/log/a%20b.log',
     stderr: 'file:///var/log/a%20b.log',

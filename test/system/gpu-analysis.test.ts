@@ -28,6 +28,7 @@ import { testDeps, testOp } from '../harness/node-deps.ts';
 import { BUSYBOX, PYTHON, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
+const RUNC = { engine: 'runc', tcp: 'keep', after: 'resume' } as const;
 const MIB = 1024 ** 2;
 const [FIRST, SECOND] = [fakeDevice(0), fakeDevice(1)];
 const NODES = '/dev/nvidia0,/dev/nvidiactl';
@@ -127,7 +128,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
     options: Partial<GpuRequest['options']> = {},
     more: Partial<GpuRequest> = {},
   ): Promise<GpuFindings> {
-    const { gpuHolders } = await analyzeContainer(deps, facts, { engine: 'runc', tcp: 'keep', after: 'resume' });
+    const { gpuHolders } = await analyzeContainer(deps, facts, RUNC);
     return analyzeGpu(deps, facts, gpuHolders, {
       operationId: '0'.repeat(32),
       options: { ...gpuOptions.parse({}), ...options },
@@ -163,6 +164,16 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
       [SECOND.uuid, 64 * MIB],
     ]);
     expect(plan.driver).toMatch(/^\d+\.\d+/);
+  });
+
+  test("the engine that cannot switch off CRIU's own GPU plugin is refused", async () => {
+    await withNodes('plugin', 'exec 3</dev/nvidia0; sleep 1000');
+    const facts = await inspect('plugin');
+
+    await until('the device to be open', async () => (await analyzeContainer(deps, facts, RUNC)).gpuHolders.length > 0);
+    const { refusals } = await analyzeContainer(deps, facts, { ...RUNC, engine: 'containerd' });
+
+    expect(refusals).toContainEqual(expect.stringMatching(/cuda plugin.*engine "runc"/));
   });
 
   test('a container without GPU processes has an empty plan', async () => {

@@ -64,6 +64,36 @@ function readText(file: string): string {
   return existsSync(file) ? readFileSync(file, 'utf8') : '';
 }
 
+it('a container whose streams are pipes gets pipes again, and can be checkpointed as often as one likes', async () => {
+  const log = `${stack.dir}/pipes.log`;
+  const script =
+    'i=0; while true; do i=$((i+1)); echo $i > /tmp/n; echo line $i; echo error $i >&2; ' +
+    'read -t 1 line || echo end > /tmp/stdin; sleep 0.02; done';
+  await stack.ctr('run', '-d', BUSYBOX, 'piped', '/bin/sh', '-c', script);
+  let from = 'piped';
+  for (const stdio of [{ kind: 'null' }, { kind: 'log', path: log }] as const) {
+    await countsOn(stack, from);
+    const { checkpointId } = await stack.checkpoint(from);
+    const id = `${from}-again`;
+
+    await stack.restore(checkpointId, id, { stdio });
+
+    await countsOn(stack, id);
+    for (const fd of [0, 1, 2]) {
+      expect(await stack.exec(id, '/bin/readlink', `/proc/1/fd/${fd}`)).toMatch(/^pipe:/);
+    }
+    if (stdio.kind === 'log') {
+      await until('its output in the log', () => /line \d+\nerror \d+/.test(readText(log)));
+    }
+    expect(await stack.read(id, '/tmp/stdin')).toMatch(/^end/);
+    await stack.removeContainer(from);
+    stack.removeLocal(checkpointId);
+    from = id;
+  }
+  await stack.removeContainer(from);
+  await nothingLeft(stack);
+});
+
 it('hold ends with its budget: the source runs on and the checkpoint stays', async () => {
   const handle = await stack.startCheckpoint('steady', { after: 'hold', holdBudgetMs: 1500 });
   await until('the hold', () => stack.freezerOf('steady') === 'FROZEN');
