@@ -1,6 +1,6 @@
 /*
- * S3, or a server that speaks it, as a store; the only file that does. The SDK checks what it uploads by CRC32; here its
- * errors become ours, and silence is bounded: 2 attempts of at most 6 s each (s3-retry.ts).
+ * S3, or a server that speaks it, as a store; the only file that does. The server checks what it is sent by the SDK's
+ * CRC32; here its errors become ours, and silence is bounded: 2 attempts of at most 6 s each (s3-retry.ts).
  */
 import {
   AbortMultipartUploadCommand,
@@ -49,6 +49,9 @@ export function openS3Backend(bucket: string, prefix: string, settings: S3Settin
     ...(settings.endpoint === undefined ? {} : { endpoint: settings.endpoint, forcePathStyle: true }),
     ...(settings.credentials === undefined ? {} : { credentials: settings.credentials }),
     maxAttempts: 1,
+    // Whoever reads compares digests, and reads once more. The server's checksum is of what was stored: an object that is
+    // damaged there would be a server that fails, tried again for ever, instead of damage that is named and repaired.
+    responseChecksumValidation: 'WHEN_REQUIRED',
     requestHandler: { connectionTimeout: CONNECT_TIMEOUT_MS, socketTimeout: IDLE_TIMEOUT_MS },
   });
   return new S3Backend(client, bucket, prefix);
