@@ -12,9 +12,9 @@ export interface CliRun {
 
 /** @param env all that the command sees of an environment, but for what SDKs read from the process's own */
 export async function runCli(env: Environment, ...args: readonly string[]): Promise<CliRun> {
-  const { cli, exitCode, stdout, stderr } = createFakeCli({ env });
-  const code = await run(args, { ...cli, connect: () => connectOperations(env) });
-  return { exitCode: code === 0 ? (exitCode() ?? 0) : code, stdout: stdout(), stderr: stderr() };
+  const fake = createFakeCli({ env });
+  const code = await run(args, { ...fake.cli, connect: () => connectOperations(env) });
+  return { exitCode: code === 0 ? (fake.exitCode() ?? 0) : code, stdout: fake.stdout(), stderr: fake.stderr() };
 }
 
 /** With `--json`. @returns what it printed */
