@@ -5,15 +5,12 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { randomBytes } from 'node:crypto';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
 
 import type { TransferStatus } from '../../core/contract/transfer.ts';
@@ -25,7 +22,6 @@ import { verifyRemote } from '../../store/verify.ts';
 import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
 import { checkpointsOf, COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { testOp } from '../harness/checkpoint-dir.ts';
-import { times } from '../harness/soak.ts';
 import { BUSYBOX, Stack, until } from '../harness/stack.ts';
 
 const ACCOUNT = 58_712;
@@ -257,45 +253,4 @@ describe('the transfer socket', () => {
       return state.status === 'done';
     });
   });
-});
-
-describe('a sidecar that is killed at any moment', () => {
-  const MIB = 48;
-
-  it('has neither a half upload nor a half download, and the next one ends both', async () => {
-    roots = join(stack.stateDir, 'sidecar/downloads');
-    for (let round = 0; round < times(100); round += 1) {
-      const checkpointId = `killed-${round}`;
-      const source = join(roots, checkpointId);
-      mkdirSync(source, { mode: 0o755 });
-      writeFileSync(join(source, 'bytes'), randomBytes(MIB * 2 ** 20), { mode: 0o644 });
-
-      const up = await killedIn('upload', { checkpointId, paths: [source] });
-      const down = await killedIn('download', { checkpointId, destDir: join(roots, `${checkpointId}-back`) });
-
-      expect(down).toMatchObject({ status: 'done', hash: up.hash });
-      const [sent, back] = [source, join(roots, `${checkpointId}-back`, checkpointId)].map((dir) =>
-        readFileSync(join(dir, 'bytes')),
-      );
-      expect(sent !== undefined && back?.equals(sent)).toBe(true);
-      expect(readdirSync(roots).filter((name) => name.startsWith('.'))).toEqual([]);
-      rmSync(source, { recursive: true });
-      rmSync(join(roots, `${checkpointId}-back`), { recursive: true });
-    }
-  }, 3_600_000);
-
-  /** Kills the sidecar somewhere in the transfer, or just behind it. */
-  async function killedIn(kind: string, call: object): Promise<TransferStatus> {
-    const { transferId } = await ask<TransferStatus>('POST', `/v1/${kind}`, call);
-    await sleep(Math.random() * 1500);
-    await stack.kill('sidecar');
-    await stack.startWorkers();
-    let state = await ask<TransferStatus>('GET', `/v1/transfers/${transferId}`);
-    await until(`the end of ${kind}`, async () => {
-      state = await ask<TransferStatus>('GET', `/v1/transfers/${transferId}`);
-      return hasEnded(state);
-    });
-    expect(state).toMatchObject({ status: 'done' });
-    return state;
-  }
 });
