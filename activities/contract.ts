@@ -18,6 +18,11 @@ import type {
 } from '../core/contract/checkpoint.ts';
 import type { CondemnResult, ConfirmResult, Leftovers } from '../core/contract/collect-garbage.ts';
 import type { LockRequest } from '../core/contract/lock.ts';
+import type {
+  PreflightCheckpointInput,
+  PreflightRestoreInput,
+  PreflightStepResult,
+} from '../core/contract/preflight.ts';
 import type { PrefetchStepInput, PrefetchStepResult } from '../core/contract/prefetch.ts';
 import type {
   CreateContainerInput,
@@ -113,6 +118,10 @@ export interface NodeControlActivities {
   /** the checkpoint is in the store: the mark `upload.pending`, which only root can remove, goes */
   confirmUpload(input: TransferInput): Promise<void>;
   resolveLocal(input: ResolveInput): Promise<Resolved>;
+  /** would this checkpoint run here? Reads its description alone, from the store where the node has no copy */
+  preflightRestore(input: PreflightRestoreInput): Promise<PreflightStepResult>;
+  /** can this container be checkpointed here? */
+  preflightCheckpoint(input: PreflightCheckpointInput): Promise<PreflightStepResult>;
   removeRestored(input: RestoreStepInput): Promise<void>;
   releaseRestoreLease(input: RestoreStepInput): Promise<void>;
 }

@@ -16,6 +16,7 @@ import { addInspectCommand } from './commands/inspect.ts';
 import { addKeysCommand } from './commands/keys.ts';
 import { addLsCommand } from './commands/ls.ts';
 import { addPrefetchCommand } from './commands/prefetch.ts';
+import { addPreflightCommand } from './commands/preflight.ts';
 import { addRepairCommand } from './commands/repair.ts';
 import { addRestoreCommand } from './commands/restore.ts';
 import { addRmCommand } from './commands/rm.ts';
@@ -50,6 +51,7 @@ export function createProgram(cli: Cli): Command {
   program.commandsGroup('Operations:');
   addCheckpointCommand(program, cli);
   addRestoreCommand(program, cli);
+  addPreflightCommand(program, cli);
   addWatchCommand(program, cli);
   addCancelCommand(program, cli);
   addReleaseCommand(program, cli);

@@ -15,6 +15,7 @@ import type { ContainerTarget } from '../core/contract/common.ts';
 import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { prefetchInput, type PrefetchRequest, type PrefetchResult } from '../core/contract/prefetch.ts';
+import { preflightInput, type PreflightRequest, type PreflightResult } from '../core/contract/preflight.ts';
 import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
 import {
   repairInput,
@@ -28,6 +29,7 @@ import {
   checkpointWorkflowId,
   collectGarbageWorkflowId,
   prefetchWorkflowId,
+  preflightWorkflowId,
   rehearseWorkflowId,
   repairWorkflowId,
   restoreWorkflowId,
@@ -40,6 +42,7 @@ export type { CheckpointRequest, CheckpointResult } from '../core/contract/check
 export type { CollectGarbageRequest, CollectGarbageResult } from '../core/contract/collect-garbage.ts';
 export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 export type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
+export type { PreflightRequest, PreflightResult } from '../core/contract/preflight.ts';
 export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 export type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
@@ -101,6 +104,12 @@ export interface KybernateClient {
    * @throws InvalidInput before anything is started
    */
   prefetch(request: PrefetchRequest, options?: StartOptions): Promise<OperationHandle<PrefetchResult>>;
+  /**
+   * Would a checkpoint run on a node, can a container be checkpointed there? Reasons are told in the result; nothing is
+   * touched.
+   * @throws InvalidInput before anything is started
+   */
+  preflight(request: PreflightRequest, options?: StartOptions): Promise<OperationHandle<PreflightResult>>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
   find(workflowId: string, runId?: string): Promise<OperationHandle<unknown>>;
   close(): Promise<void>;
@@ -161,6 +170,14 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'prefetch', request, {
         workflowId: start.workflowId ?? prefetchWorkflowId(checkpointId, start.generation ?? newGeneration()),
         summary: `prefetch ${checkpointId} to ${tier} of ${nodes.length === 1 ? (nodes[0] ?? '') : `${nodes.length} nodes`}`,
+      });
+    },
+    preflight(request, start = {}) {
+      const { checkpointId, container, node } = parseInput(preflightInput, request);
+      const target = container === undefined ? String(checkpointId) : targetOf(container);
+      return startOperation(client, 'preflight', request, {
+        workflowId: start.workflowId ?? preflightWorkflowId(target, start.generation ?? newGeneration()),
+        summary: `preflight of ${target} on ${node}`,
       });
     },
     async find(workflowId, runId) {

@@ -8,7 +8,15 @@ import { operationHandle, type OperationHandle } from './operation-handle.ts';
  */
 export async function startOperation<Result>(
   client: Client,
-  type: 'checkpoint' | 'collectGarbage' | 'restore' | 'rehearse' | 'prefetch' | 'verifyCheckpoint' | 'repairCheckpoint',
+  type:
+    | 'checkpoint'
+    | 'collectGarbage'
+    | 'preflight'
+    | 'restore'
+    | 'rehearse'
+    | 'prefetch'
+    | 'verifyCheckpoint'
+    | 'repairCheckpoint',
   request: object,
   options: { readonly workflowId: string; readonly summary: string },
 ): Promise<OperationHandle<Result>> {

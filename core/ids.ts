@@ -81,6 +81,10 @@ export function repairWorkflowId(target: string, generation: string): string {
   return `repairCheckpoint:${target}:${generation}`;
 }
 
+export function preflightWorkflowId(target: string, generation: string): string {
+  return `preflight:${target}:${generation}`;
+}
+
 export function prefetchWorkflowId(target: string, generation: string): string {
   return `prefetch:${target}:${generation}`;
 }

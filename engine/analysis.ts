@@ -6,7 +6,8 @@ import { ownedSockets } from '../native/net/socket-kinds.ts';
 import { unixPeers } from '../native/net/unix-peers.ts';
 import type { CriuConfigOption } from '../native/criu/config-file.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
-import { tcpSockets, type TcpSocket } from '../native/proc/sockets.ts';
+import { hugePagesOf, type HugePageUse } from '../native/proc/huge-pages.ts';
+import { tcpSockets, type Endpoint, type TcpSocket } from '../native/proc/sockets.ts';
 import { surveyProcess, type ProcessSurvey } from './analysis-process.ts';
 import { findWatches } from './analysis-watches.ts';
 import { unixFindings } from './analysis-unix.ts';
@@ -37,6 +38,11 @@ export interface Analysis {
   readonly linkRemap: boolean;
   /** local ports of its TCP sockets, each once */
   readonly tcpPorts: readonly number[];
+  /** where it listens, and its own addresses of open connections; absent in plans of an older version */
+  readonly listening?: readonly Endpoint[];
+  readonly connectedAddresses?: readonly string[];
+  /** memory in reserved huge pages, by the size of a page; absent in plans of an older version */
+  readonly hugePages?: readonly HugePageUse[];
   /** network lock that CRIU will use */
   readonly networkLock: 'nftables' | 'skip';
   /** host pids of those that have descriptors or mappings of NVIDIA devices; what they are, the driver is asked */
@@ -111,6 +117,7 @@ export async function analyzeContainer(
       .filter((line) => line !== ''),
     linkRemap,
     ...tcp,
+    hugePages: hugePagesOf(tree.map(({ hostPid }) => hostPid)),
     ...(hooks.length === 0 ? {} : { hookMounts: hooks }),
     gpuHolders: surveys.filter((survey) => survey.usesGpu).map(({ process }) => process.hostPid),
     estimatedBytes: await estimateBytes(deps.run, facts, surveys),
@@ -124,7 +131,7 @@ function chooseTcp(
   request: AnalysisRequest,
   choice: Choice,
   warnings: string[],
-): Pick<Analysis, 'tcpPorts' | 'networkLock'> {
+): Pick<Analysis, 'tcpPorts' | 'networkLock' | 'listening' | 'connectedAddresses'> {
   const owned = new Set(
     facts.processes.flatMap((process) => ownedSockets(process.hostPid).map((socket) => socket.inode)),
   );
@@ -156,7 +163,12 @@ function chooseTcp(
   if (request.tcp === 'keep' && request.after === 'stop' && connected.length > 0 && facts.networkNamespace.private) {
     warnings.push('the network namespace ends with the container: its connections cannot be restored, peers reconnect');
   }
-  return { tcpPorts: [...new Set(sockets.map(({ local }) => local.port))], networkLock };
+  return {
+    tcpPorts: [...new Set(sockets.map(({ local }) => local.port))],
+    listening: listening.map(({ local }) => local),
+    connectedAddresses: [...new Set(connected.map(({ local }) => local.address))],
+    networkLock,
+  };
 }
 
 function chooseHookMounts(facts: ContainerFacts, choice: Choice, refusals: string[]): readonly HookMount[] {

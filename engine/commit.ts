@@ -57,8 +57,14 @@ export function draftMetadata(
       criuOptions: [...analysis.options.map(({ option, reason }) => ({ option, reason })), ...pluginsOff(plan)],
       phases: { ...phases, parts: { ...phases.parts } },
       ...(analysis.tcpPorts.length === 0 ? {} : { tcpPorts: [...analysis.tcpPorts] }),
+      ...(analysis.listening === undefined
+        ? {}
+        : { listening: analysis.listening.map((endpoint) => ({ ...endpoint })) }),
+      ...(analysis.connectedAddresses === undefined ? {} : { connectedAddresses: [...analysis.connectedAddresses] }),
+      ...(analysis.hugePages === undefined ? {} : { hugePages: analysis.hugePages.map((pages) => ({ ...pages })) }),
       ...(outcome.networkHold === undefined ? {} : { networkHold: outcome.networkHold }),
     },
+    ...(facts.security === undefined ? {} : { security: { ...facts.security } }),
     processes: facts.processes.map(({ hostPid, nsPid, parentHostPid, command, threads }) => ({
       hostPid,
       nsPid,

@@ -15,6 +15,16 @@ export interface MountFacts {
   readonly options: readonly string[];
   /** false: its content comes from outside (a bind mount) and is not in the checkpoint */
   readonly captured: boolean;
+  /** of a bind mount: what lies at its source, and on which type of file system */
+  readonly sourceKind?: string;
+  readonly sourceFileSystem?: string;
+}
+
+/** What confines the first process. */
+export interface SecurityFacts {
+  readonly lsm: 'none' | 'apparmor' | 'selinux';
+  /** profile (AppArmor) or label (SELinux); `unconfined` without one */
+  readonly label: string;
 }
 
 export interface ProcessFacts extends ProcessInfo {
@@ -51,6 +61,8 @@ export interface ContainerFacts {
     readonly stderr: string;
   };
   readonly mounts: readonly MountFacts[];
+  /** absent in plans of an older version */
+  readonly security?: SecurityFacts;
   /** upper directory of the root overlay; absent for other file systems */
   readonly upperDir?: string;
   /** chain id of the image's top layer */

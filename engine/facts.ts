@@ -5,6 +5,7 @@ import { driverVersionIn } from '../core/oci/driver-edits.ts';
 import { criuVersion, hasCriuFeature } from '../native/criu/version.ts';
 import { cgroupVersion } from '../native/proc/cgroup.ts';
 import { locateProgram, runcVersion } from '../native/runc/runc.ts';
+import { AT_MINSIGSTKSZ, auxiliaryValue } from '../native/proc/auxiliary.ts';
 import type { NodeDeps } from './node-deps.ts';
 
 /** Answers of programs, kept as long as the program's file is the same one: a set-up that replaces it is seen. */
@@ -40,12 +41,14 @@ export async function probeNodeFacts(deps: NodeDeps): Promise<NodeFacts> {
     cpuFacts(),
     nvidiaDriver(),
   ]);
+  const signalFrameBytes = auxiliaryValue(AT_MINSIGSTKSZ);
   return {
     node: settings.node,
     hostname: hostname(),
     kernel: release(),
     arch: machine(),
     ...cpu,
+    ...(signalFrameBytes === undefined ? {} : { signalFrameBytes }),
     cgroupVersion: cgroupVersion(),
     criuVersion: criu,
     runcVersion: runc,
@@ -62,11 +65,13 @@ export function canLockByNftables(deps: NodeDeps): Promise<boolean> {
 }
 
 /** The first processor stands for all. `flags` on x86, `Features` on arm64. */
-export function parseCpuinfo(text: string): { readonly cpuModel: string; readonly cpuFlags: readonly string[] } {
+export function parseCpuinfo(text: string): Pick<NodeFacts, 'cpuModel' | 'cpuFlags' | 'cpuVendor'> {
   const field = (name: string): string | undefined => new RegExp(`^${name}\\s*:\\s*(.*)$`, 'm').exec(text)?.[1];
+  const cpuVendor = field('vendor_id') ?? field('CPU implementer');
   return {
     cpuModel: field('model name') ?? field('CPU part') ?? 'unknown',
     cpuFlags: (field('flags') ?? field('Features') ?? '').split(' ').filter((flag) => flag !== ''),
+    ...(cpuVendor === undefined ? {} : { cpuVendor }),
   };
 }
 

@@ -6,6 +6,7 @@ import { mountAt, readMounts } from '../native/proc/mounts.ts';
 import { namespaceInode } from '../native/proc/ns.ts';
 import type { ContainerFacts, ContainerId, MountFacts } from './container-facts.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { pathFacts } from '../native/proc/path-facts.ts';
 
 /** Labels that the CRI plug-in sets; sources: kubelet's pkg/kubelet/types/labels.go, containerd's internal/cri/labels. */
 export const POD_NAMESPACE = 'io.kubernetes.pod.namespace';
@@ -54,7 +55,18 @@ export function mountsOf(spec: OciSpec): MountFacts[] {
     source: mount.source ?? '',
     options: mount.options ?? [],
     captured: !isBind(mount),
+    ...(isBind(mount) ? sourceFacts(mount.source ?? '') : {}),
   }));
+}
+
+function sourceFacts(source: string): Pick<MountFacts, 'sourceKind' | 'sourceFileSystem'> {
+  const found = pathFacts(source);
+  return found === undefined
+    ? { sourceKind: 'absent' }
+    : {
+        sourceKind: found.kind,
+        ...(found.fileSystem === undefined ? {} : { sourceFileSystem: found.fileSystem }),
+      };
 }
 
 export async function rootOf(

@@ -27,6 +27,7 @@ import {
   stdioOf,
 } from './inspect-parts.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { securityOf } from '../native/proc/security.ts';
 
 export type { ContainerFacts, ContainerId, MountFacts, ProcessFacts } from './container-facts.ts';
 
@@ -96,6 +97,7 @@ export async function inspectContainer(deps: NodeDeps, ref: ContainerId): Promis
     networkNamespace: networkOf(spec, init.hostPid),
     stdio: stdioOf(spec, task, init.hostPid),
     mounts: mountsOf(spec),
+    security: securityOf(init.hostPid),
     ...(await rootOf(deps, ref, record, init.hostPid)),
     ...(await imageOf(deps, ref, record)),
     ...podOf(record),

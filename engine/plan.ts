@@ -17,7 +17,7 @@ import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { bootId, checkToken, listOperations, readPlan, writePlan, type OperationPlan } from './operation.ts';
-import { checkSource } from './preflight.ts';
+import { checkSource } from './preflight/source.ts';
 
 export interface PlanRequest extends PlanStepInput {
   readonly operationId: string;
@@ -119,8 +119,8 @@ async function refuseTakenId(deps: NodeDeps, dir: string, operationId: string, c
   }
 }
 
-/** Counts what other operations have reserved and not yet written: two checkpoints must not both pass. */
-async function checkDisk(deps: NodeDeps, dir: string, operationId: string, neededBytes: number): Promise<void> {
+/** Counts what other operations have reserved and not yet written: two checkpoints must not both pass. @throws DiskFull */
+export async function checkDisk(deps: NodeDeps, dir: string, operationId: string, neededBytes: number): Promise<void> {
   let reservedBytes = 0;
   for (const other of await listOperations(deps.settings)) {
     if (other !== operationId) {

@@ -26,7 +26,8 @@ import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
-import { checkRestoreTarget } from './preflight.ts';
+import { refuseFor } from './preflight/refuse.ts';
+import { surveyForeignRestore } from './preflight/restore.ts';
 import { clearDeadRestore } from './restore-leftovers.ts';
 import {
   type RestoreRecord,
@@ -178,15 +179,9 @@ async function checkTarget(
     return undefined;
   }
   const gpu = await planGpu(deps, part, { operationId, map: [], bundle: request.bundle });
-  const checked = metadata === undefined ? [] : await checkRestoreTarget(deps, metadata, { op });
-  const reasons = [...checked, ...gpu.reasons];
-  if (reasons.length > 0) {
-    throw new KybernateError(
-      'Incompatible',
-      `${request.restoreFrom} cannot be restored on ${deps.settings.node}: ${reasons.join('; ')}`,
-      { details: { reasons } },
-    );
-  }
+  const checked = metadata === undefined ? [] : await surveyForeignRestore(deps, metadata, request.tcp);
+  op.signal.throwIfAborted();
+  refuseFor([...checked, ...gpu.findings], request.restoreFrom, deps);
   return gpu.plan;
 }
 

@@ -3,9 +3,6 @@
  * container. restore-start.ts has the rest: start and undo. Every step may be repeated by another attempt or another
  * worker process; the container and its snapshot carry the operation's id.
  */
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { OWN_FILES } from '../core/checkpoint/file-names.ts';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
 import type {
   CreateContainerInput,
@@ -13,22 +10,22 @@ import type {
   PlanRestoreResult,
   RestoreContext,
 } from '../core/contract/restore.ts';
-import { KybernateError } from '../core/errors.ts';
 import { LABELS } from '../core/oci/annotations.ts';
-import { type GpuFit, sourcesToCheck } from '../core/oci/gpu-fit.ts';
-import { restorePlan } from '../core/oci/restore-plan.ts';
-import { namespaceReasons, restoredSpec } from '../core/oci/restored-spec.ts';
-import { type OciSpec, parseSpec } from '../core/oci/spec.ts';
+import { restoredSpec } from '../core/oci/restored-spec.ts';
+import type { OciSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
+import { warningTexts } from '../core/preflight.ts';
 import { encodeRuncOptions } from '../native/containerd/runc-options.ts';
+import { type Captured, readCaptured, specInput } from './captured.ts';
 import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import { planGpu, reservationOf } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { checkToken } from './operation.ts';
-import { checkRestoreTarget } from './preflight.ts';
+import { refuseFor } from './preflight/refuse.ts';
+import { surveyRestore } from './preflight/restore.ts';
 import { readRestore, takeLease, writeRestore } from './restore-operation.ts';
-import { bareImageDir, readMetadata } from './restore-source.ts';
+import { bareImageDir } from './restore-source.ts';
 import { ownContainer, snapshotKeyOf } from './restore-start.ts';
 
 export { type RestoreRef, releaseRestoreLease, removeRestored, startRestored } from './restore-start.ts';
@@ -38,11 +35,6 @@ const NO_BUDGET_MS = 30_000;
 
 /** Labels by which other managers find their containers; a copy must not look like one of theirs. */
 const FOREIGN_LABELS = ['io.cri-containerd', 'io.kubernetes.', 'nerdctl/', 'containerd.io/gc.', 'kybernate.io/'];
-
-interface Captured {
-  readonly metadata: Metadata;
-  readonly spec: OciSpec;
-}
 
 /**
  * Everything that can be known before anything is made; leases the checkpoint on this node.
@@ -59,63 +51,11 @@ export async function planRestore(
   if (context.checkpointId !== undefined) {
     takeLease(deps.settings, context.checkpointId, operationId);
   }
-  const captured = readCaptured(checkpointDir);
   await ownContainer(deps, { operationId, container: context.container });
-  const gpu = await planGpu(deps, captured.metadata, { operationId, map: input.gpuMap });
-  const fit = gpu.plan?.fit;
-  const target = restoredSpec({ ...specInput(captured, context, operationId, { ...input, fit }), onFailure: 'fail' });
-  const reasons = [
-    ...gpu.reasons,
-    ...(await checkRestoreTarget(deps, captured.metadata, { op, container: context.container })),
-    ...namespaceReasons(target, existsSync),
-  ];
-  const warnings: string[] = [];
-  try {
-    const plan = restorePlan({
-      newSpec: target,
-      capturedSpec: captured.spec,
-      metadata: captured.metadata,
-      create: { globals: [], root: '/', logFormat: 'json', id: context.container.id, noPivot: false },
-      bundle: '/',
-      imageDir: checkpointDir,
-      workDir: '/',
-      tcp: input.tcp,
-      presentSources: new Set(
-        sourcesToCheck([captured.spec, target], hookSources(captured.metadata), fit).filter((path) => existsSync(path)),
-      ),
-      ...(fit === undefined ? {} : { gpu: fit }),
-    });
-    warnings.push(...plan.warnings);
-  } catch (error) {
-    reasons.push(...planReasons(error));
-  }
-  refuseFor(reasons, context.checkpointId ?? checkpointDir, deps);
-  if (input.tcp === 'keep' && captured.metadata.capture.tcp === 'close') {
-    warnings.push('the checkpoint was taken with its connections closed: they cannot be kept');
-  }
-  return { warnings };
-}
-
-function refuseFor(reasons: readonly string[], what: string, deps: NodeDeps): void {
-  if (reasons.length > 0) {
-    throw new KybernateError(
-      'Incompatible',
-      `${what} cannot be restored on ${deps.settings.node}: ${reasons.join('; ')}`,
-      { details: { reasons } },
-    );
-  }
-}
-
-function hookSources(metadata: Metadata): readonly string[] {
-  return (metadata.hookMounts ?? []).map(({ source }) => source);
-}
-
-function planReasons(error: unknown): readonly string[] {
-  const reasons = error instanceof KybernateError ? error.details['reasons'] : undefined;
-  if (!Array.isArray(reasons)) {
-    throw error;
-  }
-  return reasons.map(String);
+  const { findings, gpu } = await surveyRestore(deps, readCaptured(checkpointDir), { ...input, missingBytes: 0 });
+  op.signal.throwIfAborted();
+  refuseFor(findings, context.checkpointId ?? checkpointDir, deps);
+  return { warnings: warningTexts(findings), ...(gpu === undefined ? {} : { gpuMap: gpu.map }) };
 }
 
 /**
@@ -177,7 +117,7 @@ async function register(
   const known = readRestore(deps.settings, operationId);
   const gpu = known?.gpu ?? (await gpuNow(deps, captured.metadata, operationId, input));
   const spec = restoredSpec({
-    ...specInput(captured, context, operationId, { ...input, fit: gpu?.fit }),
+    ...specInput(captured, { ...input, fit: gpu?.fit }),
     onFailure: input.onFailure,
   });
   writeRestore(deps.settings, {
@@ -206,36 +146,11 @@ async function gpuNow(
   deps: NodeDeps,
   metadata: Metadata,
   operationId: string,
-  { context, gpuMap }: CreateContainerInput,
+  { context, gpuMap, avoidGpus = [] }: CreateContainerInput,
 ): Promise<GpuRestorePlan | undefined> {
-  const answer = await planGpu(deps, metadata, { operationId, map: gpuMap });
-  refuseFor(answer.reasons, context.checkpointId ?? metadata.checkpointId, deps);
+  const answer = await planGpu(deps, metadata, { operationId, map: gpuMap, avoid: avoidGpus });
+  refuseFor(answer.findings, context.checkpointId ?? metadata.checkpointId, deps);
   return answer.plan;
-}
-
-function readCaptured(checkpointDir: string): Captured {
-  const metadata = readMetadata(checkpointDir);
-  const file = join(checkpointDir, OWN_FILES.spec);
-  return { metadata, spec: parseSpec(readFileSync(file, 'utf8'), file) };
-}
-
-function specInput(
-  captured: Captured,
-  context: RestoreContext,
-  operationId: string,
-  input: { readonly tcp: 'keep' | 'close'; readonly networkNamespace?: string; readonly fit: GpuFit | undefined },
-): Omit<Parameters<typeof restoredSpec>[0], 'onFailure'> {
-  return {
-    captured: captured.spec,
-    source: { namespace: captured.metadata.container.namespace, id: captured.metadata.container.id },
-    container: context.container,
-    operationId,
-    restoreFrom: context.checkpointId ?? context.path ?? captured.metadata.checkpointId,
-    tcp: input.tcp,
-    unverified: context.path !== undefined,
-    ...(input.networkNamespace === undefined ? {} : { networkNamespace: input.networkNamespace }),
-    ...(input.fit === undefined ? {} : { gpu: input.fit }),
-  };
 }
 
 function labelsOf(metadata: Metadata, operationId: string, context: RestoreContext): Record<string, string> {

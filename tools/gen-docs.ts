@@ -15,18 +15,20 @@ import { createProgram } from '../cli/program.ts';
 import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
+import { preflightInput } from '../core/contract/preflight.ts';
 import { prefetchInput } from '../core/contract/prefetch.ts';
 import { repairInput, verifyInput } from '../core/contract/verify.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
+import { PREFLIGHT_CHECKS } from '../core/preflight.ts';
 import { controlEnv, nodeEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
 import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
 
-export const GENERATED_FILES = ['docs/errors.md', 'docs/configuration.md'] as const;
+export const GENERATED_FILES = ['docs/errors.md', 'docs/configuration.md', 'docs/operations.md'] as const;
 
 /** Every generated section, by its name. */
 export function generatedSections(): ReadonlyMap<string, string> {
@@ -36,6 +38,8 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['checkpoint-input', inputTable(checkpointInput, 'checkpoint', 'checkpointInput')],
     ['restore-input', inputTable(restoreInput, 'restore', 'restoreInput')],
     ['rehearse-input', inputTable(rehearseInput, 'gpu', 'rehearseInput')],
+    ['preflight-input', inputTable(preflightInput, 'preflight', 'preflightInput')],
+    ['preflight-checks', checkTable()],
     ['prefetch-input', inputTable(prefetchInput, 'prefetch', 'prefetchInput')],
     ['verify-input', inputTable(verifyInput, 'verify', 'verifyInput')],
     ['repair-input', inputTable(repairInput, 'verify', 'repairInput')],
@@ -101,6 +105,13 @@ function cliErrorTable(): string {
   return table(
     ['Type', 'Exit code', 'What to do'],
     Object.entries(CLI_ERRORS).map(([type, row]) => [`\`${type}\``, String(row.exitCode), row.remedy]),
+  );
+}
+
+function checkTable(): string {
+  return table(
+    ['Code', 'What is looked at', 'What to do'],
+    Object.entries(PREFLIGHT_CHECKS).map(([code, { checks, remedy }]) => [`\`${code}\``, checks, remedy]),
   );
 }
 

@@ -3,6 +3,7 @@ export { checkpoint } from './checkpoint.ts';
 export { collectGarbage } from './collect-garbage.ts';
 export { containerLock } from './container-lock.ts';
 export { prefetch } from './prefetch.ts';
+export { preflight } from './preflight.ts';
 export { rehearse } from './rehearse.ts';
 export { repairCheckpoint } from './repair-checkpoint.ts';
 export { restore } from './restore.ts';

@@ -69,6 +69,8 @@ export const OPTION_CLASSES = {
     startToCloseTimeout: 10_000,
     retry: retry(1),
   }),
+  /** Looks at the node for an operation; may read the description of a checkpoint in the store. */
+  preflight: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeControlQueue, 5),
   /** Plan, runner, GPU save, capture: a second attempt attaches to the runner of the first. */
   capture: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeQueue, 3),
   /** Longer work on files and containers of the node. */
@@ -137,6 +139,7 @@ export const lockOptions = (scope: Pick<NodeScope, 'summary'>): LocalActivityOpt
 /** The activities of one node as an operation sees them. */
 export interface NodeProxies {
   readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal'>;
+  readonly preflight: Pick<NodeControlActivities, 'preflightRestore' | 'preflightCheckpoint'>;
   readonly capture: Pick<NodeActivities, 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer'>;
   readonly work: Pick<NodeActivities, 'commitLocal' | 'planRestore' | 'createContainer' | 'startRestored'>;
   readonly thaw: Pick<
@@ -156,6 +159,7 @@ export function nodeProxies(scope: NodeScope): NodeProxies {
     whileNodeAnswers(activities, () => probe.probeNode({}), scope.timeouts.stepMs);
   return {
     probe,
+    preflight: proxyActivities<NodeControlActivities>(OPTION_CLASSES.preflight(scope)),
     capture: patient(proxyActivities<NodeActivities>(OPTION_CLASSES.capture(scope))),
     work: patient(proxyActivities<NodeActivities>(OPTION_CLASSES.work(scope))),
     thaw: proxyActivities<NodeControlActivities>(OPTION_CLASSES.thaw(scope)),

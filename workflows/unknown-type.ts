@@ -6,6 +6,7 @@ export const OPERATION_TYPES: readonly string[] = [
   'checkpoint',
   'collectGarbage',
   'prefetch',
+  'preflight',
   'rehearse',
   'repairCheckpoint',
   'restore',

@@ -5,6 +5,7 @@ import { checkpointControl, checkpointWork } from './checkpoint.ts';
 import { repairNodeCopy, surveyNodeCopy } from './copy.ts';
 import type { NodeActivityDeps } from './deps.ts';
 import { fetchImage } from './fetch.ts';
+import { preflightControl } from './preflight.ts';
 import { probeNode } from './probe.ts';
 import { restoreControl, restoreWork } from './restore.ts';
 
@@ -21,6 +22,7 @@ export function createNodeControlActivities(deps: NodeActivityDeps): NodeControl
     probeNode: (input) => withOp({}, () => probeNode(deps, input)),
     ...checkpointControl(deps),
     ...restoreControl(deps),
+    ...preflightControl(deps),
   };
 }
 

@@ -41,6 +41,10 @@ export const metadata = z.object({
     arch: z.string(),
     cpuModel: z.string(),
     cpuFlags: z.array(z.string()),
+    /** `vendor_id` of /proc/cpuinfo, on arm64 `CPU implementer` */
+    cpuVendor: z.string().optional(),
+    /** AT_MINSIGSTKSZ: a signal frame with the processor's whole state */
+    signalFrameBytes: z.number().optional(),
     cgroupVersion: z.union([z.literal(1), z.literal(2)]),
     criuVersion: z.string(),
     runcVersion: z.string(),
@@ -57,9 +61,17 @@ export const metadata = z.object({
     phases: phaseTimes,
     /** local ports of its TCP sockets */
     tcpPorts: z.array(z.int().min(0).max(65_535)).optional(),
+    /** where it listens; wildcards are `0.0.0.0` and `::` */
+    listening: z.array(z.object({ address: z.string(), port: z.int().min(0).max(65_535) })).optional(),
+    /** its own addresses of connections that were open */
+    connectedAddresses: z.array(z.string()).optional(),
+    /** memory in reserved huge pages, by the size of a page */
+    hugePages: z.array(z.object({ pageBytes: z.number(), bytes: z.number() })).optional(),
     /** the connections stay locked by this nftables table of the source's network namespace until the restore */
     networkHold: z.object({ table: z.string(), networkNamespace: z.string() }).optional(),
   }),
+  /** what confined its first process: the security module, and profile (AppArmor) or label (SELinux) */
+  security: z.object({ lsm: z.enum(['none', 'apparmor', 'selinux']), label: z.string() }).optional(),
   /** host pid, pid in the container, parent (host), command; root first */
   processes: z.array(
     z.object({
@@ -108,6 +120,10 @@ export const metadata = z.object({
       source: z.string(),
       options: z.array(z.string()),
       captured: z.boolean(),
+      /** what lies at the source of a bind mount: directory, file, character device, ... or `absent` */
+      sourceKind: z.string().optional(),
+      /** type of the file system that it lies on */
+      sourceFileSystem: z.string().optional(),
     }),
   ),
   /**

@@ -109,6 +109,10 @@ export interface NodeFacts {
   readonly arch: string;
   readonly cpuModel: string;
   readonly cpuFlags: readonly string[];
+  /** absent where /proc/cpuinfo does not name one */
+  readonly cpuVendor?: string;
+  /** AT_MINSIGSTKSZ; absent on kernels before 5.14 */
+  readonly signalFrameBytes?: number;
   readonly cgroupVersion: 1 | 2;
   readonly criuVersion: string;
   readonly runcVersion: string;

@@ -137,10 +137,14 @@ export interface PlanRestoreInput {
   readonly tcp: 'keep' | 'close';
   readonly networkNamespace?: string;
   readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;
+  /** UUIDs of the node's GPUs that are not to be used */
+  readonly avoidGpus?: readonly string[];
 }
 
 export interface PlanRestoreResult {
   readonly warnings: readonly string[];
+  /** every GPU that was visible at the dump, and the one that takes its place; absent without a GPU */
+  readonly gpuMap?: ReadonlyArray<{ readonly from: string; readonly to: string }>;
 }
 
 export interface CreateContainerInput {
@@ -149,6 +153,7 @@ export interface CreateContainerInput {
   readonly tcp: 'keep' | 'close';
   readonly networkNamespace?: string;
   readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;
+  readonly avoidGpus?: readonly string[];
   readonly onFailure: 'fail' | 'cold-start';
   readonly stdio: { readonly kind: 'null' | 'log'; readonly path?: string };
 }

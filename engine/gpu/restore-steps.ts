@@ -32,11 +32,18 @@ const ROOM_POLL_MS = 200;
 export async function planGpu(
   deps: NodeDeps,
   metadata: ImageGpu,
-  wish: { readonly operationId: string; readonly map: readonly GpuPair[]; readonly bundle?: string },
+  wish: {
+    readonly operationId: string;
+    readonly map: readonly GpuPair[];
+    /** UUIDs of this node's GPUs that are not to be used */
+    readonly avoid?: readonly string[];
+    readonly bundle?: string;
+  },
 ): Promise<GpuRestoreAnswer> {
   const hasGpu = metadata.gpuProcesses.length > 0;
   return planGpuRestore(deps, metadata, {
     map: wish.map,
+    ...(wish.avoid === undefined ? {} : { avoid: wish.avoid }),
     reserved: (driver) => reservedByOthers(deps, driver, wish.operationId),
     ...(hasGpu && wish.bundle !== undefined ? { spec: specIn(wish.bundle) } : {}),
   });

@@ -70,7 +70,7 @@ describe('a plan for the GPUs of a restore', () => {
   it('names places, nodes, and what the restore will take', async () => {
     const answer = await plan({ map: [{ from: A, to: B }] });
 
-    expect(answer.reasons).toEqual([]);
+    expect(answer.findings).toEqual([]);
     expect(answer.plan).toMatchObject({
       map: [{ from: A, to: B }],
       vram: { [B]: 100 * MIB },
@@ -87,10 +87,10 @@ describe('a plan for the GPUs of a restore', () => {
     const metadata = { ...GPU, gpuProcesses: [] };
     const deps = { settings: { node: 'n1' } as NodeDeps['settings'], gpu: never };
 
-    expect(await planGpuRestore(deps, metadata, { map: [], reserved: never })).toEqual({ reasons: [] });
-    expect((await planGpuRestore(deps, metadata, { map: [{ from: A, to: B }], reserved: never })).reasons).toEqual([
-      'gpuMap: the checkpoint has no GPU process',
-    ]);
+    expect(await planGpuRestore(deps, metadata, { map: [], reserved: never })).toEqual({ findings: [] });
+    expect(
+      (await planGpuRestore(deps, metadata, { map: [{ from: A, to: B }], reserved: never })).findings,
+    ).toMatchObject([{ code: 'gpu-devices', message: 'gpuMap: the checkpoint has no GPU process' }]);
   });
 
   it.each<[string, Given, RegExp]>([
@@ -111,7 +111,7 @@ describe('a plan for the GPUs of a restore', () => {
     const answer = await plan(given);
 
     expect(answer.plan).toBeUndefined();
-    expect(answer.reasons.join('; ')).toMatch(why);
+    expect(answer.findings.map(({ message }) => message).join('; ')).toMatch(why);
   });
 
   it('says why there is no driver', async () => {
@@ -119,11 +119,13 @@ describe('a plan for the GPUs of a restore', () => {
 
     const answer = await planGpuRestore(deps, GPU, { map: [], reserved: () => Promise.reject(new Error('asked')) });
 
-    expect(answer.reasons).toEqual(['it has GPU processes, and n1 has no NVIDIA driver: no library']);
+    expect(answer.findings).toMatchObject([
+      { code: 'gpu-driver', message: 'it has GPU processes, and n1 has no NVIDIA driver: no library' },
+    ]);
   });
 
   it('takes an older patch release of the same driver for the same', async () => {
-    expect((await plan({ driver: driver({ version: '580.95.01' }) })).reasons).toEqual([]);
+    expect((await plan({ driver: driver({ version: '580.95.01' }) })).findings).toEqual([]);
   });
 });
 

@@ -11,6 +11,7 @@ import { type AskedGpus, type GpuFit, askedGpus } from '../../core/oci/gpu-fit.t
 import type { OciSpec } from '../../core/oci/spec.ts';
 import { DEVICE_MAP_API_VERSION } from '../../native/cuda/codes.ts';
 import type { GpuDevice, GpuDriver } from '../../native/cuda/gpu-driver.ts';
+import { type Finding, problem } from '../../core/preflight.ts';
 import { compareVersions } from '../../native/criu/version.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { gpuNodes } from './device-nodes.ts';
@@ -34,6 +35,8 @@ export interface GpuRestorePlan {
 
 export interface GpuRestoreWish {
   readonly map: readonly GpuPair[];
+  /** UUIDs of this node's GPUs that are not to be used */
+  readonly avoid?: readonly string[];
   /** specification that somebody else made for the new container, with the devices that it was given */
   readonly spec?: OciSpec;
   /** asked only where there are GPU processes */
@@ -41,12 +44,14 @@ export interface GpuRestoreWish {
 }
 
 export interface GpuRestoreAnswer {
-  /** absent without GPU processes, and with reasons */
+  /** absent without GPU processes, and with findings */
   readonly plan?: GpuRestorePlan;
-  readonly reasons: readonly string[];
+  readonly findings: readonly Finding[];
 }
 
 const MARGIN = 1.1;
+
+const refused = (message: string): Finding => problem('gpu-devices', message);
 
 /** Without GPU processes nothing is loaded or read. */
 export async function planGpuRestore(
@@ -55,21 +60,23 @@ export async function planGpuRestore(
   wish: GpuRestoreWish,
 ): Promise<GpuRestoreAnswer> {
   if (metadata.gpuProcesses.length === 0) {
-    return { reasons: wish.map.length === 0 ? [] : ['gpuMap: the checkpoint has no GPU process'] };
+    return { findings: wish.map.length === 0 ? [] : [refused('gpuMap: the checkpoint has no GPU process')] };
   }
   const { node } = deps.settings;
   const captured = metadata.gpu;
   if (captured === undefined) {
-    return { reasons: ['it has GPU processes, and does not say on which GPUs they ran'] };
+    return { findings: [refused('it has GPU processes, and does not say on which GPUs they ran')] };
   }
   const opened = deps.gpu();
   if (opened.driver === undefined) {
-    return { reasons: [`it has GPU processes, and ${node} has no NVIDIA driver: ${opened.reason}`] };
+    const message = `it has GPU processes, and ${node} has no NVIDIA driver: ${opened.reason}`;
+    return { findings: [problem('gpu-driver', message, { recorded: captured.driver })] };
   }
   const { driver } = opened;
   const reserved = await wish.reserved(driver);
   const devices = driver.devices();
-  const allowed = allowedGpus(devices, wish.spec === undefined ? undefined : askedGpus(wish.spec));
+  const asked = allowedGpus(devices, wish.spec === undefined ? undefined : askedGpus(wish.spec));
+  const allowed = withoutAvoided(devices, asked, wish.avoid ?? []);
   const { pairs, reasons } = mapDevices({
     captured: captured.devices,
     visible: metadata.gpuProcesses.map(({ visible }) => visible),
@@ -80,16 +87,16 @@ export async function planGpuRestore(
   const memoryBytes = restoreMemoryBytes(metadata);
   const all = [
     ...driverReasons(driver, captured.driver, pairs),
-    ...reasons,
+    ...reasons.map(refused),
     ...memoryReasons(node, memoryBytes, reserved),
   ];
   if (all.length > 0) {
-    return { reasons: all };
+    return { findings: all };
   }
   const places = new Map(pairs.map(({ from, to }) => [from, to]));
   const minors = devices.filter(({ uuid }) => pairs.some(({ to }) => to === uuid)).map(({ minor }) => minor);
   return {
-    reasons: [],
+    findings: [],
     plan: {
       map: pairs,
       memoryBytes,
@@ -108,17 +115,17 @@ function lessReserved(device: GpuDevice, { vram }: Reserved): TargetGpu {
   return { ...device, memoryFreeBytes: device.memoryFreeBytes - (vram.get(device.uuid) ?? 0) };
 }
 
-function driverReasons(driver: GpuDriver, was: string, pairs: readonly GpuPair[]): string[] {
-  const reasons: string[] = [];
+function driverReasons(driver: GpuDriver, was: string, pairs: readonly GpuPair[]): Finding[] {
+  const findings: Finding[] = [];
   if (compareVersions(majorMinor(driver.version), majorMinor(was)) < 0) {
-    reasons.push(`the NVIDIA driver ${driver.version} is older than ${was}, under which it was taken`);
+    const message = `the NVIDIA driver ${driver.version} is older than ${was}, under which it was taken`;
+    findings.push(problem('gpu-driver', message, { recorded: was, here: driver.version }));
   }
   if (movesGpus(pairs) && driver.apiVersion < DEVICE_MAP_API_VERSION) {
-    reasons.push(
-      `the driver API ${driver.apiVersion} cannot restore onto another GPU, ${DEVICE_MAP_API_VERSION} is needed`,
-    );
+    const message = `the driver API ${driver.apiVersion} cannot restore onto another GPU, ${DEVICE_MAP_API_VERSION} is needed`;
+    findings.push(problem('gpu-driver', message, { here: String(driver.apiVersion) }));
   }
-  return reasons;
+  return findings;
 }
 
 function majorMinor(version: string): string {
@@ -131,11 +138,11 @@ export function restoreMemoryBytes({ gpuProcesses, sizes }: Pick<Metadata, 'gpuP
   return Math.ceil(Math.max(sizes.imageBytes, saved) * MARGIN);
 }
 
-function memoryReasons(node: string, memoryBytes: number, reserved: Reserved): string[] {
-  const freeBytes = freemem() - reserved.memoryBytes;
-  return freeBytes < memoryBytes
-    ? [`${node} has ${Math.max(0, freeBytes)} bytes of memory left, ${memoryBytes} are needed until the VRAM is back`]
-    : [];
+function memoryReasons(node: string, memoryBytes: number, reserved: Reserved): Finding[] {
+  const freeBytes = Math.max(0, freemem() - reserved.memoryBytes);
+  const message = `${node} has ${freeBytes} bytes of memory left, ${memoryBytes} are needed until the VRAM is back`;
+  const compared = { recorded: `${memoryBytes} bytes`, here: `${freeBytes} bytes` };
+  return freeBytes < memoryBytes ? [problem('memory', message, compared)] : [];
 }
 
 /** @returns UUIDs; undefined when the container may have any */
@@ -151,6 +158,20 @@ export function allowedGpus(
       ? asked.minors.includes(minor)
       : asked.names.some((name) => name === uuid || name === String(index));
   return new Set(devices.filter(isAsked).map(({ uuid }) => uuid));
+}
+
+function withoutAvoided(
+  devices: readonly Pick<GpuDevice, 'uuid'>[],
+  allowed: ReadonlySet<string> | undefined,
+  avoid: readonly string[],
+): ReadonlySet<string> | undefined {
+  return avoid.length === 0
+    ? allowed
+    : new Set(
+        (allowed === undefined ? devices.map(({ uuid }) => uuid) : [...allowed]).filter(
+          (uuid) => !avoid.includes(uuid),
+        ),
+      );
 }
 
 /** Devices that have too little memory left for what the restore brings back; asked again right before it does. */

@@ -124,6 +124,10 @@ function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<u
       calls.push(['prefetch', request, start]);
       return made('prefetch:x');
     },
+    preflight: async (request, start) => {
+      calls.push(['preflight', request, start]);
+      return made('preflight:x');
+    },
     find: async (workflowId, runId) => {
       calls.push(['find', workflowId, runId]);
       return made(workflowId);

@@ -11,7 +11,7 @@ import { probeNodeFacts } from '../../engine/facts.ts';
 import { NO_FINDINGS } from '../../engine/gpu/analysis.ts';
 import { inspectContainer } from '../../engine/inspect.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
-import { checkSource } from '../../engine/preflight.ts';
+import { checkSource } from '../../engine/preflight/source.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import { withForeignFd, withPidfd } from '../../native/libc/pidfd.ts';
 import { enterTcpRepair } from '../../native/libc/socket.ts';

@@ -134,6 +134,13 @@ export const happyActivities: Scripted = {
   planRestore: () => Promise.resolve({ warnings: [] }),
   createContainer: () => Promise.resolve(),
   startRestored: () => Promise.resolve({ initHostPid: 77, restoreMs: 100, how: 'restored' }),
+  preflightRestore: ({ container }) => Promise.resolve({ container, findings: [], checkMs: 3 }),
+  preflightCheckpoint: ({ container }) =>
+    Promise.resolve({
+      container: { namespace: 'default', id: container.id ?? 'pod-c' },
+      findings: [],
+      checkMs: 3,
+    }),
   removeRestored: () => Promise.resolve(),
   releaseRestoreLease: () => Promise.resolve(),
 };

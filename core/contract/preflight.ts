@@ -1,0 +1,92 @@
+/*
+ * The contract of the workflow `preflight` and of its steps: would this checkpoint run on that node, can this container
+ * be checkpointed there? Nothing is touched.
+ */
+import * as z from 'zod';
+import type { Finding } from '../preflight.ts';
+import {
+  absolutePath,
+  checkpointId,
+  containerId,
+  containerTarget,
+  namespace,
+  nodeName,
+  timeoutsWithDefaults,
+} from './common.ts';
+import { gpuOptionsWithDefaults, gpuPair, type GpuOptions } from './gpu.ts';
+
+export const preflightInput = z
+  .strictObject({
+    /** node that looks, and is looked at */
+    node: nodeName,
+    /** would this checkpoint run there? */
+    checkpointId: checkpointId.optional(),
+    /** can this container be checkpointed there? */
+    container: containerTarget.optional(),
+    /** as for a checkpoint (default `keep`) or for a restore (default `close`) */
+    tcp: z.enum(['keep', 'close']).optional(),
+    /** of a restore: network namespace to join; that of the captured spec otherwise */
+    networkNamespace: absolutePath.optional(),
+    /** of a restore: which GPU stands in for which */
+    gpuMap: z.array(gpuPair).default([]),
+    /** of a restore: the container to be made */
+    as: z.strictObject({ id: containerId.optional(), namespace: namespace.optional() }).prefault({}),
+    /** of a restore: which copy is looked at, and so whether there must be room for one */
+    source: z.enum(['auto', 'local', 'store']).default('auto'),
+    /** of a checkpoint */
+    engine: z.enum(['runc', 'containerd']).default('runc'),
+    /** of a checkpoint: what is to become of the source */
+    after: z.enum(['resume', 'hold', 'stop']).default('resume'),
+    /** of a checkpoint: what holds for its GPU processes */
+    gpu: gpuOptionsWithDefaults,
+    /** time limits of the steps */
+    timeouts: timeoutsWithDefaults,
+  })
+  .refine((input) => (input.checkpointId === undefined) !== (input.container === undefined), {
+    message: 'give either checkpointId or container',
+    path: ['checkpointId'],
+  });
+export type PreflightRequest = z.input<typeof preflightInput>;
+export type PreflightInput = z.output<typeof preflightInput>;
+
+export interface PreflightResult {
+  readonly node: string;
+  /** that it would become, or is */
+  readonly container: { readonly namespace: string; readonly id: string };
+  readonly checkpointId?: string;
+  /** the copy that was looked at */
+  readonly from?: 'local' | 'store';
+  /** no finding is an error */
+  readonly fits: boolean;
+  /** errors first */
+  readonly findings: readonly Finding[];
+  /** what the look took on the node, without reading the checkpoint's own description */
+  readonly checkMs: number;
+}
+
+// ---- steps on the node ----
+
+export interface PreflightRestoreInput {
+  readonly checkpointId: string;
+  readonly from: 'local' | 'store';
+  readonly container: { readonly namespace: string; readonly id: string };
+  readonly tcp: 'keep' | 'close';
+  readonly networkNamespace?: string;
+  readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;
+  /** UUIDs of the node's GPUs that are not to be used */
+  readonly avoidGpus?: readonly string[];
+}
+
+export interface PreflightCheckpointInput {
+  readonly container: z.output<typeof containerTarget>;
+  readonly engine: 'runc' | 'containerd';
+  readonly tcp: 'keep' | 'close';
+  readonly after: 'resume' | 'hold' | 'stop';
+  readonly gpu: GpuOptions;
+}
+
+export interface PreflightStepResult {
+  readonly container: { readonly namespace: string; readonly id: string };
+  readonly findings: readonly Finding[];
+  readonly checkMs: number;
+}

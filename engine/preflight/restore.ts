@@ -1,0 +1,229 @@
+/*
+ * May this checkpoint run on this node? Everything that can be known before anything is made, every reason at once.
+ * Reads only, and well below 100 ms: the programs' answers are kept as long as their files are the same.
+ */
+import { existsSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import { freemem } from 'node:os';
+import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import type { RestoreContext } from '../../core/contract/restore.ts';
+import { KybernateError } from '../../core/errors.ts';
+import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
+import { restorePlan } from '../../core/oci/restore-plan.ts';
+import { namespaceReasons, restoredSpec } from '../../core/oci/restored-spec.ts';
+import { namespaceKind, namespacePath, type OciSpec } from '../../core/oci/spec.ts';
+import { caution, type Finding, problem } from '../../core/preflight.ts';
+import { hostNetwork, networkAt } from '../../native/proc/network-here.ts';
+import { freeHugePages } from '../../native/proc/huge-pages.ts';
+import { pathFacts } from '../../native/proc/path-facts.ts';
+import { readProc } from '../../native/proc/read.ts';
+import { activeLsm, apparmorProfiles } from '../../native/proc/security.ts';
+import { type Captured, specInput } from '../captured.ts';
+import { canLockByNftables, probeNodeFacts } from '../facts.ts';
+import { ancestorRaises } from '../gpu/restore-memory.ts';
+import { limitsToPutBack } from '../gpu/reservations.ts';
+import { planGpu } from '../gpu/restore-steps.ts';
+import type { GpuRestorePlan } from '../gpu/restore-target.ts';
+import type { NodeDeps } from '../node-deps.ts';
+import { imageFindings } from './image.ts';
+import { criuTooOld, lsmFindings, nodeFindings } from './node.ts';
+import { missingPrograms } from './programs.ts';
+import { mountFindings, networkFindings, pidFindings, roomFindings } from './resources.ts';
+
+export interface RestoreSurveyInput {
+  readonly operationId: string;
+  readonly context: Pick<RestoreContext, 'checkpointId' | 'path' | 'container'>;
+  readonly tcp: 'keep' | 'close';
+  readonly networkNamespace?: string;
+  readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;
+  /** UUIDs of this node's GPUs that are not to be used */
+  readonly avoidGpus?: readonly string[];
+  /** for messages and CRIU's arguments; it need not be there yet */
+  readonly checkpointDir: string;
+  /** of the checkpoint, still to be brought to this node */
+  readonly missingBytes: number;
+}
+
+export interface RestoreSurvey {
+  readonly findings: readonly Finding[];
+  /** absent without GPU processes, and with errors about them */
+  readonly gpu?: GpuRestorePlan;
+}
+
+/** @param captured the checkpoint's own metadata and specification */
+export async function surveyRestore(
+  deps: NodeDeps,
+  captured: Captured,
+  input: RestoreSurveyInput,
+): Promise<RestoreSurvey> {
+  const { metadata, spec } = captured;
+  const { operationId, context } = input;
+  const gpu = await planGpu(deps, metadata, { operationId, map: input.gpuMap, avoid: input.avoidGpus ?? [] });
+  const target = restoredSpec({ ...specInput(captured, { ...input, fit: gpu.plan?.fit }), onFailure: 'fail' });
+  const [node, network, room, image] = await Promise.all([
+    nodeReasons(deps, metadata, input.tcp),
+    networkReasons(deps, target, metadata, input.tcp),
+    roomReasons(deps, metadata, target, input),
+    imageFindings(deps, metadata, context.container.namespace),
+  ]);
+  const findings = [
+    ...node,
+    ...gpu.findings,
+    ...image,
+    ...containerReasons(captured, target, input, gpu.plan),
+    ...mountFindings(metadata.mounts, pathFacts, fileSystems()),
+    ...network,
+    ...pidReasons(metadata, target),
+    ...room,
+  ];
+  return { findings, ...(gpu.plan === undefined ? {} : { gpu: gpu.plan }) };
+}
+
+/**
+ * For a container that somebody else has made: its specification, its network and its limits are theirs, and the wrapper
+ * compares them.
+ */
+export async function surveyForeignRestore(
+  deps: NodeDeps,
+  metadata: Metadata,
+  tcp: 'keep' | 'close',
+): Promise<readonly Finding[]> {
+  const image = await imageFindings(deps, metadata, metadata.container.namespace);
+  return [...(await nodeReasons(deps, metadata, tcp)), ...image];
+}
+
+async function nodeReasons(deps: NodeDeps, metadata: Metadata, tcp: 'keep' | 'close'): Promise<Finding[]> {
+  const here = await probeNodeFacts(deps);
+  const locked = metadata.capture.criuOptions.some(({ option }) => option === 'network-lock nftables');
+  const unlocks = !locked || tcp === 'close' || (await canLockByNftables(deps));
+  const lsm = activeLsm();
+  const profiles = lsm === 'apparmor' ? apparmorProfiles() : undefined;
+  return [
+    ...criuTooOld(here.criuVersion),
+    ...nodeFindings(metadata.node, here),
+    ...(unlocks ? [] : [problem('criu-features', 'its connections are kept, and this CRIU cannot lock by nftables')]),
+    ...(await missingPrograms(deps)),
+    ...lsmFindings(metadata.security, { kind: lsm, ...(profiles === undefined ? {} : { profiles }) }),
+  ];
+}
+
+function containerReasons(
+  { metadata, spec }: Captured,
+  target: OciSpec,
+  input: RestoreSurveyInput,
+  gpu: GpuRestorePlan | undefined,
+): Finding[] {
+  const fit = gpu?.fit;
+  const hookSources = (metadata.hookMounts ?? []).map(({ source }) => source);
+  const sources = sourcesToCheck([spec, target], hookSources, fit);
+  const findings = namespaceReasons(target, existsSync).map((message) => problem('container', message));
+  try {
+    const { warnings } = restorePlan({
+      newSpec: target,
+      capturedSpec: spec,
+      metadata,
+      create: { globals: [], root: '/', logFormat: 'json', id: input.context.container.id, noPivot: false },
+      bundle: '/',
+      imageDir: input.checkpointDir,
+      workDir: '/',
+      tcp: input.tcp,
+      presentSources: new Set(sources.filter((path) => existsSync(path))),
+      ...(fit === undefined ? {} : { gpu: fit }),
+    });
+    findings.push(...warnings.map((message) => caution('container', message)));
+  } catch (error) {
+    findings.push(...planFindings(error));
+  }
+  if (input.tcp === 'keep' && metadata.capture.tcp === 'close') {
+    findings.push(caution('container', 'the checkpoint was taken with its connections closed: they cannot be kept'));
+  }
+  return findings;
+}
+
+function planFindings(error: unknown): readonly Finding[] {
+  const reasons = error instanceof KybernateError ? error.details['reasons'] : undefined;
+  if (!Array.isArray(reasons)) {
+    throw error;
+  }
+  return reasons.map(String).map((message) => problem(message.startsWith('mount ') ? 'mounts' : 'container', message));
+}
+
+/** A namespace of its own comes from the images, with its addresses. */
+async function networkReasons(
+  deps: NodeDeps,
+  target: OciSpec,
+  { capture }: Metadata,
+  tcp: 'keep' | 'close',
+): Promise<Finding[]> {
+  const kind = namespaceKind(target, 'network');
+  if (kind === 'own') {
+    return [];
+  }
+  const path = namespacePath(target, 'network');
+  if (path === undefined) {
+    return networkFindings(capture, tcp, { name: "the host's network", ...hostNetwork() });
+  }
+  const silent = capture.listening === undefined || (capture.listening.length === 0 && tcp === 'close');
+  // One that is not there is told already, and so is one that nothing would be looked up in.
+  if (!existsSync(path) || (silent && (capture.tcpPorts ?? []).length === 0)) {
+    return [];
+  }
+  const state = await networkAt(deps.run, path);
+  return state === undefined
+    ? [problem('container', `network namespace: ${path} cannot be entered`)]
+    : networkFindings(capture, tcp, { name: `network namespace ${path}`, ...state });
+}
+
+function pidReasons({ processes }: Metadata, target: OciSpec): Finding[] {
+  if (namespaceKind(target, 'pid') !== 'host') {
+    return [];
+  }
+  const pids = processes.map(({ nsPid }) => nsPid);
+  return pidFindings(pids, {
+    taken: pids.filter((pid) => existsSync(`/proc/${pid}`)),
+    pidMax: Number(readProc('/proc/sys/kernel/pid_max') ?? Number.MAX_SAFE_INTEGER),
+  });
+}
+
+async function roomReasons(
+  deps: NodeDeps,
+  metadata: Metadata,
+  target: OciSpec,
+  { missingBytes, operationId }: RestoreSurveyInput,
+): Promise<Finding[]> {
+  const { stateDir } = deps.settings;
+  const disk = await statfs(stateDir);
+  const { imageBytes } = metadata.sizes;
+  const hugeBytes = (metadata.capture.hugePages ?? []).reduce((sum, { bytes }) => sum + bytes, 0);
+  const hasGpu = metadata.gpuProcesses.length > 0;
+  const findings = roomFindings(metadata.capture, Math.max(0, imageBytes - hugeBytes), {
+    disk: { dir: stateDir, freeBytes: disk.bavail * disk.bsize, neededBytes: missingBytes },
+    // With GPU processes the plan of the GPU counts memory, and what is promised to others.
+    memoryBytes: hasGpu ? Number.MAX_SAFE_INTEGER : freemem(),
+    swapBytes: swapFreeBytes(),
+    hugePages: freeHugePages(),
+  });
+  const cgroupsPath = target.linux?.cgroupsPath;
+  if (hasGpu || cgroupsPath === undefined) {
+    return findings;
+  }
+  const { raises, refusals } = ancestorRaises(
+    cgroupsPath,
+    imageBytes,
+    await limitsToPutBack(deps.settings, operationId),
+  );
+  const full = [...raises.map(({ file, before }) => `${file} is ${before}`), ...refusals];
+  return [
+    ...findings,
+    ...full.map((what) => caution('memory-cgroup', `${what}, and ${imageBytes} bytes come back below it`)),
+  ];
+}
+
+function swapFreeBytes(): number {
+  return Number(/^SwapFree:\s*(\d+) kB$/m.exec(readProc('/proc/meminfo') ?? '')?.[1] ?? 0) * 1024;
+}
+
+function fileSystems(): ReadonlySet<string> {
+  const lines = (readProc('/proc/filesystems') ?? '').split('\n');
+  return new Set(lines.map((line) => line.split('\t')[1] ?? '').filter((type) => type !== ''));
+}
