@@ -56,7 +56,7 @@ export async function surveyRestore(
   captured: Captured,
   input: RestoreSurveyInput,
 ): Promise<RestoreSurvey> {
-  const { metadata, spec } = captured;
+  const { metadata } = captured;
   const { operationId, context } = input;
   const gpu = await planGpu(deps, metadata, { operationId, map: input.gpuMap, avoid: input.avoidGpus ?? [] });
   const target = restoredSpec({ ...specInput(captured, { ...input, fit: gpu.plan?.fit }), onFailure: 'fail' });
