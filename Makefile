@@ -5,13 +5,15 @@ NODE := node_modules/.bin/node
 CLI := $(NODE) cli/main.ts
 # Where the demo stores its checkpoint: dir or s3.
 STORE ?= dir
+# Kills of `make chaos`, counted over all its runs.
+KILLS ?= 60
 STAMP := node_modules/.kybernate-stamp
 
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export STORE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build check soak gpu-bundle gpu-test setup down clean
+.PHONY: help demo test build check soak chaos gpu-bundle gpu-test setup down clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -35,6 +37,11 @@ check: $(STAMP) ## format, lint, layers, types, unit tests
 soak: $(STAMP) ## the repeated tests in their full number
 	@$(CLI) setup --for test
 	@KYBERNATE_SOAK=1 $(NODE) tools/test-summary.ts temporal system
+
+# Results add up over runs, until FRESH=1: a run that was interrupted goes on. SEED chooses events, moments and delays.
+chaos: $(STAMP) ## kills everything at any moment, KILLS times, and looks what became of the workloads
+	@$(CLI) setup --for test
+	@$(NODE) test/chaos/main.ts --kills=$(KILLS) $(if $(SEED),--seed=$(SEED)) $(if $(FRESH),--fresh)
 
 gpu-bundle: $(STAMP) ## what gpu-test needs on a bare GPU machine, in .gpu-bundle/
 	@$(CLI) setup --for test

@@ -11,7 +11,8 @@ import { listTables } from '../../native/net/nft.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { SOAK } from '../harness/soak.ts';
-import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
+import { makeNetworkNamespace } from '../harness/network.ts';
+import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
 /** `make soak` raises it. */

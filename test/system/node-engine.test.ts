@@ -20,7 +20,8 @@ import { ownedSockets } from '../../native/net/socket-kinds.ts';
 import { leaveTcpRepair, socketsInRepair } from '../../native/net/tcp-repair.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { testDeps } from '../harness/node-deps.ts';
-import { BUSYBOX, makeNetworkNamespace, PYTHON, until } from '../harness/stack.ts';
+import { makeNetworkNamespace } from '../harness/network.ts';
+import { BUSYBOX, PYTHON, until } from '../harness/stack.ts';
 
 const READY = 'open("/run/ready","w").close()';
 const SLEEP = 'import time\nwhile True: time.sleep(60)';

@@ -9,7 +9,8 @@ import { readJson, type OperationPlan } from '../../engine/operation.ts';
 import { listTables } from '../../native/net/nft.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { SOAK } from '../harness/soak.ts';
-import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
+import { makeNetworkNamespace } from '../harness/network.ts';
+import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
 let stack: Stack;

@@ -1,7 +1,8 @@
 import { connect } from 'node:net';
 import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
+import { makeNetworkNamespace } from '../harness/network.ts';
+import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
 const PORT = 7001;

@@ -6,7 +6,8 @@ import { afterAll, beforeAll, expect, inject, it } from 'vitest';
 
 import { newestToken } from '../../engine/operation.ts';
 import { checkpointsOf, COUNTER, counter, countsOn, nothingLeft } from '../harness/aftermath.ts';
-import { BUSYBOX, makeNetworkNamespace, REDIS, Stack, until } from '../harness/stack.ts';
+import { makeNetworkNamespace } from '../harness/network.ts';
+import { BUSYBOX, REDIS, Stack, until } from '../harness/stack.ts';
 
 let stack: Stack;
 

@@ -1,11 +1,12 @@
 """Pretends to be a CUDA process, for the fake driver in native/fake (fake-gpu.h says how), and ticks.
 
 usage: fake-gpu.py <id> --devices <uuid,uuid> [--vram <bytes>] [--nodes <path,path>] [--fork] [--fill] [--with-parent]
+                   [--sequence <file>]
 The id, the devices and the VRAM on each of them may come from FAKE_CUDA_PROCESS, FAKE_CUDA_DEVICES and FAKE_CUDA_VRAM.
 Tokens: `memory` in memory, `file` in /tmp/token-<id>; that of the VRAM lies with the driver. /tmp/state-<id>.json tells
 both, a counter, and what became of the device files. --nodes: keeps these device files open and mapped, closes them when
 the driver saves it and opens them again when it restores it. --fork: a child inherits them and keeps them for ever.
---fill: has room for its VRAM in its memory, which the driver then fills when it saves.
+--fill: has room for its VRAM in its memory, which the driver then fills when it saves. --sequence: a line a round there.
 """
 import argparse
 import ctypes
@@ -28,6 +29,7 @@ parser.add_argument("--nodes", default="")
 parser.add_argument("--fork", action="store_true")
 parser.add_argument("--fill", action="store_true")
 parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one has ended")
+parser.add_argument("--sequence", default="")
 args = parser.parse_args()
 
 
@@ -108,8 +110,16 @@ if args.fork:
 area[0:8] = b"FAKECUDA"
 count = 0
 starter = os.getppid()
+sequence = None
+if args.sequence:
+    # Not at the top: on the host an import leaves byte code beside the sources.
+    from sequence import Sequence
+
+    sequence = Sequence(args.sequence)
 while not args.with_parent or os.getppid() == starter:
     count += 1
+    if sequence is not None:
+        sequence.tick()
     if args.nodes:
         change = follow_the_driver()
         nodes = nodes if change == "as it was" else change

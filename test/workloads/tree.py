@@ -2,6 +2,7 @@
 
 Every check counts up only while the thing really works, so a reader sees each one move before and after a restore.
 The token lives in memory alone: a process that was started afresh has another one.
+usage: tree.py [<file>], where the file gets a line of a sequence for every round.
 """
 import ctypes
 import fcntl
@@ -14,6 +15,8 @@ import socket
 import struct
 import sys
 import time
+
+from sequence import Sequence
 
 libc = ctypes.CDLL(None, use_errno=True)
 TOKEN = os.urandom(16).hex()
@@ -95,8 +98,11 @@ def main():
 
     counts = dict.fromkeys(CHECKS, 0)
     sequence = 0
+    told = Sequence(sys.argv[1]) if len(sys.argv) > 1 else None
     while True:
         sequence += 1
+        if told is not None:
+            told.tick()
         os.write(write_fd, struct.pack("<q", sequence))
         counts["pipe"] += 1
         if struct.unpack("<q", ours.recv(8, socket.MSG_WAITALL))[0] == sequence + 1:

@@ -1,0 +1,156 @@
+/*
+ * One round: an operation for every job and the strikes of the plan, then quiet, then what must hold. A job that was
+ * ended by what ends it under any runtime is brought back from its newest committed checkpoint.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { messageOf } from '../../core/errors.ts';
+import { Copies } from './copies.ts';
+import type { Job } from './jobs.ts';
+import { type Attempt, Judge, newestOf, outcomeText, type Violation } from './judge.ts';
+import { type Running, startCheckpoint, startRestore } from './operate.ts';
+import type { Round, Wish } from './plan.ts';
+import type { Rig } from './rig.ts';
+import { IdleTicker } from './sequence.ts';
+import { type Hit, reached, strike, type Target } from './strike.ts';
+import { difference, traces } from './traces.ts';
+
+/** An undo waits at most for the next look of the reconciliation. */
+const QUIET_MS = 75_000;
+
+export interface RoundReport {
+  readonly hits: readonly Hit[];
+  readonly outcomes: readonly string[];
+  readonly violations: readonly Violation[];
+  readonly longestFreezeMs: number;
+  readonly longestHoldMs: number;
+  readonly endedAsStock: number;
+  readonly restores: number;
+}
+
+export class Player {
+  readonly #rig: Rig;
+  readonly #jobs: readonly Job[];
+  readonly #ticker: IdleTicker;
+  readonly #copies: Copies;
+  #baseline: readonly string[] = [];
+
+  constructor(rig: Rig, jobs: readonly Job[]) {
+    this.#rig = rig;
+    this.#jobs = jobs;
+    this.#ticker = new IdleTicker(rig.dir);
+    this.#copies = new Copies(rig);
+  }
+
+  /** A committed checkpoint of every job, and the list of what lies on the node when nothing happens. */
+  async prepare(): Promise<void> {
+    const wish: Wish = { kind: 'checkpoint', after: 'resume', durability: 'remote', engine: 'runc', releases: false };
+    for (const job of this.#jobs) {
+      const attempt = await this.#begin(job, wish);
+      const { status, error } = await attempt.running.end;
+      if (status !== 'COMPLETED') {
+        throw new Error(`the first checkpoint of ${job.id}: ${status} ${error}`);
+      }
+      await this.#judge().noteCommitted(attempt);
+    }
+    this.#baseline = await traces(this.#rig, this.#jobs, this.#copies.local);
+  }
+
+  async play(round: Round): Promise<RoundReport> {
+    const judge = this.#judge();
+    const attempts = await Promise.all(this.#jobs.map((job, at) => this.#begin(job, wishOf(round, at))));
+    const ends = attempts.map(async ({ target, running, wish }) => {
+      const stop = wish.kind === 'checkpoint' && wish.releases ? this.#releaseHold(target) : undefined;
+      target.ended = await running.end;
+      await stop;
+    });
+    const hits = await Promise.all(round.strikes.map((one) => strike(this.#rig, targetOf(attempts, one.job), one)));
+    await Promise.all(ends);
+    this.#rig.proxy.script();
+    await this.#rig.ready();
+    for (const attempt of attempts) {
+      const own = hits.filter(({ job }) => job === attempt.job.id);
+      await judge.judge(attempt, own);
+    }
+    (await this.#leftOvers()).forEach((what) => judge.violated('leaked', what));
+    return {
+      hits,
+      outcomes: attempts.map(({ job, target }) => outcomeText(job, target.ended)),
+      violations: judge.violations,
+      longestFreezeMs: judge.longestFreezeMs,
+      longestHoldMs: judge.longestHoldMs,
+      endedAsStock: judge.endedAsStock,
+      restores: judge.restores,
+    };
+  }
+
+  #judge(): Judge {
+    return new Judge({ rig: this.#rig, jobs: this.#jobs, ticker: this.#ticker, copies: this.#copies });
+  }
+
+  close(): void {
+    this.#ticker.close();
+  }
+
+  async #begin(job: Job, wish: Wish): Promise<Attempt & { readonly running: Running }> {
+    const last = job.last;
+    const begun = Date.now();
+    let running: Running;
+    if (wish.kind === 'replace') {
+      await job.remove();
+      const newest = newestOf(job);
+      running = startRestore(this.#rig, job, newest.checkpointId, newest.isRemote ? wish.source : 'auto');
+    } else {
+      running = startCheckpoint(this.#rig, job, wish);
+    }
+    const { workflowId, checkpointId } = running;
+    const target: Target = { job, workflowId, checkpointId };
+    const before = { low: last?.number ?? 0, token: last?.token ?? '', removed: wish.kind === 'replace' };
+    return { job, wish, begun, target, running, ...before };
+  }
+
+  async #releaseHold(target: Target): Promise<void> {
+    while (target.ended === undefined && !reached(this.#rig, target, 'held done')) {
+      await sleep(50);
+    }
+    const handle = this.#rig.temporalClient.workflow.getHandle(target.workflowId);
+    while (target.ended === undefined) {
+      // Refused while the server is away, or since the run has just ended.
+      await handle.signal('release').catch(() => undefined);
+      await sleep(500);
+    }
+  }
+
+  /** What is not as it was before the first round, when nothing more is cleaned up. */
+  async #leftOvers(): Promise<readonly string[]> {
+    const deadline = performance.now() + QUIET_MS;
+    let left: string[] = [];
+    do {
+      try {
+        left = difference(this.#baseline, await traces(this.#rig, this.#jobs, this.#copies.local));
+      } catch (error) {
+        left = [messageOf(error)];
+      }
+      if (left.length === 0) {
+        break;
+      }
+      await sleep(250);
+    } while (performance.now() < deadline);
+    return left;
+  }
+}
+
+function wishOf(round: Round, at: number): Wish {
+  const wish = round.wishes[at];
+  if (wish === undefined) {
+    throw new Error(`round ${round.number} has no wish for job ${at}`);
+  }
+  return wish;
+}
+
+function targetOf(attempts: readonly Attempt[], at: number): Target {
+  const attempt = attempts[at];
+  if (attempt === undefined) {
+    throw new Error(`there is no job ${at}`);
+  }
+  return attempt.target;
+}
