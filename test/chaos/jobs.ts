@@ -23,6 +23,7 @@ const REDIS_PORT = 6379;
 const VRAM_BYTES = 16 * 1024 ** 2;
 const TREE_CHECKS = 12;
 const REMOVE_MS = 60_000;
+const RECONNECT_MS = 5000;
 
 /** A committed checkpoint of a job, and where its sequence was. */
 export interface Committed {
@@ -51,6 +52,7 @@ export class Job {
   readonly #rig: Rig;
   #initPid = 0;
   #initStart = 0;
+  #adoptedAt = 0;
   #client: ChildProcess | undefined;
   /** newest last */
   committed: Committed[] = [];
@@ -89,6 +91,7 @@ export class Job {
     const task = await this.#rig.containerd.getTask(this.#rig.namespace, this.id);
     this.#initPid = task?.pid ?? 0;
     this.#initStart = readProcess(this.#initPid)?.startTime ?? 0;
+    this.#adoptedAt = Date.now();
     this.#client?.kill('SIGUSR1');
   }
 
@@ -122,7 +125,9 @@ export class Job {
 
   /** What is wrong with it beside its sequence; nothing it is, or why not. */
   complaints(since: number): string[] {
-    const notes = this.kind.network === undefined ? [] : readNotes(this.#file).filter(({ time }) => time > since);
+    // It connects again when its server was restored, once by itself and once as it is told.
+    const from = Math.max(since, this.#adoptedAt + RECONNECT_MS);
+    const notes = this.kind.network === undefined ? [] : readNotes(this.#file).filter(({ time }) => time > from);
     const vram = this.kind.hasGpu === true ? this.#rig.fake.readVram(this.id, this.#initPid) : this.#vram;
     return [
       ...notes.map(({ note }) => (note === 'connected' ? 'its client lost the connection' : note)),

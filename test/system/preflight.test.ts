@@ -5,7 +5,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { PreflightRequest, PreflightResult } from '../../core/contract/preflight.ts';
 import { nothingLeft } from '../harness/aftermath.ts';
-import { makeNetworkNamespace, PYTHON, Stack, until } from '../harness/stack.ts';
+import { makeNetworkNamespace } from '../harness/network.ts';
+import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
 const PORT = 7003;
