@@ -129,6 +129,10 @@ export interface NodeControlActivities {
 /** Queue `kybernate-node-<node>-fetch`: from the store, through the sidecar, to files of root. */
 export interface FetchActivities {
   fetchImage(input: FetchImageInput): Promise<FetchImageResult>;
+  /** reads a checkpoint back from the store, every byte: the sidecar that sent it is not asked whether it is whole */
+  verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
+  /** tells every damage of the copy in the store */
+  surveyStored(input: SurveyInput): Promise<PlaceReport>;
   /** tells every damage of the copy on this node */
   surveyNodeCopy(input: SurveyInput): Promise<PlaceReport>;
   /** replaces the copy on this node by that of the store, every chunk checked */
@@ -139,9 +143,6 @@ export interface FetchActivities {
 export interface TransferActivities {
   uploadImage(input: TransferInput): Promise<UploadResult>;
   publishManifest(input: TransferInput): Promise<PublishResult>;
-  verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
-  /** tells every damage of the copy in the store */
-  surveyStored(input: SurveyInput): Promise<PlaceReport>;
   /** brings the packs of a checkpoint to a tier of this node */
   prefetchPacks(input: PrefetchStepInput): Promise<PrefetchStepResult>;
   /** sends again what is damaged in the store */

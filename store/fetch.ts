@@ -107,7 +107,7 @@ async function fetchAlone({ checkpointId, backend, destDir, op, trust }: FetchRe
  * @returns remembers it, when a trusted key has signed it
  * @throws SignatureInvalid
  */
-async function checkTrust(
+export async function checkTrust(
   remote: RemoteCheckpoint,
   trust: TrustPolicy | undefined,
   op: Op,

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { METADATA_FILE } from '../core/checkpoint/file-names.ts';
 import { parseJson } from '../core/checkpoint/manifest.ts';
 import { metadata, type Metadata } from '../core/checkpoint/metadata.ts';
+import { isKybernateError } from '../core/errors.ts';
 import { errnoOf } from './files.ts';
 
 /** @throws CheckpointCorrupt naming `where` */
@@ -17,6 +18,18 @@ export async function committedRoot(dir: string): Promise<string | undefined> {
     return parseMetadata(text, join(dir, METADATA_FILE)).merkleRoot;
   } catch (error) {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** As `committedRoot`; a copy with damaged metadata counts as none. */
+export async function readableRoot(dir: string): Promise<string | undefined> {
+  try {
+    return await committedRoot(dir);
+  } catch (error) {
+    if (isKybernateError(error, 'CheckpointCorrupt')) {
       return undefined;
     }
     throw error;

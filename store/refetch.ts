@@ -6,10 +6,10 @@ import { readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import { parseManifest } from '../core/checkpoint/manifest.ts';
-import { KybernateError, isKybernateError } from '../core/errors.ts';
+import { KybernateError } from '../core/errors.ts';
 import { fetchCheckpoint, type Fetched, type FetchRequest } from './fetch.ts';
 import { syncDir } from './files.ts';
-import { committedRoot } from './metadata.ts';
+import { readableRoot } from './metadata.ts';
 import { verifyLocal } from './verify.ts';
 
 export interface RefetchRequest extends FetchRequest {
@@ -30,7 +30,8 @@ export async function refetchCheckpoint(request: RefetchRequest): Promise<Fetche
   await rm(stagingDir, { recursive: true, force: true });
   try {
     const fetched = await fetchCheckpoint({ ...request, destDir: stagingDir });
-    const ours = await rootOf(destDir);
+    // One with damaged metadata is about to be replaced.
+    const ours = await readableRoot(destDir);
     if (ours !== undefined && ours !== fetched.merkleRoot) {
       throw new KybernateError('InvalidInput', `${destDir} is another checkpoint of the id ${request.checkpointId}`, {
         details: { present: ours, published: fetched.merkleRoot },
@@ -48,17 +49,5 @@ export async function refetchCheckpoint(request: RefetchRequest): Promise<Fetche
     return fetched;
   } finally {
     await rm(stagingDir, { recursive: true, force: true });
-  }
-}
-
-/** A copy with damaged metadata counts as none: it is about to be replaced. */
-async function rootOf(dir: string): Promise<string | undefined> {
-  try {
-    return await committedRoot(dir);
-  } catch (error) {
-    if (isKybernateError(error, 'CheckpointCorrupt')) {
-      return undefined;
-    }
-    throw error;
   }
 }

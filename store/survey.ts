@@ -7,7 +7,7 @@ import { MAX_PROBLEMS, type PlaceReport, type Problem, type VerifyMode } from '.
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
-import { getManifest } from './catalog.ts';
+import { getManifest, type RemoteCheckpoint } from './catalog.ts';
 import { errnoOf } from './files.ts';
 import { fileListObject, publicationDigest } from './file-list.ts';
 import { indexKey, manifestKey, packKey, PREFIX } from './keys.ts';
@@ -29,24 +29,29 @@ export interface StoreSurvey {
 }
 
 /**
- * Looks at a checkpoint in a store, and notes there what reading all of it has shown.
- * @throws StorageUnavailable, StorageDenied; never for damage
+ * Looks at a checkpoint in a store, and notes there what it has shown: damage always, that all of it was read and is
+ * whole only with `accept`.
+ * @throws StorageUnavailable, StorageDenied; what `accept` throws; never for damage
  */
 export async function surveyStore(request: {
   readonly checkpointId: string;
   readonly backend: Backend;
   readonly mode: VerifyMode;
   readonly op: Op;
+  /** looks at what is published before more of it is read: by one whose word `verified` may rest on */
+  readonly accept?: (remote: RemoteCheckpoint) => Promise<void>;
 }): Promise<StoreSurvey> {
-  const { checkpointId, backend, mode, op } = request;
+  const { checkpointId, backend, mode, op, accept } = request;
   const lease = await acquireLease(backend, { id: newReadLeaseId(checkpointId), purpose: 'read', checkpointId }, op);
   try {
     const findings = new Findings('store', backend.url);
-    const published = await readPublished(backend, checkpointId, { op, findings });
-    if (published === undefined) {
+    const remote = await readPublished(backend, checkpointId, { op, findings });
+    if (remote === undefined) {
       return { report: findings.report(), damagedPacks: findings.packs };
     }
+    const published = remote.manifest;
     findings.merkleRoot = published.merkleRoot;
+    await reporting(findings.add, { kind: 'damaged', object: manifestKey(checkpointId) }, async () => accept?.(remote));
     await checkPresence(backend, published, { op, onDamage: findings.add });
     if (mode === 'full') {
       await reporting(findings.add, { kind: 'damaged' }, async () => {
@@ -56,7 +61,7 @@ export async function surveyStore(request: {
       });
     }
     const report = findings.report();
-    if (mode === 'full' || !report.ok) {
+    if (!report.ok || (mode === 'full' && accept !== undefined)) {
       await noteReadback(backend, { checkpointId, digest: publicationDigest(published), whole: report.ok }, op);
     }
     return { report, damagedPacks: findings.packs, published };
@@ -69,11 +74,10 @@ async function readPublished(
   backend: Backend,
   checkpointId: string,
   { op, findings }: { readonly op: Op; readonly findings: Findings },
-): Promise<PublishedManifest | undefined> {
+): Promise<RemoteCheckpoint | undefined> {
   const object = manifestKey(checkpointId);
   try {
-    const { manifest } = await getManifest(backend, checkpointId, op.signal);
-    return manifest;
+    return await getManifest(backend, checkpointId, op.signal);
   } catch (error) {
     if (isKybernateError(error, 'CheckpointCorrupt')) {
       findings.add(damage('damaged', error.message, { object }));

@@ -12,7 +12,7 @@ import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { decodePackTail, PACK_HEADER } from '../core/pack/pack.ts';
 import type { Backend } from './backend/backend.ts';
-import { getManifest } from './catalog.ts';
+import { getManifest, type RemoteCheckpoint } from './catalog.ts';
 import { chunksOf } from './chunk-list.ts';
 import { isZero } from './chunk-jobs.ts';
 import { digestOf } from './digest.ts';
@@ -72,17 +72,22 @@ export async function reporting(
 
 /**
  * Reads every chunk of a published checkpoint back from the store, and notes there that it was verified.
- * @throws CheckpointNotFound; CheckpointCorrupt naming file, chunk and pack; StorageUnavailable, StorageDenied
+ * @throws CheckpointNotFound; CheckpointCorrupt naming file, chunk and pack; StorageUnavailable, StorageDenied; what
+ *   `accept` throws
  */
 export async function verifyRemote(request: {
   readonly checkpointId: string;
   readonly backend: Backend;
   readonly op: Op;
+  /** looks at what is published before any of it is read; throws when it is not what it should be */
+  readonly accept?: (remote: RemoteCheckpoint) => Promise<void>;
 }): Promise<Verified> {
-  const { checkpointId, backend, op } = request;
+  const { checkpointId, backend, op, accept } = request;
   const lease = await acquireLease(backend, { id: newReadLeaseId(checkpointId), purpose: 'read', checkpointId }, op);
   try {
-    const { manifest } = await getManifest(backend, checkpointId, op.signal);
+    const remote = await getManifest(backend, checkpointId, op.signal);
+    await accept?.(remote);
+    const { manifest } = remote;
     const { merkleRoot: root } = manifest;
     const digest = publicationDigest(manifest);
     try {

@@ -19,6 +19,7 @@ import type { Backend } from '../store/backend/backend.ts';
 import { serveObjects, type ObjectsPolicy } from '../store/backend/objects-server.ts';
 import { PREFIX } from '../store/keys.ts';
 import type { TieredBackend } from '../store/tiers/tiered.ts';
+import { verifiedOfKey } from '../store/verified.ts';
 import { readJsonBody, sendJson } from './json-http.ts';
 import { serveTiers } from './tiers-http.ts';
 import type { Transfers } from './transfers.ts';
@@ -35,11 +36,11 @@ export interface SidecarHttpParts {
 }
 
 /**
- * Root reads checkpoints and leases them meanwhile; it sends nothing else. Packs, indexes and manifests go by the
+ * Root reads checkpoints, leases them meanwhile, and notes what it has read back; it sends nothing else. Packs, indexes and manifests go by the
  * sidecar's own uploads, deletions by the control worker: a mistake of a program on this node cannot undo them.
  */
 const POLICY: ObjectsPolicy = {
-  mayWrite: (key) => key.startsWith(PREFIX.leases),
+  mayWrite: (key) => key.startsWith(PREFIX.leases) || verifiedOfKey(key) !== undefined,
   maxPutBytes: 65_536,
 };
 const STREAM_PAUSE_MS = 200;

@@ -202,14 +202,21 @@ describe('the same calls over HTTP', () => {
     expect(answer).toMatchObject({ status: 400, lines: [{ error: { type: 'InvalidInput' } }] });
   });
 
-  it('name the store, whose objects root reads and of which it writes leases alone', async () => {
+  it('name the store, whose objects root reads and of which it writes leases and notes of verification alone', async () => {
     const backend = await openSidecarBackend(sockets.http, 'node-a');
 
     await backend.put('leases/read-ck-1.json', new Uint8Array(3));
+    await backend.put('checkpoints/ck-1/verified-0123456789abcdef.json', new Uint8Array(3));
 
     expect(backend.url).toBe(`file://${root}/store`);
     expect((await backend.head('leases/read-ck-1.json'))?.bytes).toBe(3);
-    for (const key of ['packs/a', 'checkpoints/ck-1/manifest.json', 'condemned/a.json', 'index/a']) {
+    for (const key of [
+      'packs/a',
+      'checkpoints/ck-1/manifest.json',
+      'checkpoints/ck-1/verified-0.json',
+      'condemned/a.json',
+      'index/a',
+    ]) {
       await expect(backend.put(key, new Uint8Array(3)), key).rejects.toMatchObject({ type: 'StorageDenied' });
       await expect(backend.delete(key), key).rejects.toMatchObject({ type: 'StorageDenied' });
     }

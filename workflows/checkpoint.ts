@@ -177,7 +177,7 @@ async function storeCheckpoint(
   await steps.note.confirmUpload({ checkpointId });
   if (durability === 'verified') {
     progress.enter('verifying');
-    await steps.transfer.verifyRemote({ checkpointId });
+    await steps.readback.verifyRemote({ checkpointId });
   }
   return { sentBytes: upload.sentBytes, remote };
 }

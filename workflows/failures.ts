@@ -87,8 +87,6 @@ export function noSidecar(node: string): string {
 const SIDECAR_STEPS: ReadonlySet<string> = new Set<keyof TransferActivities>([
   'uploadImage',
   'publishManifest',
-  'verifyRemote',
-  'surveyStored',
   'prefetchPacks',
   'repairStored',
 ]);

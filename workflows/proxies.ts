@@ -87,6 +87,11 @@ export const OPTION_CLASSES = {
     heartbeatTimeout: scope.timeouts.heartbeatMs,
     retry: retry(0),
   }),
+  /** Reads back what was sent: waits as the transfer does, for the same reasons. */
+  readback: (scope: NodeScope): ActivityOptions => ({
+    ...OPTION_CLASSES.transfer(scope),
+    taskQueue: fetchQueue(scope.node),
+  }),
   /** Store to node, with somebody waiting for it. */
   fetch: (scope: NodeScope): ActivityOptions => nodeStep(scope, fetchQueue, 5),
   /** Reads the store for somebody who waits for it. */
@@ -146,8 +151,9 @@ export interface NodeProxies {
     NodeControlActivities,
     'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'
   >;
-  readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'verifyRemote' | 'repairStored'>;
-  readonly look: Pick<TransferActivities, 'surveyStored' | 'prefetchPacks'>;
+  readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'repairStored'>;
+  readonly readback: Pick<FetchActivities, 'verifyRemote'>;
+  readonly look: Pick<TransferActivities, 'prefetchPacks'>;
   readonly fetch: FetchActivities;
   readonly note: Pick<NodeControlActivities, 'confirmUpload'>;
   readonly undo: NodeControlActivities;
@@ -164,6 +170,7 @@ export function nodeProxies(scope: NodeScope): NodeProxies {
     work: patient(proxyActivities<NodeActivities>(OPTION_CLASSES.work(scope))),
     thaw: proxyActivities<NodeControlActivities>(OPTION_CLASSES.thaw(scope)),
     transfer: proxyActivities<TransferActivities>(OPTION_CLASSES.transfer(scope)),
+    readback: proxyActivities<FetchActivities>(OPTION_CLASSES.readback(scope)),
     fetch: patient(proxyActivities<FetchActivities>(OPTION_CLASSES.fetch(scope))),
     look: whileNodeAnswers(
       proxyActivities<TransferActivities>(OPTION_CLASSES.look(scope)),

@@ -39,10 +39,10 @@ export async function verifyCheckpoint(request: VerifyRequest): Promise<VerifyRe
 
 /** One copy after the other: they may share a disk. */
 export async function lookAt(
-  steps: Pick<NodeProxies, 'look' | 'fetch'>,
+  steps: Pick<NodeProxies, 'fetch'>,
   { checkpointId, where, mode }: Pick<VerifyInput, 'checkpointId' | 'where' | 'mode'>,
 ): Promise<PlaceReport[]> {
-  const store = where === 'node' ? [] : [await steps.look.surveyStored({ checkpointId, mode })];
+  const store = where === 'node' ? [] : [await steps.fetch.surveyStored({ checkpointId, mode })];
   const here = where === 'store' ? [] : [await steps.fetch.surveyNodeCopy({ checkpointId, mode })];
   return [...store, ...here];
 }

@@ -8,6 +8,7 @@ import { fetchImage } from './fetch.ts';
 import { preflightControl } from './preflight.ts';
 import { probeNode } from './probe.ts';
 import { restoreControl, restoreWork } from './restore.ts';
+import { surveyStored, verifyStored } from './stored.ts';
 
 export type { NodeActivityDeps } from './deps.ts';
 
@@ -30,6 +31,8 @@ export function createNodeControlActivities(deps: NodeActivityDeps): NodeControl
 export function createFetchActivities(deps: NodeActivityDeps): FetchActivities {
   return {
     fetchImage: (input) => withOp({ phase: 'fetching' }, (op) => fetchImage(deps, op, input)),
+    verifyRemote: (input) => withOp({ phase: 'verifying' }, (op) => verifyStored(deps, op, input)),
+    surveyStored: (input) => withOp({ phase: 'verifying' }, (op) => surveyStored(deps, op, input)),
     surveyNodeCopy: (input) => withOp({ phase: 'verifying' }, (op) => surveyNodeCopy(deps, op, input)),
     repairNodeCopy: (input) => withOp({ phase: 'repairing' }, (op) => repairNodeCopy(deps, op, input)),
   };

@@ -9,9 +9,7 @@ import { publishManifest } from '../../store/publish.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import type { LocalCatalog } from '../../store/local-catalog.ts';
 import { repairStore } from '../../store/repair.ts';
-import { surveyStore } from '../../store/survey.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
-import { verifyRemote } from '../../store/verify.ts';
 import { residentBackend } from '../../store/tiers/resident.ts';
 import type { TieredBackend } from '../../store/tiers/tiered.ts';
 import type { TransferActivities } from '../contract.ts';
@@ -61,18 +59,6 @@ export function createTransferActivities(deps: TransferDeps): TransferActivities
         const ledgerPath = ledgerPathOf(ledgerDir, checkpointId);
         const { remote } = await publishManifest({ checkpointId, dir, backend: await backend(), op, ledgerPath });
         return { remote };
-      }),
-
-    verifyRemote: ({ checkpointId }) =>
-      withOp({ phase: 'verifying' }, async (op) => {
-        const { files, bytes } = await verifyRemote({ checkpointId, backend: (await tiered()).behind(), op });
-        return { files, bytes };
-      }),
-
-    surveyStored: ({ checkpointId, mode }) =>
-      withOp({ phase: 'verifying' }, async (op) => {
-        const { report } = await surveyStore({ checkpointId, mode, backend: (await tiered()).behind(), op });
-        return report;
       }),
 
     prefetchPacks: (input) =>

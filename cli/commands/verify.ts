@@ -29,7 +29,7 @@ export function addVerifyCommand(program: Command, cli: Cli): void {
     .command('verify')
     .summary('check whether the copies of a checkpoint are whole')
     .description(
-      'Looks at the copy in the store, read by the sidecar of a node, and at the copy on that node. Without --full only ' +
+      'Looks at the copy in the store, read through the sidecar of a node, and at the copy on that node. Without --full only ' +
         'presence and sizes are compared. Every damage is listed, with file, chunk and object; nothing is changed.',
     )
     .argument('[checkpoint]', 'checkpoint id, as `kybernate ls` shows it')
@@ -49,6 +49,7 @@ export function addVerifyCommand(program: Command, cli: Cli): void {
     exitCodes: exitCodesHelp([
       'CheckpointNotFound',
       'CheckpointCorrupt',
+      'SignatureInvalid',
       'NodeUnavailable',
       'StorageUnavailable',
       'StorageDenied',

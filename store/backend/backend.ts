@@ -29,6 +29,8 @@ export interface GetOptions extends CallOptions {
    * place that keeps no copies ignores it.
    */
   readonly fresh?: boolean;
+  /** Only the store itself answers: copies on the way are neither used nor touched. */
+  readonly pastCopies?: boolean;
 }
 
 /** `last` counts from the end of the object. */

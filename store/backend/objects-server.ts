@@ -1,7 +1,8 @@
 /*
  * The objects of a store over HTTP, for one that has no keys of it; the other half is sidecar.ts.
  *
- *   GET    /objects/<key>            200 the object; `Range: bytes=a-b` or `bytes=-n`: 206, or 416 for nothing of it
+ *   GET    /objects/<key>            200 the object; `Range: bytes=a-b` or `bytes=-n`: 206, or 416 for nothing of it;
+ *                                    `Cache-Control: no-cache` drops copies on the way, `no-store` passes them by
  *   HEAD   /objects/<key>            size in `content-length`, time in `kybernate-modified-ms`
  *   GET    /objects?prefix=&after=   200 ndjson: one `{ key, bytes, modifiedMs }` a line, `{ "end": true }` last
  *   PUT    /objects/<key>            204; with `If-None-Match: *` 201, or 412 when there is one
@@ -122,6 +123,7 @@ async function sendObject({ backend, request, response, signal }: Call, key: str
     signal,
     ...(range === undefined ? {} : { range }),
     ...(request.headers['cache-control'] === 'no-cache' ? { fresh: true } : {}),
+    ...(request.headers['cache-control'] === 'no-store' ? { pastCopies: true } : {}),
   };
   const bytes = await backend.get(key, options);
   if (bytes === undefined) {

@@ -9,10 +9,15 @@ import { isPassing, statusOf } from './s3-errors.ts';
 const ATTEMPTS = { answered: 6, unanswered: 3 };
 /** No attempt begins later than this. */
 const GIVE_UP_AFTER_MS = 8000;
-const FIRST_PAUSE_MS = 100;
+/** Scale of the first pause; each later one is twice as long. */
+export const RETRY_PAUSE_MS = 100;
 
 /** @throws the error of the last attempt; the signal's reason when it aborts in a pause */
-export async function retrying<Result>(act: () => Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
+export async function retrying<Result>(
+  act: () => Promise<Result>,
+  signal: AbortSignal | undefined,
+  pauseMs = RETRY_PAUSE_MS,
+): Promise<Result> {
   const startedAt = performance.now();
   for (let attempt = 1; ; attempt += 1) {
     try {
@@ -26,8 +31,8 @@ export async function retrying<Result>(act: () => Promise<Result>, signal: Abort
       }
     }
     // All of it is random: many nodes that were refused at once must not come back at once.
-    await sleep(Math.random() * FIRST_PAUSE_MS * 2 ** attempt, undefined, signal === undefined ? {} : { signal }).catch(
-      () => signal?.throwIfAborted(),
+    await sleep(Math.random() * pauseMs * 2 ** attempt, undefined, signal === undefined ? {} : { signal }).catch(() =>
+      signal?.throwIfAborted(),
     );
   }
 }

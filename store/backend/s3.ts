@@ -20,7 +20,7 @@ import {
 } from '@aws-sdk/client-s3';
 import { forEachLimit } from '../limit.ts';
 import { readBody } from './s3-body.ts';
-import { retrying } from './s3-retry.ts';
+import { RETRY_PAUSE_MS, retrying } from './s3-retry.ts';
 import { nameOf, statusOf, storageDenied, toStorageError } from './s3-errors.ts';
 import { checkKey, type Backend, type ByteRange, type CallOptions, type ObjectInfo } from './backend.ts';
 
@@ -31,7 +31,6 @@ const MULTIPART_FROM_BYTES = 96 * MiB;
 const MAX_PARTS = 9000;
 const PARALLEL_PARTS = 4;
 const CONNECT_TIMEOUT_MS = 3000;
-/** Below 6000: from there on the SDK starts this clock 3 s late. */
 const IDLE_TIMEOUT_MS = 5900;
 
 export interface S3Settings {
@@ -40,6 +39,10 @@ export interface S3Settings {
   readonly region?: string;
   /** otherwise the SDK finds them: environment, profile, instance role */
   readonly credentials?: { readonly accessKeyId: string; readonly secretAccessKey: string };
+  /** silence after which an attempt is given up; default 5900, and below 6000: from there on the SDK counts 3 s late */
+  readonly idleTimeoutMs?: number;
+  /** scale of the pauses between attempts; default `RETRY_PAUSE_MS` */
+  readonly retryPauseMs?: number;
 }
 
 /** @param prefix key prefix inside the bucket, without slashes at its ends; may be empty */
@@ -52,9 +55,9 @@ export function openS3Backend(bucket: string, prefix: string, settings: S3Settin
     // Whoever reads compares digests, and reads once more. The server's checksum is of what was stored: an object that is
     // damaged there would be a server that fails, tried again for ever, instead of damage that is named and repaired.
     responseChecksumValidation: 'WHEN_REQUIRED',
-    requestHandler: { connectionTimeout: CONNECT_TIMEOUT_MS, socketTimeout: IDLE_TIMEOUT_MS },
+    requestHandler: { connectionTimeout: CONNECT_TIMEOUT_MS, socketTimeout: settings.idleTimeoutMs ?? IDLE_TIMEOUT_MS },
   });
-  return new S3Backend(client, bucket, prefix);
+  return new S3Backend(client, bucket, { prefix, retryPauseMs: settings.retryPauseMs ?? RETRY_PAUSE_MS });
 }
 
 /** Part size of a multipart upload of an object of `bytes`: whole MiB, at least 8, never more than `MAX_PARTS` parts. */
@@ -67,9 +70,15 @@ class S3Backend implements Backend {
   readonly #client: S3Client;
   readonly #bucket: string;
   readonly #prefix: string;
+  readonly #retryPauseMs: number;
 
-  constructor(client: S3Client, bucket: string, prefix: string) {
+  constructor(
+    client: S3Client,
+    bucket: string,
+    { prefix, retryPauseMs }: { readonly prefix: string; readonly retryPauseMs: number },
+  ) {
     this.#client = client;
+    this.#retryPauseMs = retryPauseMs;
     this.#bucket = bucket;
     this.#prefix = prefix === '' ? '' : `${prefix}/`;
     this.url = `s3://${bucket}${prefix === '' ? '' : `/${prefix}`}`;
@@ -272,7 +281,7 @@ class S3Backend implements Backend {
 
   async #attempt<Result>(what: string, signal: AbortSignal | undefined, act: () => Promise<Result>): Promise<Result> {
     try {
-      return await retrying(act, signal);
+      return await retrying(act, signal, this.#retryPauseMs);
     } catch (error) {
       signal?.throwIfAborted();
       throw toStorageError(this.url, what, error);

@@ -155,19 +155,20 @@ describe('the store through a socket', () => {
     expect(await backend.get('a')).toEqual(new Uint8Array(7));
   });
 
-  it('asks the cache behind it for fresh bytes when they were damaged', async () => {
+  it('tells the cache behind it to drop what was damaged, or to be passed by', async () => {
     const local = await openLocalBackend(join(root, 'store'));
     const asked: unknown[] = [];
     const get: Backend['get'] = (_, options) => {
-      asked.push(options?.fresh);
+      asked.push({ fresh: options?.fresh, pastCopies: options?.pastCopies });
       return Promise.resolve(new Uint8Array(1));
     };
     const backend = await over({ ...local, url: '', get });
 
     await backend.get('a');
     await backend.get('a', { fresh: true });
+    await backend.get('a', { pastCopies: true });
 
-    expect(asked).toEqual([undefined, true]);
+    expect(asked).toEqual([{}, { fresh: true }, { pastCopies: true }]);
   });
 
   it('writes and deletes only what the policy allows, and changes nothing else', async () => {

@@ -66,7 +66,7 @@ class SidecarBackend implements Backend {
     return (await this.#send({ method: 'PUT', path: pathOf(key, signal), headers }, bytes, signal)) === 201;
   }
 
-  async get(key: string, { range, fresh, signal }: GetOptions = {}): Promise<Uint8Array | undefined> {
+  async get(key: string, { range, fresh, pastCopies, signal }: GetOptions = {}): Promise<Uint8Array | undefined> {
     const path = pathOf(key, signal);
     if (range !== undefined && ('last' in range ? range.last : range.bytes) === 0) {
       return (await this.head(key, signal === undefined ? {} : { signal })) === undefined
@@ -75,7 +75,11 @@ class SidecarBackend implements Backend {
     }
     const headers = {
       ...(range === undefined ? {} : { range: rangeHeader(range) }),
-      ...(fresh === true ? { 'cache-control': 'no-cache' } : {}),
+      ...(pastCopies === true
+        ? { 'cache-control': 'no-store' }
+        : fresh === true
+          ? { 'cache-control': 'no-cache' }
+          : {}),
     };
     const answer = await this.#line.call({ method: 'GET', path, headers }, undefined, signal);
     if (isAbsent(answer)) {

@@ -54,7 +54,7 @@ export class TieredBackend implements Backend {
   async get(key: string, options: GetOptions = {}): Promise<Uint8Array | undefined> {
     options.signal?.throwIfAborted();
     const kind = kindOf(key);
-    if (kind === undefined || this.tiers.length === 0) {
+    if (kind === undefined || this.tiers.length === 0 || options.pastCopies === true) {
       return this.#store.get(key, options);
     }
     if (kind === 'manifest') {

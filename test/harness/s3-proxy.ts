@@ -63,9 +63,15 @@ export class S3Proxy {
     return `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
   }
 
-  /** A store behind the proxy. */
-  open(bucket = 'bucket'): Backend {
+  /** A store behind the proxy, whose client waits as long as it does outside of tests. */
+  openPatient(bucket = 'bucket'): Backend {
     return openS3Backend(bucket, '', { endpoint: this.endpoint, credentials: CREDENTIALS });
+  }
+
+  /** A store behind the proxy, whose client asks as often, and waits less. */
+  open(bucket = 'bucket'): Backend {
+    const impatience = { idleTimeoutMs: 1500, retryPauseMs: 4 };
+    return openS3Backend(bucket, '', { endpoint: this.endpoint, credentials: CREDENTIALS, ...impatience });
   }
 
   /** From now on these rules hold; of several the first that fits. */

@@ -1,8 +1,9 @@
 import { Context } from '@temporalio/activity';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { PrefetchResult } from '../../core/contract/prefetch.ts';
+import { nodeControlQueue } from '../../core/task-queues.ts';
 import { fails, nodeQueues, NODE, openHarness, outcomeOf, stepsOf, untilCancelled, type Harness } from './harness.ts';
-import type { Script } from './harness.ts';
+import { TIMEOUTS, type Script } from './harness.ts';
 
 const OTHER = 'node-b';
 let harness: Harness;
@@ -49,6 +50,27 @@ describe('prefetch', () => {
     ]);
     const { typedSearchAttributes } = await handle.describe();
     expect(JSON.stringify(typedSearchAttributes)).toContain('Partial');
+  });
+
+  it('says what to start when no sidecar takes the step', async () => {
+    const probeNode: Script = async (_input, happy) => {
+      const { store: _store, ...probe } = (await happy()) as { store?: string };
+      return probe;
+    };
+    const stop = await harness.serve([nodeControlQueue('node-alone')]);
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 2000 };
+
+    const handle = await harness.prefetch(
+      'prefetch-alone',
+      { steps: { probeNode } },
+      { nodes: ['node-alone'], timeouts },
+    );
+
+    expect(await outcomeOf(handle)).toMatchObject({
+      type: 'NodeUnavailable',
+      message: expect.stringContaining('start `kybernate sidecar` there') as string,
+    });
+    await stop();
   });
 
   it('tells a node that is away as NodeUnavailable', async () => {

@@ -3,7 +3,7 @@ import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
 import type { PlaceReport, RepairRequest, VerifyRequest } from '../../core/contract/verify.ts';
-import { CONTROL_QUEUE, nodeControlQueue } from '../../core/task-queues.ts';
+import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import '../harness/provided.ts';
 import { wholeCopy } from './happy.ts';
 import {
@@ -136,23 +136,6 @@ describe('verifyCheckpoint', () => {
 
     expect(await outcomeOf(denied)).toMatchObject({ type: 'StorageDenied' });
     expect(await outcomeOf(cancelled)).toMatchObject({ type: 'Cancelled' });
-  });
-
-  it.concurrent('says what to start when no sidecar takes the step', async () => {
-    const probeNode: Script = async (_input, happy) => {
-      const { store: _store, ...probe } = (await happy()) as { store?: string };
-      return probe;
-    };
-    const stop = await harness.serve([nodeControlQueue('node-alone')]);
-    const timeouts = { ...TIMEOUTS, nodePickupMs: 2000 };
-
-    const handle = await verify('verify-alone', { probeNode }, { node: 'node-alone', timeouts });
-
-    expect(await outcomeOf(handle)).toMatchObject({
-      type: 'NodeUnavailable',
-      message: expect.stringContaining('start `kybernate sidecar` there') as string,
-    });
-    await stop();
   });
 
   it.concurrent('refuses bad input', async () => {
