@@ -4,7 +4,7 @@
  */
 import { readSync } from 'node:fs';
 import { MAX_CHUNK_BYTES, type Codec } from '../core/pack/pack.ts';
-import { decodeChunk, encodeChunk, ENCODE_SPARE_BYTES, release } from './codec.ts';
+import { decodeChunk, encodeChunk, ENCODE_SPARE_BYTES } from './codec.ts';
 import { digestOf } from './digest.ts';
 
 /** Raw bytes of one job: a millisecond or less, and small enough to be still in the cache when it is compressed. */
@@ -44,16 +44,22 @@ export interface EncodeJob extends FileJob {
 
 export interface DecodeJob {
   readonly kind: 'decode';
-  /** begins with the bodies of the chunks, back to back; whoever gives a job gives this memory away */
-  readonly stored: ArrayBuffer;
-  readonly chunks: ReadonlyArray<{
-    readonly codec: Codec;
-    readonly storedBytes: number;
-    readonly rawBytes: number;
-    readonly digest: Uint8Array;
-  }>;
+  /** holds the bodies of the chunks; shared, so that nothing is copied to the thread, and not written meanwhile */
+  readonly stored: SharedArrayBuffer;
+  readonly chunks: readonly StoredBody[];
+  /** expected digest of each chunk, back to back */
+  readonly digests: Uint8Array;
   /** memory of an earlier result, to be used again */
   readonly spare?: ArrayBuffer;
+}
+
+/** A chunk as it was stored. */
+export interface StoredBody {
+  /** in the memory */
+  readonly offset: number;
+  readonly codec: Codec;
+  readonly storedBytes: number;
+  readonly rawBytes: number;
 }
 
 export type Job = DigestJob | EncodeJob | DecodeJob;
@@ -88,12 +94,10 @@ export interface Changed {
 
 export interface Decoded {
   readonly kind: 'decoded';
-  /** the chunks, back to back, each with the length that was promised */
+  /** the chunks that were compressed, back to back, each with the length that was promised; the others lie as stored */
   readonly memory: ArrayBuffer;
-  /** false: it does not decode, or is not what its digest says; its bytes in `memory` are not written */
+  /** false: it does not decode, or is not what its digest says; its bytes in `memory` mean nothing */
   readonly whole: readonly boolean[];
-  /** that of the job, given back */
-  readonly stored: ArrayBuffer;
 }
 
 export interface ResultOf {
@@ -140,7 +144,7 @@ function encodeChunks(job: EncodeJob, scratch: Buffer): Encoded | Changed | Shor
   let unshrunk = job.unshrunk;
   for (const [index, raw] of chunks.entries()) {
     const found = digestOf(raw);
-    if (Buffer.compare(found, job.digests.subarray(index * found.length, (index + 1) * found.length)) !== 0) {
+    if (!isDigest(found, job.digests, index)) {
       return { kind: 'changed', chunk: index, found };
     }
     const tries = unshrunk < GIVE_UP_AFTER || unshrunk % RETRY_EVERY === 0;
@@ -153,31 +157,29 @@ function encodeChunks(job: EncodeJob, scratch: Buffer): Encoded | Changed | Shor
   return { kind: 'encoded', memory, storedBytes, codecs, unshrunk };
 }
 
-function decodeChunks({ stored, chunks, spare }: DecodeJob): Decoded {
-  const rawTotal = chunks.reduce((sum, { rawBytes }) => sum + rawBytes, 0);
-  const memory = memoryFor(rawTotal, spare);
+function decodeChunks({ stored, chunks, digests, spare }: DecodeJob): Decoded {
+  const memory = memoryFor(decodedBytes(chunks), spare);
   const out = new Uint8Array(memory);
-  const bodies = new Uint8Array(stored);
-  let read = 0;
   let written = 0;
-  const whole = chunks.map(({ codec, storedBytes, rawBytes, digest }) => {
-    const raw = decodeChunk(codec, bodies.subarray(read, read + storedBytes), rawBytes);
-    const isWhole = raw !== undefined && Buffer.compare(digestOf(raw), digest) === 0;
-    if (isWhole) {
-      out.set(raw, written);
-    }
-    if (raw !== undefined && codec !== 'none') {
-      release(raw);
-    }
-    read += storedBytes;
-    written += rawBytes;
-    return isWhole;
+  const whole = chunks.map(({ offset, codec, storedBytes, rawBytes }, index) => {
+    const raw = decodeChunk(codec, new Uint8Array(stored, offset, storedBytes), rawBytes, out.subarray(written));
+    written += codec === 'none' ? 0 : rawBytes;
+    return raw !== undefined && isDigest(digestOf(raw), digests, index);
   });
-  return { kind: 'decoded', memory, whole, stored };
+  return { kind: 'decoded', memory, whole };
+}
+
+function isDigest(found: Uint8Array, expected: Uint8Array, index: number): boolean {
+  return Buffer.compare(found, expected.subarray(index * found.length, (index + 1) * found.length)) === 0;
+}
+
+/** Of the chunks that a job decompresses. */
+function decodedBytes(chunks: readonly StoredBody[]): number {
+  return chunks.reduce((sum, { codec, rawBytes }) => (codec === 'none' ? sum : sum + rawBytes), 0);
 }
 
 /** Memory of `bytes` at least: the spare one when it is large enough. */
-export function memoryFor(bytes: number, spare: ArrayBuffer | undefined): ArrayBuffer {
+function memoryFor(bytes: number, spare: ArrayBuffer | undefined): ArrayBuffer {
   return spare !== undefined && spare.byteLength >= bytes
     ? spare
     : new ArrayBuffer(Math.max(bytes, Math.min(2 * bytes, JOB_BYTES + ENCODE_SPARE_BYTES)));

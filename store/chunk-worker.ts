@@ -15,8 +15,5 @@ port?.on('message', (job: Job) => {
 
 /** What is handed over instead of copied. */
 function memoryOf(result: Result): ArrayBuffer[] {
-  if (result.kind === 'decoded') {
-    return [result.memory, result.stored];
-  }
-  return result.kind === 'encoded' ? [result.memory] : [];
+  return result.kind === 'decoded' || result.kind === 'encoded' ? [result.memory] : [];
 }

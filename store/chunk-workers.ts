@@ -7,7 +7,7 @@ import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { KybernateError } from '../core/errors.ts';
-import { JOB_BYTES, runJob, type DecodeJob, type Job, type Result, type ResultOf } from './chunk-jobs.ts';
+import { JOB_BYTES, runJob, type DigestJob, type Job, type Result, type ResultOf } from './chunk-jobs.ts';
 
 /** More threads outrun disks and networks, and each takes about 20 MiB. */
 const MAX_THREADS = 4;
@@ -59,8 +59,8 @@ let kept = false;
 export async function keepChunkThreads(): Promise<void> {
   kept = true;
   startThreads();
-  const nothing = (): DecodeJob => ({ kind: 'decode', stored: new ArrayBuffer(0), chunks: [] });
-  await Promise.all([...threads].map(() => runOnThread(nothing())));
+  const nothing: DigestJob = { kind: 'digest', fd: -1, extents: [] };
+  await Promise.all([...threads].map(() => runOnThread(nothing)));
 }
 
 function startThreads(): void {
@@ -82,11 +82,7 @@ function runOnThread(job: Job): Promise<Result> {
 
 /** What is handed over instead of copied. */
 function memoryOf(job: Job): ArrayBuffer[] {
-  if (job.kind === 'digest') {
-    return [];
-  }
-  const spare = job.spare === undefined ? [] : [job.spare];
-  return job.kind === 'decode' ? [job.stored, ...spare] : spare;
+  return job.kind === 'digest' || job.spare === undefined ? [] : [job.spare];
 }
 
 function startThread(): Thread {

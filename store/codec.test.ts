@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { CODECS, MAX_CHUNK_BYTES } from '../core/pack/pack.ts';
 import { noise } from '../test/harness/checkpoint-dir.ts';
 import { decodeChunk, encodeChunk, ENCODE_SPARE_BYTES } from './codec.ts';
-import { createZstdEncoder, FRAME_SPARE_BYTES } from './zstd-encoder.ts';
+import { createZstdDecoder, createZstdEncoder, FRAME_SPARE_BYTES } from './zstd.ts';
 
 const promising = (rawBytes: number, rest: Uint8Array): Buffer => {
   const header = Buffer.alloc(4);
@@ -79,5 +79,26 @@ describe('zstd encoder', () => {
     });
 
     expect(frames.map((frame, index) => decodeChunk('zstd', frame, inputs[index]?.length ?? 0))).toEqual(inputs);
+  });
+});
+
+describe('zstd decoder', () => {
+  const whole = zstdCompressSync(Buffer.alloc(4096, 'text '));
+  // magic, header without a content size, window descriptor, one block that is not the last: 4096 times the byte 7
+  const unfinished = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0, 8 << 3, 0x02, 0x80, 0, 7]);
+
+  it.each([
+    ['a frame that is cut off', whole.subarray(0, -1)],
+    ['a frame that never ends', unfinished],
+    ['a frame that unpacks to more', zstdCompressSync(Buffer.alloc(2 ** 20))],
+    ['bytes that are no frame', noise(4096, 'none')],
+  ])('decodes a frame after %s', (_, before) => {
+    const decode = createZstdDecoder();
+    const into = Buffer.alloc(4096);
+
+    decode(before, into);
+
+    expect(decode(whole, into)).toBe(true);
+    expect(into).toEqual(Buffer.alloc(4096, 'text '));
   });
 });

@@ -2,15 +2,12 @@
  * Compression of single chunks. Synchronous: it runs on the threads of chunk-workers.ts, where Node's asynchronous form
  * would cost another trip to another pool for every chunk (half the speed at 64 KiB).
  */
-import { constants, zstdDecompressSync } from 'node:zlib';
 import { compressSync, uncompressSync } from 'lz4-napi';
 import type { Codec } from '../core/pack/pack.ts';
-import { createZstdEncoder, FRAME_SPARE_BYTES, MAX_FRAME_BYTES, type EncodeZstd } from './zstd-encoder.ts';
+import { createZstdDecoder, createZstdEncoder, FRAME_SPARE_BYTES, type DecodeZstd, type EncodeZstd } from './zstd.ts';
 
 /** The only level of zstd that is used: at higher ones the processor, not the network, sets the pace. */
 export const ZSTD_LEVEL = 1;
-/** A frame that asks for a larger window is none of ours and must not make a reader allocate it. */
-const ZSTD_WINDOW_LOG = Math.log2(MAX_FRAME_BYTES);
 /** Less gain than this is not worth decompressing. */
 const MIN_GAIN = 1 / 16;
 /** An lz4 body begins with the length of what it decodes to, 32 bits, little endian. */
@@ -25,6 +22,7 @@ export interface EncodedChunk {
 
 /** Made at the first chunk: most processes compress nothing. */
 let encodeZstd: EncodeZstd | undefined;
+let decodeZstd: DecodeZstd | undefined;
 
 /**
  * Writes a chunk into `out` from `at` on, where there is room for it and `ENCODE_SPARE_BYTES`: compressed, or as it is
@@ -57,10 +55,10 @@ function lz4Encode(raw: Uint8Array, out: Uint8Array, at: number): number {
 }
 
 /**
- * Gives the memory of what the codecs made back, at once: they allocate outside of the heap, where the collector does
- * not see how much there is. The bytes must be nobody else's; a part of a larger memory is left alone.
+ * Gives the memory of what lz4 made back, at once: it allocates outside of the heap, where the collector does not see
+ * how much there is. A part of a larger memory is left alone.
  */
-export function release({ buffer, length }: Uint8Array): void {
+function release({ buffer, length }: Uint8Array): void {
   if (buffer instanceof ArrayBuffer && buffer.byteLength === length) {
     buffer.transfer(0);
   }
@@ -68,24 +66,31 @@ export function release({ buffer, length }: Uint8Array): void {
 
 /**
  * @param rawBytes length that the index promises; output beyond it is an error, so a hostile body cannot fill memory
- * @returns undefined when the bytes do not decode to that length
+ * @param out begins with room for it, unless the codec is `none`
+ * @returns the chunk: in `out`, or where it is stored if that is as it was; undefined when the bytes do not decode to
+ *   that length
  */
-export function decodeChunk(codec: Codec, stored: Uint8Array, rawBytes: number): Uint8Array | undefined {
+export function decodeChunk(
+  codec: Codec,
+  stored: Uint8Array,
+  rawBytes: number,
+  out: Uint8Array = Buffer.alloc(codec === 'none' ? 0 : rawBytes),
+): Uint8Array | undefined {
   if (codec === 'none') {
     return stored.length === rawBytes ? stored : undefined;
   }
-  const raw = codec === 'zstd' ? zstdDecode(stored, rawBytes) : lz4Decode(stored, rawBytes);
-  return raw?.length === rawBytes ? raw : undefined;
-}
-
-function zstdDecode(stored: Uint8Array, rawBytes: number): Uint8Array | undefined {
-  const params = { [constants.ZSTD_d_windowLogMax]: ZSTD_WINDOW_LOG };
-  try {
-    return zstdDecompressSync(stored, { chunkSize: Math.max(64, rawBytes), maxOutputLength: rawBytes, params });
-  } catch {
-    // Only the frame can be wrong here, and the caller names the chunk.
+  const into = out.subarray(0, rawBytes);
+  if (codec === 'zstd') {
+    decodeZstd ??= createZstdDecoder();
+    return decodeZstd(stored, into) ? into : undefined;
+  }
+  const raw = lz4Decode(stored, rawBytes);
+  if (raw?.length !== rawBytes) {
     return undefined;
   }
+  into.set(raw);
+  release(raw);
+  return into;
 }
 
 function lz4Decode(stored: Uint8Array, rawBytes: number): Uint8Array | undefined {
@@ -97,7 +102,7 @@ function lz4Decode(stored: Uint8Array, rawBytes: number): Uint8Array | undefined
   try {
     return uncompressSync(stored);
   } catch {
-    // As above.
+    // Only the body can be wrong here, and the caller names the chunk.
     return undefined;
   }
 }

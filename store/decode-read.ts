@@ -2,7 +2,7 @@
 import type { Manifest } from '../core/checkpoint/manifest.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { PackEntry } from '../core/pack/pack.ts';
-import { JOB_BYTES, memoryFor } from './chunk-jobs.ts';
+import { JOB_BYTES } from './chunk-jobs.ts';
 import type { Occurrence } from './chunk-uses.ts';
 import type { RunChunkJob } from './chunk-workers.ts';
 import { openChunk } from './crypto/chunk-sealing.ts';
@@ -41,28 +41,31 @@ interface ChunkPlaces {
 
 export interface DecodeTools {
   readonly run: RunChunkJob;
-  readonly spares: Spares;
+  /** memory of earlier results, to be used again: left to the collector it would pile up faster than it is collected */
+  readonly spares: ArrayBuffer[];
+}
+
+/** What a read has brought. */
+export interface ReadBodies {
+  /** what the whole read needs, or more; opened chunks take the place of sealed ones in it */
+  readonly memory: SharedArrayBuffer;
+  /** of it, fewer than were asked for when the pack has no more; undefined: the pack is missing */
+  readonly bytes: number | undefined;
 }
 
 /**
- * @param stored the bytes of the read, fewer or none when the pack has no more
- * @returns each chunk or its damage, and the memory in which they lie, which goes to the spares when nobody needs them
+ * @returns each chunk or its damage, and the memory in which those lie that were compressed, which goes to the spares
+ *   when nobody needs them; the others lie in that of the read
  */
 export async function decodeRead(
   plan: ChunkPlaces,
   read: PackRead,
-  stored: Uint8Array | undefined,
+  stored: ReadBodies,
   tools: DecodeTools,
 ): Promise<{ decoded: Array<DecodedChunk | KybernateError>; memory: ArrayBuffer[] }> {
   const jobs = groupsOf(read.chunks).map((chunks) => decodeGroup(plan, { ...read, chunks }, stored, tools));
   const done = await Promise.all(jobs);
   return { decoded: done.flatMap(({ decoded }) => decoded), memory: done.map(({ memory }) => memory) };
-}
-
-/** Memory to be used again: left to the collector it would pile up faster than it is collected. */
-export interface Spares {
-  readonly stored: ArrayBuffer[];
-  readonly raw: ArrayBuffer[];
 }
 
 /** Chunks for one job each. */
@@ -83,60 +86,67 @@ function groupsOf(chunks: readonly PlannedChunk[]): PlannedChunk[][] {
 async function decodeGroup(
   plan: ChunkPlaces,
   read: PackRead,
-  stored: Uint8Array | undefined,
+  stored: ReadBodies,
   { run, spares }: DecodeTools,
 ): Promise<{ decoded: Array<DecodedChunk | KybernateError>; memory: ArrayBuffer }> {
-  const sealed = read.chunks.map(({ entry }) => {
-    const start = entry.offset - read.offset;
-    const body = stored?.subarray(start, start + entry.storedBytes);
-    return body?.length === entry.storedBytes ? body : undefined;
+  const bodies = read.chunks.map((planned) => bodyOf(read, planned, stored));
+  const usable = read.chunks.flatMap(({ chunk, entry: { codec, rawBytes } }, index) => {
+    const body = bodies[index];
+    return body === undefined || 'problem' in body ? [] : [{ chunk, ...body, codec, rawBytes }];
   });
-  const bodies = read.chunks.map(({ entry, opener }, index) => {
-    const body = sealed[index];
-    return body === undefined || opener === undefined ? body : openChunk(opener, entry, body);
-  });
-  const chunks = read.chunks.flatMap(({ chunk, entry: { codec, rawBytes } }, index) => {
-    const storedBytes = bodies[index]?.length;
-    // A view would take the whole table along to the other thread.
-    const digest = new Uint8Array(plan.digestOf(chunk));
-    return storedBytes === undefined ? [] : [{ codec, storedBytes, rawBytes, digest }];
-  });
-  const spare = spares.raw.pop();
-  const { memory, whole, ...job } = await run({
+  const spare = spares.pop();
+  const { memory, whole } = await run({
     kind: 'decode',
-    stored: joined(bodies, spares.stored.pop()),
-    chunks,
+    stored: stored.memory,
+    chunks: usable.map(({ offset, codec, storedBytes, rawBytes }) => ({ offset, codec, storedBytes, rawBytes })),
+    digests: Buffer.concat(usable.map(({ chunk }) => plan.digestOf(chunk))),
     ...(spare === undefined ? {} : { spare }),
   });
-  spares.stored.push(job.stored);
   let at = 0;
   let number = 0;
   const decoded = read.chunks.map((planned, index) => {
-    if (bodies[index] === undefined) {
-      const cutOff = sealed[index] === undefined ? 'the pack is cut off' : 'it does not decrypt with its key';
-      return damagedChunk(plan, read, planned, stored === undefined ? 'the pack is missing' : cutOff);
+    const body = bodies[index];
+    if (body === undefined || 'problem' in body) {
+      return damagedChunk(plan, read, planned, body?.problem ?? 'the pack is missing');
     }
-    const raw = new Uint8Array(memory, at, planned.entry.rawBytes);
     const isWhole = whole[number] === true;
-    at += raw.length;
     number += 1;
-    return isWhole ? { chunk: planned.chunk, raw } : damagedChunk(plan, read, planned, 'its digest does not match');
+    const { codec, rawBytes } = planned.entry;
+    const start = at;
+    at += codec === 'none' ? 0 : rawBytes;
+    if (!isWhole) {
+      return damagedChunk(plan, read, planned, 'its digest does not match');
+    }
+    const raw =
+      codec === 'none' ? new Uint8Array(stored.memory, body.offset, rawBytes) : new Uint8Array(memory, start, rawBytes);
+    return { chunk: planned.chunk, raw };
   });
   return { decoded, memory };
 }
 
-function joined(bodies: ReadonlyArray<Uint8Array | undefined>, spare: ArrayBuffer | undefined): ArrayBuffer {
-  const memory = memoryFor(
-    bodies.reduce((sum, body) => sum + (body?.length ?? 0), 0),
-    spare,
-  );
-  const all = new Uint8Array(memory);
-  let used = 0;
-  for (const body of bodies) {
-    all.set(body ?? [], used);
-    used += body?.length ?? 0;
+/** Where the chunk lies in memory, opened if it was sealed. */
+function bodyOf(
+  read: PackRead,
+  { entry, opener }: PlannedChunk,
+  { memory, bytes }: ReadBodies,
+): { readonly offset: number; readonly storedBytes: number } | { readonly problem: string } {
+  const offset = entry.offset - read.offset;
+  if (bytes === undefined) {
+    return { problem: 'the pack is missing' };
   }
-  return memory;
+  if (offset + entry.storedBytes > bytes) {
+    return { problem: 'the pack is cut off' };
+  }
+  if (opener === undefined) {
+    return { offset, storedBytes: entry.storedBytes };
+  }
+  const body = new Uint8Array(memory, offset, entry.storedBytes);
+  const opened = openChunk(opener, entry, body);
+  if (opened === undefined) {
+    return { problem: 'it does not decrypt with its key' };
+  }
+  body.set(opened);
+  return { offset, storedBytes: opened.length };
 }
 
 function damagedChunk(plan: ChunkPlaces, read: PackRead, planned: PlannedChunk, problem: string): KybernateError {

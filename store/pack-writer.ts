@@ -1,17 +1,19 @@
 /*
- * Fills packs and sends them, a few at a time, in memory of a fixed size: one pack is filled while others are under way;
- * when all buffers are in use, `add` waits.
+ * Fills packs and sends them, a few at a time: one pack is filled while others are under way. While there is no memory
+ * for another, `add` waits.
  */
 import { randomBytes } from 'node:crypto';
 import { encodePackTail, MAX_CHUNK_BYTES, PACK_ENTRY_BYTES, PACK_HEADER, type PackEntry } from '../core/pack/pack.ts';
 import type { EncodedChunk } from './codec.ts';
 import { digestOf } from './digest.ts';
+import { holdMemory, type HeldMemory } from './transfer-memory.ts';
 
 /** Bodies of a pack. It takes three requests (itself, its index, the look before the publication): 129 for a GiB. */
 export const PACK_BYTES = 24 * 2 ** 20;
 /** Bounds the index, which comes on top: chunks that shrink to almost nothing fill a pack by their number. */
 const MAX_ENTRIES = 8192;
-const BUFFERS = 3;
+/** At once, however small they are. */
+const SENDING = 2;
 
 export interface SealedPack {
   readonly id: string;
@@ -21,13 +23,18 @@ export interface SealedPack {
   readonly entries: readonly PackEntry[];
 }
 
+export interface PackWriterOptions {
+  readonly signal: AbortSignal;
+  readonly packBytes?: number | undefined;
+  readonly dataKey?: string | undefined;
+}
+
 export class PackWriter {
   readonly #send: (pack: SealedPack) => Promise<void>;
   readonly #packBytes: number;
-  readonly #free: Array<Buffer<ArrayBuffer>> = [];
   readonly #running = new Set<Promise<void>>();
-  #buffers = 0;
-  #buffer: Buffer<ArrayBuffer> | undefined;
+  readonly #signal: AbortSignal;
+  #memory: HeldMemory | undefined;
   #entries: PackEntry[] = [];
   #used = 0;
   readonly #dataKey: string | undefined;
@@ -35,12 +42,14 @@ export class PackWriter {
 
   /**
    * @param send stores one pack; its bytes are valid until it returns
-   * @param dataKey id of the key that the chunks are sealed with; undefined: they are plain
+   * @param options.signal ends the waiting for memory
+   * @param options.dataKey id of the key that the chunks are sealed with; undefined: they are plain
    */
-  constructor(send: (pack: SealedPack) => Promise<void>, packBytes = PACK_BYTES, dataKey?: string) {
-    this.#dataKey = dataKey;
+  constructor(send: (pack: SealedPack) => Promise<void>, options: PackWriterOptions) {
     this.#send = send;
-    this.#packBytes = packBytes;
+    this.#signal = options.signal;
+    this.#packBytes = options.packBytes ?? PACK_BYTES;
+    this.#dataKey = options.dataKey;
   }
 
   /** Adds a chunk. Throws what a send under way has thrown. */
@@ -49,9 +58,10 @@ export class PackWriter {
       this.#seal();
     }
     this.#throwFailure();
-    this.#buffer ??= await this.#takeBuffer();
+    this.#memory ??= await this.#takeMemory();
+    const { bytes } = this.#memory;
     if (this.#used === 0) {
-      this.#buffer.set(PACK_HEADER);
+      bytes.set(PACK_HEADER);
       this.#used = PACK_HEADER.length;
     }
     this.#entries.push({
@@ -61,7 +71,7 @@ export class PackWriter {
       rawBytes,
       codec: chunk.codec,
     });
-    this.#buffer.set(chunk.bytes, this.#used);
+    bytes.set(chunk.bytes, this.#used);
     this.#used += chunk.bytes.length;
   }
 
@@ -75,25 +85,22 @@ export class PackWriter {
   /** Waits for the sends under way, whatever becomes of them, and gives the memory back. */
   async settle(): Promise<void> {
     await Promise.all(this.#running);
-    for (const { buffer } of this.#free.splice(0)) {
-      // At once: left to the collector, the buffers of the next upload would come on top of these.
-      buffer.transfer(0);
-      this.#buffers -= 1;
-    }
+    this.#memory?.release();
+    this.#memory = undefined;
   }
 
   #seal(): void {
-    const buffer = this.#buffer;
-    if (buffer === undefined || this.#entries.length === 0) {
+    const memory = this.#memory;
+    if (memory === undefined || this.#entries.length === 0) {
       return;
     }
     const entries = this.#entries;
     const tail = encodePackTail(entries, digestOf, this.#dataKey);
-    buffer.set(tail, this.#used);
-    const bytes = buffer.subarray(0, this.#used + tail.length);
+    memory.bytes.set(tail, this.#used);
+    const bytes = memory.bytes.subarray(0, this.#used + tail.length);
     // Random, not a digest of the content: an id that was deleted, or is about to be, is never used again.
     const id = randomBytes(16).toString('hex');
-    this.#buffer = undefined;
+    this.#memory = undefined;
     this.#entries = [];
     this.#used = 0;
     const sending = this.#send({ id, bytes, tail, entries })
@@ -102,25 +109,23 @@ export class PackWriter {
       })
       .finally(() => {
         this.#running.delete(sending);
-        this.#free.push(buffer);
+        memory.release();
       });
     this.#running.add(sending);
   }
 
-  async #takeBuffer(): Promise<Buffer<ArrayBuffer>> {
-    for (;;) {
-      this.#throwFailure();
-      const free = this.#free.pop();
-      if (free !== undefined) {
-        return free;
-      }
-      if (this.#buffers < BUFFERS) {
-        this.#buffers += 1;
-        // Chunks are at most MAX_CHUNK_BYTES; the first one may be larger than a (test's) small pack.
-        return Buffer.allocUnsafeSlow(this.#packBytes + MAX_CHUNK_BYTES + (MAX_ENTRIES + 2) * PACK_ENTRY_BYTES);
-      }
+  async #takeMemory(): Promise<HeldMemory> {
+    // Chunks are at most MAX_CHUNK_BYTES; the first one may be larger than a (test's) small pack.
+    const length = this.#packBytes + MAX_CHUNK_BYTES + (MAX_ENTRIES + 2) * PACK_ENTRY_BYTES;
+    while (this.#running.size >= SENDING) {
       await Promise.race(this.#running);
     }
+    const memory = await holdMemory(length, this.#signal);
+    if (this.#failure !== undefined) {
+      memory.release();
+    }
+    this.#throwFailure();
+    return memory;
   }
 
   #throwFailure(): void {

@@ -6,19 +6,20 @@ import type { Manifest, ManifestFile, PublishedManifest } from '../core/checkpoi
 import type { PackEntry, PackIndex } from '../core/pack/pack.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import type { Backend } from './backend/backend.ts';
+import type { Backend, Reader } from './backend/backend.ts';
 import type { StoredChunk } from './chunk-list.ts';
 import { ChunkUses, type Occurrence } from './chunk-uses.ts';
 import { chunkJobRunner } from './chunk-workers.ts';
 import { namesInPacks, openerOf } from './crypto/chunk-sealing.ts';
 import type { Opener } from './crypto/store-keys.ts';
-import { decodeRead, type DecodedChunk, type PackRead, type PlannedChunk, type Spares } from './decode-read.ts';
+import { decodeRead, type DecodedChunk, type PackRead, type PlannedChunk } from './decode-read.ts';
 import { toHex } from './digest.ts';
 import { readFileList, type FileList } from './file-list.ts';
 import { indexKey, packKey } from './keys.ts';
 import { forEachLimit } from './limit.ts';
 import { readChecked } from './read-checked.ts';
 import { readIndexFromPack, readPackIndex } from './pack-index.ts';
+import { countMemory } from './transfer-memory.ts';
 
 const PARALLEL_INDEXES = 8;
 const PARALLEL_READS = 4;
@@ -26,7 +27,7 @@ const PARALLEL_READS = 4;
 const MAX_KNOWN_INDEXES = 256;
 const READ_BYTES = 4 * 2 ** 20;
 /** Chunks of one read, decoded: well compressed ones must not pile up. */
-const RAW_BYTES = 8 * 2 ** 20;
+const RAW_BYTES = 4 * 2 ** 20;
 /** Unneeded bytes between two chunks that are cheaper to read than a second request. */
 const GAP_BYTES = 131_072;
 
@@ -201,29 +202,56 @@ export async function readAllChunks(
   onDamage: OnDamage = refuseDamage,
 ): Promise<number> {
   let readBytes = 0;
-  const run = chunkJobRunner(plan.rawBytes);
-  const spares: Spares = { stored: [], raw: [] };
+  const tools = { run: chunkJobRunner(plan.rawBytes), spares: new Array<ArrayBuffer>() };
   await forEachLimit(plan.reads, PARALLEL_READS, op.signal, async (read) => {
-    const range = { offset: read.offset, bytes: read.bytes };
+    const release = await countMemory(READ_BYTES + decompressedBytes(read), op.signal);
+    const memory = bodyMemory.pop() ?? new SharedArrayBuffer(READ_BYTES);
     const used: ArrayBuffer[] = [];
     const decode = async (fresh: boolean): Promise<Array<DecodedChunk | KybernateError>> => {
-      const stored = await backend.get(packKey(read.pack), { signal: op.signal, range, fresh });
-      readBytes += stored?.length ?? 0;
-      const { decoded, memory } = await decodeRead(plan, read, stored, { run, spares });
-      used.push(...memory);
+      const bytes = await readInto(memory, { backend, read, fresh, op });
+      readBytes += bytes ?? 0;
+      const { decoded, memory: more } = await decodeRead(plan, read, { memory, bytes }, tools);
+      used.push(...more);
       return decoded;
     };
-    let decoded = await decode(false);
-    if (decoded.some((result) => result instanceof KybernateError)) {
-      // Perhaps a copy on the way is damaged and the store's own is not.
-      decoded = await decode(true);
+    try {
+      let decoded = await decode(false);
+      if (decoded.some((result) => result instanceof KybernateError)) {
+        // Perhaps a copy on the way is damaged and the store's own is not.
+        decoded = await decode(true);
+      }
+      const whole = decoded.filter((result): result is DecodedChunk => !(result instanceof KybernateError));
+      decoded.filter((result) => result instanceof KybernateError).forEach(onDamage);
+      await take(whole);
+    } finally {
+      tools.spares.push(...used);
+      bodyMemory.push(memory);
+      release();
     }
-    const whole = decoded.filter((result): result is DecodedChunk => !(result instanceof KybernateError));
-    decoded.filter((result) => result instanceof KybernateError).forEach(onDamage);
-    await take(whole);
-    spares.raw.push(...used);
   });
+  tools.spares.forEach((memory) => memory.transfer(0));
   return readBytes;
+}
+
+/** Of reads that are over. Shared memory cannot be given back at once, so it is kept: a few times `READ_BYTES`. */
+const bodyMemory: SharedArrayBuffer[] = [];
+
+/** @returns how many bytes there are; undefined when the pack is missing */
+async function readInto(
+  memory: SharedArrayBuffer,
+  { backend, read, fresh, op }: { backend: Reader; read: PackRead; fresh: boolean; op: Op },
+): Promise<number | undefined> {
+  const into = new Uint8Array(memory, 0, read.bytes);
+  const range = { offset: read.offset, bytes: read.bytes };
+  const stored = await backend.get(packKey(read.pack), { signal: op.signal, range, fresh, into });
+  if (stored !== undefined && stored.buffer !== memory) {
+    into.set(stored.subarray(0, read.bytes));
+  }
+  return stored === undefined ? undefined : Math.min(stored.length, read.bytes);
+}
+
+function decompressedBytes({ chunks }: PackRead): number {
+  return chunks.reduce((sum, { entry }) => (entry.codec === 'none' ? sum : sum + entry.rawBytes), 0);
 }
 
 function missingChunk(

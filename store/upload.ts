@@ -96,7 +96,11 @@ export async function uploadCheckpoint(request: UploadRequest): Promise<Uploaded
       [sealing?.dataKey ?? []].flat().forEach((id) => dataKeys.add(id));
       await noteSent(ledgerPath, sent);
     };
-    const writer = new PackWriter(store, request.packBytes, sealing?.dataKey);
+    const writer = new PackWriter(store, {
+      signal: op.signal,
+      packBytes: request.packBytes,
+      dataKey: sealing?.dataKey,
+    });
     await sendChunks(request, { ...wanted, packOf: known.packOf, sealing }, writer);
     packs.sort(([left], [right]) => (left < right ? -1 : 1));
     const ends = { packs, ...(sealing === undefined ? {} : { dataKeys: [...dataKeys].sort() }) };

@@ -1,5 +1,5 @@
 /*
- * npm run bench -- store <pack | upload | download | incremental> [--mib 256] [--rounds 5] [--full] [--out file.json]
+ * npm run bench -- store <pack | upload | download | incremental | sparse | copy> [--mib 256] [--rounds 5] [--full] [--out file.json]
  *
  * Ours and its peers run in turn in one run, on images that lie in memory (a tmpfs), so that no disk is judged. Ratios
  * are those of medians: of wall-clock time, and of processor time, which other work on the machine disturbs less.
@@ -17,6 +17,8 @@ const SUBJECTS: Readonly<Record<string, () => Promise<(options: BenchOptions) =>
   upload: async () => (await import('./transfer.ts')).uploadBench,
   download: async () => (await import('./transfer.ts')).downloadBench,
   incremental: async () => (await import('./incremental.ts')).incrementalBench,
+  sparse: async () => (await import('./sparse.ts')).sparseBench,
+  copy: async () => (await import('./copy.ts')).copyBench,
 };
 export const STORE_SUBJECTS = Object.keys(SUBJECTS);
 

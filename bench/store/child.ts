@@ -26,12 +26,15 @@ import { publishManifest } from '../../store/publish.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
 import { sampleMetadata, testOp } from '../../test/harness/checkpoint-dir.ts';
 import { CREDENTIALS } from '../../test/harness/versitygw.ts';
+import { measureStages, type Stages } from './stages.ts';
 
 export type Command =
   /** digests, manifest, metadata */
   | { readonly do: 'commit'; readonly dir: string; readonly id: string }
   | { readonly do: 'upload'; readonly dir: string; readonly id: string; readonly store: Place; readonly codec: Codec }
   | { readonly do: 'download'; readonly dir: string; readonly id: string; readonly store: Place }
+  /** processor time of each step of packing a file */
+  | { readonly do: 'stages'; readonly file: string }
   | { readonly do: 'raw upload'; readonly file: string; readonly endpoint: string; readonly key: string }
   | { readonly do: 'raw download'; readonly file: string; readonly endpoint: string; readonly key: string };
 
@@ -49,13 +52,17 @@ export interface Answer {
   /** raw bytes */
   readonly bytes: number;
   readonly sentBytes?: number;
+  readonly stages?: Stages;
 }
 
 const PART_BYTES = 8 * 2 ** 20;
 const PARALLEL_PARTS = 4;
 const quiet = { ...testOp(), progress: (): void => undefined };
 
-async function perform(command: Command): Promise<{ bytes: number; sentBytes?: number }> {
+async function perform(command: Command): Promise<Pick<Answer, 'bytes' | 'sentBytes' | 'stages'>> {
+  if (command.do === 'stages') {
+    return { bytes: 0, stages: await measureStages(command.file) };
+  }
   if (command.do === 'commit') {
     return commit(command.dir, command.id);
   }
@@ -160,6 +167,12 @@ async function rawDownload({ file, endpoint, key }: { file: string; endpoint: st
   return { bytes: size };
 }
 
+/** Not what getrusage says: that begins with the size of the process that started this one. */
+async function maxRssMiB(): Promise<number> {
+  const [, kib = ''] = /^VmHWM:\s+(\d+) kB$/m.exec(await readFile('/proc/self/status', 'utf8')) ?? [];
+  return Math.round(Number(kib) / 1024);
+}
+
 await keepChunkThreads();
 for await (const line of createInterface(process.stdin)) {
   const command: Command = JSON.parse(line);
@@ -168,8 +181,7 @@ for await (const line of createInterface(process.stdin)) {
   const done = await perform(command);
   const ms = performance.now() - startedAt;
   const { user, system } = process.cpuUsage(cpu);
-  const maxRssMiB = Math.round(process.resourceUsage().maxRSS / 1024);
-  const answer: Answer = { ...done, ms, cpuMs: (user + system) / 1000, maxRssMiB };
+  const answer: Answer = { ...done, ms, cpuMs: (user + system) / 1000, maxRssMiB: await maxRssMiB() };
   process.stdout.write(`${JSON.stringify(answer)}\n`);
 }
 process.exit(0);

@@ -1,11 +1,13 @@
 /* From a checkpoint's files to packs in a directory: digests, deduplication, compression, check of every chunk. */
 import { rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Codec } from '../../core/pack/pack.ts';
 import type { BenchOptions, Row } from './report.ts';
 import type { Answer } from './child.ts';
 import { IMAGES, makeImage, type ImageName } from './images.ts';
 import { inTurn, megabytesPerSecond, rounded, speedup, type Cost } from './measure.ts';
+import type { Stages } from './stages.ts';
 import { restic, tarZstd, type Timed } from './peers.ts';
 import { startSubject, type SubjectProcess } from './subject-process.ts';
 
@@ -39,6 +41,7 @@ export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions)
       rounds,
     );
     await subject.close();
+    const { stages } = await subjectLz4.run({ do: 'stages', file: join(image, 'criu/pages-1.img') });
     await subjectLz4.close();
     const ofTar = speedup(medians.tar, medians.zstd);
     const ofRestic = speedup(medians.restic, medians.zstd);
@@ -60,6 +63,8 @@ export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions)
         tarZstd: rounded((last.tar?.storedBytes ?? 0) / bytes),
         restic: rounded((last.restic?.storedBytes ?? 0) / bytes),
       },
+      oneThreadCpuMs: stages,
+      ...(stages === undefined ? {} : { ceilingOfTarZstd: ceiling(medians.tar, stages) }),
       medians,
     };
     say(`${name}: ${JSON.stringify(row)}`);
@@ -69,6 +74,14 @@ export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions)
     }
   }
   return rows;
+}
+
+/**
+ * How many times as fast as tar | zstd the processors here could be at most: with every byte read and digested twice (where
+ * the checkpoint is taken, and where it is sent), compressed once, and nothing else.
+ */
+function ceiling(tar: Cost, { read, findZeros, digest, compress }: Stages): number {
+  return rounded(tar.ms / ((2 * (read + digest) + findZeros + compress) / availableParallelism()));
 }
 
 async function packed(

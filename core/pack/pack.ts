@@ -19,7 +19,7 @@
  *
  * `index/<pack id>` is a copy of index and footer. A body is checked by the digest of what it decodes to.
  */
-import { KEY_ID_BYTES, keyIdBytes, keyIdText } from '../checkpoint/encryption.ts';
+import { KEY_ID_BYTES, keyIdBytes, keyIdText, SEAL_BYTES } from '../checkpoint/encryption.ts';
 import { KybernateError } from '../errors.ts';
 
 export const PACK_HEADER = new Uint8Array([0x4b, 0x59, 0x42, 0x50, 0x41, 0x43, 0x4b, 1]);
@@ -33,6 +33,8 @@ export const PACK_ENTRY_BYTES = 48;
 export const PACK_FOOTER_BYTES = 56;
 /** A raw chunk is never longer; a reader may allocate this much for what an index promises. */
 export const MAX_CHUNK_BYTES = 262_144;
+/** What no codec shrinks is stored as it is, perhaps sealed. */
+const MAX_BODY_BYTES = MAX_CHUNK_BYTES + SEAL_BYTES;
 export const MAX_PACK_BYTES = 2 ** 31;
 
 export const CODECS = ['none', 'zstd', 'lz4'] as const;
@@ -142,7 +144,8 @@ export function decodePackTail(bytes: Uint8Array, hash: Hash, where: string): Pa
       storedBytes: view.getUint32(at + 36, true),
       rawBytes: view.getUint32(at + 40, true),
     };
-    if (codec === undefined || entry.offset !== end || entry.rawBytes > MAX_CHUNK_BYTES || entry.rawBytes === 0) {
+    const isLength = entry.rawBytes > 0 && entry.rawBytes <= MAX_CHUNK_BYTES && entry.storedBytes <= MAX_BODY_BYTES;
+    if (codec === undefined || entry.offset !== end || !isLength) {
       throw corrupt(where, `the entry of chunk ${at / PACK_ENTRY_BYTES} makes no sense`);
     }
     entries.push({ ...entry, codec });

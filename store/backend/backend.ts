@@ -31,6 +31,11 @@ export interface GetOptions extends CallOptions {
   readonly fresh?: boolean;
   /** Only the store itself answers: copies on the way are neither used nor touched. */
   readonly pastCopies?: boolean;
+  /**
+   * With a range: memory for the answer, which has at most the range's length. A place that fills it answers with its
+   * beginning; one that has the bytes in memory of its own may give them instead.
+   */
+  readonly into?: Uint8Array;
 }
 
 /** `last` counts from the end of the object. */

@@ -11,7 +11,8 @@ import * as z from 'zod';
 import { messageOf } from '../../core/errors.ts';
 import type { Logger } from '../../core/op.ts';
 import { errnoOf } from '../files.ts';
-import { Gate, RateLimiter, type Limits } from './rate-limit.ts';
+import { Gate } from '../gate.ts';
+import { RateLimiter, type Limits } from './rate-limit.ts';
 
 const POLL_MS = 1000;
 

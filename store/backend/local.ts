@@ -10,7 +10,15 @@ import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import { errnoOf, isDiskFull, linkIfAbsent, makeDirsDurably, syncDir, writeSynced } from '../files.ts';
-import { checkKey, type Backend, type ByteRange, type CallOptions, type ObjectInfo } from './backend.ts';
+import {
+  checkKey,
+  type Backend,
+  type ByteRange,
+  type CallOptions,
+  type GetOptions,
+  type ObjectInfo,
+} from './backend.ts';
+import { memoryOf } from './received.ts';
 
 const TEMPORARY_DIR = '.tmp';
 
@@ -68,14 +76,14 @@ class LocalBackend implements Backend {
     return attempt(path, async () => linkIfAbsent(await this.#writeTemporary(path, bytes), path));
   }
 
-  async get(key: string, options: CallOptions & { readonly range?: ByteRange } = {}): Promise<Uint8Array | undefined> {
+  async get(key: string, options: GetOptions = {}): Promise<Uint8Array | undefined> {
     const path = this.#path(key, options.signal);
     return this.#unlessAbsent(path, async () => {
       const handle = await open(path, 'r');
       try {
         const { size } = await handle.stat();
         const { start, end } = clip(options.range, size);
-        const buffer = new Uint8Array(end - start);
+        const buffer = memoryOf(end - start, options.into);
         let done = 0;
         while (done < buffer.length) {
           const { bytesRead } = await handle.read(buffer, done, buffer.length - done, start + done);

@@ -7,7 +7,8 @@ import { testOp } from '../../test/harness/checkpoint-dir.ts';
 import type { Backend } from './backend.ts';
 import { followLimits } from './limits-file.ts';
 import { openLocalBackend } from './local.ts';
-import { Gate, RateLimiter, withLimits } from './rate-limit.ts';
+import { Gate } from '../gate.ts';
+import { RateLimiter, withLimits } from './rate-limit.ts';
 import { describeBackend } from './suite.ts';
 
 const MB = 1_000_000;

@@ -3,6 +3,7 @@
  * them. Small objects (leases, manifests) count and do not wait, so that nothing expires behind a slow pack.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Gate } from '../gate.ts';
 import type { Backend, CallOptions } from './backend.ts';
 
 const FREE_BYTES = 65_536;
@@ -61,58 +62,6 @@ export class RateLimiter {
     this.#at = now;
     this.#debt = Math.max(0, this.#debt - allowed);
     return this.#debt;
-  }
-}
-
-/** At most so many at once; a lower limit lets those that run end. */
-export class Gate {
-  #limit: number;
-  #running = 0;
-  readonly #waiting: Array<() => void> = [];
-
-  constructor(limit: number) {
-    this.#limit = limit;
-  }
-
-  setLimit(limit: number): void {
-    this.#limit = limit;
-    this.#open();
-  }
-
-  async run<Result>(act: () => Promise<Result>, signal?: AbortSignal): Promise<Result> {
-    await this.#enter(signal);
-    try {
-      return await act();
-    } finally {
-      this.#running -= 1;
-      this.#open();
-    }
-  }
-
-  async #enter(signal: AbortSignal | undefined): Promise<void> {
-    if (this.#running < this.#limit && this.#waiting.length === 0) {
-      this.#running += 1;
-      return;
-    }
-    const turn = Promise.withResolvers<void>();
-    const abort = (): void => {
-      this.#waiting.splice(this.#waiting.indexOf(turn.resolve), 1);
-      turn.reject(signal?.reason);
-    };
-    this.#waiting.push(turn.resolve);
-    signal?.addEventListener('abort', abort, { once: true });
-    try {
-      await turn.promise;
-    } finally {
-      signal?.removeEventListener('abort', abort);
-    }
-  }
-
-  #open(): void {
-    while (this.#running < this.#limit && this.#waiting.length > 0) {
-      this.#running += 1;
-      this.#waiting.shift()?.();
-    }
   }
 }
 

@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream';
+import { memoryOf, noteReceived } from './received.ts';
 
 /** Of the SDK's answer to a read. */
 interface Answer {
@@ -10,19 +11,24 @@ interface Answer {
 /**
  * Into memory of the right size: the SDK's own way keeps the pieces until it has all of them. The answer says twice how
  * long it is; a proxy that cut it off may have changed one of them.
+ * @param into where it goes when it fits
  */
-export async function readBody({ Body, ContentRange, ContentLength }: Answer): Promise<Uint8Array> {
+export async function readBody(
+  { Body, ContentRange, ContentLength }: Answer,
+  into: Uint8Array | undefined,
+): Promise<Uint8Array> {
   const [, first, last] = /^bytes (\d+)-(\d+)\//.exec(ContentRange ?? '') ?? [];
   const expected = first === undefined ? ContentLength : Number(last) - Number(first) + 1;
   if (!(Body instanceof Readable) || expected === undefined) {
     return (await Body?.transformToByteArray()) ?? new Uint8Array();
   }
-  const bytes = new Uint8Array(expected);
+  const bytes = memoryOf(expected, into);
   let used = 0;
   for await (const piece of Body) {
     if (piece instanceof Uint8Array && used + piece.length <= expected) {
       bytes.set(piece, used);
       used += piece.length;
+      noteReceived(piece.length);
     } else {
       throw new Error(`the answer has more than ${expected} bytes`);
     }

@@ -22,7 +22,14 @@ import { forEachLimit } from '../limit.ts';
 import { readBody } from './s3-body.ts';
 import { RETRY_PAUSE_MS, retrying } from './s3-retry.ts';
 import { nameOf, statusOf, storageDenied, toStorageError } from './s3-errors.ts';
-import { checkKey, type Backend, type ByteRange, type CallOptions, type ObjectInfo } from './backend.ts';
+import {
+  checkKey,
+  type Backend,
+  type ByteRange,
+  type CallOptions,
+  type GetOptions,
+  type ObjectInfo,
+} from './backend.ts';
 
 const MiB = 2 ** 20;
 /** Larger objects go in parts. */
@@ -109,8 +116,8 @@ class S3Backend implements Backend {
     });
   }
 
-  async get(key: string, options: CallOptions & { readonly range?: ByteRange } = {}): Promise<Uint8Array | undefined> {
-    const { range, signal } = options;
+  async get(key: string, options: GetOptions = {}): Promise<Uint8Array | undefined> {
+    const { range, signal, into } = options;
     if (range !== undefined && ('last' in range ? range.last : range.bytes) === 0) {
       return (await this.head(key, options)) === undefined ? undefined : new Uint8Array();
     }
@@ -123,7 +130,7 @@ class S3Backend implements Backend {
       if (answer === undefined || answer instanceof Uint8Array) {
         return answer;
       }
-      return readBody(answer);
+      return readBody(answer, into);
     });
   }
 

@@ -16,6 +16,7 @@ import {
   type ObjectInfo,
 } from './backend.ts';
 import { ABSENT_HEADER, ERROR_HEADER, MODIFIED_HEADER } from './objects-server.ts';
+import { memoryOf, noteReceived } from './received.ts';
 
 /** A live sidecar says something every 3 s, whatever the store does. */
 const SILENCE_MS = 15_000;
@@ -66,7 +67,7 @@ class SidecarBackend implements Backend {
     return (await this.#send({ method: 'PUT', path: pathOf(key, signal), headers }, bytes, signal)) === 201;
   }
 
-  async get(key: string, { range, fresh, pastCopies, signal }: GetOptions = {}): Promise<Uint8Array | undefined> {
+  async get(key: string, { range, fresh, pastCopies, signal, into }: GetOptions = {}): Promise<Uint8Array | undefined> {
     const path = pathOf(key, signal);
     if (range !== undefined && ('last' in range ? range.last : range.bytes) === 0) {
       return (await this.head(key, signal === undefined ? {} : { signal })) === undefined
@@ -85,7 +86,7 @@ class SidecarBackend implements Backend {
     if (isAbsent(answer)) {
       return undefined;
     }
-    return this.#line.guard(signal, () => bytesOf(answer, this.#line));
+    return this.#line.guard(signal, () => bytesOf(answer, this.#line, into));
   }
 
   async head(key: string, { signal }: CallOptions = {}): Promise<ObjectInfo | undefined> {
@@ -258,24 +259,24 @@ function errorOf(header: string): KybernateError {
 }
 
 /** The whole body; a connection that was cut is an error, never a shorter object. */
-async function bytesOf(answer: IncomingMessage, line: Line): Promise<Uint8Array> {
+async function bytesOf(answer: IncomingMessage, line: Line, into?: Uint8Array): Promise<Uint8Array> {
   const length = Number(answer.headers['content-length'] ?? Number.NaN);
+  const whole = Number.isInteger(length) ? memoryOf(length, into) : undefined;
   const parts: Buffer[] = [];
-  let whole: Buffer | undefined = Number.isInteger(length) ? Buffer.allocUnsafeSlow(length) : undefined;
   let bytes = 0;
   for await (const part of answer as AsyncIterable<Buffer>) {
-    if (whole !== undefined && bytes + part.length <= length) {
-      part.copy(whole, bytes);
-    } else {
+    if (whole === undefined) {
       parts.push(part);
+    } else {
+      whole.set(part, bytes);
     }
     bytes += part.length;
+    noteReceived(part.length);
   }
   if (whole !== undefined && bytes !== length) {
     throw line.unavailable(`the answer ended after ${bytes} of ${length} bytes`);
   }
-  whole ??= Buffer.concat(parts);
-  return new Uint8Array(whole.buffer, whole.byteOffset, whole.length);
+  return whole ?? Buffer.concat(parts);
 }
 
 function pathOf(key: string, signal: AbortSignal | undefined): string {

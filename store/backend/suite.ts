@@ -75,6 +75,9 @@ export function describeBackend(name: string, open: () => Promise<BackendFixture
       await backend.put('range/a', text('abcdefghij'));
 
       expect(await backend.get('range/a', { range })).toEqual(text(expected));
+      const into = new Uint8Array(64);
+      expect(await backend.get('range/a', { range, into })).toEqual(text(expected));
+      expect([...into.subarray(expected.length)].every((byte) => byte === 0)).toBe(true);
     });
 
     it('lets exactly one of eight concurrent putIfAbsent win, and keeps its bytes', async () => {

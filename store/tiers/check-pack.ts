@@ -23,17 +23,15 @@ export async function checkPack(pack: string, bytes: Uint8Array, signal: AbortSi
   const run = chunkJobRunner(entries.reduce((sum, { rawBytes }) => sum + rawBytes, 0));
   await forEachLimit(groupsOf(entries), PARALLEL_JOBS, signal, async (group) => {
     const start = group[0]?.offset ?? 0;
-    const storedBytes = group.reduce((sum, entry) => sum + entry.storedBytes, 0);
+    const stored = new SharedArrayBuffer(group.reduce((sum, { storedBytes }) => sum + storedBytes, 0));
+    new Uint8Array(stored).set(bytes.subarray(start, start + stored.byteLength));
     const { whole } = await run({
       kind: 'decode',
-      // A copy: the job takes it along to its thread.
-      stored: new Uint8Array(bytes.subarray(start, start + storedBytes)).buffer,
-      chunks: group.map(({ codec, storedBytes: length, rawBytes, digest }) => ({
-        codec,
-        storedBytes: length,
-        rawBytes,
-        digest: new Uint8Array(digest),
-      })),
+      stored,
+      chunks: group.map(({ offset, codec, storedBytes, rawBytes }) => {
+        return { offset: offset - start, codec, storedBytes, rawBytes };
+      }),
+      digests: Buffer.concat(group.map(({ digest }) => digest)),
     });
     const damaged = whole.indexOf(false);
     if (damaged !== -1) {
