@@ -1,7 +1,7 @@
 /*
  * A `runc checkpoint` that containerd's shim (ctr, kubelet, Docker) asked for, done by the engine because the container
  * uses a GPU. No workflow stands behind it: this call is the operation, and whoever finds its directory without a live
- * call (`isAgentOperation`, `isUnderWay`) undoes it as it would that of a closed workflow.
+ * call (operation-owner.ts) undoes it as it would that of a closed workflow.
  *
  * containerd pauses the container before the call and resumes it afterwards, and a driver call on a frozen process hangs:
  * the container is thawed for the operation and left as it was found. A mark in the directory that runc keeps for it
@@ -39,11 +39,10 @@ import { failedLogsDir } from './failed-logs.ts';
 import { freeze, freezerState, thaw } from './freezer.ts';
 import { containerPids, withGpuTraces } from './gpu-traces.ts';
 import type { NodeDeps } from './node-deps.ts';
-import { lockFile, newestToken, type OperationPlan } from './operation.ts';
+import { lockFile, newestToken } from './operation.ts';
+import { AGENT, whileUnderWay } from './operation-owner.ts';
 import { planCheckpoint } from './plan.ts';
 
-/** In place of a workflow's id. */
-const AGENT = 'agent';
 /** runc itself knows no limit; GPUs of 80 GB take a minute. */
 const FREEZE_BUDGET_MS = 600_000;
 /** From complete images to the end of the container: renames, or copies when the images lie on another file system. */
@@ -52,19 +51,6 @@ const FREEZE_TIMEOUT_MS = 10_000;
 const SAVE_ATTEMPTS = 3;
 /** In the directory that runc keeps for the container; holds the agent's pid. */
 const MARK = 'kybernate-checkpoint';
-
-/** Operations of calls that are being answered, in this process. */
-const underWay = new Set<string>();
-
-/** Was the operation begun by a call to the agent? */
-export function isAgentOperation(workflow: OperationPlan['workflow']): boolean {
-  return workflow.workflowId === AGENT;
-}
-
-/** Is that call still being answered? A worker that has just started answers none. */
-export function isUnderWay(workflow: OperationPlan['workflow']): boolean {
-  return isAgentOperation(workflow) && underWay.has(workflow.runId);
-}
 
 /**
  * @param op its signal is aborted when the caller goes away: what was done is undone
@@ -90,12 +76,9 @@ export async function checkpointForRuntime(
     request,
     operationId: randomBytes(16).toString('hex'),
   };
-  underWay.add(call.operationId);
-  try {
-    return freezerState(freezer) === 'thawed' ? await checkpoint(call, 'running') : await thawed(call, freezer);
-  } finally {
-    underWay.delete(call.operationId);
-  }
+  return whileUnderWay(call.operationId, () =>
+    freezerState(freezer) === 'thawed' ? checkpoint(call, 'running') : thawed(call, freezer),
+  );
 }
 
 interface Call {

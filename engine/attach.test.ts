@@ -6,12 +6,13 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Op } from '../core/op.ts';
 import { readProcess } from '../native/proc/tree.ts';
-import { captureContainer, discardCapture, resumeContainer, undoWithoutRunner, type OperationRef } from './attach.ts';
+import { captureContainer, discardCapture, resumeContainer, type OperationRef } from './attach.ts';
 import { NO_GPU } from './gpu/gpu-plan.ts';
 import { appendJournal, readJournal } from './journal.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 import { checkToken, operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
 import { forgetOperation, reconcile } from './reconcile.ts';
+import { undoWithoutRunner } from './undo-dead.ts';
 
 const ID = '0'.repeat(32);
 const container = { namespace: 'default', id: 'c1' };
@@ -56,6 +57,9 @@ beforeEach(() => {
     operationId: ID,
     container,
     token: 1,
+    workflow: { workflowId: 'w', runId: 'r' },
+    freezeBudgetMs: 1000,
+    holdBudgetMs: 1000,
     engine: 'runc',
     checkpointDir: join(dir, 'checkpoint-a'),
     gpu: NO_GPU,

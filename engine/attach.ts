@@ -2,32 +2,31 @@
  * How activities reach an operation's runner, and what they do when there is none. Every function here may be called
  * any number of times, by any worker process, before and after the runner's death.
  */
-import { closeSync, existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
-import { isErrorType, KybernateError } from '../core/errors.ts';
+import { isErrorType, KybernateError, messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { removeUncommitted } from './commit.ts';
-import { takeContainerLock } from './container-flock.ts';
-import { endDump } from './end-dump.ts';
 import { mayBeFrozen, readJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
-import { killOperation, removeOperationCgroup } from './operation-cgroup.ts';
+import { killOperation, operationPids, removeOperationCgroup } from './operation-cgroup.ts';
 import {
   checkToken,
   operationPaths,
   readJson,
   readPlan,
   removeOperation,
+  retireToken,
   type OperationPaths,
   type OperationPlan,
 } from './operation.ts';
 import { launchRunner } from './runner-process.ts';
 import type { RunnerAnswer, RunnerCall } from './runner-server.ts';
-import { undoCapture } from './undo.ts';
-import { verifyRunning } from './verify-running.ts';
+import { removeDiffView } from './rootfs-diff-service.ts';
+import { undoWithoutRunner } from './undo-dead.ts';
 
 /** Names an operation in every step. */
 export interface OperationRef {
@@ -38,6 +37,12 @@ export interface OperationRef {
 }
 
 const RUNNER_START_MS = 15_000;
+/** For a call that is only noted. */
+const NOTE_MS = 10_000;
+/** Beyond the budgets: an undo, with its verification. */
+const UNDO_GRACE_MS = 120_000;
+/** Beyond the budgets: starting runc and CRIU, and what is written when the workload runs again. */
+const STEP_GRACE_MS = 600_000;
 
 /**
  * Starts the operation's runner and returns when it holds the container's flock; joins a live one.
@@ -51,22 +56,39 @@ export async function startRunner(deps: NodeDeps, op: Op, ref: OperationRef): Pr
   if (live !== undefined) {
     return { runnerPid: live };
   }
-  if (existsSync(paths.journal)) {
+  // One that an earlier worker process has started may not have come as far as its file.
+  const isStarting = (): boolean => operationPids(ref.operationId).length > 0;
+  if (!isStarting() && existsSync(paths.journal)) {
     throw new KybernateError('DumpFailed', `the runner of operation ${ref.operationId} died; its capture is undone`);
   }
-  rmSync(paths.runner, { force: true });
-  const runner = launchRunner(deps.settings, paths);
-  return waitForRunner(paths, op, runner.ended);
+  if (isStarting()) {
+    return waitForRunner(paths, op, { ended: () => !isStarting() });
+  }
+  return waitForRunner(paths, op, launchRunner(deps.settings, paths));
 }
 
-async function waitForRunner(paths: OperationPaths, op: Op, ended: () => boolean): Promise<{ runnerPid: number }> {
+interface StartingRunner {
+  readonly ended: () => boolean;
+  /** of a runner that this process started: errors of others are not its own */
+  readonly pid?: number | undefined;
+}
+
+interface RunnerRefusal {
+  readonly error?: { readonly type: string; readonly message: string; readonly pid: number };
+}
+
+async function waitForRunner(
+  paths: OperationPaths,
+  op: Op,
+  { ended, pid: own }: StartingRunner,
+): Promise<{ runnerPid: number }> {
   const deadline = performance.now() + RUNNER_START_MS;
   for (let gone = false; !gone && performance.now() < deadline;) {
     op.signal.throwIfAborted();
     // Asked before the file is read: what a runner writes before it ends is seen.
     gone = ended();
-    const state = readJson(paths.runner) as { error?: { type: string; message: string } } | undefined;
-    if (state?.error !== undefined) {
+    const state = readJson(paths.runner) as RunnerRefusal | undefined;
+    if (state?.error !== undefined && (own === undefined || state.error.pid === own)) {
       throw new KybernateError(isErrorType(state.error.type) ? state.error.type : 'Internal', state.error.message);
     }
     const pid = runnerPid(paths);
@@ -136,6 +158,9 @@ export async function endOperation(deps: NodeDeps, op: Op, ref: OperationRef): P
     // The runner died since somebody last looked. Its journal must not go before the workload runs.
     await undoWithoutRunner(deps, op, plan);
   }
+  if (plan !== undefined) {
+    await dropDiff(deps, op, plan);
+  }
   await killOperation(ref.operationId);
   removeOperationCgroup(ref.operationId);
 }
@@ -146,41 +171,31 @@ async function untilGone(paths: OperationPaths): Promise<void> {
   }
 }
 
-/** Removes the uncommitted capture and the operation's directory. A committed checkpoint stays. Idempotent. */
+/** containerd's view for the diff of a runner that died would stay for a day. What cannot be removed goes then. */
+async function dropDiff(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<void> {
+  if (runnerPid(operationPaths(plan.settings, plan.operationId)) === undefined) {
+    await removeDiffView(deps.containerd, plan.facts).catch((error: unknown) => {
+      op.log.warn(
+        { operationId: plan.operationId, error: messageOf(error) },
+        'the view of a diff could not be removed',
+      );
+    });
+  }
+}
+
+/**
+ * Removes the uncommitted capture and the operation's directory. A committed checkpoint stays. Idempotent. The token goes
+ * first, so that no step which is late begins once more.
+ */
 export async function discardCapture(deps: NodeDeps, op: Op, ref: OperationRef): Promise<{ removed: boolean }> {
   const plan = readPlan(deps.settings, ref.operationId);
+  if (plan !== undefined) {
+    retireToken(deps.settings, plan.container, plan.token);
+  }
   await endOperation(deps, op, ref);
   const removed = plan === undefined ? false : await removeUncommitted(plan.checkpointDir);
   removeOperation(deps.settings, ref.operationId);
   return { removed };
-}
-
-/** Undos under way in this process, by operation id. */
-const undoing = new Map<string, Promise<ResumeResult>>();
-
-/** Undoes what a dead runner left. An activity and the reconciler that come together share one undo. */
-export function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
-  const { operationId } = plan;
-  const running = undoing.get(operationId) ?? undoOnce(deps, op, plan).finally(() => undoing.delete(operationId));
-  undoing.set(operationId, running);
-  return running;
-}
-
-/** Takes the flock: an undo by another process is waited for by nobody, and this one is refused. */
-async function undoOnce(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
-  const paths = operationPaths(deps.settings, plan.operationId);
-  if (!mayBeFrozen(readJournal(paths.journal))) {
-    return verifyRunning(plan, deps, op.log);
-  }
-  // What survives of the operation holds the flock by inheritance, and may still write to the workload.
-  await endDump(plan, deps.run);
-  await killOperation(plan.operationId);
-  const lock = takeContainerLock(plan);
-  try {
-    return await undoCapture(plan, deps, op.log);
-  } finally {
-    closeSync(lock);
-  }
 }
 
 export class RunnerGone extends KybernateError {
@@ -211,7 +226,7 @@ export function runnerPid(paths: OperationPaths): number | undefined {
 }
 
 async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall): Promise<unknown> {
-  planOf(deps, ref);
+  const deadlineMs = answerMs(planOf(deps, ref), call);
   if (call !== 'resume' && call !== 'end') {
     // The token orders operations, but never keeps a workload that stands still from running again.
     checkToken(deps.settings, ref.container, ref.token);
@@ -219,7 +234,7 @@ async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall):
   const paths = operationPaths(deps.settings, ref.operationId);
   function cancel(): void {
     // Its answer comes through the call that it ends.
-    callRunner(paths, 'cancel').catch(() => undefined);
+    callRunner(paths, 'cancel', NOTE_MS).catch(() => undefined);
   }
   if (call === 'capture' || call === 'save-gpu-state') {
     if (op.signal.aborted) {
@@ -230,7 +245,7 @@ async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall):
     op.signal.addEventListener('abort', cancel, { once: true });
   }
   try {
-    const answer = await callRunner(paths, call).catch((error: unknown) => {
+    const answer = await callRunner(paths, call, deadlineMs).catch((error: unknown) => {
       throw new RunnerGone(ref.operationId, error);
     });
     if (answer.error !== undefined) {
@@ -251,7 +266,15 @@ function toError(error: NonNullable<RunnerAnswer['error']>, op: Op): unknown {
   });
 }
 
-function callRunner(paths: OperationPaths, call: RunnerCall): Promise<RunnerAnswer> {
+/** After it the runner counts as gone, and is ended by the undo: its own budgets were over long before. */
+function answerMs({ freezeBudgetMs, gpu }: OperationPlan, call: RunnerCall): number {
+  const hooksMs = (gpu.quiesce?.timeoutMs ?? 0) + (gpu.resume?.timeoutMs ?? 0);
+  const gpuMs = gpu.lockTimeoutMs + 2 * gpu.estimatedRestoreMs + hooksMs;
+  const isStep = call === 'capture' || call === 'save-gpu-state';
+  return freezeBudgetMs + gpuMs + (isStep ? STEP_GRACE_MS : UNDO_GRACE_MS);
+}
+
+function callRunner(paths: OperationPaths, call: RunnerCall, deadlineMs: number): Promise<RunnerAnswer> {
   return new Promise((resolve, reject) => {
     const sent = request({ socketPath: paths.socket, path: `/${call}`, method: 'POST', agent: false }, (response) => {
       let text = '';
@@ -266,6 +289,7 @@ function callRunner(paths: OperationPaths, call: RunnerCall): Promise<RunnerAnsw
         }
       });
     });
+    sent.setTimeout(deadlineMs, () => sent.destroy(new Error(`no answer to ${call} in ${deadlineMs} ms`)));
     sent.on('error', reject);
     sent.end();
   });

@@ -28,6 +28,7 @@ import { failedLogsDir } from './failed-logs.ts';
 import { hasGpu } from './gpu-section.ts';
 import { holdsConnections, networkHoldTable } from './network-locks.ts';
 import { liveConnections } from './live-processes.ts';
+import { checkToken } from './operation.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
 
 /** A task in an uninterruptible sleep delays the freeze; the freeze budget bounds it too. */
@@ -233,6 +234,8 @@ class CriuCapture implements Capture {
 
   async #freezeWorkload(): Promise<void> {
     const { plan, timer, onFreezing, onFrozen } = this.#context;
+    // The last moment before the workload is touched: runc and CRIU took their time to start.
+    checkToken(plan.settings, plan.container, plan.token);
     onFreezing();
     timer.part('freeze');
     timer.frozen();

@@ -267,6 +267,9 @@ async function syncPath(path: string, kind: 'file' | 'dir' = 'dir', groupId?: nu
 export async function removeUncommitted(checkpointDir: string): Promise<boolean> {
   const aside = join(dirname(checkpointDir), `.discard-${basename(checkpointDir)}`);
   if (await isCommitted(checkpointDir)) {
+    if (!(await isCommitted(aside))) {
+      await rm(aside, { recursive: true, force: true });
+    }
     return false;
   }
   if (!(await isCommitted(aside))) {

@@ -6,11 +6,15 @@
  * killed: it is then copying pages, or waits in our script, and the process's side ends by itself at the closed socket.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { cgroupPids } from '../native/proc/cgroup.ts';
 import { listProcesses, readProcess } from '../native/proc/tree.ts';
 import type { Run } from '../native/run/run.ts';
 import { freezeNow } from './freezer.ts';
 import { killOperation, operationPids } from './operation-cgroup.ts';
 import type { OperationPlan } from './operation.ts';
+
+/** Begin of the names of containerd's shims, whose `comm` is cut at 15 characters. */
+const SHIM = 'containerd-shim';
 
 /** Time for CRIU to notice and to leave the processes as it found them. */
 export const DUMP_GRACE_MS = 700;
@@ -45,22 +49,30 @@ function dumpPids(plan: OperationPlan): number[] {
 }
 
 /**
- * With the engine `containerd` runc and CRIU are children of the shim, outside the operation's cgroup. They are known
- * by the image directory in runc's arguments; CRIU is below that runc.
+ * With the engine `containerd` runc and CRIU are children of the shim, outside the operation's cgroup. That runc is known
+ * by its parent and by the image directory in its arguments: the directory alone also stands in those of a `tail` or an
+ * editor that somebody has on it. CRIU is below that runc.
  */
 function foreignDumpPids(plan: OperationPlan): number[] {
   if (plan.engine !== 'containerd') {
     return [];
   }
   const processes = listProcesses();
+  const shims = new Set(processes.filter(({ command }) => command.startsWith(SHIM)).map(({ hostPid }) => hostPid));
+  const own = new Set(cgroupPids(plan.facts.freezer.path));
   const pids = new Set(
     processes
-      .filter(({ hostPid, commandLine }) => hostPid !== process.pid && commandLine.includes(`${plan.checkpointDir}/`))
+      .filter(({ hostPid, parentHostPid }) => shims.has(parentHostPid) && !own.has(hostPid))
+      .filter(
+        ({ commandLine }) => commandLine.includes(' checkpoint ') && commandLine.includes(`${plan.checkpointDir}/`),
+      )
       .map(({ hostPid }) => hostPid),
   );
   for (let before = -1; before !== pids.size;) {
     before = pids.size;
-    processes.filter(({ parentHostPid }) => pids.has(parentHostPid)).forEach(({ hostPid }) => pids.add(hostPid));
+    processes
+      .filter(({ hostPid, parentHostPid }) => pids.has(parentHostPid) && !own.has(hostPid))
+      .forEach(({ hostPid }) => pids.add(hostPid));
   }
   return [...pids];
 }

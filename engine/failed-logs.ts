@@ -16,9 +16,13 @@ export function failedLogsDir(settings: Pick<NodeSettings, 'stateDir'>, checkpoi
 /** Removes all but the newest. */
 export async function pruneFailedLogs(settings: Pick<NodeSettings, 'stateDir'>): Promise<void> {
   const dir = join(settings.stateDir, 'failed');
-  const entries = await Promise.all(
-    (await readdir(dir)).map(async (name) => ({ name, at: (await stat(join(dir, name))).mtimeMs })),
-  );
+  const names = await readdir(dir).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      return [];
+    }
+    throw error;
+  });
+  const entries = await Promise.all(names.map(async (name) => ({ name, at: (await stat(join(dir, name))).mtimeMs })));
   for (const { name } of entries.toSorted((a, b) => b.at - a.at).slice(KEPT)) {
     await rm(join(dir, name), { recursive: true, force: true });
   }

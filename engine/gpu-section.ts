@@ -18,7 +18,7 @@ import { putBackMemory, raiseMemory } from './gpu/memory-room.ts';
 import { memoryOf, saveGpu } from './gpu/save.ts';
 import { scrubChildren } from './gpu/scrub.ts';
 import { appendJournal, readJournal, tryAppendJournal } from './journal.ts';
-import { operationPaths, type OperationPlan } from './operation.ts';
+import { checkToken, operationPaths, type OperationPlan } from './operation.ts';
 import type { PhaseTimer } from './phase-timer.ts';
 
 export interface GpuSection {
@@ -54,6 +54,8 @@ export async function saveGpuSection(
     await runHook(run, plan, plan.gpu.quiesce, signal);
   }
   timer.part('gpu-room');
+  // The hook of the workload took its time.
+  checkToken(plan.settings, plan.container, plan.token);
   appendJournal(journal, { step: 'gpu-locking', state: 'begin' });
   onLocking();
   raiseMemory(plan);

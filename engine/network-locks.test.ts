@@ -28,7 +28,7 @@ const run: Run = () =>
 
 async function found(privateNetwork: boolean): Promise<string[]> {
   const dumpLogs = dumpLogPlaces(join(dir, 'operation'), join(dir, 'checkpoint'));
-  const tables = await networkLockTables({ initHostPid: 1, privateNetwork, dumpLogs, holdTable: 'kybernate-1' }, run);
+  const tables = await networkLockTables({ namespace: 1, privateNetwork, dumpLogs, holdTable: 'kybernate-1' }, run);
   return tables.map((table) => table.name);
 }
 

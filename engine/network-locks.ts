@@ -6,13 +6,13 @@
 import { join } from 'node:path';
 import { LOG_FILES } from '../core/checkpoint/file-names.ts';
 import { criuRunId } from '../native/criu/log.ts';
-import { criuTableName, isCriuTable, listTables, type NftTable } from '../native/net/nft.ts';
+import { criuTableName, isCriuTable, listTables, type NetworkNamespaceRef, type NftTable } from '../native/net/nft.ts';
 import type { OperationPlan } from './operation.ts';
 import type { Run } from '../native/run/run.ts';
 
 export interface NetworkLockOwner {
-  /** any process of the container that is alive */
-  readonly initHostPid: number;
+  /** that of the container */
+  readonly namespace: NetworkNamespaceRef;
   /** made for this container alone */
   readonly privateNetwork: boolean;
   /** where CRIU's log of this operation may lie, in the order of looking */
@@ -27,7 +27,7 @@ export function dumpLogPlaces(operationDir: string, checkpointDir: string): stri
 
 /** Empty when the namespace is gone. */
 export async function networkLockTables(owner: NetworkLockOwner, run: Run): Promise<NftTable[]> {
-  const tables = await listTables(run, owner.initHostPid);
+  const tables = await listTables(run, owner.namespace);
   if (tables.length === 0) {
     return [];
   }

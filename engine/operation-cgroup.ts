@@ -3,10 +3,12 @@
  * own cgroup is killed or restarted. The runner moves itself there at its start, before it starts anything: runc, CRIU
  * and whatever they start are born in it, and are found in it when their parents are gone.
  */
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseOperationId } from '../core/ids.ts';
+import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
+import type { NodeSettings } from './node-deps.ts';
+import { listOperations } from './operation.ts';
 
 const ROOT = '/sys/fs/cgroup';
 /** v1 hierarchies by which service managers and runtimes end a whole group. */
@@ -27,11 +29,25 @@ function groupDirs(operationId: string): string[] {
 export function joinOperationCgroup(operationId: string, pid: number): void {
   for (const dir of groupDirs(operationId)) {
     try {
-      mkdirSync(dir, { recursive: true });
-      writeFileSync(join(dir, 'cgroup.procs'), String(pid));
+      enter(dir, pid);
     } catch (error) {
       // EROFS, EACCES: a hierarchy that is not ours to use. ESRCH: the process has ended already.
       if (!['EROFS', 'EACCES', 'ESRCH', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')) {
+        throw error;
+      }
+    }
+  }
+}
+
+function enter(dir: string, pid: number): void {
+  for (let attempt = 1; ; attempt += 1) {
+    mkdirSync(dir, { recursive: true });
+    try {
+      writeFileSync(join(dir, 'cgroup.procs'), String(pid));
+      return;
+    } catch (error) {
+      // Empty groups are swept: ours may go between the two calls.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt === 3) {
         throw error;
       }
     }
@@ -88,4 +104,28 @@ export function removeOperationCgroup(operationId: string): void {
       // ENOENT: never made. EBUSY: a process is left in it.
     }
   }
+}
+
+export interface CgroupLeftover {
+  readonly operationId: string;
+  /** in any hierarchy */
+  readonly hostPids: readonly number[];
+}
+
+/** Groups of operations that have no directory below this run directory. Those with processes may be another node worker's. */
+export async function leftCgroups(settings: Pick<NodeSettings, 'runDir'>): Promise<readonly CgroupLeftover[]> {
+  const known = new Set(await listOperations(settings));
+  const names = hierarchies().flatMap((root) => {
+    const dir = join(root, 'kybernate');
+    return existsSync(dir) ? readdirSync(dir) : [];
+  });
+  return [...new Set(names)]
+    .filter((name) => OPERATION_ID_PATTERN.test(name) && !known.has(name))
+    .sort()
+    .map((operationId) => ({ operationId, hostPids: operationPids(operationId) }));
+}
+
+/** Removes the groups of ended operations. One with a process in it cannot be removed, so nobody else's is. */
+export async function sweepOperationCgroups(settings: Pick<NodeSettings, 'runDir'>): Promise<void> {
+  (await leftCgroups(settings)).forEach(({ operationId }) => removeOperationCgroup(operationId));
 }

@@ -167,3 +167,17 @@ export function checkToken(
     writeJson(`${lockBase(settings, container)}.token`, { token });
   }
 }
+
+/**
+ * Refuses this token from now on, and every older one: the operation that had it is over, and what is left of its steps
+ * must do nothing more. A newer operation's token is not touched. Idempotent.
+ */
+export function retireToken(
+  settings: Pick<NodeSettings, 'runDir'>,
+  container: { namespace: string; id: string },
+  token: number,
+): void {
+  if (newestToken(settings, container) <= token) {
+    checkToken(settings, container, token + 1);
+  }
+}

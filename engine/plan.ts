@@ -9,6 +9,7 @@ import type { PlanStepInput, PlanStepResult } from '../core/contract/checkpoint.
 import { KybernateError } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
+import { discardCapture } from './attach.ts';
 import { analyzeContainer } from './analysis.ts';
 import { probeNodeFacts } from './facts.ts';
 import { analyzeGpu } from './gpu/analysis.ts';
@@ -17,6 +18,7 @@ import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { bootId, checkToken, listOperations, readPlan, writePlan, type OperationPlan } from './operation.ts';
+import { isAgentOperation } from './operation-owner.ts';
 import { checkSource } from './preflight/source.ts';
 
 export interface PlanRequest extends PlanStepInput {
@@ -48,6 +50,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   if (made !== undefined) {
     return resultOf(made);
   }
+  await discardEarlierRuns(deps, op, request);
   const dir = request.imagesOnlyIn ?? checkpointDir(deps, context.checkpointId);
   await refuseTakenId(deps, dir, request.operationId, context.checkpointId);
   const nodeFacts = await probeNodeFacts(deps);
@@ -104,6 +107,20 @@ function resultOf({ analysis, facts, gpu, reservedBytes }: OperationPlan): PlanS
     criuOptions: analysis.options.map(({ option, reason }) => ({ option, reason })),
     warnings: analysis.warnings,
   };
+}
+
+/**
+ * One workflow id has one open run: what an earlier one (it was reset, or terminated) has left is nobody's, and would
+ * hold the container or the checkpoint's id until the next reconciliation.
+ */
+async function discardEarlierRuns(deps: NodeDeps, op: Op, { operationId, workflow }: PlanRequest): Promise<void> {
+  for (const other of await listOperations(deps.settings)) {
+    const plan = readPlan(deps.settings, other);
+    const isEarlier = other !== operationId && plan?.workflow.workflowId === workflow.workflowId;
+    if (isEarlier && !isAgentOperation(workflow)) {
+      await discardCapture(deps, op, plan);
+    }
+  }
 }
 
 /** A committed checkpoint is never overwritten; what an unfinished one left belongs to another live operation. */

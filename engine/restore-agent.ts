@@ -25,6 +25,8 @@ import {
 import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { checkToken } from './operation.ts';
+import { AGENT, claimOperation, whileUnderWay } from './operation-owner.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { surveyForeignRestore } from './preflight/restore.ts';
@@ -41,6 +43,7 @@ import {
   takeLease,
   writeRestore,
 } from './restore-operation.ts';
+import { removeNote } from './restore-notes.ts';
 import { type RestoreSource, type SourceAccess, resolveSource } from './restore-source.ts';
 
 /** For a container that somebody else made: nobody told us a budget. */
@@ -101,6 +104,7 @@ function joinedRecord(deps: NodeDeps, request: PrepareRestoreRequest): RestoreRe
     return undefined;
   }
   const { namespace, id } = record.container;
+  refuseEnded(deps, record);
   if (id !== request.container.id || (request.container.namespace ?? namespace) !== namespace) {
     throw new KybernateError(
       'RestoreRefused',
@@ -108,6 +112,13 @@ function joinedRecord(deps: NodeDeps, request: PrepareRestoreRequest): RestoreRe
     );
   }
   return record;
+}
+
+/** @throws LockLost the operation was ended meanwhile: nothing more may come of it */
+function refuseEnded(deps: NodeDeps, { container, token }: RestoreRecord): void {
+  if (token !== undefined) {
+    checkToken(deps.settings, container, token);
+  }
 }
 
 /** Its room on the GPUs is taken when this returns. */
@@ -154,17 +165,19 @@ async function leased<Result>(
   act: () => Promise<Result>,
 ): Promise<Result> {
   const isId = CHECKPOINT_ID_PATTERN.test(restoreFrom) && !restoreFrom.includes('..');
-  if (isId) {
-    takeLease(deps.settings, restoreFrom, operationId);
-  }
-  try {
-    return await act();
-  } catch (error) {
+  const workflow = { workflowId: AGENT, runId: operationId };
+  return whileUnderWay(operationId, async () => {
+    claimOperation(deps.settings, operationId, { workflow, ...(isId ? { checkpointId: restoreFrom } : {}) });
     if (isId) {
-      releaseLease(deps.settings, restoreFrom, operationId);
+      takeLease(deps.settings, restoreFrom, operationId);
     }
-    throw error;
-  }
+    try {
+      return await act();
+    } catch (error) {
+      forgetRestore(deps.settings, operationId);
+      throw error;
+    }
+  });
 }
 
 async function checkTarget(
@@ -189,6 +202,7 @@ async function checkTarget(
  * The wrapper's last word. With GPU processes it is asked for before their devices are back, and a `proceed: false` is
  * followed by another word of the wrapper, when it has ended the container.
  * @returns `proceed: false` when the container must be ended again
+ * @throws LockLost the operation was ended meanwhile, with the same meaning
  */
 export async function completeRestore(
   deps: NodeDeps,
@@ -196,6 +210,9 @@ export async function completeRestore(
   request: CompleteRestoreRequest,
 ): Promise<CompleteRestoreResponse> {
   const record = requireRestore(deps.settings, request.operationId);
+  if (request.outcome === 'restored') {
+    refuseEnded(deps, record);
+  }
   if (record.gpu === undefined || request.outcome !== 'restored') {
     return settle(deps, op, record, request);
   }
@@ -269,6 +286,10 @@ async function settle(
     errors: request.errors,
     ...(savedLogs === undefined ? {} : { savedLogs }),
   });
+  if (request.outcome !== 'failed') {
+    // From here on its processes are nobody's left-over, also after a reboot.
+    removeNote(deps.settings, record.operationId);
+  }
   if (record.checkpointId !== undefined && request.outcome !== 'failed') {
     releaseLease(deps.settings, record.checkpointId, record.operationId);
   }

@@ -1,6 +1,7 @@
 /*
  * What the node keeps of a restore while it lasts, in the operation's directory on tmpfs:
  *   restore.json   what is restored into what, and how far it has come; written before every act it describes
+ *   owner.json     who drives it (operation-owner.ts)
  *   work-<n>/      CRIU's work directory of the n-th attempt: its configuration and logs
  * and `<runDir>/leases/<checkpointId>/<operationId>`: as long as it is there the checkpoint must not be removed.
  */
@@ -13,11 +14,15 @@ import type { OciMemory } from '../core/oci/spec.ts';
 import type { MemoryRaise } from './gpu/gpu-plan.ts';
 import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import type { NodeSettings } from './node-deps.ts';
-import { listOperations, operationPaths, readJson, writeJson } from './operation.ts';
+import { listOperations, operationPaths, readJson, removeOperation, writeJson } from './operation.ts';
+import { readOwner } from './operation-owner.ts';
+import { removeNote } from './restore-notes.ts';
 
 export interface RestoreRecord {
   readonly operationId: string;
   readonly container: { readonly namespace: string; readonly id: string };
+  /** of the container's lock; absent where others made the container */
+  readonly token?: number;
   /** `worker`: our own step made the container; `others`: kubelet, ctr, ... did, and asked by annotation */
   readonly madeBy: 'worker' | 'others';
   /** absent for a path */
@@ -118,7 +123,7 @@ export function saveRestoreLogs(settings: Settings, record: RestoreRecord): stri
   if (record.attempt === 0 || !existsSync(workDir) || readdirSync(workDir).length === 0) {
     return undefined;
   }
-  const logs = join(settings.stateDir, 'logs');
+  const logs = restoreLogsDir(settings);
   const target = join(logs, `restore-${record.operationId}`);
   mkdirSync(logs, { recursive: true, mode: 0o700 });
   cpSync(workDir, target, { recursive: true });
@@ -126,14 +131,22 @@ export function saveRestoreLogs(settings: Settings, record: RestoreRecord): stri
   return target;
 }
 
-function pruneLogs(logs: string, keep: string): void {
+export function restoreLogsDir(settings: Pick<NodeSettings, 'stateDir'>): string {
+  return join(settings.stateDir, 'logs');
+}
+
+/** Also what a worker that died has left beyond the limit. @param keep is not removed */
+export function pruneLogs(logs: string, keep?: string): void {
+  if (!existsSync(logs)) {
+    return;
+  }
   const saved = readdirSync(logs)
     .filter((name) => name.startsWith('restore-'))
     .map((name) => join(logs, name))
     .filter((dir) => dir !== keep)
     .map((dir) => ({ dir, mtimeMs: statSync(dir).mtimeMs }))
     .sort((a, b) => b.mtimeMs - a.mtimeMs);
-  for (const { dir } of saved.slice(MAX_SAVED_LOGS - 1)) {
+  for (const { dir } of saved.slice(keep === undefined ? MAX_SAVED_LOGS : MAX_SAVED_LOGS - 1)) {
     rmSync(dir, { recursive: true, force: true });
   }
 }
@@ -172,11 +185,21 @@ export async function listRestores(settings: Settings): Promise<readonly Restore
   return ids.flatMap((operationId) => readRestore(settings, operationId) ?? []);
 }
 
-/** The restore is over, whatever came of it. Idempotent. */
+/** Leases as they lie there: those of an operation without a directory were left by a crash. */
+export function listLeases(settings: Settings): ReadonlyArray<{ checkpointId: string; operationId: string }> {
+  const leases = join(settings.runDir, 'leases');
+  return (existsSync(leases) ? readdirSync(leases) : []).flatMap((checkpointId) =>
+    restoresUsing(settings, checkpointId).map((operationId) => ({ checkpointId, operationId })),
+  );
+}
+
+/** The restore is over, whatever came of it. Idempotent. The lease goes last: what it protects is read until then. */
 export function forgetRestore(settings: Settings, operationId: string): void {
-  const record = readRestore(settings, operationId);
-  if (record?.checkpointId !== undefined) {
-    releaseLease(settings, record.checkpointId, operationId);
+  const checkpointId =
+    readRestore(settings, operationId)?.checkpointId ?? readOwner(settings, operationId)?.checkpointId;
+  removeNote(settings, operationId);
+  removeOperation(settings, operationId);
+  if (checkpointId !== undefined) {
+    releaseLease(settings, checkpointId, operationId);
   }
-  rmSync(operationPaths(settings, operationId).dir, { recursive: true, force: true });
 }

@@ -1,6 +1,5 @@
 /*
- * The second half of a restore: the task, in which the wrapper restores, and the undo of everything. The undo touches
- * nothing that does not carry the operation's id.
+ * The second half of a restore: the task, in which the wrapper restores. restore-end.ts undoes it.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RestoreContext, StartRestoredResult } from '../core/contract/restore.ts';
@@ -9,11 +8,12 @@ import { LABELS } from '../core/oci/annotations.ts';
 import type { Op } from '../core/op.ts';
 import type { ContainerRecord, TaskRecord } from '../native/containerd/containerd.ts';
 import { readProcess } from '../native/proc/tree.ts';
-import { putBackRaises, reservedByOthers } from './gpu/restore-steps.ts';
+import { reservedByOthers } from './gpu/restore-steps.ts';
 import { shortOfVram } from './gpu/restore-target.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
-import { type RestoreRecord, forgetRestore, readRestore, requireRestore, writeRestore } from './restore-operation.ts';
+import { asStep } from './operation-steps.ts';
+import { type RestoreRecord, readRestore, requireRestore, writeRestore } from './restore-operation.ts';
 import { taskStdio } from './restore-stdio.ts';
 
 const GONE_MS = 20_000;
@@ -28,6 +28,8 @@ const VRAM_POLL_MS = 500;
 export interface RestoreRef {
   readonly operationId: string;
   readonly container: { readonly namespace: string; readonly id: string };
+  /** what late steps of the operation would come with; absent: they are not refused */
+  readonly token?: number;
 }
 
 /**
@@ -37,11 +39,17 @@ export interface RestoreRef {
  * images when there is room, within the same budget.
  * @throws RestoreFailed with CRIU's last error lines, GpuOutOfMemory; nothing of the task is left, the container is
  */
-export async function startRestored(
-  deps: NodeDeps,
-  op: Op,
-  input: { readonly context: RestoreContext; readonly operationId: string; readonly restoreBudgetMs: number },
-): Promise<StartRestoredResult> {
+export async function startRestored(deps: NodeDeps, op: Op, input: StartRestored): Promise<StartRestoredResult> {
+  return asStep(input.operationId, () => startOnce(deps, op, input));
+}
+
+interface StartRestored {
+  readonly context: RestoreContext;
+  readonly operationId: string;
+  readonly restoreBudgetMs: number;
+}
+
+async function startOnce(deps: NodeDeps, op: Op, input: StartRestored): Promise<StartRestoredResult> {
   const { operationId, context } = input;
   const { namespace, id } = context.container;
   checkToken(deps.settings, context.container, context.token);
@@ -56,8 +64,10 @@ export async function startRestored(
   }
   await endTask(deps, namespace, id);
   const begun = performance.now();
-  const begin = (budgetMs: number, triedAgain: boolean): Promise<TaskRecord> =>
-    makeTask(deps, op, container, { ...record, triedAgain, restoreBudgetMs: budgetMs });
+  const begin = (budgetMs: number, triedAgain: boolean): Promise<TaskRecord> => {
+    checkToken(deps.settings, context.container, context.token);
+    return makeTask(deps, op, container, { ...record, triedAgain, restoreBudgetMs: budgetMs });
+  };
   let created: TaskRecord;
   try {
     created = await begin(input.restoreBudgetMs, false);
@@ -159,37 +169,7 @@ function startError(deps: NodeDeps, before: RestoreRecord, error: unknown): Kybe
   );
 }
 
-/**
- * The undo: task, container and snapshot, when they are this operation's; the lease and the operation's directory.
- * Idempotent.
- * @throws Internal the task cannot be ended
- */
-export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): Promise<void> {
-  const { namespace, id } = ref.container;
-  const container = await deps.containerd.getContainer(namespace, id);
-  if (container?.labels[LABELS.operation] === ref.operationId) {
-    await endTask(deps, namespace, id);
-    await deps.containerd.deleteContainer(namespace, id);
-  }
-  const snapshotter = container?.snapshotter ?? readRestore(deps.settings, ref.operationId)?.snapshotter ?? '';
-  if (snapshotter !== '') {
-    await deps.containerd.removeSnapshot(namespace, snapshotter, snapshotKeyOf(ref.operationId));
-  }
-  const record = readRestore(deps.settings, ref.operationId);
-  if (record !== undefined) {
-    await putBackRaises(deps, op, record);
-  }
-  forgetRestore(deps.settings, ref.operationId);
-  op.log.info({ operationId: ref.operationId, container: id, namespace }, 'restored container removed');
-}
-
-/** The restore is over and its container stays: gives the checkpoint free. Idempotent. */
-export async function releaseRestoreLease(deps: NodeDeps, _op: Op, ref: RestoreRef): Promise<void> {
-  forgetRestore(deps.settings, ref.operationId);
-  return Promise.resolve();
-}
-
-function isDone(record: RestoreRecord): boolean {
+export function isDone(record: RestoreRecord): boolean {
   return record.state === 'restored' || record.state === 'cold-started';
 }
 
@@ -206,7 +186,8 @@ export async function ownContainer(deps: NodeDeps, ref: RestoreRef): Promise<Con
   return existing;
 }
 
-async function endTask(deps: NodeDeps, namespace: string, id: string): Promise<void> {
+/** Idempotent. @throws Internal it survives SIGKILL */
+export async function endTask(deps: NodeDeps, namespace: string, id: string): Promise<void> {
   const deadline = performance.now() + GONE_MS;
   for (;;) {
     const task = await deps.containerd.getTask(namespace, id);

@@ -21,20 +21,31 @@ import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import { planGpu, reservationOf } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
-import { checkToken } from './operation.ts';
+import { checkToken, listOperations, type OperationPlan } from './operation.ts';
+import { claimOperation, readOwner } from './operation-owner.ts';
+import { asStep } from './operation-steps.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { surveyRestore } from './preflight/restore.ts';
+import { writeNote } from './restore-notes.ts';
 import { readRestore, takeLease, writeRestore } from './restore-operation.ts';
 import { bareImageDir } from './restore-source.ts';
+import { endRestore } from './restore-end.ts';
 import { ownContainer, snapshotKeyOf } from './restore-start.ts';
 
-export { type RestoreRef, releaseRestoreLease, removeRestored, startRestored } from './restore-start.ts';
+export { releaseRestoreLease, removeRestored } from './restore-end.ts';
+export { type RestoreRef, startRestored } from './restore-start.ts';
 
 /** The budget is set by the start; until then this is what a wrapper that asks too early is told. */
 const NO_BUDGET_MS = 30_000;
 
 /** Labels by which other managers find their containers; a copy must not look like one of theirs. */
 const FOREIGN_LABELS = ['io.cri-containerd', 'io.kubernetes.', 'nerdctl/', 'containerd.io/gc.', 'kybernate.io/'];
+
+/** The operation, and the run of the workflow that drives it. */
+export interface OperationRun {
+  readonly operationId: string;
+  readonly workflow: OperationPlan['workflow'];
+}
 
 /**
  * Everything that can be known before anything is made; leases the checkpoint on this node.
@@ -44,10 +55,13 @@ const FOREIGN_LABELS = ['io.cri-containerd', 'io.kubernetes.', 'nerdctl/', 'cont
 export async function planRestore(
   deps: NodeDeps,
   op: Op,
-  input: PlanRestoreInput & { readonly operationId: string; readonly checkpointDir: string },
+  input: PlanRestoreInput & OperationRun & { readonly checkpointDir: string },
 ): Promise<PlanRestoreResult> {
-  const { context, operationId, checkpointDir } = input;
+  const { context, operationId, checkpointDir, workflow } = input;
   checkToken(deps.settings, context.container, context.token);
+  await endEarlierRuns(deps, op, input);
+  const { checkpointId } = context;
+  claimOperation(deps.settings, operationId, { workflow, ...(checkpointId === undefined ? {} : { checkpointId }) });
   if (context.checkpointId !== undefined) {
     takeLease(deps.settings, context.checkpointId, operationId);
   }
@@ -67,8 +81,12 @@ export async function planRestore(
 export async function createRestoreContainer(
   deps: NodeDeps,
   op: Op,
-  input: CreateContainerInput & { readonly operationId: string },
+  input: CreateContainerInput & OperationRun,
 ): Promise<void> {
+  return asStep(input.operationId, () => createOnce(deps, op, input));
+}
+
+async function createOnce(deps: NodeDeps, op: Op, input: CreateContainerInput & OperationRun): Promise<void> {
   const { context, operationId, localPath } = input;
   const { namespace, id } = context.container;
   checkToken(deps.settings, context.container, context.token);
@@ -77,6 +95,8 @@ export async function createRestoreContainer(
   const snapshotKey = method === 'none' || parent === undefined ? '' : snapshotKeyOf(operationId);
   const spec = await oneAtATime(() => register(deps, input, captured, snapshotKey));
   const existing = await ownContainer(deps, { operationId, container: context.container });
+  // Late steps of an operation that was ended meanwhile find their token refused: at every act, not at the begin alone.
+  checkToken(deps.settings, context.container, context.token);
   if (existing === undefined) {
     await deps.containerd.createContainer(namespace, {
       id,
@@ -97,6 +117,7 @@ export async function createRestoreContainer(
   }
   if (snapshotKey !== '' && parent !== undefined) {
     const overlay = snapshotter ?? 'overlayfs';
+    checkToken(deps.settings, context.container, context.token);
     if ((await deps.containerd.statSnapshot(namespace, overlay, snapshotKey)) === undefined) {
       await deps.containerd.prepareSnapshot(namespace, overlay, snapshotKey, parent, {
         [LABELS.operation]: operationId,
@@ -106,29 +127,44 @@ export async function createRestoreContainer(
   op.log.info({ operationId, container: id, namespace, checkpointId: context.checkpointId }, 'container made');
 }
 
+/** One workflow id has one open run: what an earlier one (it was reset, or terminated) has left is nobody's. */
+async function endEarlierRuns(deps: NodeDeps, op: Op, { operationId, workflow }: OperationRun): Promise<void> {
+  for (const other of await listOperations(deps.settings)) {
+    if (other !== operationId && readOwner(deps.settings, other)?.workflow.workflowId === workflow.workflowId) {
+      await endRestore(deps, op, other);
+    }
+  }
+}
+
 /** Writes the record, with which the room on the GPUs is taken. @returns the specification of the container */
 async function register(
   deps: NodeDeps,
-  input: CreateContainerInput & { readonly operationId: string },
+  input: CreateContainerInput & OperationRun,
   captured: Captured,
   snapshotKey: string,
 ): Promise<OciSpec> {
-  const { context, operationId, localPath } = input;
+  const { context, operationId, localPath, workflow } = input;
   const known = readRestore(deps.settings, operationId);
+  const owned = context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId };
   const gpu = known?.gpu ?? (await gpuNow(deps, captured.metadata, operationId, input));
   const spec = restoredSpec({
     ...specInput(captured, { ...input, fit: gpu?.fit }),
     onFailure: input.onFailure,
   });
+  const noted = snapshotKey === '' ? '' : (captured.metadata.rootfs.snapshotter ?? 'overlayfs');
+  const { container, token } = context;
+  claimOperation(deps.settings, operationId, { workflow, ...owned });
+  writeNote(deps.settings, { operationId, workflow, container, token, snapshotter: noted });
   writeRestore(deps.settings, {
     operationId,
-    container: context.container,
+    container,
+    token,
     madeBy: 'worker',
-    ...(context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId }),
+    ...owned,
     checkpointDir: localPath,
     imageDir: bareImageDir(localPath),
     hasMetadata: true,
-    snapshotter: snapshotKey === '' ? '' : (captured.metadata.rootfs.snapshotter ?? 'overlayfs'),
+    snapshotter: noted,
     tcp: input.tcp,
     onFailure: input.onFailure,
     restoreBudgetMs: known?.restoreBudgetMs ?? NO_BUDGET_MS,

@@ -11,6 +11,7 @@ import { pipeline } from 'node:stream/promises';
 import { FS_FILES } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
+import type { Containerd } from '../native/containerd/containerd.ts';
 import type { ContainerFacts } from './container-facts.ts';
 import { writeDeleted } from './deleted-files.ts';
 import type { RootfsCapture, RootfsDeps } from './rootfs-types.ts';
@@ -30,7 +31,7 @@ export async function captureByDiffService(
   const containerd = deps.containerd();
   const { namespace, id } = facts.ref;
   const { snapshotter, snapshotKey } = facts.record;
-  const name = `kybernate-diff-${id}`;
+  const name = diffName(id);
   const layer = join(destDir, `${FS_FILES.rootfsDiff}.layer`);
   await containerd.removeSnapshot(namespace, snapshotter, name);
   await containerd.createLease(namespace, name, {
@@ -56,10 +57,28 @@ export async function captureByDiffService(
     }
     throw error;
   } finally {
-    await containerd.removeSnapshot(namespace, snapshotter, name);
-    await containerd.deleteLease(namespace, name);
+    await removeDiffView(containerd, facts);
     await rm(layer, { force: true });
   }
+}
+
+/** Of the lease and of the view of the parent. */
+export const DIFF_PREFIX = 'kybernate-diff-';
+
+function diffName(id: string): string {
+  return `${DIFF_PREFIX}${id}`;
+}
+
+/** Idempotent; a container that was captured by its upper directory has none. */
+export async function removeDiffView(
+  containerd: Pick<Containerd, 'removeSnapshot' | 'deleteLease'>,
+  { ref, record, upperDir, snapshotParent }: ContainerFacts,
+): Promise<void> {
+  if (upperDir !== undefined || snapshotParent === undefined || record.snapshotter === '') {
+    return;
+  }
+  await containerd.removeSnapshot(ref.namespace, record.snapshotter, diffName(ref.id));
+  await containerd.deleteLease(ref.namespace, diffName(ref.id));
 }
 
 /** The name that a whiteout deletes; undefined for an ordinary member. */

@@ -28,8 +28,11 @@ export function keepStandbyRunner(settings: NodeSettings): () => void {
   };
 }
 
-/** Hands the operation to the waiting runner, or starts one. @returns whether it has ended */
-export function launchRunner(settings: NodeSettings, paths: OperationPaths): { readonly ended: () => boolean } {
+/** Hands the operation to the waiting runner, or starts one. @returns its pid, and whether it has ended */
+export function launchRunner(
+  settings: NodeSettings,
+  paths: OperationPaths,
+): { readonly ended: () => boolean; readonly pid: number | undefined } {
   const waiting = standby;
   standby = undefined;
   const usable = waiting !== undefined && waiting.exitCode === null && waiting.signalCode === null;
@@ -39,7 +42,10 @@ export function launchRunner(settings: NodeSettings, paths: OperationPaths): { r
     refill = setTimeout(() => (standby ??= spawnRunner(settings)), REFILL_MS);
     refill.unref();
   }
-  return { ended: () => child.exitCode !== null || child.signalCode !== null || child.pid === undefined };
+  return {
+    pid: child.pid,
+    ended: () => child.exitCode !== null || child.signalCode !== null || child.pid === undefined,
+  };
 }
 
 function spawnRunner(settings: NodeSettings): ChildProcess {

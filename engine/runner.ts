@@ -316,6 +316,7 @@ export class Runner {
   }
 
   #stopOnce(): Promise<ResumeResult> {
+    checkToken(this.plan.settings, this.plan.container, this.plan.token);
     this.#budget.stop();
     return this.#held.end();
   }

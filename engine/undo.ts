@@ -33,7 +33,9 @@ export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logg
   tryAppendJournal(journal, { step: 'undone', state: 'begin' }, log);
   const killed = await endDump(plan, deps.run);
   if (stoodStill) {
-    await undoDump(plan, deps, log);
+    // A source that was to end, and has: what holds its connections for the restore stays.
+    const ended = entries?.some(({ step }) => step === 'killed') === true && !initIsAlive(plan);
+    await undoDump(plan, deps, log, !ended);
   }
   await thaw(plan.facts.freezer);
   if (heldGpu) {
@@ -55,7 +57,7 @@ function entriesOf(journal: string, log: Logger): readonly JournalEntry[] | unde
 }
 
 /** What a dump that ended in the middle leaves in the processes' sockets and in their network. */
-async function undoDump(plan: OperationPlan, deps: UndoDeps, log: Logger): Promise<void> {
+async function undoDump(plan: OperationPlan, deps: UndoDeps, log: Logger, freesNetwork: boolean): Promise<void> {
   if (initIsAlive(plan)) {
     freezeNow(plan.facts.freezer);
   }
@@ -69,5 +71,7 @@ async function undoDump(plan: OperationPlan, deps: UndoDeps, log: Logger): Promi
       failed(error);
     }
   }
-  await removeNetworkLocks(plan, deps.run).catch(failed);
+  if (freesNetwork) {
+    await removeNetworkLocks(plan, deps.run).catch(failed);
+  }
 }

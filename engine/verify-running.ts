@@ -2,11 +2,14 @@
  * Reads back whether a container's processes really run on: the end of every capture, failed or not. A check that does
  * not hold after a short while means `Poisoned`: something of the operation still holds the workload.
  */
+import { statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../core/errors.ts';
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
 import type { Logger } from '../core/op.ts';
-import { deleteTable, type NftTable } from '../native/net/nft.ts';
+import { deleteTable, type NetworkNamespaceRef, type NftTable } from '../native/net/nft.ts';
+import { namespaceInode } from '../native/proc/ns.ts';
+import { numericEntries } from '../native/proc/read.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { socketsInRepair } from '../native/net/tcp-repair.ts';
 import type { Run } from '../native/run/run.ts';
@@ -33,8 +36,9 @@ export async function verifyRunning(
   plan: OperationPlan,
   deps: Pick<NodeDeps, 'run' | 'gpu'>,
   log: Logger,
+  settleMs = SETTLE_MS,
 ): Promise<ResumeResult> {
-  const deadline = performance.now() + SETTLE_MS;
+  const deadline = performance.now() + settleMs;
   for (;;) {
     if (!initIsAlive(plan)) {
       return { source: 'gone', checks: {} };
@@ -62,7 +66,7 @@ async function runningChecks(
   log: Logger,
 ): Promise<Record<string, boolean>> {
   const processes = liveProcesses(plan.facts);
-  const tables = await lockTables(plan, deps.run);
+  const tables = await lockTables(plan, deps.run, plan.facts.initHostPid);
   return {
     freezerThawed: freezerState(plan.facts.freezer) === 'thawed',
     notTraced: processes.every((process) => process.tracerPid === 0),
@@ -74,19 +78,36 @@ async function runningChecks(
   };
 }
 
-/** Removes what CRIU and we put into the container's network namespace. Absent tables are success. */
+/**
+ * Removes what CRIU and we put into the container's network namespace, also where the container has ended and others still
+ * live in it. Absent tables are success.
+ */
 export async function removeNetworkLocks(plan: OperationPlan, run: Run): Promise<void> {
-  if (!initIsAlive(plan)) {
+  const namespace = networkNamespaceOf(plan);
+  if (namespace === undefined) {
     return;
   }
-  for (const table of await lockTables(plan, run)) {
-    await deleteTable(run, plan.facts.initHostPid, table);
+  for (const table of await lockTables(plan, run, namespace)) {
+    await deleteTable(run, namespace, table);
   }
 }
 
-function lockTables(plan: OperationPlan, run: Run): Promise<NftTable[]> {
+/** By its inode: a process that lives in it, or the path by which the container joined it; undefined when it is gone. */
+function networkNamespaceOf(plan: OperationPlan): NetworkNamespaceRef | undefined {
+  const { initHostPid, networkNamespace } = plan.facts;
+  if (initIsAlive(plan)) {
+    return initHostPid;
+  }
+  const { path, inode } = networkNamespace;
+  if (path !== undefined && statSync(path, { throwIfNoEntry: false })?.ino === inode) {
+    return path;
+  }
+  return numericEntries('/proc').find((pid) => namespaceInode(pid, 'net') === inode);
+}
+
+function lockTables(plan: OperationPlan, run: Run, namespace: NetworkNamespaceRef): Promise<NftTable[]> {
   const owner = {
-    initHostPid: plan.facts.initHostPid,
+    namespace,
     privateNetwork: plan.facts.networkNamespace.private,
     dumpLogs: dumpLogPlaces(operationPaths(plan.settings, plan.operationId).dir, plan.checkpointDir),
     holdTable: networkHoldTable(plan.operationId),

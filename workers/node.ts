@@ -17,8 +17,8 @@ import { fetchVerified, verifyDirectory } from '../activities/node/source-access
 import { messageOf } from '../core/errors.ts';
 import type { Logger, Op } from '../core/op.ts';
 import { fetchQueue, nodeControlQueue, nodeQueue } from '../core/task-queues.ts';
-import { isAgentOperation, isUnderWay } from '../engine/agent-checkpoint.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
+import { isAgentOperation, isUnderWay } from '../engine/operation-owner.ts';
 import { reconcile } from '../engine/reconcile.ts';
 import { keepStandbyRunner } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
@@ -184,9 +184,9 @@ async function startReconciling(node: NodeDeps, op: Op, client: Client): Promise
     }
     busy = true;
     try {
-      const { undone, cleaned, failed } = await reconcile(node, op, closed);
-      if (undone.length + cleaned.length + failed.length > 0) {
-        op.log.warn({ undone, cleaned, failed }, 'operations reconciled');
+      const { undone, cleaned, removed, failed } = await reconcile(node, op, closed);
+      if (undone.length + cleaned.length + removed.length + failed.length > 0) {
+        op.log.warn({ undone, cleaned, removed, failed }, 'operations reconciled');
       }
     } catch (error) {
       op.log.error({ error: messageOf(error) }, 'reconciliation failed');

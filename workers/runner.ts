@@ -8,6 +8,7 @@ import { basename } from 'node:path';
 import { createInterface } from 'node:readline';
 import { destination, pino } from 'pino';
 import { messageOf, KybernateError } from '../core/errors.ts';
+import { runnerPid } from '../engine/attach.ts';
 import { joinOperationCgroup } from '../engine/operation-cgroup.ts';
 import { operationPaths, readJson, writeJson, type OperationPlan } from '../engine/operation.ts';
 import { STANDBY_ARGUMENT } from '../engine/runner-process.ts';
@@ -72,7 +73,9 @@ export async function runnerMain(argument: string): Promise<void> {
   } catch (error) {
     // Read by the activity that waits for the runner.
     const type = error instanceof KybernateError ? error.type : 'Internal';
-    writeJson(paths.runner, { error: { type, message: messageOf(error) } });
+    if (runnerPid(paths) === undefined) {
+      writeJson(paths.runner, { error: { type, message: messageOf(error), pid: process.pid } });
+    }
     log.error({ error: messageOf(error) }, 'runner refused');
     exitNow(1);
   }

@@ -75,6 +75,10 @@ export class ContainerLockClient {
       this.#sendRelease(grant.lockId, grant.token);
       return;
     }
+    if (this.#lockId === undefined) {
+      // Not asked yet: Temporal tells a run that was reset once more what the run before it was told. That grant is over.
+      return;
+    }
     this.#grant = grant;
   }
 

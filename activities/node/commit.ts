@@ -4,9 +4,10 @@ import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { encodeManifest, type Manifest } from '../../core/checkpoint/manifest.ts';
 import type { CommitLocalInput, CommitLocalResult } from '../../core/contract/checkpoint.ts';
 import { runnerPid } from '../../engine/attach.ts';
-import { checkDraft, commitCheckpoint, readDraft, wasCommitted } from '../../engine/commit.ts';
+import { KybernateError } from '../../core/errors.ts';
+import { checkDraft, commitCheckpoint, readDraft, wasCommitted, type MetadataDraft } from '../../engine/commit.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
-import { operationPaths } from '../../engine/operation.ts';
+import { bootId, checkToken, operationPaths, readPlan } from '../../engine/operation.ts';
 import { forgetOperation } from '../../engine/reconcile.ts';
 import { describeCheckpoint } from '../../store/describe.ts';
 import { signDirectory } from '../../store/crypto/signing.ts';
@@ -16,7 +17,7 @@ import type { NodeActivityDeps } from './deps.ts';
 
 /**
  * Idempotent: what an earlier attempt committed is reported again.
- * @throws DiskFull, CheckpointCorrupt (rebooted since the capture)
+ * @throws DiskFull, CheckpointCorrupt (rebooted since the capture), LockLost (ended since)
  */
 export async function commitLocal(
   { node, catalog, signingKey, trust, dataExtents }: NodeActivityDeps,
@@ -28,12 +29,14 @@ export async function commitLocal(
     return resultOf(dir, await catalog.manifest(context.checkpointId));
   }
   const draft = await readDraft(dir);
+  refuseEnded(node, op, context, draft);
   checkDraft(dir, draft);
   const manifest = await describeCheckpoint(dir, op, dataExtents === undefined ? {} : { dataExtents });
   const { merkleRoot, totalBytes } = manifest;
   await writeFileDurably(join(dir, OWN_FILES.manifest), encodeManifest(manifest)).catch((error: unknown) => {
     throw mapDiskFull(error, dir);
   });
+  refuseEnded(node, op, context, await readDraft(dir));
   const groupId = node.settings.sidecarGroupId;
   const sign = async (metadataText: string): Promise<void> => {
     if (signingKey !== undefined) {
@@ -49,6 +52,29 @@ export async function commitLocal(
   await trust?.seen?.record({ checkpointId, createdAt, merkleRoot });
   forgetEnded(node, op.operationId);
   return resultOf(dir, manifest);
+}
+
+/**
+ * A commit that is late: its operation was ended meanwhile, and its capture removed, or is about to be.
+ * @throws LockLost
+ */
+function refuseEnded(
+  node: NodeDeps,
+  { operationId }: ActivityOp,
+  { container, checkpointId, token }: CommitLocalInput['context'],
+  draft: MetadataDraft | undefined,
+): void {
+  const plan = readPlan(node.settings, operationId);
+  if (plan !== undefined && plan.after !== 'resume') {
+    // Held: the container is this operation's until its end. One that runs again may be another's by now.
+    checkToken(node.settings, container, token);
+  }
+  if (plan === undefined && (draft === undefined || draft.bootId === bootId())) {
+    throw new KybernateError(
+      'LockLost',
+      `operation ${operationId} was ended before its commit: checkpoint ${checkpointId} is not made, its capture is removed`,
+    );
+  }
 }
 
 /** With `after: hold | stop` the runner still holds the source: its directory goes with the end of the operation. */

@@ -1,6 +1,7 @@
 /* The copy of a checkpoint on this node: whether it is whole, and a new one from the store where it is not. */
 import type { NodeRepair, PlaceReport } from '../../core/contract/verify.ts';
-import { restoresUsing } from '../../engine/restore-operation.ts';
+import { claimOperation } from '../../engine/operation-owner.ts';
+import { forgetRestore, restoresUsing } from '../../engine/restore-operation.ts';
 import { surveyDirectory } from '../../store/survey.ts';
 import type { SurveyInput, TransferInput } from '../contract.ts';
 import type { ActivityOp } from '../op.ts';
@@ -21,7 +22,14 @@ export async function repairNodeCopy(
   op: ActivityOp,
   { checkpointId }: TransferInput,
 ): Promise<NodeRepair> {
-  const mayReplace = (): boolean => restoresUsing(deps.node.settings, checkpointId).length === 0;
-  const { dir, bytes } = await fetchFromStore(deps, op, { checkpointId, operationId: op.operationId, mayReplace });
-  return { localPath: dir, fetchedBytes: bytes };
+  const { settings } = deps.node;
+  const { operationId, workflow } = op;
+  const mayReplace = (): boolean => restoresUsing(settings, checkpointId).length === 0;
+  claimOperation(settings, operationId, { workflow, checkpointId });
+  try {
+    const { dir, bytes } = await fetchFromStore(deps, op, { checkpointId, operationId, mayReplace });
+    return { localPath: dir, fetchedBytes: bytes };
+  } finally {
+    forgetRestore(settings, operationId);
+  }
 }

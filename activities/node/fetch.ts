@@ -1,5 +1,6 @@
 import type { FetchImageResult } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
+import { claimOperation } from '../../engine/operation-owner.ts';
 import { restoresUsing, takeLease } from '../../engine/restore-operation.ts';
 import { resolveSource } from '../../engine/restore-source.ts';
 import type { FetchImageInput } from '../contract.ts';
@@ -28,6 +29,7 @@ export async function fetchImage(
   if (checkpointId === undefined) {
     throw new KybernateError('InvalidInput', 'give either checkpointId or path');
   }
+  claimOperation(settings, op.operationId, { workflow: op.workflow, checkpointId });
   takeLease(settings, checkpointId, op.operationId);
   if (from === 'local') {
     const { path: localPath } = await catalog.get(checkpointId);

@@ -5,6 +5,7 @@ import {
   releaseRestoreLease,
   removeRestored,
   startRestored,
+  type OperationRun,
   type RestoreRef,
 } from '../../engine/restore.ts';
 import type { NodeActivities, NodeControlActivities, RestoreStepInput } from '../contract.ts';
@@ -21,9 +22,8 @@ const BUDGET_GRACE_MS = 120_000;
 export function restoreWork({ node }: NodeActivityDeps): Pick<NodeActivities, RestoreWork> {
   return {
     planRestore: ({ localPath, ...input }) =>
-      withOp({}, (op) => planRestore(node, op, { ...input, operationId: op.operationId, checkpointDir: localPath })),
-    createContainer: (input) =>
-      withOp({}, (op) => createRestoreContainer(node, op, { ...input, operationId: op.operationId })),
+      withOp({}, (op) => planRestore(node, op, { ...input, ...runOf(op), checkpointDir: localPath })),
+    createContainer: (input) => withOp({}, (op) => createRestoreContainer(node, op, { ...input, ...runOf(op) })),
     startRestored: (input) =>
       withOp({ phase: 'restoring', stallMs: input.restoreBudgetMs + BUDGET_GRACE_MS }, (op) =>
         startRestored(node, op, { ...input, operationId: op.operationId }),
@@ -49,5 +49,9 @@ export function restoreControl(deps: NodeActivityDeps): Pick<NodeControlActiviti
 }
 
 function refOf(op: ActivityOp, { context }: RestoreStepInput): RestoreRef {
-  return { operationId: op.operationId, container: context.container };
+  return { operationId: op.operationId, container: context.container, token: context.token };
+}
+
+function runOf({ operationId, workflow }: ActivityOp): OperationRun {
+  return { operationId, workflow };
 }

@@ -140,6 +140,7 @@ describe('a restore by the worker', () => {
     const operationId = hex(id);
     const input = {
       context,
+      workflow: workflowOf(id),
       operationId,
       localPath: node.checkpointDir(checkpointId),
       tcp: 'close' as const,
@@ -190,6 +191,7 @@ describe('a restore by the worker', () => {
     const log = join(node.dir, `${id}.log`);
     await createRestoreContainer(node.deps, node.op, {
       context,
+      workflow: workflowOf(id),
       operationId,
       localPath: node.checkpointDir(checkpointId),
       tcp: 'close',
@@ -219,6 +221,7 @@ describe('a restore by the worker', () => {
       const localPath = node.checkpointDir(checkpointId);
       await createRestoreContainer(node.deps, node.op, {
         context,
+        workflow: workflowOf(id),
         operationId,
         localPath,
         tcp: 'close',
@@ -251,7 +254,14 @@ describe('a restore by the worker', () => {
     const checkpointDir = node.checkpointDir(checkpointId);
 
     await expect(
-      planRestore(node.deps, node.op, { context, operationId, checkpointDir, tcp: 'close', gpuMap: [] }),
+      planRestore(node.deps, node.op, {
+        context,
+        operationId,
+        workflow: workflowOf(source),
+        checkpointDir,
+        tcp: 'close',
+        gpuMap: [],
+      }),
     ).rejects.toMatchObject({
       type: 'InvalidInput',
     });
@@ -260,6 +270,11 @@ describe('a restore by the worker', () => {
     await node.countAbove(source, await node.count(source));
   });
 });
+
+/** Each restore is a workflow of its own. */
+function workflowOf(id: string): { workflowId: string; runId: string } {
+  return { workflowId: `restore:${id}`, runId: id };
+}
 
 function hex(text: string): string {
   return Buffer.from(text).toString('hex').padEnd(32, '0').slice(-32);

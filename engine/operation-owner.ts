@@ -1,0 +1,56 @@
+/*
+ * Who drives an operation that has no plan: a restore, a fetch, a call to the agent. `owner.json` lies in the operation's
+ * directory before anything of it is made, so that whoever finds the rest knows whom to ask whether it is still wanted.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { operationPaths, readJson, writeJson, type OperationPlan } from './operation.ts';
+import type { NodeSettings } from './node-deps.ts';
+
+export interface OperationOwner {
+  readonly workflow: OperationPlan['workflow'];
+  /** whose files it may be writing */
+  readonly checkpointId?: string;
+}
+
+type Settings = Pick<NodeSettings, 'runDir'>;
+
+/** In place of a workflow's id: a call to the agent, whose "run" is the operation itself. */
+export const AGENT = 'agent';
+
+/** Operations of calls that are being answered, in this process. */
+const underWay = new Set<string>();
+
+/** Was the operation begun by a call to the agent? */
+export function isAgentOperation(workflow: OperationPlan['workflow']): boolean {
+  return workflow.workflowId === AGENT;
+}
+
+/** Is that call still being answered? A worker that has just started answers none. */
+export function isUnderWay(workflow: OperationPlan['workflow']): boolean {
+  return isAgentOperation(workflow) && underWay.has(workflow.runId);
+}
+
+/** Runs the answer to a call; while it lasts the operation counts as wanted. */
+export async function whileUnderWay<Result>(operationId: string, answer: () => Promise<Result>): Promise<Result> {
+  underWay.add(operationId);
+  try {
+    return await answer();
+  } finally {
+    underWay.delete(operationId);
+  }
+}
+
+function ownerFile(settings: Settings, operationId: string): string {
+  return join(operationPaths(settings, operationId).dir, 'owner.json');
+}
+
+/** Idempotent; before the first thing that the operation makes. */
+export function claimOperation(settings: Settings, operationId: string, owner: OperationOwner): void {
+  mkdirSync(operationPaths(settings, operationId).dir, { recursive: true, mode: 0o700 });
+  writeJson(ownerFile(settings, operationId), owner);
+}
+
+export function readOwner(settings: Settings, operationId: string): OperationOwner | undefined {
+  return readJson(ownerFile(settings, operationId)) as OperationOwner | undefined;
+}

@@ -1,0 +1,171 @@
+/*
+ * The end of a restore: its undo, and what becomes of one whose workflow has closed without undoing it. Nothing is
+ * touched that does not carry the operation's id, and processes that run are never ended by a left-over.
+ */
+import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { KybernateError } from '../core/errors.ts';
+import { LABELS } from '../core/oci/annotations.ts';
+import type { Op } from '../core/op.ts';
+import { listProcesses } from '../native/proc/tree.ts';
+import { putBackRaises } from './gpu/restore-steps.ts';
+import type { NodeDeps } from './node-deps.ts';
+import { retireToken } from './operation.ts';
+import { isStepUnderWay } from './operation-steps.ts';
+import { clearDeadRestore } from './restore-leftovers.ts';
+import { readNote } from './restore-notes.ts';
+import { forgetRestore, readRestore, type RestoreRecord } from './restore-operation.ts';
+import { endTask, snapshotKeyOf, type RestoreRef } from './restore-start.ts';
+
+/** A step that is under way ends when its container is gone; the runtime, too. */
+const STEP_MS = 20_000;
+const POLL_MS = 50;
+
+/**
+ * The undo: task, container and snapshot, when they are this operation's; the lease and the operation's directory.
+ * The token goes first, so that no further step begins. Idempotent.
+ * @throws Internal the task cannot be ended, or a step or the runtime does not come to its end: call it again
+ */
+export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): Promise<void> {
+  if (ref.token !== undefined) {
+    retireToken(deps.settings, ref.container, ref.token);
+  }
+  const record = readRestore(deps.settings, ref.operationId);
+  await endRuntime(deps, ref, record);
+  await removeContainer(deps, ref, record);
+  if (record !== undefined) {
+    if (record.runcRoot !== undefined) {
+      await clearDeadRestore(deps.run, record.runcRoot, ref.container.id);
+    }
+    await putBackRaises(deps, op, record);
+  }
+  forgetRestore(deps.settings, ref.operationId);
+  op.log.info({ operationId: ref.operationId, ...ref.container }, 'restored container removed');
+}
+
+/**
+ * The task, and whoever is about to make one. containerd finds a task by its container's record alone, and knows none
+ * while the wrapper makes it: so the record stays until nobody is at work, and what came up meanwhile is ended.
+ */
+async function endRuntime(deps: NodeDeps, ref: RestoreRef, record: RestoreRecord | undefined): Promise<void> {
+  const { namespace, id } = ref.container;
+  const deadline = performance.now() + STEP_MS;
+  for (;;) {
+    const atWork = whoIsAtWork(ref, record);
+    if ((await deps.containerd.getContainer(namespace, id))?.labels[LABELS.operation] === ref.operationId) {
+      await endTask(deps, namespace, id);
+    }
+    if (atWork === undefined) {
+      return;
+    }
+    if (performance.now() > deadline) {
+      throw new KybernateError(
+        'Internal',
+        `restore ${ref.operationId} of ${namespace}/${id} cannot be removed yet: ${atWork} is still at work`,
+      );
+    }
+    endWrapper(record);
+    await sleep(POLL_MS);
+  }
+}
+
+function whoIsAtWork(ref: RestoreRef, record: RestoreRecord | undefined): string | undefined {
+  if (isStepUnderWay(ref.operationId)) {
+    return 'a step of it';
+  }
+  return record?.state === 'prepared' && record.bundle !== undefined && existsSync(record.bundle)
+    ? `its runtime (${record.bundle})`
+    : undefined;
+}
+
+/** SIGTERM: the wrapper ends its runc, takes back what it has done and fails. Its bundle stands in its arguments. */
+function endWrapper(record: RestoreRecord | undefined): void {
+  if (record?.bundle === undefined) {
+    return;
+  }
+  const wrappers = listProcesses().filter(({ commandLine }) =>
+    ` ${commandLine} `.includes(` create --bundle ${record.bundle} `),
+  );
+  for (const { hostPid } of wrappers) {
+    try {
+      process.kill(hostPid, 'SIGTERM');
+    } catch {
+      // ESRCH: it has ended by itself.
+    }
+  }
+}
+
+async function removeContainer(deps: NodeDeps, ref: RestoreRef, record: RestoreRecord | undefined): Promise<void> {
+  const { namespace, id } = ref.container;
+  const container = await deps.containerd.getContainer(namespace, id);
+  const isOwn = container?.labels[LABELS.operation] === ref.operationId;
+  if (isOwn) {
+    await deps.containerd.deleteContainer(namespace, id);
+  }
+  const noted = record?.snapshotter ?? readNote(deps.settings, ref.operationId)?.snapshotter;
+  const snapshotter = isOwn ? container.snapshotter : noted;
+  if (snapshotter !== undefined && snapshotter !== '') {
+    await deps.containerd.removeSnapshot(namespace, snapshotter, snapshotKeyOf(ref.operationId));
+  }
+}
+
+/** The restore is over and its container stays: gives the checkpoint free. Idempotent. */
+export async function releaseRestoreLease(deps: NodeDeps, _op: Op, ref: RestoreRef): Promise<void> {
+  forgetRestore(deps.settings, ref.operationId);
+  return Promise.resolve();
+}
+
+/**
+ * Ends a restore or fetch whose workflow is closed and has not ended it: terminated, reset, or its undo could not reach
+ * the node. Before its processes run it is undone. Where they run it is finished, since nobody must lose them to a
+ * workflow: containerd is told, the lease goes, the container stays.
+ * @returns what was done
+ */
+export async function endRestore(deps: NodeDeps, op: Op, operationId: string): Promise<'removed' | 'kept'> {
+  const { settings } = deps;
+  const known = readRestore(settings, operationId) ?? readNote(settings, operationId);
+  if (known === undefined) {
+    // A fetch: the copy that it had not finished goes with it.
+    await rm(join(settings.stateDir, 'checkpoints', `.fetch-${operationId}`), { recursive: true, force: true });
+    forgetRestore(settings, operationId);
+    return 'removed';
+  }
+  const { container, token } = known;
+  const ref: RestoreRef = { operationId, container, ...(token === undefined ? {} : { token }) };
+  if (!(await processesRun(deps, op, ref))) {
+    await removeRestored(deps, op, ref);
+    return 'removed';
+  }
+  const record = readRestore(settings, operationId);
+  if (record !== undefined) {
+    await putBackRaises(deps, op, record);
+  }
+  forgetRestore(settings, operationId);
+  op.log.warn({ operationId, ...container }, 'the workflow of a restore is closed; its processes run and stay');
+  return 'kept';
+}
+
+/** A task is there only when the runtime has restored it; `created` is containerd's word for one that nobody started. */
+async function processesRun(deps: NodeDeps, op: Op, ref: RestoreRef): Promise<boolean> {
+  const { namespace, id } = ref.container;
+  const container = await deps.containerd.getContainer(namespace, id);
+  if (container?.labels[LABELS.operation] !== ref.operationId) {
+    return false;
+  }
+  const state = readRestore(deps.settings, ref.operationId)?.state;
+  const task = await deps.containerd.getTask(namespace, id);
+  if (task === undefined || task.status === 'stopped' || task.status === 'unknown') {
+    // What ran once and has ended by itself is its owner's.
+    return state === 'restored';
+  }
+  if (task.status === 'created') {
+    if (state === 'cold-started') {
+      return false;
+    }
+    await deps.containerd.startTask(namespace, id);
+    op.log.info({ operationId: ref.operationId, ...ref.container }, 'a restored task was started');
+  }
+  return true;
+}
