@@ -117,7 +117,7 @@ test('a checkpoint that was reset in its freeze begins anew: the first run is un
   const first = operationIdOf(handle.workflowId, handle.runId);
   await untilStep(first, 'frozen');
   const { events } = await temporal.workflow.getHandle(handle.workflowId).fetchHistory();
-  const firstTaskEnd = events?.find((event) => event.workflowTaskCompletedEventAttributes != null)?.eventId;
+  const firstTaskEnd = events?.find((event) => Boolean(event.workflowTaskCompletedEventAttributes))?.eventId;
   await connection.workflowService.resetWorkflowExecution({
     namespace,
     workflowExecution: { workflowId: handle.workflowId, runId: handle.runId },
