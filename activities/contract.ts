@@ -17,6 +17,7 @@ import type {
   UploadResult,
 } from '../core/contract/checkpoint.ts';
 import type { CondemnResult, ConfirmResult, Leftovers } from '../core/contract/collect-garbage.ts';
+import type { ListCopiesInput, ListCopiesResult } from '../core/contract/list-copies.ts';
 import type { LockRequest } from '../core/contract/lock.ts';
 import type {
   PreflightCheckpointInput,
@@ -73,6 +74,8 @@ export interface TransferInput {
   readonly checkpointId: string;
 }
 
+export type ListCopiesStepInput = Pick<ListCopiesInput, 'node' | 'limit'>;
+
 export interface SurveyInput extends TransferInput {
   readonly mode: VerifyMode;
 }
@@ -118,6 +121,8 @@ export interface NodeControlActivities {
   /** the checkpoint is in the store: the mark `upload.pending`, which only root can remove, goes */
   confirmUpload(input: TransferInput): Promise<void>;
   resolveLocal(input: ResolveInput): Promise<Resolved>;
+  /** the checkpoints of which this node has a copy */
+  listCopies(input: ListCopiesStepInput): Promise<ListCopiesResult>;
   /** would this checkpoint run here? Reads its description alone, from the store where the node has no copy */
   preflightRestore(input: PreflightRestoreInput): Promise<PreflightStepResult>;
   /** can this container be checkpointed here? */

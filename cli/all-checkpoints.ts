@@ -1,6 +1,7 @@
 /* The checkpoints that a user can see: those on this node and those in the store, as one list. */
 import { join } from 'node:path';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
+import type { ListCopiesResult, NodeCopy } from '../core/contract/list-copies.ts';
 import { isKybernateError, messageOf, type KybernateError } from '../core/errors.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import type { KeyRing } from '../store/crypto/key-ring.ts';
@@ -24,19 +25,23 @@ export interface ListedCheckpoint {
   readonly metadata: CheckpointSummary;
   readonly local?: LocalCheckpoint;
   readonly remote?: StoredCheckpoint;
+  /** other nodes with a copy; absent: they were not asked */
+  readonly elsewhere?: ReadonlyArray<NodeCopy & { readonly node: string }>;
 }
 
-/** `pending`: on this node, and on its way to the store. `verified`: in the store, and read back from there. */
+/** `pending`: on a node, and on its way to the store. `verified`: in the store, and read back from there. */
 export type SeenDurability = 'local' | 'pending' | 'remote' | 'verified';
 
 export function durabilityOf(checkpoint: {
   readonly local?: Pick<LocalCheckpoint, 'uploadPending'>;
   readonly remote?: { readonly remote: string; readonly verifiedAt?: string };
+  readonly elsewhere?: ReadonlyArray<{ readonly uploadPending: boolean }>;
 }): SeenDurability {
   if (checkpoint.remote !== undefined) {
     return checkpoint.remote.verifiedAt === undefined ? 'remote' : 'verified';
   }
-  return checkpoint.local?.uploadPending === true ? 'pending' : 'local';
+  const copies = [...(checkpoint.local === undefined ? [] : [checkpoint.local]), ...(checkpoint.elsewhere ?? [])];
+  return copies.some(({ uploadPending }) => uploadPending) ? 'pending' : 'local';
 }
 
 export interface SeenList {
@@ -150,6 +155,27 @@ export function merge(local: readonly LocalCheckpoint[], remote: readonly Stored
     seen.set(one.checkpointId, { metadata: one.summary, ...here, checkpointId: one.checkpointId, remote: one });
   }
   return [...seen.values()].sort(newestFirst);
+}
+
+/** Adds what other nodes have to a list. */
+export function mergeElsewhere(
+  seen: readonly ListedCheckpoint[],
+  answers: readonly ListCopiesResult[],
+): ListedCheckpoint[] {
+  type Copies = Array<NodeCopy & { readonly node: string }>;
+  const merged = new Map<string, ListedCheckpoint & { readonly elsewhere: Copies }>(
+    seen.map((one) => [one.checkpointId, { ...one, elsewhere: [] }]),
+  );
+  for (const { node, copies } of answers) {
+    for (const copy of copies) {
+      const { checkpointId, createdAt, labels, container, takenOn, totalBytes } = copy;
+      const metadata = { createdAt, labels: { ...labels }, container, node: { name: takenOn }, sizes: { totalBytes } };
+      const known = merged.get(checkpointId) ?? { checkpointId, metadata, elsewhere: [] as Copies };
+      known.elsewhere.push({ ...copy, node });
+      merged.set(checkpointId, known);
+    }
+  }
+  return [...merged.values()].sort(newestFirst);
 }
 
 function newestFirst(left: ListedCheckpoint, right: ListedCheckpoint): number {

@@ -4,6 +4,7 @@ import type { CollectGarbageRequest, CollectGarbageResult } from '../core/contra
 import type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 import type { OperationProgress } from '../core/contract/progress.ts';
 import type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
+import type { ListCopiesRequest, ListCopiesResult } from '../core/contract/list-copies.ts';
 import type { PreflightRequest, PreflightResult } from '../core/contract/preflight.ts';
 import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 import type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
@@ -35,6 +36,9 @@ export interface Operations {
   ): Promise<Operation<CollectGarbageResult>>;
   prefetch(request: PrefetchRequest, options: { workflowId?: string }): Promise<Operation<PrefetchResult>>;
   preflight(request: PreflightRequest, options: { workflowId?: string }): Promise<Operation<PreflightResult>>;
+  listCopies(request: ListCopiesRequest, options: { workflowId?: string }): Promise<Operation<ListCopiesResult>>;
+  /** of the newest operations */
+  nodes(): Promise<readonly string[]>;
   /** @throws WorkflowNotFoundError, which is shown as OperationNotFound */
   find(workflowId: string, runId?: string): Promise<Operation<unknown>>;
   close(): Promise<void>;

@@ -4,6 +4,7 @@
  * queue `kybernate`.
  */
 import { Client, Connection, WorkflowNotFoundError } from '@temporalio/client';
+import { defineSearchAttributeKey, SearchAttributeType } from '@temporalio/common';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { checkpointInput, type CheckpointRequest, type CheckpointResult } from '../core/contract/checkpoint.ts';
 import {
@@ -11,10 +12,11 @@ import {
   type CollectGarbageRequest,
   type CollectGarbageResult,
 } from '../core/contract/collect-garbage.ts';
-import type { ContainerTarget } from '../core/contract/common.ts';
+import { nodeName, type ContainerTarget } from '../core/contract/common.ts';
 import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { prefetchInput, type PrefetchRequest, type PrefetchResult } from '../core/contract/prefetch.ts';
+import { listCopiesInput, type ListCopiesRequest, type ListCopiesResult } from '../core/contract/list-copies.ts';
 import { preflightInput, type PreflightRequest, type PreflightResult } from '../core/contract/preflight.ts';
 import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
 import {
@@ -29,12 +31,14 @@ import {
   checkpointWorkflowId,
   collectGarbageWorkflowId,
   prefetchWorkflowId,
+  listCopiesWorkflowId,
   preflightWorkflowId,
   rehearseWorkflowId,
   repairWorkflowId,
   restoreWorkflowId,
   verifyWorkflowId,
 } from '../core/ids.ts';
+import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 import { startOperation } from './start-operation.ts';
 
@@ -42,6 +46,7 @@ export type { CheckpointRequest, CheckpointResult } from '../core/contract/check
 export type { CollectGarbageRequest, CollectGarbageResult } from '../core/contract/collect-garbage.ts';
 export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 export type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
+export type { ListCopiesRequest, ListCopiesResult } from '../core/contract/list-copies.ts';
 export type { PreflightRequest, PreflightResult } from '../core/contract/preflight.ts';
 export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
@@ -110,6 +115,13 @@ export interface KybernateClient {
    * @throws InvalidInput before anything is started
    */
   preflight(request: PreflightRequest, options?: StartOptions): Promise<OperationHandle<PreflightResult>>;
+  /**
+   * Asks a node of which checkpoints it has copies.
+   * @throws InvalidInput before anything is started
+   */
+  listCopies(request: ListCopiesRequest, options?: StartOptions): Promise<OperationHandle<ListCopiesResult>>;
+  /** Names of the nodes on which the newest operations ran; Temporal forgets old ones, and so does this. */
+  nodes(): Promise<string[]>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
   find(workflowId: string, runId?: string): Promise<OperationHandle<unknown>>;
   close(): Promise<void>;
@@ -180,6 +192,14 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
         summary: `preflight of ${target} on ${node}`,
       });
     },
+    listCopies(request, start = {}) {
+      const { node } = parseInput(listCopiesInput, request);
+      return startOperation(client, 'listCopies', request, {
+        workflowId: start.workflowId ?? listCopiesWorkflowId(node, start.generation ?? newGeneration()),
+        summary: `copies on ${node}`,
+      });
+    },
+    nodes: () => nodesOf(client),
     async find(workflowId, runId) {
       const handle = client.workflow.getHandle(workflowId, runId);
       const { runId: found } = await handle.describe();
@@ -194,6 +214,33 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
 }
 
 export { WorkflowNotFoundError };
+
+/** Operations that are looked at for names of nodes. */
+const OPERATIONS_FOR_NODES = 1000;
+
+async function nodesOf(client: Client): Promise<string[]> {
+  const names = new Set<string>();
+  let seen = 0;
+  for await (const { typedSearchAttributes } of client.workflow.list({
+    query: `${SEARCH_ATTRIBUTES.node} IS NOT NULL`,
+    pageSize: OPERATIONS_FOR_NODES,
+  })) {
+    // A prefetch to several nodes names them all, cut off where it is too long.
+    const value = typedSearchAttributes.get(NODE_ATTRIBUTE);
+    for (const name of value?.split(',') ?? []) {
+      if (nodeName.safeParse(name).success) {
+        names.add(name);
+      }
+    }
+    seen += 1;
+    if (seen === OPERATIONS_FOR_NODES) {
+      break;
+    }
+  }
+  return [...names].sort();
+}
+
+const NODE_ATTRIBUTE = defineSearchAttributeKey(SEARCH_ATTRIBUTES.node, SearchAttributeType.KEYWORD);
 
 function targetOf({ id, pod }: ContainerTarget): string {
   return pod === undefined ? String(id) : `${pod.namespace}/${pod.name}/${pod.container}`;

@@ -11,6 +11,7 @@ export async function startOperation<Result>(
   type:
     | 'checkpoint'
     | 'collectGarbage'
+    | 'listCopies'
     | 'preflight'
     | 'restore'
     | 'rehearse'

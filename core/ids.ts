@@ -81,6 +81,10 @@ export function repairWorkflowId(target: string, generation: string): string {
   return `repairCheckpoint:${target}:${generation}`;
 }
 
+export function listCopiesWorkflowId(node: string, generation: string): string {
+  return `listCopies:${node}:${generation}`;
+}
+
 export function preflightWorkflowId(target: string, generation: string): string {
   return `preflight:${target}:${generation}`;
 }

@@ -16,6 +16,7 @@ import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
 import { preflightInput } from '../core/contract/preflight.ts';
+import { listCopiesInput } from '../core/contract/list-copies.ts';
 import { prefetchInput } from '../core/contract/prefetch.ts';
 import { repairInput, verifyInput } from '../core/contract/verify.ts';
 import { restoreInput } from '../core/contract/restore.ts';
@@ -40,6 +41,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['rehearse-input', inputTable(rehearseInput, 'gpu', 'rehearseInput')],
     ['preflight-input', inputTable(preflightInput, 'preflight', 'preflightInput')],
     ['preflight-checks', checkTable()],
+    ['list-copies-input', inputTable(listCopiesInput, 'list-copies', 'listCopiesInput')],
     ['prefetch-input', inputTable(prefetchInput, 'prefetch', 'prefetchInput')],
     ['verify-input', inputTable(verifyInput, 'verify', 'verifyInput')],
     ['repair-input', inputTable(repairInput, 'verify', 'repairInput')],

@@ -2,6 +2,7 @@
 export { checkpoint } from './checkpoint.ts';
 export { collectGarbage } from './collect-garbage.ts';
 export { containerLock } from './container-lock.ts';
+export { listCopies } from './list-copies.ts';
 export { prefetch } from './prefetch.ts';
 export { preflight } from './preflight.ts';
 export { rehearse } from './rehearse.ts';

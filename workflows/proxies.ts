@@ -143,7 +143,7 @@ export const lockOptions = (scope: Pick<NodeScope, 'summary'>): LocalActivityOpt
 
 /** The activities of one node as an operation sees them. */
 export interface NodeProxies {
-  readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal'>;
+  readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal' | 'listCopies'>;
   readonly preflight: Pick<NodeControlActivities, 'preflightRestore' | 'preflightCheckpoint'>;
   readonly capture: Pick<NodeActivities, 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer'>;
   readonly work: Pick<NodeActivities, 'commitLocal' | 'planRestore' | 'createContainer' | 'startRestored'>;

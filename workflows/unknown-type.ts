@@ -5,6 +5,7 @@ import { failure } from './failures.ts';
 export const OPERATION_TYPES: readonly string[] = [
   'checkpoint',
   'collectGarbage',
+  'listCopies',
   'prefetch',
   'preflight',
   'rehearse',

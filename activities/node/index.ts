@@ -5,6 +5,7 @@ import { checkpointControl, checkpointWork } from './checkpoint.ts';
 import { repairNodeCopy, surveyNodeCopy } from './copy.ts';
 import type { NodeActivityDeps } from './deps.ts';
 import { fetchImage } from './fetch.ts';
+import { listCopies } from './list-copies.ts';
 import { preflightControl } from './preflight.ts';
 import { probeNode } from './probe.ts';
 import { restoreControl, restoreWork } from './restore.ts';
@@ -20,6 +21,7 @@ export function createNodeActivities(deps: NodeActivityDeps): NodeActivities {
 /** Queue `kybernate-node-<node>-ctl`. */
 export function createNodeControlActivities(deps: NodeActivityDeps): NodeControlActivities {
   return {
+    listCopies: (input) => withOp({}, () => listCopies(deps, input)),
     probeNode: (input) => withOp({}, () => probeNode(deps, input)),
     ...checkpointControl(deps),
     ...restoreControl(deps),

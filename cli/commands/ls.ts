@@ -1,7 +1,7 @@
 /* `kybernate ls`: the checkpoints of this node and of the store. */
 import { Option, type Command } from 'commander';
 import type { TierShare } from '../../core/contract/tiers.ts';
-import { durabilityOf, listAll } from '../all-checkpoints.ts';
+import { durabilityOf, listAll, mergeElsewhere } from '../all-checkpoints.ts';
 import type { ListedCheckpoint } from '../all-checkpoints.ts';
 import { addFilterOptions, matches } from '../checkpoint-filter.ts';
 import type { FilterFlags } from '../checkpoint-filter.ts';
@@ -9,6 +9,7 @@ import type { Cli } from '../cli.ts';
 import { exitCodesHelp, reportOf } from '../exit-codes.ts';
 import { addHelpTexts, countArgument, jsonOption } from '../options.ts';
 import { createOutput, renderTable } from '../output.ts';
+import type { Operations } from '../operation.ts';
 import type { Column } from '../output.ts';
 import { formatAge, formatBytes, formatTime } from '../units.ts';
 
@@ -24,15 +25,17 @@ interface LsFlags extends FilterFlags {
   readonly sort: keyof typeof ORDERS;
   readonly limit?: number;
   readonly tiers?: boolean;
+  readonly allNodes?: boolean;
   readonly json?: boolean;
 }
 
 export function addLsCommand(program: Command, cli: Cli): void {
   const command = program
     .command('ls')
-    .summary('list checkpoints, on this node and in the store')
+    .summary('list checkpoints, on this node, in the store and on other nodes')
     .description(
-      'Lists the checkpoints on this node (below KYBERNATE_STATE_DIR) and in the store, newest first. Half-made ones are ' +
+      'Lists the checkpoints on this node (below KYBERNATE_STATE_DIR) and in the store, newest first; --all-nodes adds those ' +
+        'that only other nodes have. Half-made ones are ' +
         'not checkpoints and are not listed. "pending" is on this node and still on its way to the store; "verified" was ' +
         'read back from there. UNIQUE is what its removal would free in the store: packs that no other checkpoint has.',
     );
@@ -43,6 +46,7 @@ export function addLsCommand(program: Command, cli: Cli): void {
         .default('created'),
     )
     .option('--limit <number>', 'at most so many', countArgument)
+    .option('--all-nodes', 'also what only other nodes have: asks their workers, and names those that do not answer')
     .option('--tiers', 'also what the sidecar of this node holds of each')
     .option('--store <url>', 'file:///dir or s3://bucket[/prefix] (default: KYBERNATE_STORE)')
     .addOption(jsonOption());
@@ -51,9 +55,10 @@ export function addLsCommand(program: Command, cli: Cli): void {
       ['kybernate ls', 'everything'],
       ['kybernate ls --label team=search --older-than 7d', 'what could go'],
       ['kybernate ls --sort unique --limit 10', 'what takes most room'],
+      ['kybernate ls --all-nodes --older-than 1d', 'also copies that no store has, on any node'],
       ['kybernate ls --store s3://checkpoints --json', 'another store, for a program'],
     ],
-    exitCodes: exitCodesHelp(['StorageUnavailable', 'StorageDenied']),
+    exitCodes: exitCodesHelp(['StorageUnavailable', 'StorageDenied', 'TemporalUnreachable']),
   });
   command.action((flags: LsFlags) => runLs(cli, flags));
 }
@@ -62,7 +67,9 @@ async function runLs(cli: Cli, flags: LsFlags): Promise<void> {
   const output = createOutput(cli.streams, flags);
   const config = cli.config();
   const nowMs = Date.now();
-  const { checkpoints, problems, storeError } = await listAll(config, flags.store ?? config.store);
+  const { checkpoints: near, problems: found, storeError } = await listAll(config, flags.store ?? config.store);
+  const problems = [...found];
+  const checkpoints = flags.allNodes === true ? await withOtherNodes(cli, near, problems) : near;
   const fitting = checkpoints.filter((one) => matches(flags, one, nowMs)).sort(ORDERS[flags.sort]);
   const shown = fitting.slice(0, flags.limit ?? fitting.length);
   const tiers = flags.tiers === true ? await tiersOf(cli, shown) : undefined;
@@ -78,6 +85,32 @@ async function runLs(cli: Cli, flags: LsFlags): Promise<void> {
   if (storeError !== undefined) {
     // What there is has been shown; that it is not all is said by the exit code.
     cli.setExitCode(reportOf(storeError).exitCode);
+  }
+}
+
+/** What other nodes have, too; nodes that do not answer are told in `problems`, and the list goes without them. */
+async function withOtherNodes(
+  cli: Cli,
+  near: readonly ListedCheckpoint[],
+  problems: string[],
+): Promise<readonly ListedCheckpoint[]> {
+  const { askNodes } = await import('../other-nodes.ts');
+  const { node: here } = cli.config();
+  let operations: Operations;
+  try {
+    operations = await cli.connect();
+  } catch (error) {
+    const { message, exitCode } = reportOf(error);
+    problems.push(`what other nodes have is not shown: ${message}`);
+    cli.setExitCode(exitCode);
+    return near;
+  }
+  try {
+    const names = new Set([...(await operations.nodes()), ...near.map(({ metadata }) => metadata.node.name)]);
+    names.delete(here);
+    return mergeElsewhere(near, await askNodes(operations, [...names].sort(), problems));
+  } finally {
+    await operations.close();
   }
 }
 
@@ -110,6 +143,14 @@ export function renderList(checkpoints: readonly ListedCheckpoint[], nowMs: numb
     },
     { title: 'DURABILITY', value: durabilityOf },
     { title: 'HERE', value: (row) => (row.local === undefined ? 'no' : 'yes') },
+    ...(checkpoints.every(({ elsewhere }) => elsewhere === undefined)
+      ? []
+      : [
+          {
+            title: 'ELSEWHERE',
+            value: ({ elsewhere = [] }: ListedCheckpoint) => elsewhere.map(({ node }) => node).join(',') || '-',
+          },
+        ]),
     ...(tiers === undefined ? [] : [{ title: 'TIERS', value: (row: ListedCheckpoint) => tiersText(tiers, row) }]),
     {
       title: 'LABELS',
@@ -133,7 +174,7 @@ function tiersText(tiers: Tiers, { checkpointId, remote }: ListedCheckpoint): st
 
 /** One checkpoint in the JSON of `ls`. */
 export function jsonRow(checkpoint: ListedCheckpoint, tiers?: Tiers): Record<string, unknown> {
-  const { metadata, local, remote, checkpointId } = checkpoint;
+  const { metadata, local, remote, elsewhere, checkpointId } = checkpoint;
   return {
     checkpointId,
     container: { namespace: metadata.container.namespace, id: metadata.container.id },
@@ -144,6 +185,7 @@ export function jsonRow(checkpoint: ListedCheckpoint, tiers?: Tiers): Record<str
     durability: durabilityOf(checkpoint),
     labels: metadata.labels,
     ...(local === undefined ? {} : { localPath: local.path }),
+    ...(elsewhere === undefined ? {} : { elsewhere: elsewhere.map(({ node, path }) => ({ node, path })) }),
     ...(remote === undefined ? {} : jsonStored(remote)),
     ...(tiers === undefined ? {} : { tiers: tiers.get(checkpointId) ?? [] }),
   };

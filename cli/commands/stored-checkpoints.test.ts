@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import type { ListCopiesResult } from '../../core/contract/list-copies.ts';
+import { KybernateError } from '../../core/errors.ts';
 import { takeLease } from '../../engine/restore-operation.ts';
 import { openBackend } from '../../store/backend/open.ts';
 import { describeCheckpoint } from '../../store/describe.ts';
@@ -13,6 +15,7 @@ import { verifyRemote } from '../../store/verify.ts';
 import { createFakeCli } from '../../test/harness/fake-cli.ts';
 import type { FakeCli, FakeCliOptions } from '../../test/harness/fake-cli.ts';
 import { createCliOp } from '../cli-op.ts';
+import { CliError } from '../exit-codes.ts';
 import { run } from '../program.ts';
 
 const op = createCliOp(() => undefined);
@@ -146,6 +149,56 @@ c-both      default/redis  node-a  2026-03-02 09:30:00     2 d  13.2 MiB     0 B
 a-local     default/redis  node-a  2026-03-01 09:30:00     3 d  13.2 MiB       -  local       yes   team=search
 `);
     expect(fake.stderr()).toBe('');
+  });
+
+  it('shows with --all-nodes what only other nodes have, and names those that do not answer', async () => {
+    await commit('a-here', { createdAt: '2026-03-01T09:30:00.000Z' });
+    const copies = (node: string): ListCopiesResult => {
+      if (node === 'node-c') {
+        throw new KybernateError('NodeUnavailable', 'the worker of node node-c did not take the step listCopies');
+      }
+      const { container, labels } = metadataOf('', '', '');
+      const there = { labels, container, takenOn: node, totalBytes: 5000, uploadPending: false };
+      return {
+        node,
+        copies: [
+          { ...there, checkpointId: 'b-there', createdAt: '2026-03-02T09:30:00.000Z', path: '/c/checkpoint-b-there' },
+          { ...there, checkpointId: 'a-here', createdAt: '2026-03-01T09:30:00.000Z', path: '/c/checkpoint-a-here' },
+        ],
+        more: 7,
+        damaged: [{ checkpointId: 'broken', reason: 'metadata.json is no JSON' }],
+      };
+    };
+    const fake = cliHere({}, { nodes: ['node-a', 'node-b', 'node-c'], copies });
+
+    expect(await run(['ls', '--all-nodes'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toMatch(/^b-there .* local +no +node-b +team=search$/m);
+    expect(fake.stdout()).toMatch(/^a-here .* local +yes +node-b +team=search$/m);
+    expect(fake.stderr()).toContain('note: what node-c has is not shown: the worker of node node-c did not take');
+    expect(fake.stderr()).toContain('note: broken on node-b: metadata.json is no JSON');
+    expect(fake.stderr()).toContain('note: node-b has 7 older copies that are not shown');
+    expect(fake.exitCode()).toBeUndefined();
+    const json = cliHere({}, { nodes: ['node-b'], copies });
+    expect(await run(['ls', '--all-nodes', '--json', '--sort', 'id'], json.cli)).toBe(0);
+    const { checkpoints } = JSON.parse(json.stdout()) as { checkpoints: unknown[] };
+    expect(checkpoints).toMatchObject([
+      { checkpointId: 'a-here', elsewhere: [{ node: 'node-b', path: '/c/checkpoint-a-here' }] },
+      { checkpointId: 'b-there', durability: 'local', elsewhere: [{ node: 'node-b', path: '/c/checkpoint-b-there' }] },
+    ]);
+  });
+
+  it('shows what is near and says so by its exit code when Temporal cannot be reached for --all-nodes', async () => {
+    await commit('a-here');
+    const fake = cliHere();
+    const connect = (): Promise<never> =>
+      Promise.reject(new CliError('TemporalUnreachable', 'no connection to the Temporal server at localhost:7233'));
+
+    expect(await run(['ls', '--all-nodes'], { ...fake.cli, connect })).toBe(0);
+
+    expect(fake.stdout()).toContain('a-here');
+    expect(fake.stderr()).toContain('note: what other nodes have is not shown: no connection');
+    expect(fake.exitCode()).toBe(69);
   });
 
   it('shows the same as JSON', async () => {

@@ -4,6 +4,7 @@ import { readCliConfig } from '../../cli/config.ts';
 import type { Environment } from '../../cli/config.ts';
 import type { Operation, Operations } from '../../cli/operation.ts';
 import { createInterrupts } from '../../cli/terminal.ts';
+import type { ListCopiesResult } from '../../core/contract/list-copies.ts';
 
 export interface FakeCli {
   readonly cli: Cli;
@@ -27,6 +28,10 @@ export interface FakeCliOptions {
   readonly answer?: string;
   /** what every started operation does; ends at once with {} without it */
   readonly operation?: Partial<Operation<unknown>>;
+  /** nodes of which Temporal knows */
+  readonly nodes?: readonly string[];
+  /** what a node answers when it is asked for its copies; throws for one that is away */
+  readonly copies?: (node: string) => ListCopiesResult;
 }
 
 export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
@@ -46,7 +51,7 @@ export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
     cli: {
       env,
       config: () => readCliConfig(env),
-      connect: async () => createFakeOperations(calls, options.operation ?? {}),
+      connect: async () => createFakeOperations(calls, options),
       setExitCode: (code) => {
         exitCode = code;
       },
@@ -78,7 +83,8 @@ export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
   };
 }
 
-function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<unknown>>): Operations {
+function createFakeOperations(calls: unknown[][], options: FakeCliOptions): Operations {
+  const behaviour = options.operation ?? {};
   function made(workflowId: string): Operation<never> {
     return {
       workflowId,
@@ -124,6 +130,11 @@ function createFakeOperations(calls: unknown[][], behaviour: Partial<Operation<u
       calls.push(['prefetch', request, start]);
       return made('prefetch:x');
     },
+    listCopies: async (request, start) => {
+      calls.push(['listCopies', request, start]);
+      return { ...made('listCopies:x'), result: async () => options.copies?.(request.node) as never };
+    },
+    nodes: async () => options.nodes ?? [],
     preflight: async (request, start) => {
       calls.push(['preflight', request, start]);
       return made('preflight:x');

@@ -50,6 +50,8 @@ async function openFast(dir: string, startMs: number): Promise<Backend> {
       yield { ...object, modifiedMs: startMs + (object.modifiedMs - startMs) * SPEED };
     }
   };
+  const sweep = backend.sweep.bind(backend);
+  backend.sweep = (olderThanMs, options) => sweep(fastNow(startMs) - RealDate.now() + olderThanMs / SPEED, options);
   return backend;
 }
 

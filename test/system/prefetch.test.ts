@@ -23,6 +23,7 @@ import { afterAll, beforeAll, expect, inject, it } from 'vitest';
 import { renderReport } from '../../cli/commands/tiers.ts';
 import type { PrefetchRequest, PrefetchResult } from '../../client/index.ts';
 import { COUNTER, countsOn } from '../harness/aftermath.ts';
+import { runCli } from '../harness/run-cli.ts';
 import { BUSYBOX, Stack, until } from '../harness/stack.ts';
 
 let shared = '';
@@ -128,6 +129,18 @@ it('a restore reads from the tiers of its node, and heals what is damaged there 
   await countsOn(near, 'from-damaged');
   await near.removeContainer('from-damaged');
   near.removeLocal(checkpointId);
+});
+
+it('a copy that only one node has is listed on another one, which names the node that does not answer', async () => {
+  await near.checkpoint('steady', { checkpointId: 'only-near', durability: 'local' });
+
+  const { stdout, stderr, exitCode } = await runCli(far.variables, 'ls', '--all-nodes');
+
+  expect(exitCode).toBe(0);
+  expect(stdout).toMatch(new RegExp(`^only-near .* local +no .*${near.node}`, 'm'));
+  expect(stdout).toMatch(new RegExp(`^${checkpointId} .* remote +no `, 'm'));
+  expect(stderr).toContain('note: what node-gone has is not shown: ');
+  near.removeLocal('only-near');
 });
 
 it('a prefetch to local brings files from which a restore starts without the store', async () => {

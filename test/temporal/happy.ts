@@ -134,6 +134,7 @@ export const happyActivities: Scripted = {
   planRestore: () => Promise.resolve({ warnings: [] }),
   createContainer: () => Promise.resolve(),
   startRestored: () => Promise.resolve({ initHostPid: 77, restoreMs: 100, how: 'restored' }),
+  listCopies: ({ node }) => Promise.resolve({ node, copies: [], more: 0, damaged: [] }),
   preflightRestore: ({ container }) => Promise.resolve({ container, findings: [], checkMs: 3 }),
   preflightCheckpoint: ({ container }) =>
     Promise.resolve({

@@ -1,4 +1,4 @@
-/* The workflows `verifyCheckpoint` and `repairCheckpoint`: which steps follow from which copies, and what they end with. */
+/* The workflows `verifyCheckpoint`, `repairCheckpoint` and `listCopies`: which steps follow from which copies, and what they end with. */
 import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
@@ -223,5 +223,31 @@ describe('repairCheckpoint', () => {
     expect(await stepsOf(onlyNode)).toEqual(['surveyStored', 'surveyNodeCopy']);
     expect(await stepsOf(filled)).toContain('repairNodeCopy');
     expect(await stepsOf(left)).toEqual(['surveyStored', 'surveyNodeCopy']);
+  });
+});
+
+describe('listCopies', () => {
+  async function list(id: string, steps: Scenario['steps'], node = NODE): Promise<WorkflowHandle> {
+    harness.script(id, { steps: steps ?? {} });
+    const args = [{ node, limit: 5, timeouts: { ...TIMEOUTS, nodePickupMs: 2000 } }];
+    return harness.client.workflow.start('listCopies', { workflowId: id, taskQueue: CONTROL_QUEUE, args });
+  }
+
+  it.concurrent('answers with what the node has, in one step', async () => {
+    const damaged = [{ checkpointId: 'ck-1', reason: 'no JSON' }];
+    const listCopies: Script = (input: object) => Promise.resolve({ ...input, copies: [], more: 2, damaged });
+    const handle = await list('list-copies', { listCopies });
+
+    expect(await outcomeOf(handle)).toEqual({ result: { node: NODE, limit: 5, copies: [], more: 2, damaged } });
+    expect(await stepsOf(handle)).toEqual(['listCopies']);
+  });
+
+  it.concurrent('is NodeUnavailable when no worker takes it', async () => {
+    const handle = await list('list-copies-gone', {}, 'node-gone');
+
+    expect(await outcomeOf(handle)).toMatchObject({
+      type: 'NodeUnavailable',
+      message: expect.stringContaining('node-gone') as string,
+    });
   });
 });

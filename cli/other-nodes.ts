@@ -1,0 +1,44 @@
+/*
+ * What other nodes have, asked of their workers by the workflow `listCopies`. Which nodes there are nobody keeps: those
+ * are asked that operations named lately, and those on which known checkpoints were taken.
+ */
+import type { ListCopiesResult } from '../core/contract/list-copies.ts';
+import { messageOf } from '../core/errors.ts';
+import type { Operations } from './operation.ts';
+
+/** A node that does not take the question within this time is told as one that did not answer. */
+const PICKUP_MS = 5000;
+const AT_ONCE = 50;
+
+/**
+ * @param problems gets a line for every node that did not answer, and for what an answer lacks
+ * @returns the answers, in the order of `nodes`
+ */
+export async function askNodes(
+  operations: Operations,
+  nodes: readonly string[],
+  problems: string[],
+): Promise<ListCopiesResult[]> {
+  const answers = new Map<string, ListCopiesResult>();
+  const left = [...nodes];
+  const ask = async (): Promise<void> => {
+    for (let node = left.shift(); node !== undefined; node = left.shift()) {
+      try {
+        const operation = await operations.listCopies({ node, timeouts: { nodePickupMs: PICKUP_MS } }, {});
+        answers.set(node, await operation.result());
+      } catch (error) {
+        // One node that is away, or whose worker is older, must not hide what the others have.
+        problems.push(`what ${node} has is not shown: ${messageOf(error)}`);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, ask));
+  const answered = nodes.flatMap((node) => answers.get(node) ?? []);
+  for (const { node, more, damaged } of answered) {
+    problems.push(...damaged.map(({ checkpointId, reason }) => `${checkpointId} on ${node}: ${reason}`));
+    if (more > 0) {
+      problems.push(`${node} has ${more} older copies that are not shown`);
+    }
+  }
+  return answered;
+}
