@@ -15,7 +15,7 @@ import { PYTHON_IMAGE, REDIS_IMAGE } from '../harness/images.ts';
 import { makeNetworkNamespace } from '../harness/network.ts';
 import { workload } from '../harness/workloads.ts';
 import type { Rig } from './rig.ts';
-import { readNotes, readTicks, type Tick } from './sequence.ts';
+import { lastTick, readNotes, readTicks, type Tick } from './sequence.ts';
 
 const PERIOD_MS = 20;
 const PYTHON = '/usr/bin/python3';
@@ -105,7 +105,7 @@ export class Job {
   }
 
   get last(): Tick | undefined {
-    return this.ticks().at(-1);
+    return lastTick(this.#file);
   }
 
   get period(): number {

@@ -10,7 +10,8 @@ import { FREEZE_BUDGET_MS, HOLD_BUDGET_MS, type Outcome, sourceOf, startRestore 
 import type { Wish } from './plan.ts';
 import type { Rig } from './rig.ts';
 import { firstMissing, type IdleTicker, longestPause } from './sequence.ts';
-import type { Hit, Target } from './strike.ts';
+import type { Target } from './moments.ts';
+import type { Hit } from './strike.ts';
 
 const GRACE_MS = 1000;
 const TICK_MS = 30_000;
@@ -55,8 +56,12 @@ export class Judge {
     this.violations.push({ kind, what });
   }
 
-  async noteCommitted({ job, wish, low, token, target, begun }: Attempt): Promise<boolean> {
+  /** Everything that is listed is whole. To be called before the attempts are judged. */
+  async copies(): Promise<void> {
     (await this.#parts.copies.look()).forEach((what) => this.violated('half', what));
+  }
+
+  async noteCommitted({ job, wish, low, token, target, begun }: Attempt): Promise<boolean> {
     const { checkpointId } = target;
     const [local, isRemote] = [
       this.#parts.copies.local.includes(checkpointId),
@@ -125,7 +130,7 @@ export class Judge {
         this.violated('stuck', `${job.id} does not run on`);
         return;
       }
-      await sleep(20);
+      await sleep(50);
     }
     const ticks = job.ticks();
     const isHeld = wish.kind === 'checkpoint' && wish.after !== 'resume';
@@ -174,10 +179,10 @@ export class Judge {
     this.restores += 1;
     const { low, high, token, checkpointId } = newestOf(job);
     const deadline = Date.now() + TICK_MS;
-    let first = job.ticks().find(({ time }) => time > begun);
-    for (; first === undefined && Date.now() < deadline && job.isAlive; await sleep(20)) {
-      first = job.ticks().find(({ time }) => time > begun);
+    while ((job.last?.time ?? 0) <= begun && Date.now() < deadline && job.isAlive) {
+      await sleep(50);
     }
+    const first = job.ticks().find(({ time }) => time > begun);
     if (first === undefined) {
       this.violated('stuck', `${job.id} was restored from ${checkpointId} and does not run`);
       return;

@@ -3,7 +3,7 @@
  * fail, control worker, node worker and sidecar, a small disk for checkpoints, and a fake GPU. What dies is started
  * again a moment later, as a service manager does.
  */
-import { mkdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
@@ -152,8 +152,9 @@ export class Rig {
     return findDaemon(this.dir, name)?.pid;
   }
 
-  logOf(name: ServiceName): string {
-    return join(this.dir, 'logs', `${name}.log`);
+  get hasOperations(): boolean {
+    const dir = join(this.runDir, 'operations');
+    return existsSync(dir) && readdirSync(dir).length > 0;
   }
 
   /** Every service runs, and its queues are polled. */

@@ -11,11 +11,13 @@ import { type Running, startCheckpoint, startRestore } from './operate.ts';
 import type { Round, Wish } from './plan.ts';
 import type { Rig } from './rig.ts';
 import { IdleTicker } from './sequence.ts';
-import { type Hit, reached, strike, type Target } from './strike.ts';
+import { reached, type Target } from './moments.ts';
+import { type Hit, strike } from './strike.ts';
 import { difference, traces } from './traces.ts';
 
 /** An undo waits at most for the next look of the reconciliation. */
 const QUIET_MS = 75_000;
+const LOOK_MS = 500;
 
 export interface RoundReport {
   readonly hits: readonly Hit[];
@@ -50,7 +52,9 @@ export class Player {
       if (status !== 'COMPLETED') {
         throw new Error(`the first checkpoint of ${job.id}: ${status} ${error}`);
       }
-      await this.#judge().noteCommitted(attempt);
+      const judge = this.#judge();
+      await judge.copies();
+      await judge.noteCommitted(attempt);
     }
     this.#baseline = await traces(this.#rig, this.#jobs, this.#copies.local);
   }
@@ -67,6 +71,7 @@ export class Player {
     await Promise.all(ends);
     this.#rig.proxy.script();
     await this.#rig.ready();
+    await judge.copies();
     for (const attempt of attempts) {
       const own = hits.filter(({ job }) => job === attempt.job.id);
       await judge.judge(attempt, own);
@@ -125,6 +130,10 @@ export class Player {
     const deadline = performance.now() + QUIET_MS;
     let left: string[] = [];
     do {
+      if (this.#rig.hasOperations && performance.now() < deadline - LOOK_MS) {
+        await sleep(LOOK_MS);
+        continue;
+      }
       try {
         left = difference(this.#baseline, await traces(this.#rig, this.#jobs, this.#copies.local));
       } catch (error) {
@@ -133,7 +142,7 @@ export class Player {
       if (left.length === 0) {
         break;
       }
-      await sleep(250);
+      await sleep(LOOK_MS);
     } while (performance.now() < deadline);
     return left;
   }

@@ -1,6 +1,6 @@
 /* Sequences as the workloads write them (test/workloads/sequence.py): numbers, times, pauses. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -14,6 +14,10 @@ export interface Tick {
 /** In the order of their writing; a line that is being written is left out. */
 export function readTicks(file: string): Tick[] {
   const text = [`${file}.old`, file].map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : '')).join('');
+  return parseTicks(text);
+}
+
+function parseTicks(text: string): Tick[] {
   return text
     .slice(0, text.lastIndexOf('\n') + 1)
     .split('\n')
@@ -22,6 +26,25 @@ export function readTicks(file: string): Tick[] {
       const [number, seconds, token = ''] = line.split(' ');
       return { number: Number(number), time: Number(seconds) * 1000, token };
     });
+}
+
+/** The newest tick, without reading the others. */
+export function lastTick(file: string): Tick | undefined {
+  let fd: number;
+  try {
+    fd = openSync(file, 'r');
+  } catch {
+    // Between two files, or its process is gone.
+    return undefined;
+  }
+  try {
+    const buffer = Buffer.alloc(400);
+    const from = Math.max(0, fstatSync(fd).size - buffer.length);
+    const text = buffer.toString('utf8', 0, readSync(fd, buffer, 0, buffer.length, from));
+    return parseTicks(text.slice(from === 0 ? 0 : text.indexOf('\n') + 1)).at(-1);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Lines about the connection and the keys, with their time: `connected`, `wrong <key>`. */

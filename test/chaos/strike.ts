@@ -1,34 +1,27 @@
 /* Strikes: waiting for the moment that the plan names, finding who is to be hit, and hitting. */
 import { randomUUID } from 'node:crypto';
-import { existsSync, readdirSync, rmSync, statfsSync, truncateSync, writeFileSync } from 'node:fs';
+import { rmSync, statfsSync, truncateSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { findShims } from '../../cli/dev/containerd-traces.ts';
 import { assertNever, messageOf } from '../../core/errors.ts';
-import { readJournal } from '../../engine/journal.ts';
 import { operationPids } from '../../engine/operation-cgroup.ts';
 import { readJson } from '../../engine/operation.ts';
 import { type ListedProcess, listProcesses, readProcess } from '../../native/proc/tree.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import type { Fault } from '../harness/s3-proxy.ts';
 import type { Job } from './jobs.ts';
-import type { Outcome } from './operate.ts';
+import { lastStep, operationOf, reached, type Target } from './moments.ts';
 import { actName, type Strike, type Victim } from './plan.ts';
 import type { Rig } from './rig.ts';
 
-const POLL_MS = 4;
+const POLL_MS = 5;
 /** How long a process that is to be killed is waited for. */
-const APPEAR_MS = 1500;
+const APPEAR_MS = 10_000;
+const APPEAR_POLL_MS = 15;
+/** Runc and CRIU are there for little longer. */
+const MOST_DELAY_MS = 100;
 const FILLER = 'filler';
-
-/** The operation of a job in this round. */
-export interface Target {
-  readonly job: Job;
-  readonly workflowId: string;
-  readonly checkpointId: string;
-  /** set when it has ended */
-  ended?: Outcome;
-}
 
 export interface Hit {
   readonly what: string;
@@ -53,7 +46,10 @@ export async function strike(rig: Rig, target: Target, { at, delayMs, act }: Str
   let kills = 0;
   let failed = '';
   try {
-    kills = await hit(rig, target, act);
+    kills =
+      act.kind === 'kill'
+        ? await killVictims(rig, target, { victim: act.victim, delayMs })
+        : await hit(rig, target, act);
   } catch (error) {
     // A server that was asked is down itself: the strike did nothing.
     failed = ` (${messageOf(error)})`;
@@ -62,13 +58,11 @@ export async function strike(rig: Rig, target: Target, { at, delayMs, act }: Str
   return { what: `${actName(act)}${failed}`, job: target.job.id, at: when, kills, step, ...victim };
 }
 
-async function hit(rig: Rig, target: Target, act: Strike['act']): Promise<number> {
+async function hit(rig: Rig, target: Target, act: Exclude<Strike['act'], { kind: 'kill' }>): Promise<number> {
   switch (act.kind) {
     case 'kill-service':
       rig.delays.set(act.service, act.restartMs);
       return killAll([rig.pidOf(act.service) ?? 0]);
-    case 'kill':
-      return killVictims(rig, target, act.victim);
     case 'cut-store':
       await cutStore(rig, act.how, act.ms);
       return 0;
@@ -151,16 +145,26 @@ function killAll(pids: readonly number[]): number {
   return killed;
 }
 
-async function killVictims(rig: Rig, target: Target, victim: Victim): Promise<number> {
+/** One that is not there yet is hit when it has been there for the delay. */
+async function killVictims(rig: Rig, target: Target, { victim, delayMs }: Blow): Promise<number> {
+  const killed = killAll(victims(rig, target, victim));
+  if (killed > 0) {
+    return killed;
+  }
   const deadline = performance.now() + APPEAR_MS;
-  do {
-    const killed = killAll(victims(rig, target, victim));
-    if (killed > 0) {
-      return killed;
+  while (performance.now() < deadline && target.ended === undefined) {
+    await sleep(APPEAR_POLL_MS);
+    if (victims(rig, target, victim).length > 0) {
+      await sleep(Math.min(delayMs, MOST_DELAY_MS));
+      return killAll(victims(rig, target, victim));
     }
-    await sleep(POLL_MS);
-  } while (performance.now() < deadline && target.ended === undefined);
+  }
   return 0;
+}
+
+interface Blow {
+  readonly victim: Victim;
+  readonly delayMs: number;
 }
 
 /** Pids to be killed; of several CRIUs of one dump the first is the one that has the others. */
@@ -207,50 +211,4 @@ function concerns(process: ListedProcess, byPid: ReadonlyMap<number, ListedProce
     one = byPid.get(one.parentHostPid);
   }
   return false;
-}
-
-/** Directory of the target's operation on the node, while there is one. */
-export function operationOf(rig: Rig, { job, checkpointId }: Target): string | undefined {
-  const dir = join(rig.runDir, 'operations');
-  const names = existsSync(dir) ? readdirSync(dir) : [];
-  names.forEach((name) => rig.operationsSeen.add(name));
-  const dirs = names.map((name) => join(dir, name));
-  return dirs.find((one) => {
-    const record = planOf(one);
-    return record?.container?.id === job.id && record.checkpointId === checkpointId;
-  });
-}
-
-interface PlanOrRestore {
-  readonly checkpointId?: string;
-  readonly container?: { readonly id: string };
-  readonly state?: string;
-}
-
-function planOf(dir: string): PlanOrRestore | undefined {
-  return (readJson(join(dir, 'plan.json')) ?? readJson(join(dir, 'restore.json'))) as PlanOrRestore | undefined;
-}
-
-/** Has the operation come to this moment? */
-export function reached(rig: Rig, target: Target, at: string): boolean {
-  if (at === 'start') {
-    return true;
-  }
-  if (at === 'committed') {
-    return existsSync(join(rig.stateDir, 'checkpoints', `checkpoint-${target.checkpointId}`, 'metadata.json'));
-  }
-  const operation = operationOf(rig, target);
-  return operation !== undefined && stepsOf(operation).includes(at);
-}
-
-function stepsOf(operation: string): string[] {
-  const steps = readJournal(join(operation, 'journal.jsonl')).map(({ step, state }) => `${step} ${state}`);
-  const restore = planOf(operation)?.state;
-  return restore === undefined ? steps : [...steps, restore];
-}
-
-function lastStep(rig: Rig, target: Target): string {
-  const operation = operationOf(rig, target);
-  const ended = target.ended === undefined ? 'under way' : 'ended';
-  return (operation === undefined ? undefined : stepsOf(operation).at(-1)) ?? ended;
 }
