@@ -18,6 +18,8 @@ export class Copies {
   readonly #rig: Rig;
   /** whole when they were looked at; nobody changes a checkpoint afterwards */
   readonly #known = new Set<string>();
+  readonly #used = new Set<string>();
+  #last: Promise<unknown> = Promise.resolve();
   local: readonly string[] = [];
   remote: readonly string[] = [];
 
@@ -25,8 +27,24 @@ export class Copies {
     this.#rig = rig;
   }
 
+  /** An operation that makes it or restores from it has begun: nobody removes it, until its job is judged. */
+  use(checkpointId: string): void {
+    this.#used.add(checkpointId);
+  }
+
   /** Reads every byte of what is new. @returns what is listed and not whole */
-  async look(): Promise<string[]> {
+  look(): Promise<string[]> {
+    return this.#alone(() => this.#look());
+  }
+
+  /** Nobody removes what another one reads. */
+  #alone<Result>(act: () => Promise<Result>): Promise<Result> {
+    const mine = this.#last.then(act);
+    this.#last = mine.catch(() => undefined);
+    return mine;
+  }
+
+  async #look(): Promise<string[]> {
     const bad: string[] = [];
     const whole = async (key: string, read: () => Promise<unknown>): Promise<void> => {
       if (this.#known.has(key)) {
@@ -58,8 +76,16 @@ export class Copies {
     return bad;
   }
 
-  /** Removes all others from the node, as their owner does who needs only the newest. */
-  async keep(ids: ReadonlySet<string>): Promise<void> {
+  /**
+   * Removes all others from the node, as their owner does who needs only the newest.
+   * @param done nobody uses it any more
+   */
+  keep(ids: ReadonlySet<string>, done: string): Promise<void> {
+    this.#used.delete(done);
+    return this.#alone(() => this.#keep(new Set([...ids, ...this.#used])));
+  }
+
+  async #keep(ids: ReadonlySet<string>): Promise<void> {
     const catalog = localCatalog(join(this.#rig.stateDir, 'checkpoints'));
     for (const id of this.local.filter((one) => !ids.has(one))) {
       await catalog.remove(id);

@@ -15,6 +15,8 @@ import type { Hit } from './strike.ts';
 
 const GRACE_MS = 1000;
 const TICK_MS = 30_000;
+/** Services are killed while others are brought back. */
+const RESTORE_TRIES = 5;
 
 export interface Violation {
   readonly kind: 'lost' | 'stuck' | 'half' | 'leaked' | 'freeze';
@@ -56,26 +58,19 @@ export class Judge {
     this.violations.push({ kind, what });
   }
 
-  /** Everything that is listed is whole. To be called before the attempts are judged. */
-  async copies(): Promise<void> {
-    (await this.#parts.copies.look()).forEach((what) => this.violated('half', what));
-  }
-
+  /** Looks at all copies, and keeps the newest of each job. @returns is the attempt's own checkpoint there? */
   async noteCommitted({ job, wish, low, token, target, begun }: Attempt): Promise<boolean> {
+    const { copies, jobs } = this.#parts;
+    (await copies.look()).forEach((what) => this.violated('half', what));
     const { checkpointId } = target;
-    const [local, isRemote] = [
-      this.#parts.copies.local.includes(checkpointId),
-      this.#parts.copies.remote.includes(checkpointId),
-    ];
-    if (wish.kind !== 'checkpoint' || (!local && !isRemote)) {
-      return false;
+    const isRemote = copies.remote.includes(checkpointId);
+    const isCommitted = wish.kind === 'checkpoint' && (isRemote || copies.local.includes(checkpointId));
+    if (isCommitted) {
+      const high = low + Math.ceil((Date.now() - begun) / job.period) + 1;
+      job.committed = [{ checkpointId, low, high, token, isRemote }];
     }
-    const high = low + Math.ceil((Date.now() - begun) / job.period) + 1;
-    job.committed = [...job.committed, { checkpointId, low, high, token, isRemote }].slice(-1);
-    await this.#parts.copies.keep(
-      new Set(this.#parts.jobs.flatMap((one) => one.committed.map((each) => each.checkpointId))),
-    );
-    return true;
+    await copies.keep(new Set(jobs.flatMap((one) => one.committed.map((each) => each.checkpointId))), checkpointId);
+    return isCommitted;
   }
 
   async judge(attempt: Attempt, hits: readonly Hit[]): Promise<void> {
@@ -97,44 +92,54 @@ export class Judge {
       await this.#bringBack(job);
       return;
     }
-    if (job.isAlive) {
-      await this.#runsOn(attempt, hits);
+    const runsOn = job.isAlive && (await this.#ticks(job));
+    if (runsOn) {
+      await this.#isUnharmed(attempt, hits);
       return;
     }
     this.#excuse(attempt, hits, committed);
     await this.#bringBack(job);
   }
 
-  /** Why it may have ended: it was to be stopped and is saved, or the same blow ends it under the stock runtime. */
-  #excuse({ job, wish, target }: Attempt, hits: readonly Hit[], committed: boolean): void {
-    const mayStop = wish.kind === 'checkpoint' && wish.after === 'stop';
-    if (mayStop && committed) {
-      return;
-    }
-    const blow = hits.find(({ victim, kills }) => kills > 0 && (victim === 'shim' || victim === 'criu'));
-    if (blow === undefined) {
-      this.violated(
-        'lost',
-        `${job.id} has ended (${outcomeText(job, target.ended)}, source ${target.ended === undefined ? '' : sourceOf(target.ended)})`,
-      );
-    } else {
-      this.endedAsStock += 1;
-    }
-  }
-
-  /** It ticks, nothing is missing, no pause was longer than its budget. */
-  async #runsOn({ job, wish, begun, token }: Attempt, hits: readonly Hit[]): Promise<void> {
+  /** Within the time that the longest freeze, and a connection that nobody answers, may take. */
+  async #ticks(job: Job): Promise<boolean> {
     const from = Date.now();
-    for (const deadline = from + TICK_MS; (job.last?.time ?? 0) < from;) {
-      if (!job.isAlive || Date.now() > deadline) {
-        this.violated('stuck', `${job.id} does not run on`);
-        return;
+    while ((job.last?.time ?? 0) < from) {
+      if (!job.isAlive || Date.now() > from + TICK_MS) {
+        return false;
       }
       await sleep(50);
     }
+    return true;
+  }
+
+  /**
+   * Why it may have ended: it was to be stopped and is saved, or the same blow ends it under the stock runtime. That of
+   * the shim does, since containerd then deletes the container; so does that of a CRIU which is at work inside of the
+   * processes: nobody else knows what it has put there.
+   */
+  #excuse({ job, wish, target }: Attempt, hits: readonly Hit[], committed: boolean): void {
+    const mayStop = wish.kind === 'checkpoint' && wish.after === 'stop';
+    if (mayStop && committed && !job.isAlive) {
+      return;
+    }
+    if (hits.some(({ victim, kills }) => kills > 0 && (victim === 'shim' || victim === 'criu'))) {
+      this.endedAsStock += 1;
+      return;
+    }
+    const source = target.ended === undefined ? undefined : sourceOf(target.ended);
+    const how = `${outcomeText(job, target.ended)}, source ${source ?? 'unknown'}`;
+    this.violated(
+      job.isAlive ? 'stuck' : 'lost',
+      `${job.id} ${job.isAlive ? 'does not run on' : 'has ended'} (${how})`,
+    );
+  }
+
+  /** Nothing is missing, and no pause was longer than its budget. */
+  async #isUnharmed({ job, wish, begun, token }: Attempt, hits: readonly Hit[]): Promise<void> {
     const ticks = job.ticks();
     const isHeld = wish.kind === 'checkpoint' && wish.after !== 'resume';
-    const pause = longestPause(ticks, begun, job.last?.time ?? from);
+    const pause = longestPause(ticks, begun, job.last?.time ?? begun);
     const ms = Math.max(0, pause.ms - this.#parts.ticker.stall(pause.from, pause.to));
     this.longestFreezeMs = isHeld ? this.longestFreezeMs : Math.max(this.longestFreezeMs, ms);
     this.longestHoldMs = isHeld ? Math.max(this.longestHoldMs, ms) : this.longestHoldMs;
@@ -155,7 +160,7 @@ export class Judge {
   async #bringBack(job: Job): Promise<void> {
     const newest = newestOf(job);
     let why = '';
-    for (let tries = 0; tries < 2; tries += 1) {
+    for (let tries = 0; tries < RESTORE_TRIES; tries += 1) {
       try {
         await this.#parts.rig.ready();
         await job.remove();

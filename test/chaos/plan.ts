@@ -31,6 +31,8 @@ export type Act =
 export interface Strike {
   /** index of the job whose operation tells the moment */
   readonly job: number;
+  /** which of its operations */
+  readonly turn: number;
   /** `<step> <state>` of the journal or of the restore's record; `start`: the operation's begin */
   readonly at: string;
   /** after that moment */
@@ -40,7 +42,8 @@ export interface Strike {
 
 export interface Round {
   readonly number: number;
-  readonly wishes: readonly Wish[];
+  /** of every job, one after the other */
+  readonly wishes: ReadonlyArray<readonly Wish[]>;
   readonly strikes: readonly Strike[];
 }
 
@@ -82,12 +85,14 @@ const CHECKPOINT_VICTIMS: Readonly<Record<string, number>> = {
 };
 const RESTORE_VICTIMS: Readonly<Record<string, number>> = { wrapper: 4, runc: 3, criu: 3, shim: 2 };
 const SERVICE_WEIGHTS: Readonly<Record<ServiceName, number>> = {
-  'worker-node': 6,
-  'worker-control': 2,
-  sidecar: 3,
+  'worker-node': 4,
+  'worker-control': 1,
+  sidecar: 2,
   temporal: 1,
-  containerd: 3,
+  containerd: 2,
 };
+/** Operations of a job in a round. */
+const TURNS = 3;
 
 class Dice {
   readonly #next: () => number;
@@ -127,8 +132,8 @@ export interface JobFacts {
 /** @param jobs in their order */
 export function planRound(seed: number, number: number, jobs: readonly JobFacts[]): Round {
   const dice = new Dice((Math.imul(seed, 0x9e3779b1) ^ Math.imul(number + 1, 0x85ebca6b)) >>> 0);
-  const wishes = jobs.map((job) => planWish(dice, job));
-  const strikes = Array.from({ length: 6 + dice.below(7) }, () => planStrike(dice, wishes, jobs));
+  const wishes = jobs.map((job) => Array.from({ length: TURNS }, () => planWish(dice, job)));
+  const strikes = Array.from({ length: 14 + dice.below(11) }, () => planStrike(dice, wishes, jobs));
   return { number, wishes, strikes };
 }
 
@@ -145,9 +150,10 @@ function planWish(dice: Dice, { isPlain = false }: JobFacts): Wish {
   };
 }
 
-function planStrike(dice: Dice, wishes: readonly Wish[], jobs: readonly JobFacts[]): Strike {
+function planStrike(dice: Dice, wishes: Round['wishes'], jobs: readonly JobFacts[]): Strike {
   const job = dice.below(wishes.length);
-  const wish = wishes[job];
+  const turn = dice.below(TURNS);
+  const wish = wishes[job]?.[turn];
   const act = planAct(dice, wish?.kind === 'replace');
   const moments =
     wish?.kind === 'replace'
@@ -159,13 +165,13 @@ function planStrike(dice: Dice, wishes: readonly Wish[], jobs: readonly JobFacts
         ];
   const at = dice.of<string>(moments);
   const delayMs = at === 'start' ? dice.below(1200) : dice.chance(0.5) ? dice.below(8) : dice.below(150);
-  return { job, at, delayMs, act };
+  return { job, turn, at, delayMs, act };
 }
 
 function planAct(dice: Dice, isRestore: boolean): Act {
   const kind = dice.weighted({
-    'kill-service': 6,
-    kill: 16,
+    'kill-service': 4,
+    kill: 22,
     'cut-store': 1,
     'fill-disk': 1,
     cancel: 1,
@@ -195,9 +201,9 @@ function planAct(dice: Dice, isRestore: boolean): Act {
 export function describeRound({ number, wishes, strikes }: Round): string {
   const wish = (one: Wish): string =>
     one.kind === 'replace' ? `replace(${one.source})` : `${one.after}/${one.durability}/${one.engine}`;
-  const strike = ({ job, at, delayMs, act }: Strike): string =>
-    `${actName(act)} of job ${job} ${delayMs} ms after ${at}`;
-  return `round ${number}: ${wishes.map(wish).join(', ')}; ${strikes.map(strike).join('; ')}`;
+  const strike = ({ job, turn, at, delayMs, act }: Strike): string =>
+    `${actName(act)} of job ${job}.${turn} ${delayMs} ms after ${at}`;
+  return `round ${number}: ${wishes.map((ones) => ones.map(wish).join(' ')).join(', ')}; ${strikes.map(strike).join('; ')}`;
 }
 
 export function actName(act: Act): string {

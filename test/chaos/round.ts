@@ -8,7 +8,7 @@ import { Copies } from './copies.ts';
 import type { Job } from './jobs.ts';
 import { type Attempt, Judge, newestOf, outcomeText, type Violation } from './judge.ts';
 import { type Running, startCheckpoint, startRestore } from './operate.ts';
-import type { Round, Wish } from './plan.ts';
+import type { Round, Strike, Wish } from './plan.ts';
 import type { Rig } from './rig.ts';
 import { IdleTicker } from './sequence.ts';
 import { reached, type Target } from './moments.ts';
@@ -48,44 +48,57 @@ export class Player {
     const wish: Wish = { kind: 'checkpoint', after: 'resume', durability: 'remote', engine: 'runc', releases: false };
     for (const job of this.#jobs) {
       const attempt = await this.#begin(job, wish);
-      const { status, error } = await attempt.running.end;
+      const { status, error } = (attempt.target.ended = await attempt.running.end);
       if (status !== 'COMPLETED') {
         throw new Error(`the first checkpoint of ${job.id}: ${status} ${error}`);
       }
-      const judge = this.#judge();
-      await judge.copies();
-      await judge.noteCommitted(attempt);
+      await this.#judge().noteCommitted(attempt);
     }
     this.#baseline = await traces(this.#rig, this.#jobs, this.#copies.local);
   }
 
   async play(round: Round): Promise<RoundReport> {
     const judge = this.#judge();
-    const attempts = await Promise.all(this.#jobs.map((job, at) => this.#begin(job, wishOf(round, at))));
-    const ends = attempts.map(async ({ target, running, wish }) => {
-      const stop = wish.kind === 'checkpoint' && wish.releases ? this.#releaseHold(target) : undefined;
-      target.ended = await running.end;
-      await stop;
-    });
-    const hits = await Promise.all(round.strikes.map((one) => strike(this.#rig, targetOf(attempts, one.job), one)));
-    await Promise.all(ends);
+    const hits: Hit[] = [];
+    const outcomes: string[] = [];
+    const turnsOf = async (job: Job, at: number): Promise<void> => {
+      for (const [turn, wish] of (round.wishes[at] ?? []).entries()) {
+        const strikes = round.strikes.filter((one) => one.job === at && one.turn === turn);
+        const { attempt, struck } = await this.#turn(job, wish, strikes);
+        hits.push(...struck);
+        outcomes.push(outcomeText(job, attempt.target.ended));
+        await judge.judge(attempt, struck);
+      }
+    };
+    await Promise.all(this.#jobs.map(turnsOf));
     this.#rig.proxy.script();
     await this.#rig.ready();
-    await judge.copies();
-    for (const attempt of attempts) {
-      const own = hits.filter(({ job }) => job === attempt.job.id);
-      await judge.judge(attempt, own);
-    }
     (await this.#leftOvers()).forEach((what) => judge.violated('leaked', what));
     return {
       hits,
-      outcomes: attempts.map(({ job, target }) => outcomeText(job, target.ended)),
+      outcomes,
       violations: judge.violations,
       longestFreezeMs: judge.longestFreezeMs,
       longestHoldMs: judge.longestHoldMs,
       endedAsStock: judge.endedAsStock,
       restores: judge.restores,
     };
+  }
+
+  /** One operation of a job, and the strikes that belong to it. */
+  async #turn(job: Job, wish: Wish, strikes: readonly Strike[]): Promise<{ attempt: Attempt; struck: Hit[] }> {
+    const attempt = await this.#begin(job, wish);
+    const { target, running } = attempt;
+    const end = async (): Promise<void> => {
+      target.ended = await running.end;
+    };
+    const release = wish.kind === 'checkpoint' && wish.releases ? this.#releaseHold(target) : undefined;
+    const [struck] = await Promise.all([
+      Promise.all(strikes.map((one) => strike(this.#rig, target, one))),
+      end(),
+      release,
+    ]);
+    return { attempt, struck };
   }
 
   #judge(): Judge {
@@ -108,6 +121,7 @@ export class Player {
       running = startCheckpoint(this.#rig, job, wish);
     }
     const { workflowId, checkpointId } = running;
+    this.#copies.use(checkpointId);
     const target: Target = { job, workflowId, checkpointId };
     const before = { low: last?.number ?? 0, token: last?.token ?? '', removed: wish.kind === 'replace' };
     return { job, wish, begun, target, running, ...before };
@@ -146,20 +160,4 @@ export class Player {
     } while (performance.now() < deadline);
     return left;
   }
-}
-
-function wishOf(round: Round, at: number): Wish {
-  const wish = round.wishes[at];
-  if (wish === undefined) {
-    throw new Error(`round ${round.number} has no wish for job ${at}`);
-  }
-  return wish;
-}
-
-function targetOf(attempts: readonly Attempt[], at: number): Target {
-  const attempt = attempts[at];
-  if (attempt === undefined) {
-    throw new Error(`there is no job ${at}`);
-  }
-  return attempt.target;
 }

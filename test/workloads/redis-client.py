@@ -63,7 +63,7 @@ first = True
 starter = os.getppid()
 while os.getppid() == starter:
     try:
-        with socket.create_connection((host, port), timeout=30) as connection:
+        with socket.create_connection((host, port), timeout=20) as connection:
             out.write(f"# connected {time.time():.4f}\n")
             was_first, first = first, False
             talking = True
