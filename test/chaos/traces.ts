@@ -123,7 +123,14 @@ function stateFiles(rig: Rig, checkpoints: readonly string[]): string[] {
   const more = list(dir)
     .filter((name) => !expected.has(name))
     .map((name) => `checkpoints/${name}`);
-  const top = list(rig.stateDir).filter((name) => !['logs', 'failed', 'compile-cache', 'checkpoints'].includes(name));
+  // A directory that is made at its first use is nothing that is left, what lies in it may be.
+  const kept = new Set(['logs', 'failed', 'compile-cache', 'checkpoints']);
+  const top = readdirSync(rig.stateDir, { withFileTypes: true })
+    .filter(({ name }) => !kept.has(name))
+    .flatMap((entry) =>
+      entry.isDirectory() ? list(join(rig.stateDir, entry.name)).map((name) => `${entry.name}/${name}`) : [entry.name],
+    )
+    .map((path) => path.replaceAll(HEX_ID, '<id>'));
   return [...more, ...top].map((path) => `state ${path}`);
 }
 
