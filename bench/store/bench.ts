@@ -1,5 +1,5 @@
 /*
- * npm run bench -- store <pack | upload | download | incremental | sparse | copy> [--mib 256] [--rounds 5] [--full] [--out file.json]
+ * npm run bench -- store <pack | upload | download | incremental | sparse | copy | stages> [--mib 256] [--rounds 5] [--full] [--out file.json]
  *
  * Ours and its peers run in turn in one run, on images that lie in memory (a tmpfs), so that no disk is judged. Ratios
  * are those of medians: of wall-clock time, and of processor time, which other work on the machine disturbs less.
@@ -18,6 +18,7 @@ const SUBJECTS: Readonly<Record<string, () => Promise<(options: BenchOptions) =>
   download: async () => (await import('./transfer.ts')).downloadBench,
   incremental: async () => (await import('./incremental.ts')).incrementalBench,
   sparse: async () => (await import('./sparse.ts')).sparseBench,
+  stages: async () => (await import('./stages.ts')).stagesBench,
   copy: async () => (await import('./copy.ts')).copyBench,
 };
 export const STORE_SUBJECTS = Object.keys(SUBJECTS);

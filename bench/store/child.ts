@@ -26,15 +26,12 @@ import { publishManifest } from '../../store/publish.ts';
 import { uploadCheckpoint } from '../../store/upload.ts';
 import { sampleMetadata, testOp } from '../../test/harness/checkpoint-dir.ts';
 import { CREDENTIALS } from '../../test/harness/versitygw.ts';
-import { measureStages, type Stages } from './stages.ts';
 
 export type Command =
   /** digests, manifest, metadata */
   | { readonly do: 'commit'; readonly dir: string; readonly id: string }
   | { readonly do: 'upload'; readonly dir: string; readonly id: string; readonly store: Place; readonly codec: Codec }
   | { readonly do: 'download'; readonly dir: string; readonly id: string; readonly store: Place }
-  /** processor time of each step of packing a file */
-  | { readonly do: 'stages'; readonly file: string }
   | { readonly do: 'raw upload'; readonly file: string; readonly endpoint: string; readonly key: string }
   | { readonly do: 'raw download'; readonly file: string; readonly endpoint: string; readonly key: string };
 
@@ -52,17 +49,13 @@ export interface Answer {
   /** raw bytes */
   readonly bytes: number;
   readonly sentBytes?: number;
-  readonly stages?: Stages;
 }
 
 const PART_BYTES = 8 * 2 ** 20;
 const PARALLEL_PARTS = 4;
 const quiet = { ...testOp(), progress: (): void => undefined };
 
-async function perform(command: Command): Promise<Pick<Answer, 'bytes' | 'sentBytes' | 'stages'>> {
-  if (command.do === 'stages') {
-    return { bytes: 0, stages: await measureStages(command.file) };
-  }
+async function perform(command: Command): Promise<Pick<Answer, 'bytes' | 'sentBytes'>> {
   if (command.do === 'commit') {
     return commit(command.dir, command.id);
   }

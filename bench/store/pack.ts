@@ -1,13 +1,12 @@
 /* From a checkpoint's files to packs in a directory: digests, deduplication, compression, check of every chunk. */
 import { rm } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Codec } from '../../core/pack/pack.ts';
 import type { BenchOptions, Row } from './report.ts';
 import type { Answer } from './child.ts';
 import { IMAGES, makeImage, type ImageName } from './images.ts';
 import { inTurn, megabytesPerSecond, rounded, speedup, type Cost } from './measure.ts';
-import type { Stages } from './stages.ts';
+import { preparePodman } from './podman.ts';
 import { restic, tarZstd, type Timed } from './peers.ts';
 import { startSubject, type SubjectProcess } from './subject-process.ts';
 
@@ -21,6 +20,8 @@ const GOALS: Readonly<Record<ImageName, number>> = {
 };
 const RESTIC_GOAL = 1.5;
 const MEMORY_GOAL_MIB = 256;
+/** Of a peer that is not installed. */
+const NOT_MEASURED: Cost = { ms: 0, cpuMs: 0 };
 
 export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions): Promise<Row[]> {
   const rows: Row[] = [];
@@ -30,6 +31,7 @@ export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions)
     // One process a codec, so that the memory of each is its own.
     const subject = startSubject(bundle);
     const subjectLz4 = startSubject(bundle);
+    const podman = await preparePodman(image, join(dir, 'podman'));
     const last: { tar?: Timed; restic?: Timed; zstd?: Answer; lz4?: Answer } = {};
     const medians = await inTurn(
       {
@@ -37,11 +39,11 @@ export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions)
         zstd: async () => packed(subject, image, join(dir, 'store'), 'zstd', (answer) => (last.zstd = answer)),
         lz4: async () => packed(subjectLz4, image, join(dir, 'store'), 'lz4', (answer) => (last.lz4 = answer)),
         restic: async () => (last.restic = await restic(image, join(dir, 'repo'))),
+        podman: async () => podman?.export(join(dir, 'out')) ?? NOT_MEASURED,
       },
       rounds,
     );
     await subject.close();
-    const { stages } = await subjectLz4.run({ do: 'stages', file: join(image, 'criu/pages-1.img') });
     await subjectLz4.close();
     const ofTar = speedup(medians.tar, medians.zstd);
     const ofRestic = speedup(medians.restic, medians.zstd);
@@ -54,6 +56,9 @@ export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions)
       megabytesPerSecond: megabytesPerSecond(bytes, medians.zstd),
       ofTarZstd: ofTar,
       ofRestic,
+      ...(podman === undefined
+        ? {}
+        : { podman: podman.version, ofPodmanExport: speedup(medians.podman, medians.zstd) }),
       lz4OfTarZstd: speedup(medians.tar, medians.lz4),
       maxRssMiB,
       lz4MaxRssMiB: last.lz4?.maxRssMiB,
@@ -63,25 +68,15 @@ export async function packBench({ mib, rounds, dir, bundle, say }: BenchOptions)
         tarZstd: rounded((last.tar?.storedBytes ?? 0) / bytes),
         restic: rounded((last.restic?.storedBytes ?? 0) / bytes),
       },
-      oneThreadCpuMs: stages,
-      ...(stages === undefined ? {} : { ceilingOfTarZstd: ceiling(medians.tar, stages) }),
       medians,
     };
     say(`${name}: ${JSON.stringify(row)}`);
     rows.push(row);
-    for (const rest of ['image', 'image.ledger', 'out', 'store', 'repo']) {
+    for (const rest of ['image', 'image.ledger', 'out', 'store', 'repo', 'podman']) {
       await rm(join(dir, rest), { recursive: true, force: true });
     }
   }
   return rows;
-}
-
-/**
- * How many times as fast as tar | zstd the processors here could be at most: with every byte read and digested twice (where
- * the checkpoint is taken, and where it is sent), compressed once, and nothing else.
- */
-function ceiling(tar: Cost, { read, findZeros, digest, compress }: Stages): number {
-  return rounded(tar.ms / ((2 * (read + digest) + findZeros + compress) / availableParallelism()));
 }
 
 async function packed(

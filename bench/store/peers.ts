@@ -55,7 +55,7 @@ export async function restic(dir: string, repo: string): Promise<Timed> {
 }
 
 /** Runs a line of bash. The processor time is that of all its children. */
-async function timedShell(line: string, args: readonly string[]): Promise<{ ms: number; cpuMs: number }> {
+export async function timedShell(line: string, args: readonly string[]): Promise<{ ms: number; cpuMs: number }> {
   const script = `TIMEFORMAT='%3U %3S'; set -o pipefail; time { ${line}; } 2>/dev/null`;
   const startedAt = performance.now();
   const { stderr } = await run('bash', ['-c', script, 'bash', ...args], { env: { ...process.env, ...RESTIC_ENV } });
