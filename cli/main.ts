@@ -14,7 +14,7 @@ if (!['worker', 'sidecar', 'up', 'down', 'setup'].includes(process.argv[2] ?? ''
 }
 // A call of the GPU driver occupies a thread of libuv's pool for as long as the driver takes, one a process of a container,
 // and files are read by the same threads. The pool is made when it is first used: nothing imported above does that.
-if (['worker', 'runner', 'gpu'].includes(process.argv[2] ?? '')) {
+if (['worker', 'runner', 'guard', 'gpu'].includes(process.argv[2] ?? '')) {
   process.env['UV_THREADPOOL_SIZE'] ??= DRIVER_THREADS;
 }
 let exitCode: number | undefined;

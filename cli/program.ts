@@ -25,7 +25,7 @@ import { addTemporalCommand } from './commands/temporal.ts';
 import { addTiersCommand } from './commands/tiers.ts';
 import { addTransferCommand } from './commands/transfer.ts';
 import { addUpCommand } from './commands/up.ts';
-import { addRunnerCommand, addSidecarCommand, addWorkerCommand } from './commands/worker.ts';
+import { addGuardCommand, addRunnerCommand, addSidecarCommand, addWorkerCommand } from './commands/worker.ts';
 import { addVerifyCommand } from './commands/verify.ts';
 import { addCancelCommand, addReleaseCommand, addWatchCommand } from './commands/watch.ts';
 import { writeError } from './output.ts';
@@ -80,6 +80,7 @@ export function createProgram(cli: Cli): Command {
   addSidecarCommand(program, cli);
   addTemporalCommand(program, cli);
   addRunnerCommand(program);
+  addGuardCommand(program);
   program.commandsGroup('Other:');
   addCompletionCommand(program, cli);
   return program;

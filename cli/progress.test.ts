@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { OperationProgress } from '../core/contract/progress.ts';
-import { createProgressPainter, createRateMeter, renderBlock, renderTransfer } from './progress.ts';
+import { createProgressPainter, createRateMeter, renderBlock, renderBudget, renderTransfer } from './progress.ts';
 
 const START = Date.parse('2026-03-01T09:30:00.000Z');
 const MIB = 1024 * 1024;
@@ -81,6 +81,28 @@ describe('renderTransfer', () => {
     ['never more than all', progress({ bytesDone: 3 * MIB, bytesTotal: MIB }), undefined, '100 %  3.0 MiB of 1.0 MiB'],
   ])('shows %s', (_, shown, perSecond, text) => {
     expect(renderTransfer(shown, perSecond)).toBe(text);
+  });
+});
+
+describe('renderBudget', () => {
+  const budget = { kind: 'hold', endsAt: new Date(START + 90_000).toISOString() } as const;
+
+  it('says what is left while the source may stand still', () => {
+    expect(renderBudget(progress({ budget }), START + 30_000)).toBe('hold budget: 1 min 00 s left');
+    expect(renderBudget(progress({ budget }), START + 90_001)).toBe('hold budget: over');
+    expect(renderBudget(progress({}), START)).toBe('');
+  });
+
+  it('is told every five seconds where there is no terminal', () => {
+    const { written, stream, now, advance } = recorder(false);
+    const painter = createProgressPainter({ stream, title: 'checkpoint', now });
+
+    for (const ms of [0, 3000, 3000]) {
+      advance(ms);
+      painter.update(progress({ phase: 'holding', budget }));
+    }
+
+    expect(written).toEqual(['checkpoint\n', 'holding: hold budget: 1 min 24 s left\n']);
   });
 });
 

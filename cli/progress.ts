@@ -111,6 +111,8 @@ export function renderBlock(input: BlockInput): string[] {
       );
       const moving = [renderBar(progress), renderTransfer(progress, input.perSecond)].filter((text) => text !== '');
       lines.push(...(moving.length > 0 ? [`    ${moving.join('  ')}`] : []));
+      const left = renderBudget(progress, input.nowMs);
+      lines.push(...(left === '' ? [] : [`    ${left}`]));
     }
     // The error of an operation that is over is printed in full behind the block.
     if (progress.lastError !== undefined && !isOver(progress)) {
@@ -120,6 +122,15 @@ export function renderBlock(input: BlockInput): string[] {
   const room = Math.max(2, input.rows - 1);
   const kept = lines.length <= room ? lines : [title, ...lines.slice(lines.length - room + 1)];
   return kept.map((line) => (line.length < input.columns ? line : `${line.slice(0, Math.max(1, input.columns - 2))}…`));
+}
+
+/** `freeze budget: 41 s left`; empty while the workload runs. */
+export function renderBudget({ budget }: OperationProgress, nowMs: number): string {
+  if (budget === undefined) {
+    return '';
+  }
+  const leftMs = Date.parse(budget.endsAt) - nowMs;
+  return `${budget.kind} budget: ${leftMs > 0 ? `${formatDuration(leftMs)} left` : 'over'}`;
 }
 
 function renderGpu({ processes, vramBytes }: NonNullable<OperationProgress['gpu']>): string {
@@ -220,9 +231,16 @@ function createLinePainter({ stream, title, now }: PainterOptions): ProgressPain
       }
       last = progress ?? last;
       tellFinished();
-      if (last?.bytesDone !== undefined && !isOver(last) && now() >= quietUntilMs) {
+      const still = last === undefined || isOver(last) ? '' : renderBudget(last, now());
+      if (
+        last !== undefined &&
+        !isOver(last) &&
+        now() >= quietUntilMs &&
+        (last.bytesDone !== undefined || still !== '')
+      ) {
         quietUntilMs = now() + PLAIN_INTERVAL_MS;
-        stream.write(`${last.phase}: ${renderTransfer(last, meter.perSecond()).trimStart()}\n`);
+        const told = [renderTransfer(last, meter.perSecond()).trimStart(), still].filter((text) => text !== '');
+        stream.write(`${last.phase}: ${told.join('; ')}\n`);
       }
     },
     pause: () => undefined,

@@ -70,9 +70,13 @@ export const RUNNER_STEPS = {
   'gpu-restoring': { frozen: true },
   'gpu-restored': { frozen: false },
   held: { frozen: true },
+  /** `done`: a second owner may run from here on, nobody lets the source go any more; `failed`: it never ran, the source is ours */
+  handover: { frozen: true },
   killed: { frozen: false },
   resumed: { frozen: false },
   undone: { frozen: false },
+  /** the end of every operation: what was read back of the workload */
+  verified: { frozen: false },
 } as const satisfies Record<string, { frozen: boolean }>;
 
 export type RunnerStep = keyof typeof RUNNER_STEPS;

@@ -8,9 +8,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { isErrorType, KybernateError, messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
-import { readProcess } from '../native/proc/tree.ts';
 import { removeUncommitted } from './commit.ts';
-import { mayBeFrozen, readJournal } from './journal.ts';
+import { checkHealth } from './health.ts';
+import { guardError, readGuardReport, untilGuarded } from './guard-report.ts';
+import { confirmGuard, forgetGuard, startGuard } from './guard-start.ts';
+import { handedOver, lastDone, mayBeFrozen, readJournal, tryAppendJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { killOperation, operationPids, removeOperationCgroup } from './operation-cgroup.ts';
 import {
@@ -23,10 +25,11 @@ import {
   type OperationPaths,
   type OperationPlan,
 } from './operation.ts';
-import { launchRunner } from './runner-process.ts';
+import { launch, runnerPid } from './runner-process.ts';
 import type { RunnerAnswer, RunnerCall } from './runner-server.ts';
 import { removeDiffView } from './rootfs-diff-service.ts';
-import { undoWithoutRunner } from './undo-dead.ts';
+import { entriesOf } from './undo.ts';
+import { endDead, undoWithoutRunner } from './undo-dead.ts';
 
 /** Names an operation in every step. */
 export interface OperationRef {
@@ -45,7 +48,7 @@ const UNDO_GRACE_MS = 120_000;
 const STEP_GRACE_MS = 600_000;
 
 /**
- * Starts the operation's runner and returns when it holds the container's flock; joins a live one.
+ * Starts the operation's runner and its guard, and returns when the runner holds the container's flock; joins a live one.
  * @throws LockLost when another operation holds the container
  */
 export async function startRunner(deps: NodeDeps, op: Op, ref: OperationRef): Promise<{ runnerPid: number }> {
@@ -61,10 +64,13 @@ export async function startRunner(deps: NodeDeps, op: Op, ref: OperationRef): Pr
   if (!isStarting() && existsSync(paths.journal)) {
     throw new KybernateError('DumpFailed', `the runner of operation ${ref.operationId} died; its capture is undone`);
   }
-  if (isStarting()) {
-    return waitForRunner(paths, op, { ended: () => !isStarting() });
-  }
-  return waitForRunner(paths, op, launchRunner(deps.settings, paths));
+  const runner: StartingRunner = isStarting()
+    ? { ended: () => !isStarting() }
+    : (launch(deps.settings, 'runner', paths) ?? { ended: () => true });
+  const started = await waitForRunner(paths, op, runner);
+  // It is armed while the workflow comes to its next step, which waits for that.
+  startGuard(deps.settings, paths, ref.operationId);
+  return started;
 }
 
 interface StartingRunner {
@@ -115,8 +121,9 @@ export async function captureContainer(deps: NodeDeps, op: Op, ref: OperationRef
 }
 
 /**
- * Makes the source run again and verifies it, with or without a runner. The compensation of everything before it.
- * @throws Poisoned
+ * Makes the source run again and verifies it, with or without a runner; then the workload is asked whether it is well. The
+ * compensation of everything before it.
+ * @throws Poisoned; LockLost it was handed over
  */
 export async function resumeContainer(deps: NodeDeps, op: Op, ref: OperationRef): Promise<ResumeResult> {
   const plan = readPlan(deps.settings, ref.operationId);
@@ -124,6 +131,27 @@ export async function resumeContainer(deps: NodeDeps, op: Op, ref: OperationRef)
     // Nothing was planned, hence nothing touched; or all is over and cleaned.
     return { source: 'running', checks: { untouched: true } };
   }
+  const resumed = await letGo(deps, op, ref, plan);
+  const paths = operationPaths(deps.settings, ref.operationId);
+  const report = readGuardReport(paths);
+  const health = resumed.source === 'running' ? await checkHealth(deps.run, plan) : undefined;
+  const result: ResumeResult = {
+    ...resumed,
+    ...broughtBack(plan, op),
+    ...(report === undefined ? {} : { by: 'guard' as const, guard: report.cause }),
+    ...(health === undefined ? {} : { health }),
+  };
+  tryAppendJournal(paths.journal, { step: 'verified', state: 'done', data: { ...result } }, op.log);
+  return result;
+}
+
+/** By another process than the runner, perhaps long before anybody asked. */
+function broughtBack(plan: OperationPlan, op: Op): Pick<ResumeResult, 'by'> {
+  const by = lastDone(entriesOf(plan, op.log) ?? [], 'undone')?.data?.['by'];
+  return by === 'guard' || by === 'worker' ? { by } : {};
+}
+
+async function letGo(deps: NodeDeps, op: Op, ref: OperationRef, plan: OperationPlan): Promise<ResumeResult> {
   const paths = operationPaths(deps.settings, ref.operationId);
   if (runnerPid(paths) !== undefined) {
     try {
@@ -137,14 +165,36 @@ export async function resumeContainer(deps: NodeDeps, op: Op, ref: OperationRef)
   return undoWithoutRunner(deps, op, plan);
 }
 
-/** Ends the held source for good. Needs the live runner: who else knows that nobody resumed it meanwhile? */
+/**
+ * Gives the held source up, before a second owner may run: from now on nobody lets it go, whatever dies or runs out of
+ * time, until `stopContainer` ends it. Idempotent.
+ * @throws LockLost it runs on already, or a newer operation owns it: then the second owner must not run
+ */
+export async function handOverContainer(deps: NodeDeps, op: Op, ref: OperationRef): Promise<void> {
+  await ask(deps, op, ref, 'hand-over');
+}
+
+/**
+ * Ends the held source for good. Needs the live runner, who alone knows that nobody resumed it meanwhile, unless it was
+ * handed over: then nobody has.
+ */
 export async function stopContainer(deps: NodeDeps, op: Op, ref: OperationRef): Promise<ResumeResult> {
-  return (await ask(deps, op, ref, 'stop')) as ResumeResult;
+  try {
+    return (await ask(deps, op, ref, 'stop')) as ResumeResult;
+  } catch (error) {
+    const plan = readPlan(deps.settings, ref.operationId);
+    const { journal } = operationPaths(deps.settings, ref.operationId);
+    if (!(error instanceof RunnerGone) || plan === undefined || !handedOver(readJournal(journal))) {
+      throw error;
+    }
+    return endDead({ plan, deps, log: op.log, by: 'worker' });
+  }
 }
 
 /** The frozen section is over: the runner exits and the container's flock is free. Absent runner is success. */
 export async function endOperation(deps: NodeDeps, op: Op, ref: OperationRef): Promise<void> {
   const paths = operationPaths(deps.settings, ref.operationId);
+  forgetGuard(ref.operationId);
   if (runnerPid(paths) !== undefined) {
     await ask(deps, op, ref, 'end').catch((error: unknown) => {
       if (!(error instanceof RunnerGone)) {
@@ -198,6 +248,7 @@ export async function discardCapture(deps: NodeDeps, op: Op, ref: OperationRef):
   return { removed };
 }
 
+/** Its guard brings the workload back meanwhile; a worker does where there is none. */
 export class RunnerGone extends KybernateError {
   constructor(operationId: string, cause: unknown) {
     super('DumpFailed', `the runner of operation ${operationId} is gone; what it left is undone`, { cause });
@@ -215,16 +266,6 @@ function planOf(deps: NodeDeps, ref: OperationRef): OperationPlan {
   return plan;
 }
 
-/** Pid of the live runner that has finished its start. */
-export function runnerPid(paths: OperationPaths): number | undefined {
-  const state = readJson(paths.runner) as { pid?: number; startTime?: number } | undefined;
-  if (state?.pid === undefined) {
-    return undefined;
-  }
-  const live = readProcess(state.pid);
-  return live !== undefined && live.startTime === state.startTime && live.state !== 'Z' ? state.pid : undefined;
-}
-
 async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall): Promise<unknown> {
   const deadlineMs = answerMs(planOf(deps, ref), call);
   if (call !== 'resume' && call !== 'end') {
@@ -232,6 +273,9 @@ async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall):
     checkToken(deps.settings, ref.container, ref.token);
   }
   const paths = operationPaths(deps.settings, ref.operationId);
+  if ((call === 'capture' || call === 'save-gpu-state') && runnerPid(paths) !== undefined) {
+    await confirmGuard(deps.settings, op, ref.operationId);
+  }
   function cancel(): void {
     // Its answer comes through the call that it ends.
     callRunner(paths, 'cancel', NOTE_MS).catch(() => undefined);
@@ -245,8 +289,8 @@ async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall):
     op.signal.addEventListener('abort', cancel, { once: true });
   }
   try {
-    const answer = await callRunner(paths, call, deadlineMs).catch((error: unknown) => {
-      throw new RunnerGone(ref.operationId, error);
+    const answer = await callRunner(paths, call, deadlineMs).catch(async (error: unknown) => {
+      throw await runnerGone(planOf(deps, ref), call, error);
     });
     if (answer.error !== undefined) {
       throw toError(answer.error, op);
@@ -255,6 +299,15 @@ async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall):
   } finally {
     op.signal.removeEventListener('abort', cancel);
   }
+}
+
+/** @returns what became of the workload, as its guard tells; those who let it go themselves need not wait for that */
+async function runnerGone(plan: OperationPlan, call: RunnerCall, cause: unknown): Promise<KybernateError> {
+  if (call !== 'capture' && call !== 'save-gpu-state') {
+    return new RunnerGone(plan.operationId, cause);
+  }
+  const report = await untilGuarded(plan);
+  return report === undefined ? new RunnerGone(plan.operationId, cause) : guardError(plan, report);
 }
 
 function toError(error: NonNullable<RunnerAnswer['error']>, op: Op): unknown {

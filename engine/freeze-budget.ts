@@ -5,6 +5,7 @@
 import { KybernateError } from '../core/errors.ts';
 import { DUMP_GRACE_MS } from './end-dump.ts';
 import { hasGpu } from './gpu-section.ts';
+import { begunAt, handedOver, lastDone, mayBeFrozen, type JournalEntry } from './journal.ts';
 import type { OperationPlan } from './operation.ts';
 
 /** From the first lock or freeze until the undo must begin. */
@@ -14,6 +15,43 @@ export function workBudgetMs(plan: OperationPlan): number {
     ? freezeBudgetMs - DUMP_GRACE_MS - gpu.estimatedRestoreMs
     : // Ending CRIU cleanly takes part of the budget.
       Math.max(freezeBudgetMs - DUMP_GRACE_MS, freezeBudgetMs / 2);
+}
+
+/** What a runner that works may be late, before its guard takes it for one that hangs. */
+const LATE_MS = 150;
+/** From the end of a hold to the thaw, and for the end of a hook that was killed. */
+const GRACE_MS = 1000;
+
+/**
+ * When the guard stops to wait for a live runner; undefined while nothing stands still. Later than the runner's own end of
+ * its work, and so that the way back still fits: a workload stands still for its budget and a second at most.
+ */
+export function guardDue(
+  entries: readonly JournalEntry[],
+  plan: OperationPlan,
+): { readonly atMs: number; readonly cause: 'freeze-budget' | 'hold-budget' } | undefined {
+  if (!mayBeFrozen(entries) || handedOver(entries)) {
+    return undefined;
+  }
+  const last = entries.at(-1);
+  const lastMs = last === undefined ? 0 : Date.parse(last.at);
+  const held = lastDone(entries, 'held');
+  const begun = begunAt(entries);
+  const cause = held === undefined ? ('freeze-budget' as const) : ('hold-budget' as const);
+  if (last?.data?.['allowMs'] !== undefined) {
+    return { atMs: lastMs + Number(last.data['allowMs']) + GRACE_MS, cause };
+  }
+  if (last?.step === 'gpu-restoring') {
+    // A call of the driver that was begun cannot be ended, only be made again.
+    return { atMs: lastMs + 2 * plan.gpu.estimatedRestoreMs + GRACE_MS, cause };
+  }
+  if (held !== undefined) {
+    return { atMs: Date.parse(held.at) + plan.holdBudgetMs + GRACE_MS, cause };
+  }
+  // Between a hook and the lock nothing stands still.
+  return begun === undefined
+    ? undefined
+    : { atMs: Date.parse(begun.at) + workBudgetMs(plan) + DUMP_GRACE_MS + LATE_MS, cause };
 }
 
 /** @throws FreezeBudgetExceeded when nothing would be left for the work; nothing was touched */

@@ -120,7 +120,7 @@ export class Held {
    */
   async undo(): Promise<ResumeResult> {
     try {
-      const result = await undoCapture(this.#plan, this.#deps, this.#deps.log);
+      const result = await undoCapture(this.#plan, this.#deps, this.#deps.log, 'runner');
       this.#gpu = false;
       return result;
     } finally {

@@ -78,6 +78,20 @@ export function mayBeFrozen(entries: readonly JournalEntry[]): boolean {
   return mayStandStill(entries) || mayHoldGpu(entries);
 }
 
+/**
+ * Has the source been given up for a second owner? It may stand still, and must: two of it would run. Whoever undoes has
+ * to ask this again after the runner's end, since the runner may have written it a moment before.
+ */
+export function handedOver(entries: readonly JournalEntry[]): boolean {
+  return entries.findLast(({ step }) => step === 'handover')?.state === 'done';
+}
+
+/** Was the end of the source begun after it was given up, and may it be unfinished? */
+export function mustEnd(entries: readonly JournalEntry[]): boolean {
+  const last = entries.at(-1);
+  return handedOver(entries) && last?.step === 'killed' && last.state === 'begin';
+}
+
 /** May the freezer be closed, or something of a dump be left? */
 export function mayStandStill(entries: readonly JournalEntry[]): boolean {
   const last = entries.findLast(({ step }) => !isGpuStep(step));
@@ -115,21 +129,25 @@ export interface Budgets {
  * the workload, says so by `allowMs`.
  */
 export function releaseDueMs(entries: readonly JournalEntry[], budgets: Budgets): number | undefined {
-  if (!mayBeFrozen(entries)) {
+  if (!mayBeFrozen(entries) || handedOver(entries)) {
     return undefined;
   }
   const allowed = entries.flatMap(({ at, data }) =>
     data?.['allowMs'] === undefined ? [] : [Date.parse(at) + Number(data['allowMs'])],
   );
   const held = lastDone(entries, 'held');
-  // What was undone before is over: a step on a busy GPU is tried again.
-  const undone = entries.findLastIndex(({ step, state }) => step === 'undone' && state === 'done');
-  const begun = entries.slice(undone + 1).find(({ step }) => step === 'gpu-locking' || step === 'freezing');
+  const begun = begunAt(entries);
   if (held !== undefined) {
     const dueMs = Date.parse(held.at) + budgets.holdBudgetMs + (budgets.gpu?.estimatedRestoreMs ?? 0);
     return Math.max(dueMs, ...allowed);
   }
   return Math.max(begun === undefined ? 0 : Date.parse(begun.at) + budgets.freezeBudgetMs, ...allowed);
+}
+
+/** The first lock or freeze of what is under way: what was undone before is over, a step on a busy GPU is tried again. */
+export function begunAt(entries: readonly JournalEntry[]): JournalEntry | undefined {
+  const undone = entries.findLastIndex(({ step, state }) => step === 'undone' && state === 'done');
+  return entries.slice(undone + 1).find(({ step }) => step === 'gpu-locking' || step === 'freezing');
 }
 
 export function lastDone(entries: readonly JournalEntry[], step: RunnerStep): JournalEntry | undefined {

@@ -21,6 +21,8 @@ export interface NodeSettings {
   readonly nvmlLibrary: string;
   /** how a runner process is started; the operation's directory is added as the last argument */
   readonly runnerCommand: readonly string[];
+  /** the same of the freeze guard; absent: operations have none */
+  readonly guardCommand?: readonly string[];
   /** root-owned directories below which `restore-from` may name a path */
   readonly restoreRoots: readonly string[];
   /** does a container's RESTORE_FROM variable count? Ids only, and off under Kubernetes. */

@@ -1,7 +1,8 @@
 /*
  * The cgroup of an operation: `kybernate/<operationId>` below the root of the hierarchies that matter when a worker's
  * own cgroup is killed or restarted. The runner moves itself there at its start, before it starts anything: runc, CRIU
- * and whatever they start are born in it, and are found in it when their parents are gone.
+ * and whatever they start are born in it, and are found in it when their parents are gone. The guards of all operations
+ * share `kybernate/guards`: what ends an operation or a worker does not reach them.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -27,7 +28,19 @@ function groupDirs(operationId: string): string[] {
 
 /** Moves a process (and what it will fork) into the operation's cgroup. Hierarchies that refuse are left out. */
 export function joinOperationCgroup(operationId: string, pid: number): void {
-  for (const dir of groupDirs(operationId)) {
+  joinGroups(groupDirs(operationId), pid);
+}
+
+/** Moves a freeze guard out of the cgroup of the worker that started it. It stays when the guard ends. */
+export function joinGuardCgroup(pid: number): void {
+  joinGroups(
+    hierarchies().map((root) => join(root, 'kybernate', 'guards')),
+    pid,
+  );
+}
+
+function joinGroups(dirs: readonly string[], pid: number): void {
+  for (const dir of dirs) {
     try {
       enter(dir, pid);
     } catch (error) {

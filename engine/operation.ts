@@ -5,13 +5,17 @@
  *   runner.json    pid and start time of the runner
  *   runner.sock    HTTP/JSON calls to the runner
  *   runner.log     its log
- * and the container's lock, `<runDir>/locks/<hash>.lock` (flock) with `<hash>.token` beside it.
+ *   guard.json     pid and start time of the freeze guard, written when it is armed
+ *   guard-report.json  what it did, written when it had to act
+ *   guard.log      its log
+ * and the container's lock, `<runDir>/locks/<hash>.lock` (flock) with `<hash>.token` beside it, and `<hash>.guard`, the guard
+ * that was armed last.
  */
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { NodeFacts } from '../core/contract/checkpoint.ts';
+import type { HealthCheck, NodeFacts } from '../core/contract/checkpoint.ts';
 import { KybernateError } from '../core/errors.ts';
 import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
 import type { Analysis } from './analysis.ts';
@@ -43,6 +47,8 @@ export interface OperationPlan {
   readonly analysis: Analysis;
   /** empty lists without a GPU */
   readonly gpu: GpuPlan;
+  /** how the workload says that it is well; absent: nobody asks */
+  readonly health?: HealthCheck;
   readonly settings: NodeSettings;
   /** the kernel's boot id: after a reboot nothing of the capture is trusted */
   readonly bootId: string;
@@ -55,6 +61,9 @@ export interface OperationPaths {
   readonly runner: string;
   readonly socket: string;
   readonly log: string;
+  readonly guard: string;
+  readonly guardReport: string;
+  readonly guardLog: string;
 }
 
 export function operationsDir(settings: Pick<NodeSettings, 'runDir'>): string {
@@ -70,6 +79,9 @@ export function operationPaths(settings: Pick<NodeSettings, 'runDir'>, operation
     runner: join(dir, 'runner.json'),
     socket: join(dir, 'runner.sock'),
     log: join(dir, 'runner.log'),
+    guard: join(dir, 'guard.json'),
+    guardReport: join(dir, 'guard-report.json'),
+    guardLog: join(dir, 'guard.log'),
   };
 }
 
@@ -124,7 +136,7 @@ export function bootId(): string {
 }
 
 /** Base name of the container's lock files: a hash, since ids come from people. */
-function lockBase(settings: Pick<NodeSettings, 'runDir'>, container: { namespace: string; id: string }): string {
+export function lockBase(settings: Pick<NodeSettings, 'runDir'>, container: { namespace: string; id: string }): string {
   const hash = createHash('sha256').update(`${container.namespace}\0${container.id}`).digest('hex').slice(0, 32);
   return join(settings.runDir, 'locks', hash);
 }

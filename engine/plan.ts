@@ -91,6 +91,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     facts,
     analysis: { ...analysis, warnings: [...analysis.warnings, ...gpu.warnings] },
     gpu: gpu.plan,
+    ...(request.health === undefined ? {} : { health: request.health }),
     settings: deps.settings,
     bootId: bootId(),
   };

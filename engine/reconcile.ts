@@ -8,11 +8,12 @@ import { statSync } from 'node:fs';
 import { messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { releaseHugePages } from './gpu/huge-pages.ts';
-import { discardCapture, runnerPid } from './attach.ts';
+import { discardCapture } from './attach.ts';
 import { sweepDisk } from './disk-leftovers.ts';
-import { mayBeFrozen, readJournal, releaseDueMs } from './journal.ts';
+import { handedOver, mayBeFrozen, mustEnd, readJournal, releaseDueMs } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { sweepOperationCgroups } from './operation-cgroup.ts';
+import { runnerPid } from './runner-process.ts';
 import { listOperations, operationPaths, readPlan, removeOperation, type OperationPlan } from './operation.ts';
 import { readOwner } from './operation-owner.ts';
 import { endRestore } from './restore-end.ts';
@@ -90,7 +91,7 @@ export function isAbandoned(plan: OperationPlan): boolean {
   const paths = operationPaths(plan.settings, plan.operationId);
   const entries = readJournal(paths.journal);
   if (runnerPid(paths) === undefined) {
-    return mayBeFrozen(entries);
+    return mayBeFrozen(entries) && (!handedOver(entries) || mustEnd(entries));
   }
   const dueMs = releaseDueMs(entries, plan);
   return dueMs !== undefined && Date.now() > dueMs + RUNNER_GRACE_MS;

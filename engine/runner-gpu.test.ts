@@ -1,7 +1,7 @@
 /* The runner around the GPU: which way back it takes from where. The capture itself: test/system. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { request } from 'node:http';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { json } from 'node:stream/consumers';
@@ -14,7 +14,7 @@ import { runExeca } from '../native/run/run-execa.ts';
 import { scriptedDriver, type ScriptedDriver } from '../test/harness/scripted-driver.ts';
 import { reconcile } from './reconcile.ts';
 import { NO_GPU, type GpuPlan } from './gpu/gpu-plan.ts';
-import { appendJournal, mayBeFrozen, readJournal } from './journal.ts';
+import { mayBeFrozen, readJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { operationPaths, writePlan, type OperationPlan } from './operation.ts';
 import { serveRunner, type RunnerAnswer, type RunnerCall } from './runner-server.ts';
@@ -356,9 +356,11 @@ describe('a worker that finds no runner brings the GPU back at once', () => {
   };
   test.each(Object.entries(cases))('%s', async (_name, { steps: written, state: found, calls }) => {
     writePlan(plan);
+    // So long ago that the driver carries out no lock any more.
+    const at = new Date(Date.now() - 60_000).toISOString();
     for (const text of written) {
-      const [step, entryState] = text.split(' ') as ['gpu-locking', 'begin'];
-      appendJournal(journal(), { step, state: entryState });
+      const [step, state] = text.split(' ');
+      appendFileSync(journal(), `${JSON.stringify({ at, step, state })}\n`);
     }
     driver.states.set(hostPid, found);
     writeFileSync(join(dir, 'limit'), '200');

@@ -12,7 +12,16 @@ import type { SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Runner } from './runner.ts';
 
-export const RUNNER_CALLS = ['save-gpu-state', 'capture', 'resume', 'stop', 'cancel', 'state', 'end'] as const;
+export const RUNNER_CALLS = [
+  'save-gpu-state',
+  'capture',
+  'resume',
+  'hand-over',
+  'stop',
+  'cancel',
+  'state',
+  'end',
+] as const;
 export type RunnerCall = (typeof RUNNER_CALLS)[number];
 
 export interface RunnerAnswer {
@@ -46,6 +55,8 @@ async function perform(runner: Runner, call: RunnerCall): Promise<unknown> {
       return runner.capture();
     case 'resume':
       return runner.resume();
+    case 'hand-over':
+      return runner.handOver();
     case 'stop':
       return runner.stop();
     case 'cancel':

@@ -152,7 +152,7 @@ test('an undo thaws although the journal cannot be written', async () => {
   writeFileSync(join(dir, 'cgroup', 'freezer.state'), 'FROZEN');
   mkdirSync(operationPaths(plan.settings, plan.operationId).journal);
 
-  const result = await undoCapture(plan, { run, gpu }, log);
+  const result = await undoCapture(plan, { run, gpu }, log, 'worker');
 
   expect(result.source).toBe('running');
   expect(freezer()).toBe('THAWED');

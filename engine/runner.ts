@@ -6,7 +6,7 @@
  *
  *   armed → freezing → frozen → dumped → captured → thawed → resumed          (after: resume)
  *                                                 → held → thawed → resumed   (after: hold)
- *                                                 → held → killed             (after: stop)
+ *                                                 → held → handover → killed  (after: stop)
  * and from anywhere before `captured`: undone. Where processes use a GPU, it is locked and saved before `freezing` and
  * comes back after every thaw (gpu-section.ts). What is held of the workload, and how it is let go: held.ts.
  */
@@ -17,6 +17,7 @@ import type { RunnerStep } from '../core/phases.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import type { GpuDriverOrNot } from '../native/cuda/gpu-driver.ts';
 import type { Run } from '../native/run/run.ts';
+import { handedOverError } from './undo-dead.ts';
 import type { Capture } from './capture.ts';
 import { createCriuCapture } from './capture-criu.ts';
 import { draftMetadata, writeDraft } from './commit.ts';
@@ -30,6 +31,7 @@ import { appendJournal, tryAppendJournal } from './journal.ts';
 import { checkToken, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import { Release } from './release.ts';
+import { guardPid } from './runner-process.ts';
 import { initIsAlive } from './verify-running.ts';
 
 export interface RunnerDeps {
@@ -56,6 +58,7 @@ export class Runner {
   #saving = false;
   #capturing = false;
   #captured = false;
+  #handedOver = false;
 
   constructor(plan: OperationPlan, deps: RunnerDeps) {
     this.plan = plan;
@@ -66,7 +69,8 @@ export class Runner {
       log: deps.log,
       isHeld: () => this.#held.isHeld(),
       isGone: () => !initIsAlive(plan),
-      again: () => this.resume(),
+      // A source that was given up is ended, whatever that takes; every other one is let go.
+      again: () => (this.#handedOver ? this.stop() : this.resume()),
     });
     this.#paths = operationPaths(plan.settings, plan.operationId);
     this.#lockFd = takeContainerLock(plan);
@@ -79,6 +83,7 @@ export class Runner {
     if (this.#gpu === undefined) {
       if (hasGpu(this.plan)) {
         this.#refuseEnded();
+        this.#refuseUnguarded();
         this.#saving = true;
         this.#gpu = this.#saveOnce().finally(() => (this.#saving = false));
       } else {
@@ -92,6 +97,7 @@ export class Runner {
   capture(): Promise<CaptureResult> {
     if (this.#capture === undefined) {
       this.#refuseEnded();
+      this.#refuseUnguarded();
       this.#capturing = true;
       this.#capture = this.#captureOnce().finally(() => (this.#capturing = false));
     }
@@ -109,11 +115,25 @@ export class Runner {
     }
   }
 
+  /** Nothing is locked or frozen unless somebody is there who lets it go when this process cannot. @throws Internal */
+  #refuseUnguarded(): void {
+    if (this.plan.settings.guardCommand !== undefined && !this.#held.any && guardPid(this.#paths) === undefined) {
+      throw new KybernateError(
+        'Internal',
+        `the freeze guard of operation ${this.plan.operationId} is not there (see ${this.#paths.guardLog}); the ` +
+          'container was not touched and runs; the next attempt starts another guard',
+      );
+    }
+  }
+
   /**
    * Lets the workload run, whatever state the operation is in, and verifies it. Idempotent; also the compensation.
-   * @throws Poisoned
+   * @throws Poisoned; LockLost it was handed over
    */
   async resume(): Promise<ResumeResult> {
+    if (this.#handedOver) {
+      throw handedOverError(this.plan);
+    }
     this.cancel(
       new KybernateError('DumpFailed', 'the operation was asked to resume the workload before its capture ended'),
     );
@@ -124,18 +144,47 @@ export class Runner {
     return this.#release.by(() => (this.#release.failed ? this.#held.undo() : this.#resumeOnce()));
   }
 
+  /**
+   * Gives the held source up for a second owner: from now on nobody lets it go, this process and its guard included.
+   * @throws LockLost it was let go already
+   */
+  async handOver(): Promise<{ handedOver: true }> {
+    await this.#capture;
+    if (this.#release.current !== undefined) {
+      await this.#release.current;
+      const { namespace, id } = this.plan.container;
+      throw new KybernateError(
+        'LockLost',
+        `container ${namespace}/${id} was let go before it could be handed over: it runs on, no second owner may run`,
+      );
+    }
+    this.#giveUp();
+    return { handedOver: true };
+  }
+
   /** Ends the frozen source. It never runs again; its connections stay locked when the capture asked for that. */
   async stop(): Promise<ResumeResult> {
     await this.#capture;
     if (this.#release.current !== undefined) {
       return this.#release.current;
     }
+    this.#giveUp();
+    return this.#release.by(() => this.#held.end());
+  }
+
+  /** The hold has no end of its own any more. */
+  #giveUp(): void {
+    if (this.#handedOver) {
+      return;
+    }
     checkToken(this.plan.settings, this.plan.container, this.plan.token);
     if (!this.#held.frozen) {
       const { namespace, id } = this.plan.container;
       throw new KybernateError('Internal', `container ${namespace}/${id} is not held by this operation; it runs on`);
     }
-    return this.#release.by(() => this.#stopOnce());
+    this.#journal('handover', 'done');
+    this.#handedOver = true;
+    this.#budget.stop();
   }
 
   /** Stops a save or a capture that is under way; it undoes itself and fails with the reason. */
@@ -315,16 +364,10 @@ export class Runner {
     return this.#held.resume(this.#holder());
   }
 
-  #stopOnce(): Promise<ResumeResult> {
-    checkToken(this.plan.settings, this.plan.container, this.plan.token);
-    this.#budget.stop();
-    return this.#held.end();
-  }
-
   #journal(step: RunnerStep, state: 'begin' | 'done' | 'failed', data?: Record<string, unknown>): void {
     const entry = { step, state, ...(data === undefined ? {} : { data }) };
-    if (step === 'armed' || step === 'freezing') {
-      // Without this entry nobody would undo what follows it.
+    if (step === 'armed' || step === 'freezing' || step === 'handover') {
+      // Without this entry nobody would undo what follows it, or somebody would let a source go that was given up.
       appendJournal(this.#paths.journal, entry);
     } else {
       tryAppendJournal(this.#paths.journal, entry, this.#deps.log);

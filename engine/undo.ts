@@ -19,18 +19,21 @@ import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running
 
 export type UndoDeps = Pick<NodeDeps, 'run' | 'gpu'>;
 
+/** Whose process undoes: told in the journal and by the results. */
+export type Undoer = NonNullable<ResumeResult['by']>;
+
 /**
  * Idempotent; the caller holds the container's flock.
  * @throws Poisoned when the workload does not verifiably run afterwards
  * Crash: every step may be done again; the journal's last entry is `undone begin`.
  */
-export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logger): Promise<ResumeResult> {
-  const journal = operationPaths(plan.settings, plan.operationId).journal;
-  const entries = entriesOf(journal, log);
+export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logger, by: Undoer): Promise<ResumeResult> {
+  const { journal } = operationPaths(plan.settings, plan.operationId);
+  const entries = entriesOf(plan, log);
   // Without a journal everything may have happened.
   const stoodStill = entries === undefined || mayStandStill(entries);
   const heldGpu = hasGpu(plan) && (entries === undefined || mayHoldGpu(entries));
-  tryAppendJournal(journal, { step: 'undone', state: 'begin' }, log);
+  tryAppendJournal(journal, { step: 'undone', state: 'begin', data: { by } }, log);
   const killed = await endDump(plan, deps.run);
   if (stoodStill) {
     // A source that was to end, and has: what holds its connections for the restore stays.
@@ -41,15 +44,16 @@ export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logg
   if (heldGpu) {
     await resumeGpuSection({ plan, log, ...deps });
   }
-  const result = await verifyRunning(plan, deps, log);
+  const result = { ...(await verifyRunning(plan, deps, log)), by };
   tryAppendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } }, log);
-  log.warn({ operationId: plan.operationId, killed, source: result.source }, 'capture undone');
+  log.warn({ operationId: plan.operationId, killed, source: result.source, by }, 'capture undone');
   return result;
 }
 
-function entriesOf(journal: string, log: Logger): readonly JournalEntry[] | undefined {
+/** @returns undefined when there is a journal that cannot be read: everything may have happened */
+export function entriesOf(plan: OperationPlan, log: Logger): readonly JournalEntry[] | undefined {
   try {
-    return readJournal(journal);
+    return readJournal(operationPaths(plan.settings, plan.operationId).journal);
   } catch (error) {
     log.error({ error: messageOf(error) }, 'the journal cannot be read');
     return undefined;

@@ -46,18 +46,29 @@ export async function verifyRunning(
     const checks = await runningChecks(plan, deps, log);
     const failed = Object.keys(checks).filter((name) => !checks[name]);
     if (failed.length === 0) {
-      return { source: 'running', checks };
+      return { source: 'running', checks, ...seenProcesses(plan) };
     }
     if (performance.now() > deadline) {
       throw new KybernateError(
         'Poisoned',
         `container ${plan.container.namespace}/${plan.container.id} on ${plan.settings.node} was let go, but does not ` +
           `verifiably run: ${failed.join(', ')} not as expected`,
-        { details: { checks } },
+        { details: { checks, ...seenProcesses(plan), freezer: freezerState(plan.facts.freezer) } },
       );
     }
     await sleep(50);
   }
+}
+
+/** Told in results and errors, which cross Temporal. */
+const TOLD_PROCESSES = 64;
+
+function seenProcesses({ facts }: OperationPlan): Required<Pick<ResumeResult, 'processes' | 'processCount'>> {
+  const seen = liveProcesses(facts)
+    .filter(({ state }) => state !== 'Z')
+    .map(({ hostPid, startTime }) => ({ hostPid, startTime }))
+    .sort((a, b) => a.startTime - b.startTime || a.hostPid - b.hostPid);
+  return { processes: seen.slice(0, TOLD_PROCESSES), processCount: seen.length };
 }
 
 async function runningChecks(

@@ -86,6 +86,8 @@ export const workerEnv = z.object({
   KYBERNATE_CRIU: program.default('criu'),
   /** directory that `kybernate setup` made for criu-keeper, which keeps a container frozen when CRIU is killed; without it CRIU runs alone */
   KYBERNATE_KEEPER_DIR: absolutePath.optional(),
+  /** is a process of its own armed before each freeze, which lets the workload go when worker and runner both die? Without it the next worker does. */
+  KYBERNATE_GUARD: z.enum(['on', 'off']).default('on'),
   /** the driver's CUDA library: a soname or a path */
   KYBERNATE_LIBCUDA: program.default('libcuda.so.1'),
   /** the driver's management library (NVML): a soname or a path */
@@ -205,12 +207,12 @@ export function redacted(
   return Object.fromEntries(Object.entries(rest).map(([name, value]) => [name, hide(value)]));
 }
 
-/** Every checkpoint waits for the start of its runner: with its code compiled already that takes half the time. */
-function runnerCommand({ KYBERNATE_STATE_DIR: stateDir }: NodeConfig): string[] {
-  const runner = fileURLToPath(new URL(`./runner${extname(import.meta.url)}`, import.meta.url));
+/** Every checkpoint waits for the start of its runner and guard: with their code compiled already that takes half the time. */
+function commandOf(role: 'runner' | 'guard', { KYBERNATE_STATE_DIR: stateDir }: NodeConfig): string[] {
+  const entry = fileURLToPath(new URL(`./${role}${extname(import.meta.url)}`, import.meta.url));
   // Root runs what it finds there, so it lies where only root writes.
   const variables = [`NODE_COMPILE_CACHE=${join(stateDir, 'compile-cache')}`, `UV_THREADPOOL_SIZE=${DRIVER_THREADS}`];
-  return ['/usr/bin/env', ...variables, process.execPath, runner];
+  return ['/usr/bin/env', ...variables, process.execPath, entry];
 }
 
 export function nodeSettings(config: NodeConfig): NodeSettings {
@@ -227,7 +229,8 @@ export function nodeSettings(config: NodeConfig): NodeSettings {
     ...(config.KYBERNATE_KEEPER_DIR === undefined ? {} : { keeperDir: config.KYBERNATE_KEEPER_DIR }),
     cudaLibrary: config.KYBERNATE_LIBCUDA,
     nvmlLibrary: config.KYBERNATE_LIBNVML,
-    runnerCommand: runnerCommand(config),
+    runnerCommand: commandOf('runner', config),
+    ...(config.KYBERNATE_GUARD === 'on' ? { guardCommand: commandOf('guard', config) } : {}),
     restoreRoots: config.KYBERNATE_RESTORE_ROOTS,
     restoreFromEnvironment: config.KYBERNATE_RESTORE_FROM_ENV === 'allow',
     restoreRuntime: config.KYBERNATE_RESTORE_RUNTIME,

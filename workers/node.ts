@@ -20,7 +20,7 @@ import { fetchQueue, nodeControlQueue, nodeQueue } from '../core/task-queues.ts'
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { isAgentOperation, isUnderWay } from '../engine/operation-owner.ts';
 import { reconcile } from '../engine/reconcile.ts';
-import { keepStandbyRunner } from '../engine/runner-process.ts';
+import { keepStandbys } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
@@ -92,7 +92,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const op: Op = { signal: stop.signal, log, progress: () => undefined };
   const agent = await startAgent({ deps: node, log, ...sourceAccess(deps, op) });
   const stopReconciling = await startReconciling(node, op, new Client({ connection, namespace }));
-  const dropStandby = keepStandbyRunner(settings);
+  const dropStandbys = keepStandbys(settings);
   const workers = await createWorkers({ connection, namespace, deps });
   log.info({ namespace, config: redacted(config) }, 'node worker starts');
   return runWorkers({
@@ -101,7 +101,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
     log,
     async cleanUp() {
       stopReconciling();
-      dropStandby();
+      dropStandbys();
       stop.abort();
       await agent.close();
       node.containerd.close();

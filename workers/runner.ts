@@ -5,13 +5,12 @@
  */
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
-import { createInterface } from 'node:readline';
 import { destination, pino } from 'pino';
 import { messageOf, KybernateError } from '../core/errors.ts';
-import { runnerPid } from '../engine/attach.ts';
+
 import { joinOperationCgroup } from '../engine/operation-cgroup.ts';
 import { operationPaths, readJson, writeJson, type OperationPlan } from '../engine/operation.ts';
-import { STANDBY_ARGUMENT } from '../engine/runner-process.ts';
+import { directoryOf, runnerPid } from '../engine/runner-process.ts';
 import { Runner } from '../engine/runner.ts';
 import { serveRunner } from '../engine/runner-server.ts';
 import { connectContainerd } from '../native/containerd/client.ts';
@@ -31,7 +30,7 @@ export async function runnerMain(argument: string): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) {
     process.on(signal, () => undefined);
   }
-  const directory = argument === STANDBY_ARGUMENT ? await firstLine() : argument;
+  const directory = await directoryOf(argument);
   if (directory === undefined) {
     return;
   }
@@ -79,15 +78,6 @@ export async function runnerMain(argument: string): Promise<void> {
     log.error({ error: messageOf(error) }, 'runner refused');
     exitNow(1);
   }
-}
-
-/** @returns undefined when the input ends without a line: the worker that kept this runner is gone */
-async function firstLine(): Promise<string | undefined> {
-  for await (const line of createInterface({ input: process.stdin })) {
-    process.stdin.destroy();
-    return line;
-  }
-  return undefined;
 }
 
 if (process.argv[1] !== undefined && import.meta.filename === process.argv[1]) {

@@ -17,6 +17,7 @@ import { runOperation } from './operation.ts';
 import { checkStore, resolvedContainer } from './probe.ts';
 import { ProgressTracker, parseRequest, targetName } from './progress.ts';
 import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
+import { pushResume, resumeWarnings } from './resume-source.ts';
 
 /**
  * Checkpoints a running container. The source stands still only inside `captureContainer` (and until it is let go with
@@ -52,19 +53,37 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     progress.enter('planning');
     undo.push('endOperation', () => steps.undo.endOperation(step));
     undo.push('discardCapture', () => steps.undo.discardCapture(step));
-    const { engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu } = input;
-    const plan = await steps.capture.planCheckpoint({ context, engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu });
+    const { engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu, health } = input;
+    const plan = await steps.capture.planCheckpoint({
+      context,
+      engine,
+      tcp,
+      after,
+      freezeBudgetMs,
+      holdBudgetMs,
+      gpu,
+      ...(health === undefined ? {} : { health }),
+    });
     progress.gpu(plan.gpuProcesses, plan.vramBytes);
 
     progress.enter('starting-runner');
-    undo.push('resumeContainer', () => steps.undo.resumeContainer(step), { barrier: true });
+    pushResume({ steps, step, undo, progress });
     await steps.capture.startRunner(step);
 
     progress.enter('saving-gpu');
+    progress.standsStill('freeze', freezeBudgetMs);
     const saved = await steps.capture.saveGpuState(step);
 
     progress.enter('capturing');
+    if (saved.gpuProcesses === 0) {
+      progress.standsStill('freeze', freezeBudgetMs);
+    }
     const captured = await steps.capture.captureContainer(step);
+    if (after === 'resume') {
+      progress.runs();
+    } else {
+      progress.standsStill('hold', holdBudgetMs);
+    }
 
     const letGo = (): Promise<ResumeResult> => endCapture({ steps, step, undo, lock, progress }, 'resumeContainer');
     const stop = (): Promise<ResumeResult> => endCapture({ steps, step, undo, lock, progress }, 'stopContainer');
@@ -126,7 +145,11 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
 function endWarnings(after: CheckpointInput['after'], end: ResumeResult): string[] {
   const ranOn =
     'the source was to be stopped, but its hold budget was over first: it runs on, and a restore is a second copy';
-  return [...(after === 'stop' && end.source === 'running' ? [ranOn] : []), ...(end.gpu?.warnings ?? [])];
+  return [
+    ...(after === 'stop' && end.source === 'running' ? [ranOn] : []),
+    ...(end.gpu?.warnings ?? []),
+    ...resumeWarnings(end),
+  ];
 }
 
 /** The GPU of a source that was held is out of use for longer than its capture knew. */
@@ -148,6 +171,7 @@ async function endCapture(parts: CaptureEnd, how: 'resumeContainer' | 'stopConta
   const { steps, step, undo, lock, progress } = parts;
   progress.enter(how === 'resumeContainer' ? 'resuming' : 'stopping');
   const end = await steps.thaw[how](step);
+  progress.runs();
   undo.settle('resumeContainer');
   await steps.thaw.endOperation(step);
   undo.settle('endOperation');

@@ -19,6 +19,8 @@ export interface UndoOptions {
 
 export interface UndoReport {
   readonly done: readonly string[];
+  /** what the undos answered, by their names */
+  readonly results: Readonly<Record<string, unknown>>;
   readonly failed: ReadonlyArray<{ readonly name: string; readonly message: string; readonly error: unknown }>;
   /** not tried, because a barrier before them failed */
   readonly skipped: readonly string[];
@@ -49,6 +51,7 @@ export class Compensation {
   /** Undoes everything, last pushed first. Never throws: what failed is in the report. */
   async run(): Promise<UndoReport> {
     const done: string[] = [];
+    const results: Record<string, unknown> = {};
     const failed: Array<UndoReport['failed'][number]> = [];
     const skipped: string[] = [];
     let blocked = false;
@@ -58,7 +61,7 @@ export class Compensation {
         continue;
       }
       try {
-        await undo.run();
+        results[undo.name] = await undo.run();
         done.push(undo.name);
       } catch (error) {
         // Anything may arrive here; one undo that failed must not keep the others from being tried.
@@ -66,6 +69,6 @@ export class Compensation {
         blocked ||= undo.barrier === true;
       }
     }
-    return { done, failed, skipped };
+    return { done, results, failed, skipped };
   }
 }

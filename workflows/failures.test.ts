@@ -10,7 +10,12 @@ const timeout = (kind: 'SCHEDULE_TO_START' | 'HEARTBEAT' | 'SCHEDULE_TO_CLOSE', 
   return step(last === undefined ? failure : Object.assign(failure, { cause: last }));
 };
 const dumpFailed = ApplicationFailure.nonRetryable('no', 'DumpFailed', { log: 'x' });
-const failedUndo = (name: string, error: Error) => ({ done: [], skipped: [], failed: [{ name, message: 'm', error }] });
+const failedUndo = (name: string, error: Error) => ({
+  done: [],
+  results: {},
+  skipped: [],
+  failed: [{ name, message: 'm', error }],
+});
 
 describe('asFailure', () => {
   it.each([
@@ -42,8 +47,29 @@ describe('asFailure', () => {
 
 describe('outcomeOf', () => {
   it('is the original error after a complete undo', () => {
-    expect(outcomeOf(step(dumpFailed), { done: ['a'], failed: [], skipped: [] }, 'node-a')).toMatchObject({
+    expect(outcomeOf(step(dumpFailed), { done: ['a'], results: {}, failed: [], skipped: [] }, 'node-a')).toMatchObject({
       type: 'DumpFailed',
+    });
+  });
+
+  it('tells what the undo has read back of the source', () => {
+    const results = { resumeContainer: { source: 'running', checks: { freezerThawed: true } } };
+    const report = { done: ['resumeContainer'], results, failed: [], skipped: [] };
+
+    expect(outcomeOf(step(dumpFailed), report, 'node-a')).toMatchObject({
+      type: 'DumpFailed',
+      message: 'no',
+      nonRetryable: true,
+      details: [{ log: 'x', rollback: results.resumeContainer }],
+    });
+  });
+
+  it('tells what was seen of a workload that did not come back', () => {
+    const poisoned = ApplicationFailure.nonRetryable('frozen', 'Poisoned', { checks: { freezerThawed: false } });
+
+    expect(outcomeOf(step(dumpFailed), failedUndo('resumeContainer', step(poisoned)), 'node-a')).toMatchObject({
+      type: 'Poisoned',
+      details: [{ failed: [{ name: 'resumeContainer', seen: { checks: { freezerThawed: false } } }] }],
     });
   });
 

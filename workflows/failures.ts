@@ -5,6 +5,9 @@ import { parseInput } from '../core/contract/parse.ts';
 import { ERRORS, isErrorType, isKybernateError, messageOf, type ErrorDetails, type ErrorType } from '../core/errors.ts';
 import type { UndoReport } from './compensation.ts';
 
+/** Name of the undo that lets the source run. */
+export const RESUME = 'resumeContainer';
+
 export function failure(
   type: ErrorType,
   message: string,
@@ -114,13 +117,18 @@ function timeoutFailure(error: ActivityFailure, node: string): ApplicationFailur
 export function outcomeOf(error: unknown, report: UndoReport, node: string): unknown {
   const original = asFailure(error, node);
   if (report.failed.length === 0) {
-    return original;
+    return withRollback(original, report);
   }
   const left = [...report.failed.map((entry) => entry.name), ...report.skipped];
   const details = {
     node,
     left,
-    failed: report.failed.map(({ name, message, error: cause }) => ({ name, message, type: typeOf(cause) ?? null })),
+    failed: report.failed.map(({ name, message, error: cause }) => ({
+      name,
+      message,
+      type: typeOf(cause) ?? null,
+      ...seenBy(cause),
+    })),
     skipped: report.skipped,
     original: messageOf(original),
   };
@@ -136,6 +144,31 @@ export function outcomeOf(error: unknown, report: UndoReport, node: string): unk
       ? `node ${node} went away; left to its reconciler: ${left.join(', ')}; after: ${messageOf(original)}`
       : `undo on node ${node} failed (${text}); left: ${left.join(', ')}; after: ${messageOf(original)}`;
   return failure(type, message, details, cause.cause);
+}
+
+/** What the undo has read back of the source goes with the error; a cancellation shows it in the progress. */
+function withRollback(original: unknown, { results }: UndoReport): unknown {
+  const rollback = results[RESUME];
+  if (rollback === undefined || rollback === null || !(original instanceof ApplicationFailure)) {
+    return original;
+  }
+  const [first, ...rest] = original.details ?? [];
+  return ApplicationFailure.create({
+    message: original.message,
+    nonRetryable: true,
+    details: [{ ...(first as object | undefined), rollback }, ...rest],
+    ...(original.type === null || original.type === undefined ? {} : { type: original.type }),
+    ...(original.cause === undefined ? {} : { cause: original.cause }),
+  });
+}
+
+/** What the undo has seen of the workload, the reason for a `Poisoned`. */
+function seenBy(error: unknown): { readonly seen?: unknown } {
+  if (error instanceof ApplicationFailure) {
+    const seen = error.details?.[0];
+    return seen === undefined || seen === null ? {} : { seen };
+  }
+  return error instanceof Error && error.cause !== undefined ? seenBy(error.cause) : {};
 }
 
 function isNodeGone(error: unknown): boolean {

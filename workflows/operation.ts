@@ -8,6 +8,7 @@ import {
   condition,
   isCancellation,
   log,
+  metricMeter,
 } from '@temporalio/workflow';
 import { messageOf } from '../core/errors.ts';
 import type { Compensation } from './compensation.ts';
@@ -35,7 +36,9 @@ export async function runOperation<Result>(
   const { node, undo, progress } = frame;
   try {
     const result = await story();
-    progress.end('done', frame.outcome?.(result) ?? OUTCOME_COMPLETED);
+    const outcome = frame.outcome?.(result) ?? OUTCOME_COMPLETED;
+    progress.end('done', outcome);
+    count(node, outcome);
     await CancellationScope.nonCancellable(() => settle(frame));
     return result;
   } catch (error) {
@@ -55,11 +58,20 @@ export async function runOperation<Result>(
     const type = failed instanceof ApplicationFailure ? (failed.type ?? 'Internal') : 'Internal';
     if (isCancellation(failed)) {
       progress.end('cancelled', OUTCOME_CANCELLED);
+      count(node, OUTCOME_CANCELLED);
     } else {
       progress.end('failed', type, `${type}: ${messageOf(failed)}`);
+      count(node, type);
     }
     throw failed;
   }
+}
+
+/** For alerts, `Poisoned` above all: read from the control worker, where KYBERNATE_METRICS_ADDRESS is set. */
+function count(node: string, outcome: string): void {
+  metricMeter
+    .createCounter('kybernate_operations_ended', 'operations', 'Operations that have ended, by node and outcome')
+    .add(1, { source_node: node, outcome });
 }
 
 /** A step failed and would have been tried again, had the operation not been cancelled: its error is not the reason. */

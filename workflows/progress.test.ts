@@ -85,6 +85,22 @@ describe('progress of an operation', () => {
     expect(detailsTable({ ...START, phase: 'uploading' }, 'checkpoint:web:1')).not.toContain(text);
   });
 
+  it('shows the budget of a source that stands still, and what an undo has read back of it', () => {
+    const budget = { kind: 'freeze', endsAt: '2026-01-01T00:01:00.000Z' } as const;
+    const rollback = {
+      source: 'running',
+      by: 'guard',
+      processCount: 1,
+      checks: { freezerThawed: true, notTraced: true },
+      health: { healthy: false, tookMs: 1, output: 'PONG missing' },
+    } as const;
+
+    expect(detailsTable({ ...START, budget }, 'x')).toContain('The freeze budget ends at 2026-01-01T00:01:00.000Z');
+    expect(detailsTable({ ...START, rollback }, 'x')).toContain(
+      'Source after the undo: running; brought back by the guard; 1 process; 2 checks hold; its health command fails: PONG missing',
+    );
+  });
+
   it('shows the VRAM of a workload on a GPU', () => {
     const gpu = { processes: 2, vramBytes: 3 * 1_073_741_824 };
 

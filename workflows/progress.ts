@@ -4,6 +4,7 @@
  */
 import { setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { ContainerTarget } from '../core/contract/common.ts';
+import type { ResumeResult } from '../core/contract/checkpoint.ts';
 import type { NodeBytes, OperationProgress, ProgressReport } from '../core/contract/progress.ts';
 import type { Phase } from '../core/phases.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
@@ -101,6 +102,27 @@ export class ProgressTracker {
     this.#unlisted = { ...this.#unlisted, [SEARCH_ATTRIBUTES.gpu]: processes > 0 ? 'yes' : 'no' };
   }
 
+  /** From now on the source may stand still, for so long at most. */
+  standsStill(kind: 'freeze' | 'hold', budgetMs: number): void {
+    const endsAt = new Date(Date.now() + budgetMs).toISOString();
+    this.#state = { ...this.#state, budget: { kind, endsAt } };
+    this.#show();
+  }
+
+  /** It runs again, or is ended. */
+  runs(): void {
+    const { budget: _over, ...rest } = this.#state;
+    this.#state = rest;
+    this.#show();
+  }
+
+  /** The undo has let the source go, and looked at it. */
+  rolledBack(rollback: ResumeResult): void {
+    const { budget: _over, ...rest } = this.#state;
+    this.#state = { ...rest, rollback };
+    this.#show();
+  }
+
   enter(phase: Phase): void {
     this.#state = entered(this.#state, phase, now());
     // Milliseconds without a GPU, perhaps minutes with one.
@@ -194,11 +216,24 @@ export function detailsTable(state: OperationProgress, workflowId: string): stri
     '|---|---|',
     ...rows,
     `| **${state.phase}** | ${last} |`,
+    ...(state.budget === undefined ? [] : ['', `The ${state.budget.kind} budget ends at ${state.budget.endsAt}`]),
+    ...(state.rollback === undefined ? [] : ['', rollbackText(state.rollback)]),
     ...(state.phase === 'holding'
       ? ['', `The source is frozen. To let it run on: \`kybernate release ${workflowId}\``]
       : []),
     ...(state.lastError === undefined ? [] : ['', state.lastError]),
   ].join('\n');
+}
+
+function rollbackText({ source, by, processCount, checks, health }: ResumeResult): string {
+  const failed = Object.keys(checks).filter((name) => checks[name] === false);
+  return [
+    `Source after the undo: ${source}`,
+    ...(by === undefined ? [] : [`brought back by the ${by}`]),
+    ...(processCount === undefined ? [] : [`${processCount} ${processCount === 1 ? 'process' : 'processes'}`]),
+    `${Object.keys(checks).length - failed.length} checks hold${failed.length === 0 ? '' : `, not: ${failed.join(', ')}`}`,
+    ...(health === undefined ? [] : [health.healthy ? 'it is well' : `its health command fails: ${health.output}`]),
+  ].join('; ');
 }
 
 function currentBytes(state: OperationProgress): string {

@@ -9,6 +9,7 @@ import { runOperation } from './operation.ts';
 import { resolvedContainer } from './probe.ts';
 import { ProgressTracker, parseRequest, targetName } from './progress.ts';
 import { lockProxy, nodeProxies } from './proxies.ts';
+import { pushResume, resumeWarnings } from './resume-source.ts';
 
 /**
  * Locks, saves, restores and unlocks the GPU state of a container in place. Nothing is captured and nothing is stored:
@@ -64,14 +65,16 @@ export async function rehearse(request: RehearseRequest): Promise<RehearseResult
     }
 
     progress.enter('starting-runner');
-    undo.push('resumeContainer', () => steps.undo.resumeContainer(step), { barrier: true });
+    pushResume({ steps, step, undo, progress });
     await steps.capture.startRunner(step);
 
     progress.enter('saving-gpu');
+    progress.standsStill('freeze', freezeBudgetMs);
     const saved = await steps.capture.saveGpuState(step);
 
     progress.enter('resuming');
     const resumed = await steps.thaw.resumeContainer(step);
+    progress.runs();
     undo.settle('resumeContainer');
     // Before the plan goes, which says what these processes were.
     await steps.thaw.recordRehearsal(step);
@@ -89,7 +92,7 @@ export async function rehearse(request: RehearseRequest): Promise<RehearseResult
       vramBytes: saved.vramBytes,
       ...(resumed.gpu === undefined ? {} : { gpuPauseMs: resumed.gpu.pauseMs }),
       parts: resumed.gpu?.parts ?? saved.parts,
-      warnings: [...plan.warnings, ...(resumed.gpu?.warnings ?? [])],
+      warnings: [...plan.warnings, ...(resumed.gpu?.warnings ?? []), ...resumeWarnings(resumed)],
     };
   });
 }

@@ -3,9 +3,10 @@ import { join } from 'node:path';
 import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { encodeManifest, type Manifest } from '../../core/checkpoint/manifest.ts';
 import type { CommitLocalInput, CommitLocalResult } from '../../core/contract/checkpoint.ts';
-import { runnerPid } from '../../engine/attach.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { checkDraft, commitCheckpoint, readDraft, wasCommitted, type MetadataDraft } from '../../engine/commit.ts';
+import { readGuardReport } from '../../engine/guard-report.ts';
+import { runnerPid } from '../../engine/runner-process.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import { bootId, checkToken, operationPaths, readPlan } from '../../engine/operation.ts';
 import { forgetOperation } from '../../engine/reconcile.ts';
@@ -50,7 +51,10 @@ export async function commitLocal(
     op,
   );
   await trust?.seen?.record({ checkpointId, createdAt, merkleRoot });
-  forgetEnded(node, op.operationId);
+  if (readGuardReport(operationPaths(node.settings, op.operationId)) === undefined) {
+    // What its guard did is still to be told, by the step that lets the source go.
+    forgetEnded(node, op.operationId);
+  }
   return resultOf(dir, manifest);
 }
 

@@ -14,6 +14,7 @@ import {
   jsonOption,
   labelArgument,
   podArgument,
+  programArgument,
   withoutUndefined,
 } from '../options.ts';
 import { createOutput, renderPairs } from '../output.ts';
@@ -31,6 +32,8 @@ export interface CheckpointFlags extends ContainerFlags, GpuFlags {
   readonly tcp?: CheckpointRequest['tcp'];
   readonly freezeBudget?: number;
   readonly holdBudget?: number;
+  readonly health?: readonly string[];
+  readonly healthTimeout?: number;
   readonly label?: Readonly<Record<string, string>>;
   readonly input?: string;
   readonly workflowId?: string;
@@ -49,6 +52,9 @@ export const CHECKPOINT_FLAGS: FlagNames = {
   tcp: '--tcp',
   freezeBudgetMs: '--freeze-budget',
   holdBudgetMs: '--hold-budget',
+  health: '--health',
+  'health.command': '--health',
+  'health.timeoutMs': '--health-timeout',
   labels: '--label',
 };
 
@@ -72,6 +78,7 @@ export function checkpointRequest(
     freezeBudgetMs: flags.freezeBudget,
     holdBudgetMs: flags.holdBudget,
     gpu: gpuOptionsOf(flags, base['gpu']),
+    health: healthOf(flags, base['health']),
     labels: flags.label === undefined ? undefined : { ...(base['labels'] as object | undefined), ...flags.label },
   });
   return {
@@ -80,6 +87,11 @@ export function checkpointRequest(
     node: flags.node ?? base['node'] ?? node(),
     container: containerOf(container, flags, base['container']),
   };
+}
+
+function healthOf({ health, healthTimeout }: CheckpointFlags, base: unknown): object | undefined {
+  const given = withoutUndefined({ command: health, timeoutMs: healthTimeout });
+  return Object.keys(given).length === 0 ? undefined : { ...(base as object | undefined), ...given };
 }
 
 export function renderCheckpointResult(result: CheckpointResult): string {
@@ -133,6 +145,12 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
     .addOption(new Option('--tcp <policy>', 'established TCP connections (default: keep)').choices(['keep', 'close']))
     .option('--freeze-budget <duration>', 'longest time to stand still (default: 60s)', durationArgument)
     .option('--hold-budget <duration>', 'with --after hold: run on by itself after (default: 10m)', durationArgument)
+    .option(
+      '--health <program>',
+      'run in the container when it was let go: exit code 0 says that it is well; words, or a JSON array',
+      programArgument,
+    )
+    .option('--health-timeout <duration>', 'try the health program until then (default: 10s)', durationArgument)
     .option('--label <name=value>', 'kept with the checkpoint; any number of times', labelArgument);
   addGpuOptions(command)
     .option('--input <file>', 'read the whole request as JSON from a file, or - for stdin; flags override it')
@@ -150,6 +168,10 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
       [
         `kybernate checkpoint train --freeze-budget 5m --quiesce 'python3 /app/quiesce.py'`,
         'a container with CUDA processes, which first frees what it does not need',
+      ],
+      [
+        `kybernate checkpoint redis --health 'redis-cli ping' --freeze-budget 2s`,
+        'ask the workload itself whether it is well afterwards',
       ],
       ['kybernate checkpoint --input request.json --freeze-budget 500ms', 'request from a file, one field overridden'],
     ],

@@ -1,4 +1,4 @@
-/* `kybernate worker control|node`, `kybernate sidecar`, and the hidden `kybernate runner` that node workers start. */
+/* `kybernate worker control|node`, `kybernate sidecar`, and the hidden `kybernate runner` and `kybernate guard` that node workers start. */
 import type { Command } from 'commander';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
@@ -80,6 +80,19 @@ async function untilStopped(cli: Cli, worker: RunningWorker): Promise<void> {
   } finally {
     ignore();
   }
+}
+
+export function addGuardCommand(program: Command): void {
+  program
+    .command('guard', { hidden: true })
+    .description(
+      'Lets the workload of one operation go when its runner cannot. Started by a node worker, never by hand.',
+    )
+    .argument('<directory>', 'directory of the operation')
+    .action(async (directory: string) => {
+      const { guardMain } = await import('../../workers/guard.ts');
+      await guardMain(directory);
+    });
 }
 
 export function addRunnerCommand(program: Command): void {

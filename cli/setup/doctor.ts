@@ -8,7 +8,7 @@ import { join } from 'node:path';
 
 import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { messageOf } from '../../core/errors.ts';
-import { runnerPid } from '../../engine/attach.ts';
+import { runnerPid } from '../../engine/runner-process.ts';
 import { mayBeFrozen, readJournal } from '../../engine/journal.ts';
 import { listOperations, operationPaths } from '../../engine/operation.ts';
 import type { Run } from '../../native/run/run.ts';

@@ -5,6 +5,15 @@ import * as z from 'zod';
 import { checkpointId, containerTarget, durationMs, nodeName, timeoutsWithDefaults } from './common.ts';
 import { gpuOptionsWithDefaults, type GpuOptions } from './gpu.ts';
 
+/** A program of the container that exits with 0 while the workload is well. */
+export const healthCheck = z.strictObject({
+  /** program and arguments, started in the container without a shell */
+  command: z.array(z.string().max(4096)).min(1).max(64),
+  /** it is tried again until it succeeds or this is over */
+  timeoutMs: durationMs.default(10_000),
+});
+export type HealthCheck = z.output<typeof healthCheck>;
+
 export const checkpointInput = z
   .strictObject({
     /** node that runs the container; its worker serves the queue `kybernate-node-<node>` */
@@ -33,6 +42,11 @@ export const checkpointInput = z
     holdBudgetMs: durationMs.default(600_000),
     /** what holds for the processes of the container that use a GPU; ignored where there are none */
     gpu: gpuOptionsWithDefaults,
+    /**
+     * Asked when the source was let go. One that is not well after a checkpoint is a warning of its result; after an
+     * operation that failed or was cancelled it is `Poisoned`.
+     */
+    health: healthCheck.optional(),
     /** free text pairs kept with the checkpoint, for `kybernate ls` */
     labels: z.record(z.string().max(63), z.string().max(255)).default({}),
     timeouts: timeoutsWithDefaults,
@@ -138,6 +152,7 @@ export interface PlanStepInput {
   readonly after: 'resume' | 'hold' | 'stop';
   readonly freezeBudgetMs: number;
   readonly gpu: GpuOptions;
+  readonly health?: HealthCheck;
   /** GPU state is saved and restored in place, nothing is captured: what only `rehearse` can find out is no reason to refuse */
   readonly rehearsal?: boolean;
 }
@@ -174,8 +189,30 @@ export interface CaptureResult {
 export interface ResumeResult {
   readonly source: 'running' | 'held' | 'stopped' | 'gone';
   readonly checks: Readonly<Record<string, boolean>>;
+  /** that were found running, at most 64 of them, the oldest first */
+  readonly processes?: ReadonlyArray<{ readonly hostPid: number; readonly startTime: number }>;
+  /** all of them */
+  readonly processCount?: number;
+  /** who brought the workload back when its capture could not; absent: it went on as planned */
+  readonly by?: 'runner' | 'guard' | 'worker';
+  /** why the freeze guard had to act; absent: it had not */
+  readonly guard?: GuardCause;
+  /** what the workload's own command says; absent: none was given, or the workload does not run */
+  readonly health?: HealthResult;
   /** the runner that let the workload go restored GPU state in place; absent when another process had to */
   readonly gpu?: GpuResumeFacts;
+}
+
+/** The runner ended, or did not let the workload go when its budget was over. */
+export type GuardCause = 'runner-gone' | 'freeze-budget' | 'hold-budget';
+
+export interface HealthResult {
+  readonly healthy: boolean;
+  /** from the first try to the answer that counts */
+  readonly tookMs: number;
+  /** of the last try: exit code and the end of its output, or why there is none */
+  readonly exitCode?: number;
+  readonly output: string;
 }
 
 export interface GpuResumeFacts {

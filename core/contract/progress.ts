@@ -1,5 +1,6 @@
 /* What a running operation tells: query `progress`, signal `reportProgress`. */
 import type { Phase } from '../phases.ts';
+import type { ResumeResult } from './checkpoint.ts';
 
 export interface OperationProgress {
   readonly phase: Phase;
@@ -16,6 +17,13 @@ export interface OperationProgress {
   readonly nodes?: Readonly<Record<string, NodeBytes>>;
   /** phases that are over, in order, with their wall time in ms */
   readonly finished: ReadonlyArray<{ readonly phase: Phase; readonly durationMs: number }>;
+  /**
+   * while the source may stand still: the budget that bounds this, and the time at which it is over if it was used from
+   * the step's begin on; the freeze itself begins later, so at least this much is left
+   */
+  readonly budget?: { readonly kind: 'freeze' | 'hold'; readonly endsAt: string };
+  /** of an operation that failed or was cancelled: what was read back of the source */
+  readonly rollback?: ResumeResult;
   readonly lastError?: string;
   readonly outcome?: string;
 }

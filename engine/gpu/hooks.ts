@@ -57,17 +57,30 @@ interface Bounds {
 }
 
 async function runCommand(run: Run, plan: HookPlan, command: readonly string[], bounds: Bounds): Promise<void> {
+  const result = await execInContainer(run, plan, command, bounds);
+  if (result.exitCode === 0 && !result.timedOut && !result.cancelled) {
+    return;
+  }
+  bounds.signal.throwIfAborted();
+  throw commandError(plan, command, result, bounds.timeoutMs);
+}
+
+/** A program of the container, run in it without a shell. One that does not succeed is gone when this returns. */
+export async function execInContainer(
+  run: Run,
+  plan: HookPlan,
+  command: readonly string[],
+  bounds: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+): Promise<RunResult> {
   const dir = mkdtempSync(join(tmpdir(), 'kybernate-hook-'));
   const pidFile = join(dir, 'pid');
   try {
     const args = ['--root', plan.facts.runcRoot, 'exec', '--pid-file', pidFile, plan.container.id, ...command];
     const result = await run(plan.settings.runcPath, args, { ...bounds, maxOutputBytes: OUTPUT_BYTES });
-    if (result.exitCode === 0 && !result.timedOut && !result.cancelled) {
-      return;
+    if (result.exitCode !== 0 || result.timedOut || result.cancelled) {
+      await endProgram(plan, pidFile);
     }
-    await endProgram(plan, pidFile);
-    bounds.signal.throwIfAborted();
-    throw commandError(plan, command, result, bounds.timeoutMs);
+    return result;
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }

@@ -1,6 +1,7 @@
 /* `checkpoint` when its undo fails, or its node is not there. */
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
+import type { ResumeResult } from '../../core/contract/checkpoint.ts';
 import { nodeControlQueue, nodeQueue } from '../../core/task-queues.ts';
 import '../harness/provided.ts';
 import {
@@ -35,6 +36,31 @@ describe('checkpoint whose undo fails', () => {
       details: { left: ['resumeContainer', 'discardCapture', 'endOperation'], original: 'scripted DumpFailed' },
     });
     expect((await stepsOf(handle)).slice(-3)).toEqual(['captureContainer', 'resumeContainer', 'releaseLock']);
+  });
+
+  it.concurrent('says Poisoned when the source runs again but its health command fails', async () => {
+    const health = { healthy: false, tookMs: 5, exitCode: 1, output: 'no answer' };
+    const resumeContainer = (): Promise<ResumeResult> => Promise.resolve({ source: 'running', checks: {}, health });
+    const steps = { captureContainer: fails('DumpFailed'), resumeContainer };
+
+    const handle = await harness.checkpoint('unhealthy', { steps });
+
+    expect(await outcomeOf(handle)).toMatchObject({
+      type: 'Poisoned',
+      message: expect.stringMatching(/its health command fails: no answer/) as string,
+      details: { failed: [{ name: 'resumeContainer', seen: { rollback: { source: 'running', health } } }] },
+    });
+  });
+
+  it.concurrent('ends well with a warning when the health command fails after a checkpoint', async () => {
+    const health = { healthy: false, tookMs: 5, exitCode: 1, output: '' };
+    const resumeContainer = (): Promise<ResumeResult> => Promise.resolve({ source: 'running', checks: {}, health });
+
+    const handle = await harness.checkpoint('unhealthy-after', { steps: { resumeContainer } });
+
+    expect((await handle.result()).warnings).toContain(
+      'the health command of the source fails after its checkpoint: exit code 1',
+    );
   });
 
   it.concurrent('says CompensationFailed with what is left, and tries the rest', async () => {

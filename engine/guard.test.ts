@@ -1,0 +1,231 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Op } from '../core/op.ts';
+import { tryLockExclusive } from '../native/libc/flock.ts';
+import { readProcess } from '../native/proc/tree.ts';
+import { captureContainer, stopContainer } from './attach.ts';
+import { takeContainerLock } from './container-flock.ts';
+import { NO_GPU } from './gpu/gpu-plan.ts';
+import { armGuard, decide, watchRunner } from './guard.ts';
+import { readGuardReport } from './guard-report.ts';
+import { appendJournal, readJournal, type JournalEntry } from './journal.ts';
+import type { NodeDeps, NodeSettings } from './node-deps.ts';
+import { operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
+import { reconcile } from './reconcile.ts';
+import { undoWithoutRunner } from './undo-dead.ts';
+
+const silent = (): void => undefined;
+const log = { debug: silent, info: silent, warn: silent, error: silent };
+const op: Op = { signal: new AbortController().signal, progress: silent, log };
+
+let dir: string;
+let workload: ChildProcess;
+let runner: ChildProcess;
+let deps: NodeDeps;
+let plan: OperationPlan;
+
+/** A workload whose cgroup is a plain directory, and a runner that is any process. */
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'kybernate-guard-'));
+  workload = spawn('sleep', ['600'], { stdio: 'ignore' });
+  runner = spawn('sleep', ['600'], { stdio: 'ignore' });
+  mkdirSync(join(dir, 'cgroup'));
+  mkdirSync(join(dir, 'locks'));
+  writeFileSync(join(dir, 'cgroup', 'cgroup.freeze'), '1');
+  writeFileSync(join(dir, 'cgroup', 'cgroup.events'), 'populated 1\nfrozen 0\n');
+  const settings = { node: 'n', runDir: dir, stateDir: dir } as NodeSettings;
+  const run: NodeDeps['run'] = (file) =>
+    Promise.resolve({
+      exitCode: file === 'unhealthy' ? 1 : 0,
+      timedOut: false,
+      cancelled: false,
+      forceKilled: false,
+      durationMs: 1,
+      stderr: '',
+      stdout: '{"nftables":[]}',
+    });
+  deps = { settings, run, containerd: {} as NodeDeps['containerd'], gpu: () => ({ reason: 'none' }) };
+  plan = planOf('0', 1);
+  writePlan(plan);
+  writeJson(paths().runner, { pid: runner.pid, startTime: readProcess(Number(runner.pid))?.startTime });
+});
+
+afterEach(() => {
+  workload.kill('SIGKILL');
+  runner.kill('SIGKILL');
+  rmSync(dir, { recursive: true });
+});
+
+function planOf(digit: string, token: number): OperationPlan {
+  return {
+    operationId: digit.repeat(32),
+    checkpointId: 'a',
+    container: { namespace: 'default', id: 'c1' },
+    token,
+    engine: 'runc',
+    freezeBudgetMs: 60_000,
+    holdBudgetMs: 60_000,
+    checkpointDir: join(dir, 'checkpoint-a'),
+    gpu: NO_GPU,
+    workflow: { workflowId: 'w', runId: 'r' },
+    facts: {
+      initHostPid: workload.pid,
+      initStartTime: readProcess(Number(workload.pid))?.startTime,
+      processes: [{ hostPid: workload.pid, startTime: readProcess(Number(workload.pid))?.startTime }],
+      foreignHostPids: [],
+      freezer: { version: 2, path: join(dir, 'cgroup') },
+      networkNamespace: { private: true },
+    },
+    settings: deps.settings,
+  } as unknown as OperationPlan;
+}
+
+const paths = (): ReturnType<typeof operationPaths> => operationPaths(deps.settings, plan.operationId);
+const freezeFile = (): string => readFileSync(join(dir, 'cgroup', 'cgroup.freeze'), 'utf8');
+
+async function killRunner(): Promise<void> {
+  const gone = new Promise((resolve) => runner.once('exit', resolve));
+  runner.kill('SIGKILL');
+  await gone;
+}
+
+test('the guard brings the workload back when the runner is gone, and reports', async () => {
+  appendJournal(paths().journal, { step: 'frozen', state: 'done' });
+  expect(await armGuard(plan)).toBe(true);
+  const watched = watchRunner(plan, { ...deps, log });
+  await killRunner();
+
+  const report = await watched;
+
+  expect(freezeFile()).toBe('0');
+  expect(report).toMatchObject({ cause: 'runner-gone', result: { source: 'running', by: 'guard' } });
+  expect(readGuardReport(paths())).toEqual(report);
+  expect(readJournal(paths().journal).at(-1)).toMatchObject({ step: 'undone', state: 'done', data: { by: 'guard' } });
+  await expect(captureContainer(deps, op, plan)).rejects.toMatchObject({
+    type: 'DumpFailed',
+    message: expect.stringMatching(/freeze guard brought it back/) as string,
+    details: { rollback: { source: 'running' } },
+  });
+});
+
+test('the guard ends without a report when the runner ended well', async () => {
+  appendJournal(paths().journal, { step: 'resumed', state: 'done' });
+  await armGuard(plan);
+  const watched = watchRunner(plan, { ...deps, log });
+  await killRunner();
+
+  expect(await watched).toBeUndefined();
+  expect(freezeFile()).toBe('1');
+});
+
+test('a guard that is not the newest of its container does nothing', async () => {
+  appendJournal(paths().journal, { step: 'frozen', state: 'done' });
+  await armGuard(plan);
+  const newer = planOf('1', 2);
+  writePlan(newer);
+  writeJson(operationPaths(deps.settings, newer.operationId).runner, {
+    pid: process.pid,
+    startTime: readProcess(process.pid)?.startTime,
+  });
+  expect(await armGuard(newer)).toBe(true);
+  await killRunner();
+
+  expect(await watchRunner(plan, { ...deps, log })).toBeUndefined();
+  expect(freezeFile()).toBe('1');
+  expect(await armGuard({ ...plan, operationId: newer.operationId })).toBe(false);
+});
+
+test('a guard whose runner was refused is not armed', async () => {
+  writeJson(paths().runner, { error: { type: 'LockLost', message: 'no' } });
+
+  expect(await armGuard(plan)).toBe(false);
+});
+
+test('a second undoer waits for the first, and finds it done', async () => {
+  appendJournal(paths().journal, { step: 'frozen', state: 'done' });
+  await killRunner();
+  const lock = takeContainerLock(plan);
+  const second = undoWithoutRunner(deps, op, plan);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(freezeFile()).toBe('1');
+  writeFileSync(join(dir, 'cgroup', 'cgroup.freeze'), '0');
+  appendJournal(paths().journal, { step: 'undone', state: 'done' });
+
+  expect((await second).source).toBe('running');
+  expect(readJournal(paths().journal).filter(({ step }) => step === 'undone')).toHaveLength(1);
+  expect(tryLockExclusive(lock)).toBe(true);
+  closeSync(lock);
+});
+
+describe('a source that was handed over', () => {
+  beforeEach(async () => {
+    appendJournal(paths().journal, { step: 'held', state: 'done' });
+    appendJournal(paths().journal, { step: 'handover', state: 'done' });
+    await killRunner();
+  });
+
+  test('is let go by nobody', async () => {
+    expect(await watchRunner(plan, { ...deps, log })).toBeUndefined();
+    expect((await reconcile(deps, op, () => Promise.resolve(undefined))).undone).toEqual([]);
+    await expect(undoWithoutRunner(deps, op, plan)).rejects.toMatchObject({ type: 'LockLost' });
+    expect(freezeFile()).toBe('1');
+  });
+
+  test('is ended without its runner', async () => {
+    expect((await stopContainer(deps, op, plan)).source).toBe('stopped');
+    expect(workload.signalCode ?? readProcess(Number(workload.pid))?.state ?? 'Z').toMatch(/SIGKILL|Z/);
+  });
+
+  test('is ended by whoever finds that its end had begun', async () => {
+    appendJournal(paths().journal, { step: 'killed', state: 'begin' });
+
+    const report = await watchRunner(plan, { ...deps, log });
+
+    expect(report?.result?.source).toBe('stopped');
+  });
+});
+
+describe('a guard that looks', () => {
+  const at = '2026-01-01T00:00:00.000Z';
+  const start = Date.parse(at);
+  const entry = (step: JournalEntry['step'], data?: JournalEntry['data']): JournalEntry => ({
+    at,
+    step,
+    state: step.endsWith('ing') ? 'begin' : 'done',
+    ...(data === undefined ? {} : { data }),
+  });
+  const look = (steps: readonly JournalEntry[], afterMs: number, gpuMs?: number): string =>
+    decide({
+      plan: {
+        ...plan,
+        gpu:
+          gpuMs === undefined ? NO_GPU : { ...NO_GPU, processes: [{ hostPid: 1 }] as never, estimatedRestoreMs: gpuMs },
+      },
+      runs: true,
+      entries: steps,
+      nowMs: start + afterMs,
+    });
+
+  test.each([
+    ['waits within the budget', [entry('freezing'), entry('frozen')], 59_000, undefined, 'wait'],
+    ['acts when the budget is over', [entry('freezing'), entry('frozen')], 60_200, undefined, 'freeze-budget'],
+    ['leaves the GPU its part', [entry('gpu-locking'), entry('gpu-saved')], 50_200, 10_000, 'freeze-budget'],
+    ['lets a GPU restore that began go on', [entry('gpu-locking'), entry('gpu-restoring')], 20_000, 10_000, 'wait'],
+    ['ends one that hangs', [entry('gpu-locking'), entry('gpu-restoring')], 21_200, 10_000, 'freeze-budget'],
+    ['gives a hook its time', [entry('quiescing', { allowMs: 90_000 })], 90_500, 10_000, 'wait'],
+    ['waits within the hold', [entry('freezing'), entry('held')], 60_900, undefined, 'wait'],
+    ['ends a hold that is over', [entry('freezing'), entry('held')], 61_100, undefined, 'hold-budget'],
+    ['leaves a source that was handed over', [entry('held'), entry('handover')], 1e9, undefined, 'wait'],
+    ['leaves a workload that runs', [entry('freezing'), entry('thawed')], 1e9, undefined, 'wait'],
+  ] as const)('%s', (_name, steps, afterMs, gpuMs, expected) => {
+    expect(look(steps, afterMs, gpuMs)).toBe(expected);
+  });
+
+  test('takes a journal that cannot be read for one of a frozen workload, once the runner is gone', () => {
+    expect(decide({ plan, runs: false, entries: undefined, nowMs: 0 })).toBe('runner-gone');
+    expect(decide({ plan, runs: true, entries: undefined, nowMs: 1e15 })).toBe('wait');
+  });
+});
