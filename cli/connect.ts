@@ -8,7 +8,14 @@ import type { Operations } from './operation.ts';
 
 /** @throws TemporalUnreachable */
 export async function connectOperations(env: Environment): Promise<Operations> {
-  return reachable(env, () => createKybernateClient({ env }));
+  const client = await reachable(env, () => createKybernateClient({ env }));
+  return { ...client, address: temporalServer(env).address };
+}
+
+/** Where Temporal is looked for: by the variables, else by temporal.toml, else the default of all its tools. */
+export function temporalServer(env: Environment): { address: string; namespace: string } {
+  const { connectionOptions, namespace } = loadClientConnectConfig({ overrideEnvVars: definedVariables(env) });
+  return { address: connectionOptions.address ?? 'localhost:7233', namespace: namespace ?? 'default' };
 }
 
 /** Only the values that are there, as Temporal's reader of the environment wants them. */
@@ -21,11 +28,11 @@ export async function reachable<Result>(env: Environment, connect: () => Promise
   try {
     return await connect();
   } catch (error) {
-    const { address } = loadClientConnectConfig({ overrideEnvVars: definedVariables(env) }).connectionOptions;
+    const { address } = temporalServer(env);
     throw new CliError(
       'TemporalUnreachable',
-      `no connection to the Temporal server at ${address ?? 'localhost:7233'}: ${messageOf(error)}`,
-      { details: { address: address ?? 'localhost:7233' }, cause: error },
+      `no connection to the Temporal server at ${address}: ${messageOf(error)}`,
+      { details: { address }, cause: error },
     );
   }
 }

@@ -25,6 +25,8 @@ export interface Operation<Result> {
 
 export interface Operations {
   readonly namespace: string;
+  /** `host:port` of the Temporal server; absent where nobody needs to be told */
+  readonly address?: string;
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
   rehearse(request: RehearseRequest, options: { workflowId?: string }): Promise<Operation<RehearseResult>>;

@@ -18,6 +18,7 @@ import { addLsCommand } from './commands/ls.ts';
 import { addPrefetchCommand } from './commands/prefetch.ts';
 import { addPreflightCommand } from './commands/preflight.ts';
 import { addRepairCommand } from './commands/repair.ts';
+import { addRescueCommand } from './commands/rescue.ts';
 import { addRestoreCommand } from './commands/restore.ts';
 import { addRmCommand } from './commands/rm.ts';
 import { addSetupCommand } from './commands/setup.ts';
@@ -73,6 +74,7 @@ export function createProgram(cli: Cli): Command {
   program.commandsGroup('This machine:');
   addSetupCommand(program, cli);
   addDoctorCommand(program, cli);
+  addRescueCommand(program, cli);
   addUpCommand(program, cli);
   addDownCommand(program, cli);
   program.commandsGroup('Running Kybernate:');

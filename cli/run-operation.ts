@@ -57,7 +57,10 @@ async function followToEnd<Result>(
     );
     return;
   }
-  output.note(`workflow ${operation.workflowId}${link === undefined ? '' : `\nWeb UI   ${link}`}`);
+  const { address, namespace } = operations;
+  // Another server than that of the node's worker takes the operation too, and nobody works on it.
+  const server = address === undefined ? '' : `\nTemporal ${address}, namespace ${namespace}`;
+  output.note(`workflow ${operation.workflowId}${server}${link === undefined ? '' : `\nWeb UI   ${link}`}`);
   const stream = cli.streams.stderr;
   const followed = await follow(operation, {
     painter: output.json

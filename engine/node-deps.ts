@@ -7,6 +7,8 @@ export interface NodeSettings {
   readonly node: string;
   /** `checkpoints/`, survives a reboot */
   readonly stateDir: string;
+  /** free space of its disk that stays free; absent: all may be used */
+  readonly minFreeBytes?: number;
   /** tmpfs: `operations/`, `locks/`, `agent.sock` */
   readonly runDir: string;
   readonly containerdAddress: string;

@@ -147,12 +147,16 @@ export async function checkDisk(deps: NodeDeps, dir: string, operationId: string
   }
   const disk = await statfs(dir);
   const freeBytes = disk.bavail * disk.bsize;
-  if (freeBytes < neededBytes + reservedBytes) {
+  const { minFreeBytes = 0 } = deps.settings;
+  // A rehearsal writes nothing.
+  if (neededBytes > 0 && freeBytes < neededBytes + reservedBytes + minFreeBytes) {
     throw new KybernateError(
       'DiskFull',
       `${dir} has ${freeBytes} bytes free, the checkpoint may need ${neededBytes}` +
-        `${reservedBytes > 0 ? ` and others have reserved ${reservedBytes}` : ''}; the container was not touched`,
-      { details: { freeBytes, neededBytes, reservedBytes } },
+        (reservedBytes > 0 ? ` and others have reserved ${reservedBytes}` : '') +
+        (minFreeBytes > 0 ? `, with ${minFreeBytes} kept free (KYBERNATE_MIN_FREE_BYTES)` : '') +
+        '; the container was not touched',
+      { details: { freeBytes, neededBytes, reservedBytes, minFreeBytes } },
     );
   }
 }

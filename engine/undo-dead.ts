@@ -15,7 +15,6 @@ import { gpuRuns, hasGpu, putBackLimits, resumeGpuSection } from './gpu-section.
 import { handedOver, mayBeFrozen, mustEnd, tryAppendJournal, type JournalEntry } from './journal.ts';
 import { killFrozen } from './kill.ts';
 import { operationPids } from './operation-cgroup.ts';
-import type { NodeDeps } from './node-deps.ts';
 import { newestToken, operationPaths, type OperationPlan } from './operation.ts';
 import { runnerPid } from './runner-process.ts';
 import { entriesOf, undoCapture, type UndoDeps, type Undoer } from './undo.ts';
@@ -30,7 +29,7 @@ const LATE_LOCK_POLL_MS = 250;
 const undoing = new Map<string, Promise<ResumeResult>>();
 
 /** Undoes what a dead runner left. An activity and the reconciler that come together share one undo. */
-export function undoWithoutRunner(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
+export function undoWithoutRunner(deps: UndoDeps, op: Op, plan: OperationPlan): Promise<ResumeResult> {
   const { operationId } = plan;
   const work = { plan, deps, log: op.log, by: 'worker' as const };
   const running = undoing.get(operationId) ?? undoDead(work).finally(() => undoing.delete(operationId));

@@ -31,6 +31,8 @@ export interface FetchRequest {
   readonly op: Op;
   /** whose signatures count; absent: they are not looked at */
   readonly trust?: TrustPolicy;
+  /** free space of the disk that stays free; a little otherwise */
+  readonly minFreeBytes?: number;
 }
 
 export interface Fetched {
@@ -67,7 +69,14 @@ export async function fetchCheckpoint(request: FetchRequest): Promise<Fetched> {
   }
 }
 
-async function fetchAlone({ checkpointId, backend, destDir, op, trust }: FetchRequest): Promise<Fetched> {
+async function fetchAlone({
+  checkpointId,
+  backend,
+  destDir,
+  op,
+  trust,
+  minFreeBytes = 0,
+}: FetchRequest): Promise<Fetched> {
   op.signal.throwIfAborted();
   const lease = await acquireLease(backend, { id: newReadLeaseId(checkpointId), purpose: 'read', checkpointId }, op);
   try {
@@ -87,7 +96,7 @@ async function fetchAlone({ checkpointId, backend, destDir, op, trust }: FetchRe
     const plan = await planRead(backend, remote.manifest, op);
     await rm(destDir, { recursive: true, force: true });
     try {
-      await checkRoom(dirname(destDir), plan.contentBytes);
+      await checkRoom(dirname(destDir), plan.contentBytes + Math.max(SPARE_BYTES, minFreeBytes));
       await makeFiles(destDir, plan, op.signal);
       const bytes = await writeChunks(backend, destDir, plan, op);
       await accept();
@@ -148,14 +157,14 @@ async function discard(dir: string, op: Op): Promise<void> {
   }
 }
 
-/** Before the first byte, not after an hour. */
-async function checkRoom(dir: string, contentBytes: number): Promise<void> {
+/** Before the first byte, not after an hour. @param neededBytes with those that stay free */
+async function checkRoom(dir: string, neededBytes: number): Promise<void> {
   const { bavail, bsize } = await statfs(dir);
-  if (bavail * bsize < contentBytes + SPARE_BYTES) {
+  if (bavail * bsize < neededBytes) {
     throw new KybernateError(
       'DiskFull',
-      `${dir} has ${bavail * bsize} bytes free; the checkpoint needs ${contentBytes + SPARE_BYTES}; nothing was written`,
-      { details: { dir, freeBytes: bavail * bsize, neededBytes: contentBytes + SPARE_BYTES } },
+      `${dir} has ${bavail * bsize} bytes free; the checkpoint needs ${neededBytes}, with what is kept free; nothing was written`,
+      { details: { dir, freeBytes: bavail * bsize, neededBytes } },
     );
   }
 }

@@ -24,6 +24,8 @@ import { readJsonBody, sendJson } from './json-http.ts';
 export interface AgentOptions extends SourceAccess {
   readonly deps: NodeDeps;
   readonly log: Logger;
+  /** whom the worker takes its tasks from, told to those who ask */
+  readonly temporal?: { readonly address: string; readonly namespace: string };
 }
 
 export interface AgentServer {
@@ -146,7 +148,11 @@ async function route(
   const { deps } = options;
   switch (`${request.method ?? ''} ${request.url ?? ''}`) {
     case 'GET /v1/health':
-      return { status: 'ok', node: deps.settings.node };
+      return {
+        status: 'ok',
+        node: deps.settings.node,
+        ...(options.temporal === undefined ? {} : { temporal: options.temporal }),
+      };
     case 'POST /v1/prepare-restore':
       return prepareRestore(deps, op, options, parseInput(prepareRestoreRequest, await readJsonBody(request)));
     case 'POST /v1/complete-restore':

@@ -19,6 +19,10 @@ const byteSize = z
   .string()
   .refine((text) => (parseByteSize(text) ?? 0) > 0, 'write a number and a unit: 64GiB')
   .transform((text) => parseByteSize(text) ?? 0);
+const byteSizeOrNone = z
+  .string()
+  .refine((text) => parseByteSize(text) !== undefined, 'write a number and a unit: 512MiB')
+  .transform((text) => parseByteSize(text) ?? 0);
 const hostAndPort = z.string().regex(/^[^:]+:\d+$/, 'write host:port');
 const pathList = z
   .string()
@@ -33,6 +37,8 @@ export const workerEnv = z.object({
   KYBERNATE_NODE: nodeName.prefault(() => hostname().toLowerCase()),
   /** checkpoints of this node; survives a reboot */
   KYBERNATE_STATE_DIR: absolutePath.default('/var/lib/kybernate'),
+  /** free space below the state directory that no checkpoint and no fetch may use up; `0` for none */
+  KYBERNATE_MIN_FREE_BYTES: byteSizeOrNone.prefault('512MiB'),
   /** journals, locks and sockets; must be a tmpfs */
   KYBERNATE_RUN_DIR: absolutePath.default('/run/kybernate'),
   /** where checkpoints are stored: `file:///dir` or `s3://bucket[/prefix]`; a node worker reaches it through the sidecar */
@@ -222,6 +228,7 @@ export function nodeSettings(config: NodeConfig): NodeSettings {
     node: config.KYBERNATE_NODE,
     stateDir: config.KYBERNATE_STATE_DIR,
     runDir: config.KYBERNATE_RUN_DIR,
+    minFreeBytes: config.KYBERNATE_MIN_FREE_BYTES,
     containerdAddress: config.KYBERNATE_CONTAINERD_ADDRESS,
     runcPath,
     criuPath,

@@ -76,7 +76,8 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
     run: runExeca,
     gpu: () => openGpuDriver(settings),
   };
-  const { connection, namespace } = await connectTemporal(temporalConfig(env));
+  const server = temporalConfig(env);
+  const { connection, namespace } = await connectTemporal(server);
   const { http } = sidecarSockets(settings.runDir);
   const deps: NodeActivityDeps = {
     node,
@@ -90,7 +91,8 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   };
   const stop = new AbortController();
   const op: Op = { signal: stop.signal, log, progress: () => undefined };
-  const agent = await startAgent({ deps: node, log, ...sourceAccess(deps, op) });
+  const temporal = { address: server.connectionOptions.address ?? 'localhost:7233', namespace };
+  const agent = await startAgent({ deps: node, log, temporal, ...sourceAccess(deps, op) });
   const stopReconciling = await startReconciling(node, op, new Client({ connection, namespace }));
   const dropStandbys = keepStandbys(settings);
   const workers = await createWorkers({ connection, namespace, deps });

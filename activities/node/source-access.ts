@@ -39,7 +39,7 @@ export async function fetchVerified(
   const backend = await deps.backend();
   const dir = deps.catalog.pathOf(checkpointId);
   await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
-  const request = { checkpointId, backend, destDir: dir, op, ...trustOf(deps) };
+  const request = { checkpointId, backend, destDir: dir, op, ...limitsOf(deps) };
   const { bytes } = await fetchCheckpoint(request);
   if (bytes > 0) {
     await share(deps, dir);
@@ -79,7 +79,7 @@ export async function fetchFromStore(
     return fetchVerified(deps, op, checkpointId, mayReplace);
   }
   const backend = await deps.backend();
-  const request = { checkpointId, backend, destDir: dir, stagingDir, mayReplace, op, ...trustOf(deps) };
+  const request = { checkpointId, backend, destDir: dir, stagingDir, mayReplace, op, ...limitsOf(deps) };
   const { bytes } = await refetchCheckpoint(request);
   await share(deps, dir);
   return { dir, bytes };
@@ -93,6 +93,6 @@ async function share({ node }: NodeActivityDeps, dir: string): Promise<void> {
   }
 }
 
-function trustOf({ trust }: NodeActivityDeps): { readonly trust?: TrustPolicy } {
-  return trust === undefined ? {} : { trust };
+function limitsOf({ trust, node }: NodeActivityDeps): { readonly trust?: TrustPolicy; readonly minFreeBytes: number } {
+  return { ...(trust === undefined ? {} : { trust }), minFreeBytes: node.settings.minFreeBytes ?? 0 };
 }

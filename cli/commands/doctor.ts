@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { Cli } from '../cli.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
-import type { Diagnosis } from '../setup/doctor.ts';
+import type { Diagnosis } from '../setup/diagnosis.ts';
 
 interface DoctorFlags {
   readonly json?: boolean;
@@ -16,8 +16,9 @@ export function addDoctorCommand(program: Command, cli: Cli): void {
     .command('doctor')
     .summary('check this node and what dead operations left on it')
     .description(
-      'Checks programs, kernel, CRIU, containerd, Temporal, the node worker and the sidecar, and looks for operations without a ' +
-        'live runner and pending uploads. Changes nothing; says what to do about every row that is not right.',
+      'Checks programs, kernel, CRIU, containerd, Temporal, the node worker and the sidecar, and looks for what dead ' +
+        'operations left: operations without a live runner, half-made checkpoints and fetches, network locks, cgroups, ' +
+        'mounts, GPU processes, leases of containerd, pending uploads (for the store: `kybernate gc --dry-run`). Changes nothing; says what to do about every row that is not right.',
     )
     .addOption(jsonOption());
   addHelpTexts(command, {
@@ -33,11 +34,13 @@ export function addDoctorCommand(program: Command, cli: Cli): void {
 }
 
 async function runDoctor(flags: DoctorFlags, cli: Cli): Promise<void> {
-  const [{ diagnose }, { runExeca }] = await Promise.all([
+  const [{ diagnose }, { temporalServer }, { runExeca }] = await Promise.all([
     import('../setup/doctor.ts'),
+    import('../connect.ts'),
     import('../../native/run/run-execa.ts'),
   ]);
   const { env } = cli;
+  const temporal = temporalServer(env);
   const { runDir, stateDir } = cli.config();
   const rows = await diagnose({
     env,
@@ -45,7 +48,8 @@ async function runDoctor(flags: DoctorFlags, cli: Cli): Promise<void> {
     runDir,
     stateDir,
     containerdAddress: env['KYBERNATE_CONTAINERD_ADDRESS'] || '/run/containerd/containerd.sock',
-    temporalAddress: env['TEMPORAL_ADDRESS'] || 'localhost:7233',
+    temporalAddress: temporal.address,
+    temporalNamespace: temporal.namespace,
   });
   const ok = !rows.some((row) => row.state === 'fail');
   createOutput(cli.streams, flags).result({ ok, rows }, () => renderRows(rows));

@@ -27,6 +27,7 @@ async function rowsNamed(pattern: RegExp, more: { criuExit?: number; temporalAdd
     stateDir: join(dir, 'state'),
     containerdAddress: join(dir, 'containerd.sock'),
     temporalAddress: more.temporalAddress ?? '127.0.0.1:1',
+    temporalNamespace: 'default',
   });
   return rows.filter((row) => pattern.test(row.name));
 }
@@ -89,7 +90,8 @@ describe('doctor', () => {
       ['containerd', 'fail'],
       ['Temporal', 'ok'],
     ]);
-  });
+    // What answers is no Temporal server, and is given its time.
+  }, 20_000);
 
   it('warns of a node without a sidecar, and of an account that is missing', async () => {
     const rows = await rowsNamed(/^(sidecar|account)$/);

@@ -2,47 +2,18 @@
  * What `kybernate doctor` looks at: the steps of set-up without installing, features of the kernel, the services that
  * a node uses, and what dead operations left. Every row says what to do when it is not right.
  */
-import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { connect } from 'node:net';
+import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import { messageOf } from '../../core/errors.ts';
-import { runnerPid } from '../../engine/runner-process.ts';
-import { mayBeFrozen, readJournal } from '../../engine/journal.ts';
-import { listOperations, operationPaths } from '../../engine/operation.ts';
-import type { Run } from '../../native/run/run.ts';
 import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
+import { canConnect, hostAndPort, row, type Diagnosis, type DoctorInput, type Examine } from './diagnosis.ts';
+import { containerdObjects, diskSpace, leftOperations, leftTraces, pendingUploads, savedLogs } from './doctor-left.ts';
+import { temporalServer } from './doctor-temporal.ts';
 import { ACCOUNT_STEP } from './account.ts';
-import type { Env } from './programs.ts';
 import { findKeeper, KEEPER_STEP } from './keeper.ts';
 import { findProgram, inDirs } from './programs.ts';
 import { setupSteps } from './steps.ts';
-
-export interface Diagnosis {
-  readonly name: string;
-  /** `warn`: works, but somebody should know */
-  readonly state: 'ok' | 'warn' | 'fail';
-  readonly detail: string;
-  /** what to do; with `warn` and `fail` */
-  readonly remedy?: string;
-}
-
-export interface DoctorInput {
-  readonly env: Env;
-  readonly run: Run;
-  readonly runDir: string;
-  readonly stateDir: string;
-  readonly containerdAddress: string;
-  /** `host:port` */
-  readonly temporalAddress: string;
-}
-
-type Examine = (input: DoctorInput) => Promise<Diagnosis[]> | Diagnosis[];
-
-function row(name: string, ok: boolean, detail: string, remedy: string, bad: 'warn' | 'fail' = 'fail'): Diagnosis {
-  return ok ? { name, state: 'ok', detail } : { name, state: bad, detail, remedy };
-}
 
 async function installation(input: DoctorInput): Promise<Diagnosis[]> {
   const steps = setupSteps(['run']);
@@ -108,22 +79,9 @@ async function criuCheck({ env, run }: DoctorInput): Promise<Diagnosis[]> {
   ];
 }
 
-function canConnect(target: { path: string } | { host: string; port: number }): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect(target);
-    const end = (problem: string | undefined): void => {
-      socket.destroy();
-      resolve(problem);
-    };
-    socket.setTimeout(2000, () => end('no answer within 2 s'));
-    socket.once('connect', () => end(undefined)).once('error', (error) => end(error.message));
-  });
-}
-
 async function services(input: DoctorInput): Promise<Diagnosis[]> {
-  const [host = '', port = ''] = input.temporalAddress.split(/:(?=\d+$)/);
   const containerd = await canConnect({ path: input.containerdAddress });
-  const temporal = await canConnect({ host, port: Number(port || 7233) });
+  const temporal = await canConnect(hostAndPort(input.temporalAddress));
   const agent = join(input.runDir, 'agent.sock');
   const worker = await canConnect({ path: agent });
   const transfers = sidecarSockets(input.runDir).http;
@@ -173,49 +131,19 @@ function stateDirectory({ stateDir }: DoctorInput): Diagnosis[] {
   }
 }
 
-/** Operations whose runner is gone. One that may be frozen stands still until a node worker undoes it. */
-async function leftOperations({ runDir }: DoctorInput): Promise<Diagnosis[]> {
-  const rows: Diagnosis[] = [];
-  for (const operationId of await listOperations({ runDir })) {
-    const paths = operationPaths({ runDir }, operationId);
-    if (runnerPid(paths) !== undefined) {
-      continue;
-    }
-    const frozen = mayBeFrozen(readJournal(paths.journal));
-    const detail = `${paths.dir} has no live runner; its workload ${frozen ? 'may be frozen' : 'is not frozen'}`;
-    const remedy = frozen
-      ? 'start `kybernate worker node` now: it lets the workload go at its start'
-      : 'nothing while a node worker runs: it removes the directory when the workflow is closed';
-    rows.push(row(`operation ${operationId}`, false, detail, remedy, frozen ? 'fail' : 'warn'));
-  }
-  return rows.length > 0 ? rows : [{ name: 'operations', state: 'ok', detail: 'none without a live runner' }];
-}
-
-function pendingUploads({ stateDir }: DoctorInput): Diagnosis[] {
-  const dir = join(stateDir, 'checkpoints');
-  const pending = (existsSync(dir) ? readdirSync(dir) : []).filter((name) =>
-    existsSync(join(dir, name, OWN_FILES.uploadPending)),
-  );
-  const ids = pending.map((name) => name.replace(/^checkpoint-/, '')).join(', ');
-  return [
-    row(
-      'uploads',
-      pending.length === 0,
-      pending.length === 0 ? 'none pending' : `on this node only so far: ${ids}`,
-      'nothing while their workflows run; see `kybernate ls`, and whether the store answers',
-      'warn',
-    ),
-  ];
-}
-
 const EXAMINATIONS: readonly Examine[] = [
   installation,
   kernelFeatures,
   criuCheck,
   keeperUse,
   services,
+  temporalServer,
   stateDirectory,
+  diskSpace,
   leftOperations,
+  leftTraces,
+  containerdObjects,
+  savedLogs,
   pendingUploads,
 ];
 

@@ -106,7 +106,9 @@ export function connectContainerd(address: string): Containerd {
   };
 }
 
-function versionCalls({ call }: Channel): Pick<Containerd, 'version' | 'getImage' | 'createLease' | 'deleteLease'> {
+function versionCalls({
+  call,
+}: Channel): Pick<Containerd, 'version' | 'getImage' | 'createLease' | 'deleteLease' | 'listLeases'> {
   return {
     async version() {
       const answer = await call<{ version: string }>('default', 'version.v1.Version', 'Version', {}, QUICK);
@@ -128,6 +130,10 @@ function versionCalls({ call }: Channel): Pick<Containerd, 'version' | 'getImage
     },
     async deleteLease(namespace, id) {
       await orUndefined(call(namespace, 'leases.v1.Leases', 'Delete', { id }, QUICK));
+    },
+    async listLeases(namespace) {
+      const answer = await call<{ leases: { id: string }[] }>(namespace, 'leases.v1.Leases', 'List', {}, QUICK);
+      return answer.leases.map(({ id }) => id);
     },
   };
 }

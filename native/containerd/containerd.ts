@@ -117,5 +117,7 @@ export interface Containerd {
   deleteContent(namespace: string, digest: string): Promise<void>;
   createLease(namespace: string, id: string, labels: Readonly<Record<string, string>>): Promise<void>;
   deleteLease(namespace: string, id: string): Promise<void>;
+  /** ids; none in a namespace that does not exist */
+  listLeases(namespace: string): Promise<string[]>;
   close(): void;
 }

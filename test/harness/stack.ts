@@ -63,7 +63,13 @@ export class Stack {
     };
     const variables = devVariables(paths, node, servers, process.env);
     const store = options.store === 's3' ? `s3://${inject('s3').bucket}/${node}` : `file://${this.storeDir}`;
-    this.variables = { ...variables, KYBERNATE_STORE: store, KYBERNATE_LOG_LEVEL: 'warn', ...options.env };
+    this.variables = {
+      ...variables,
+      KYBERNATE_STORE: store,
+      KYBERNATE_LOG_LEVEL: 'warn',
+      KYBERNATE_MIN_FREE_BYTES: '0',
+      ...options.env,
+    };
   }
 
   static async open(options: StackOptions = {}): Promise<Stack> {

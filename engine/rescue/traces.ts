@@ -1,0 +1,240 @@
+/* What lies or stands around without an operation: files, cgroups, mounts, network locks, locked GPU processes. */
+import { readdirSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { messageOf } from '../../core/errors.ts';
+import { deleteTable, isCriuTable, listTables } from '../../native/net/nft.ts';
+import { readMounts } from '../../native/proc/mounts.ts';
+import { namespaceInode } from '../../native/proc/ns.ts';
+import { numericEntries } from '../../native/proc/read.ts';
+import { listProcesses, readProcess } from '../../native/proc/tree.ts';
+import { cgroupPids } from '../../native/proc/cgroup.ts';
+import { diskLeftovers, sweepDisk } from '../disk-leftovers.ts';
+import { freezerState, thaw, type FreezerCgroup } from '../freezer.ts';
+import { withGpuTraces } from '../gpu-traces.ts';
+import { listOperations, readPlan } from '../operation.ts';
+import { leftCgroups, removeOperationCgroup } from '../operation-cgroup.ts';
+import { clearDeadRestore } from '../restore-leftovers.ts';
+import type { Finding, RescueDeps } from './finding.ts';
+
+const STATE_MS = 5000;
+const MOVE_MS = 600_000;
+const FREEZERS = { v1: '/sys/fs/cgroup/freezer', v2: '/sys/fs/cgroup' } as const;
+/** Deeper than Kubernetes and systemd nest. */
+const MAX_DEPTH = 12;
+
+export async function fileFindings({ settings, log }: RescueDeps): Promise<readonly Finding[]> {
+  const op = { signal: new AbortController().signal, log, progress: () => undefined };
+  return (await diskLeftovers(settings)).map(({ path, kind, whole }) => ({
+    kind: 'file',
+    id: path,
+    state: 'left',
+    detail: whole ? `a capture that is whole, but never became a checkpoint` : kind,
+    remedy: whole ? 'remove the directory, unless its workflow is still open' : '`kybernate rescue --apply` removes it',
+    ...(whole
+      ? {}
+      : {
+          repair: async () => {
+            await sweepDisk(settings, op);
+            return 'removed';
+          },
+        }),
+  }));
+}
+
+export async function cgroupFindings({ settings }: RescueDeps): Promise<readonly Finding[]> {
+  return (await leftCgroups(settings)).map(({ operationId, hostPids }) => ({
+    kind: 'cgroup',
+    id: operationId,
+    state: 'left',
+    detail:
+      hostPids.length === 0
+        ? `the empty cgroup kybernate/${operationId}`
+        : `the cgroup kybernate/${operationId} of no operation below this run directory, with pids ${hostPids.join(', ')}`,
+    remedy:
+      hostPids.length === 0
+        ? '`kybernate rescue --apply` removes it'
+        : 'another node worker of this machine may own it (KYBERNATE_RUN_DIR); else end its processes',
+    ...(hostPids.length > 0
+      ? {}
+      : {
+          repair: () => {
+            removeOperationCgroup(operationId);
+            return Promise.resolve('removed');
+          },
+        }),
+  }));
+}
+
+/** Roots that a killed runc has left mounted; see restore-leftovers.ts. */
+export function mountFindings({ run }: RescueDeps): readonly Finding[] {
+  const restoring = listProcesses().filter(({ commandLine }) => commandLine.includes(' restore '));
+  const points = new Set(readMounts('self').map(({ mountPoint }) => mountPoint));
+  return [...points]
+    .filter((point) => basename(point) === 'criu-root')
+    .filter((point) => !restoring.some(({ commandLine }) => commandLine.split(' ').includes(basename(dirname(point)))))
+    .map((point) => ({
+      kind: 'mount',
+      id: point,
+      state: 'left',
+      detail: 'the root file system of a restore that died; `runc delete` would delete through it',
+      remedy: '`kybernate rescue --apply` unmounts it',
+      repair: async () => {
+        const dir = dirname(point);
+        await clearDeadRestore(run, dirname(dir), basename(dir));
+        return 'unmounted';
+      },
+    }));
+}
+
+/** Tables of CRIU without a CRIU, and holds of connections, in every network namespace of this machine. */
+export async function networkFindings({ run, settings }: RescueDeps): Promise<readonly Finding[]> {
+  const owned = new Set((await listOperations(settings)).map((operationId) => `kybernate-${operationId.slice(0, 16)}`));
+  const isDumping = listProcesses().some(({ command }) => command === 'criu');
+  const findings: Finding[] = [];
+  for (const pid of namespaceHolders()) {
+    for (const table of await listTables(run, pid)) {
+      const where = `table inet ${table.name} in the network namespace of pid ${pid}`;
+      if (isCriuTable(table) && !isDumping) {
+        findings.push({
+          kind: 'network lock',
+          id: table.name,
+          state: 'stands still',
+          detail: `${where}: connections are cut off, and no CRIU is there to give them back`,
+          remedy: '`kybernate rescue --apply` deletes it',
+          repair: async () => {
+            await deleteTable(run, pid, table);
+            return 'deleted';
+          },
+        });
+      } else if (/^kybernate-[0-9a-f]{16}$/.test(table.name) && !owned.has(table.name)) {
+        findings.push({
+          kind: 'network lock',
+          id: table.name,
+          state: 'on purpose',
+          detail: `${where}: keeps the connections of a stopped container for its restore`,
+          remedy: `restore the checkpoint, or give them up: \`kybernate rescue ${table.name} --apply\``,
+          repair: async () => {
+            await deleteTable(run, pid, table);
+            return 'deleted';
+          },
+        });
+      }
+    }
+  }
+  return findings;
+}
+
+/** One process of each network namespace. */
+function namespaceHolders(): readonly number[] {
+  const holders = new Map<number, number>();
+  for (const pid of numericEntries('/proc')) {
+    const inode = namespaceInode(pid, 'net');
+    if (inode !== undefined && !holders.has(inode)) {
+      holders.set(inode, pid);
+    }
+  }
+  return [...holders.values()];
+}
+
+/** Processes that the driver holds although no operation does. One that stands still is not asked: the call would hang. */
+export async function gpuFindings(deps: RescueDeps): Promise<readonly Finding[]> {
+  const { driver } = deps.gpu();
+  if (driver === undefined) {
+    return [];
+  }
+  const owned = new Set<number>();
+  for (const operationId of await listOperations(deps.settings)) {
+    readPlan(deps.settings, operationId)?.gpu.processes.forEach(({ hostPid }) => owned.add(hostPid));
+  }
+  const frozen = new Set(frozenCgroups().flatMap(({ path }) => cgroupPids(path)));
+  const findings: Finding[] = [];
+  for (const pid of withGpuTraces(numericEntries('/proc').filter((one) => !owned.has(one) && !frozen.has(one)))) {
+    const state = await driver.processState(pid, STATE_MS).catch((error: unknown) => messageOf(error));
+    if (state === 'running' || state === 'none' || readProcess(pid) === undefined) {
+      continue;
+    }
+    const known = state === 'locked' || state === 'checkpointed';
+    findings.push({
+      kind: 'GPU process',
+      id: String(pid),
+      state: known || state === 'failed' ? 'stands still' : 'left',
+      detail: `process ${pid} (${readProcess(pid)?.command ?? '?'}): the driver says ${state}, and no operation holds it`,
+      remedy: known
+        ? '`kybernate rescue --apply` gives it its GPU back'
+        : 'look at the driver (nvidia-smi, dmesg); restore the container from a checkpoint',
+      ...(known
+        ? {
+            repair: async () => {
+              if (state === 'checkpointed') {
+                await driver.restore(pid, [], MOVE_MS);
+              }
+              await driver.unlock(pid, STATE_MS);
+              return `the driver says ${await driver.processState(pid, STATE_MS)}`;
+            },
+          }
+        : {}),
+    });
+  }
+  return findings;
+}
+
+/** Paused by `docker pause`, `ctr pause` or the kubelet, or left: only who is named is let go. */
+export async function pausedFindings({ settings }: RescueDeps): Promise<readonly Finding[]> {
+  const planned = new Set<string>();
+  for (const operationId of await listOperations(settings)) {
+    planned.add(readPlan(settings, operationId)?.facts.freezer.path ?? '');
+  }
+  return frozenCgroups()
+    .filter(({ path }) => !planned.has(path))
+    .map((cgroup) => ({
+      kind: 'container',
+      id: cgroup.path,
+      container: basename(cgroup.path),
+      state: 'on purpose',
+      detail: `frozen, with pids ${cgroupPids(cgroup.path).join(', ')}, and no operation of this node knows it`,
+      remedy: `if nobody has paused it: \`kybernate rescue ${basename(cgroup.path)} --apply\``,
+      repair: async () => {
+        await thaw(cgroup);
+        return `its freezer is ${freezerState(cgroup)}`;
+      },
+    }));
+}
+
+/** Outermost ones: what is below them is frozen with them. */
+function frozenCgroups(): readonly FreezerCgroup[] {
+  const found: FreezerCgroup[] = [];
+  const visit = (cgroup: FreezerCgroup, depth: number): void => {
+    if (depth > 0 && ['frozen', 'freezing'].includes(stateOrGone(cgroup)) && cgroupPids(cgroup.path).length > 0) {
+      found.push(cgroup);
+      return;
+    }
+    if (depth < MAX_DEPTH) {
+      subdirectories(cgroup.path).forEach((path) => visit({ ...cgroup, path }, depth + 1));
+    }
+  };
+  visit({ version: 1, path: FREEZERS.v1 }, 0);
+  if (found.length === 0) {
+    visit({ version: 2, path: FREEZERS.v2 }, 0);
+  }
+  return found;
+}
+
+function stateOrGone(cgroup: FreezerCgroup): string {
+  try {
+    return freezerState(cgroup);
+  } catch {
+    // A cgroup without that file, or one that may not be read: nothing of ours is frozen by it.
+    return 'gone';
+  }
+}
+
+function subdirectories(dir: string): string[] {
+  try {
+    return readdirSync(dir, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => join(dir, entry.name));
+  } catch {
+    // It ended between two looks, or this hierarchy is not mounted.
+    return [];
+  }
+}
