@@ -27,7 +27,10 @@ import type {
 import type { PrefetchStepInput, PrefetchStepResult } from '../core/contract/prefetch.ts';
 import type {
   CreateContainerInput,
+  CreateColdInput,
   FetchImageResult,
+  OlderInput,
+  OlderResult,
   PlanRestoreInput,
   PlanRestoreResult,
   ResolveInput,
@@ -105,6 +108,8 @@ export interface NodeActivities {
   commitLocal(input: CommitLocalInput): Promise<CommitLocalResult>;
   planRestore(input: PlanRestoreStepInput): Promise<PlanRestoreResult>;
   createContainer(input: CreateContainerInput): Promise<void>;
+  /** makes the container of a cold start; `startRestored` starts it */
+  createCold(input: CreateColdInput): Promise<void>;
   startRestored(input: StartRestoredInput): Promise<StartRestoredResult>;
 }
 
@@ -123,6 +128,8 @@ export interface NodeControlActivities {
   resolveLocal(input: ResolveInput): Promise<Resolved>;
   /** the checkpoints of which this node has a copy */
   listCopies(input: ListCopiesStepInput): Promise<ListCopiesResult>;
+  /** on this node's disk */
+  olderLocal(input: OlderInput): Promise<OlderResult>;
   /** would this checkpoint run here? Reads its description alone, from the store where the node has no copy */
   preflightRestore(input: PreflightRestoreInput): Promise<PreflightStepResult>;
   /** can this container be checkpointed here? */
@@ -178,4 +185,6 @@ export interface ControlActivities {
   requestLock(input: RequestLockInput): Promise<void>;
   isRunClosed(input: RunRef): Promise<{ closed: boolean }>;
   findCheckpoint(input: { readonly checkpointId: string }): Promise<Resolved>;
+  /** in the store */
+  olderStored(input: OlderInput): Promise<OlderResult>;
 }

@@ -388,6 +388,8 @@ restore it: kybernate restore ck-1
         parts: {},
         warnings: [],
       },
+      rungs: [{ rung: 'local-copy', node: 'node-b', outcome: 'restored' }],
+      damaged: [],
       warnings: [],
     };
     const fake = createFakeCli({ operation: { result: async () => restored } });

@@ -62,6 +62,8 @@ export interface RestoreRecord {
   readonly memoryRaises?: readonly MemoryRaise[];
   /** the GPU ran out of memory once, and this is the second and last try */
   readonly triedAgain?: boolean;
+  /** nothing is restored: the runtime starts the container as any other */
+  readonly cold?: boolean;
   /** how the GPUs came back */
   readonly gpuFacts?: GpuRestoreFacts;
 }

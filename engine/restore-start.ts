@@ -14,6 +14,7 @@ import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { asStep } from './operation-steps.ts';
 import { type RestoreRecord, readRestore, requireRestore, writeRestore } from './restore-operation.ts';
+import { removeNote } from './restore-notes.ts';
 import { taskStdio } from './restore-stdio.ts';
 
 const GONE_MS = 20_000;
@@ -84,7 +85,14 @@ async function startOnce(deps: NodeDeps, op: Op, input: StartRestored): Promise<
     op.log.warn({ operationId, container: id, error: messageOf(error) }, 'restored once more from the same images');
     created = await begin(leftMs, true);
   }
-  return finishStart(deps, requireRestore(deps.settings, operationId), created);
+  const ended = requireRestore(deps.settings, operationId);
+  // No wrapper reports a container that it was not asked to restore.
+  if (ended.cold !== true) {
+    return finishStart(deps, ended, created);
+  }
+  const started = writeRestore(deps.settings, { ...ended, state: 'cold-started' });
+  removeNote(deps.settings, operationId);
+  return finishStart(deps, started, created);
 }
 
 /** @returns whether the GPUs have room for what the restore brings back */

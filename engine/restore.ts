@@ -88,20 +88,44 @@ export async function createRestoreContainer(
 
 async function createOnce(deps: NodeDeps, op: Op, input: CreateContainerInput & OperationRun): Promise<void> {
   const { context, operationId, localPath } = input;
-  const { namespace, id } = context.container;
   checkToken(deps.settings, context.container, context.token);
   const captured = readCaptured(localPath);
-  const { parent, method, snapshotter } = captured.metadata.rootfs;
-  const snapshotKey = method === 'none' || parent === undefined ? '' : snapshotKeyOf(operationId);
+  const { snapshotKey } = snapshotFor(captured.metadata, operationId);
   const spec = await oneAtATime(() => register(deps, input, captured, snapshotKey));
+  await makeContainer(deps, op, { context, operationId, metadata: captured.metadata, spec });
+}
+
+/** The writable layer of the new container: named by the operation, empty for a root that is not a snapshot. */
+export function snapshotFor(
+  { rootfs }: Metadata,
+  operationId: string,
+): { readonly snapshotKey: string; readonly snapshotter: string } {
+  const none = rootfs.method === 'none' || rootfs.parent === undefined;
+  return { snapshotKey: none ? '' : snapshotKeyOf(operationId), snapshotter: rootfs.snapshotter ?? 'overlayfs' };
+}
+
+/** Idempotent; the record comes first. @throws InvalidInput the id belongs to another container */
+export async function makeContainer(
+  deps: NodeDeps,
+  op: Op,
+  made: {
+    readonly context: RestoreContext;
+    readonly operationId: string;
+    readonly metadata: Metadata;
+    readonly spec: OciSpec;
+  },
+): Promise<void> {
+  const { context, operationId, metadata, spec } = made;
+  const { namespace, id } = context.container;
+  const { snapshotKey, snapshotter } = snapshotFor(metadata, operationId);
   const existing = await ownContainer(deps, { operationId, container: context.container });
   // Late steps of an operation that was ended meanwhile find their token refused: at every act, not at the begin alone.
   checkToken(deps.settings, context.container, context.token);
   if (existing === undefined) {
     await deps.containerd.createContainer(namespace, {
       id,
-      labels: labelsOf(captured.metadata, operationId, context),
-      image: await imageOf(deps, namespace, captured.metadata),
+      labels: labelsOf(metadata, operationId, context),
+      image: await imageOf(deps, namespace, metadata),
       runtime: {
         name: deps.settings.restoreRuntime,
         // the form `slice:prefix:name` means nothing to runc without it
@@ -110,16 +134,16 @@ async function createOnce(deps: NodeDeps, op: Op, input: CreateContainerInput & 
           : {}),
       },
       spec: JSON.stringify(spec),
-      snapshotter: snapshotKey === '' ? '' : (snapshotter ?? 'overlayfs'),
+      snapshotter: snapshotKey === '' ? '' : snapshotter,
       snapshotKey,
       sandboxId: '',
     });
   }
+  const { parent } = metadata.rootfs;
   if (snapshotKey !== '' && parent !== undefined) {
-    const overlay = snapshotter ?? 'overlayfs';
     checkToken(deps.settings, context.container, context.token);
-    if ((await deps.containerd.statSnapshot(namespace, overlay, snapshotKey)) === undefined) {
-      await deps.containerd.prepareSnapshot(namespace, overlay, snapshotKey, parent, {
+    if ((await deps.containerd.statSnapshot(namespace, snapshotter, snapshotKey)) === undefined) {
+      await deps.containerd.prepareSnapshot(namespace, snapshotter, snapshotKey, parent, {
         [LABELS.operation]: operationId,
       });
     }
@@ -128,7 +152,7 @@ async function createOnce(deps: NodeDeps, op: Op, input: CreateContainerInput & 
 }
 
 /** One workflow id has one open run: what an earlier one (it was reset, or terminated) has left is nobody's. */
-async function endEarlierRuns(deps: NodeDeps, op: Op, { operationId, workflow }: OperationRun): Promise<void> {
+export async function endEarlierRuns(deps: NodeDeps, op: Op, { operationId, workflow }: OperationRun): Promise<void> {
   for (const other of await listOperations(deps.settings)) {
     if (other !== operationId && readOwner(deps.settings, other)?.workflow.workflowId === workflow.workflowId) {
       await endRestore(deps, op, other);

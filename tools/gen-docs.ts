@@ -15,6 +15,7 @@ import { createProgram } from '../cli/program.ts';
 import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
+import { DEFAULT_LADDER, HELPS, RUNG_NAMES, RUNGS } from '../core/contract/ladder.ts';
 import { preflightInput } from '../core/contract/preflight.ts';
 import { listCopiesInput } from '../core/contract/list-copies.ts';
 import { prefetchInput } from '../core/contract/prefetch.ts';
@@ -42,6 +43,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['preflight-input', inputTable(preflightInput, 'preflight', 'preflightInput')],
     ['preflight-checks', checkTable()],
     ['list-copies-input', inputTable(listCopiesInput, 'list-copies', 'listCopiesInput')],
+    ['rungs', rungTable()],
     ['prefetch-input', inputTable(prefetchInput, 'prefetch', 'prefetchInput')],
     ['verify-input', inputTable(verifyInput, 'verify', 'verifyInput')],
     ['repair-input', inputTable(repairInput, 'verify', 'repairInput')],
@@ -108,6 +110,16 @@ function cliErrorTable(): string {
     ['Type', 'Exit code', 'What to do'],
     Object.entries(CLI_ERRORS).map(([type, row]) => [`\`${type}\``, String(row.exitCode), row.remedy]),
   );
+}
+
+function rungTable(): string {
+  const rungs = RUNG_NAMES.map((rung) => [
+    `\`${rung}\``,
+    RUNGS[rung],
+    HELPS[rung].map((type) => `\`${type}\``).join(', '),
+    DEFAULT_LADDER.includes(rung) ? 'yes' : 'by name only',
+  ]);
+  return table(['Rung', 'What is tried', 'After', 'By default'], rungs);
 }
 
 function checkTable(): string {

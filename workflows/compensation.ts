@@ -48,14 +48,25 @@ export class Compensation {
     return this.#stack.length === 0;
   }
 
-  /** Undoes everything, last pushed first. Never throws: what failed is in the report. */
-  async run(): Promise<UndoReport> {
+  /** A mark for `run`: what is pushed from now on lies above it. */
+  get depth(): number {
+    return this.#stack.length;
+  }
+
+  /**
+   * Undoes what lies above a mark, last pushed first; everything without one. Never throws: what failed is in the report.
+   */
+  async run(depth = 0): Promise<UndoReport> {
     const done: string[] = [];
     const results: Record<string, unknown> = {};
     const failed: Array<UndoReport['failed'][number]> = [];
     const skipped: string[] = [];
     let blocked = false;
-    for (let undo = this.#stack.pop(); undo !== undefined; undo = this.#stack.pop()) {
+    while (this.#stack.length > depth) {
+      const undo = this.#stack.pop();
+      if (undo === undefined) {
+        break;
+      }
       if (blocked && undo.always !== true) {
         skipped.push(undo.name);
         continue;

@@ -31,11 +31,13 @@ export class ContainerLockClient {
   }
 
   /**
+   * May be called again when a release was delivered.
    * @param minToken newest token that the node has seen; the one granted is above it
    * @throws LockLost nobody let go within `waitMs`; nothing was touched
    */
   async acquire(container: ContainerRef, options: { minToken: number; waitMs: number }): Promise<number> {
     const { workflowId, runId, workflowType } = workflowInfo();
+    this.#begin();
     this.#lockId = lockWorkflowId(container);
     const request = { holder: { workflowId, runId }, operation: workflowType, minToken: options.minToken };
     await this.#control.requestLock({ container, request });
@@ -68,6 +70,11 @@ export class ContainerLockClient {
       count = this.#deliveries.length;
       await Promise.all(this.#deliveries);
     }
+  }
+
+  #begin(): void {
+    this.#over = false;
+    this.#grant = undefined;
   }
 
   #granted(grant: LockGrant): void {

@@ -5,6 +5,7 @@
 import { setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { ContainerTarget } from '../core/contract/common.ts';
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
+import type { RungReport } from '../core/contract/ladder.ts';
 import type { NodeBytes, OperationProgress, ProgressReport } from '../core/contract/progress.ts';
 import type { Phase } from '../core/phases.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
@@ -133,6 +134,12 @@ export class ProgressTracker {
     this.#show();
   }
 
+  /** One more was tried. */
+  rung(report: RungReport): void {
+    this.#state = { ...this.#state, rungs: [...(this.#state.rungs ?? []), report] };
+    this.#show();
+  }
+
   report(report: ProgressReport): void {
     this.#state = reported(this.#state, report);
     this.#show();
@@ -218,6 +225,9 @@ export function detailsTable(state: OperationProgress, workflowId: string): stri
     `| **${state.phase}** | ${last} |`,
     ...(state.budget === undefined ? [] : ['', `The ${state.budget.kind} budget ends at ${state.budget.endsAt}`]),
     ...(state.rollback === undefined ? [] : ['', rollbackText(state.rollback)]),
+    ...(state.rungs === undefined
+      ? []
+      : ['', ...state.rungs.map(({ rung, node, type, outcome }) => `- ${rung} on ${node}: ${type ?? outcome}`)]),
     ...(state.phase === 'holding'
       ? ['', `The source is frozen. To let it run on: \`kybernate release ${workflowId}\``]
       : []),

@@ -143,10 +143,13 @@ export const lockOptions = (scope: Pick<NodeScope, 'summary'>): LocalActivityOpt
 
 /** The activities of one node as an operation sees them. */
 export interface NodeProxies {
-  readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal' | 'listCopies'>;
+  readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal' | 'olderLocal' | 'listCopies'>;
   readonly preflight: Pick<NodeControlActivities, 'preflightRestore' | 'preflightCheckpoint'>;
   readonly capture: Pick<NodeActivities, 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer'>;
-  readonly work: Pick<NodeActivities, 'commitLocal' | 'planRestore' | 'createContainer' | 'startRestored'>;
+  readonly work: Pick<
+    NodeActivities,
+    'commitLocal' | 'planRestore' | 'createContainer' | 'createCold' | 'startRestored'
+  >;
   readonly thaw: Pick<
     NodeControlActivities,
     'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'

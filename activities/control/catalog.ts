@@ -3,11 +3,21 @@ import { isKybernateError } from '../../core/errors.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import { getManifest } from '../../store/catalog.ts';
 import type { ControlActivities } from '../contract.ts';
-import { resolvedFrom } from '../resolved.ts';
+import { listStored } from '../../store/registry.ts';
+import { withOp } from '../op.ts';
+import { olderOf, resolvedFrom } from '../resolved.ts';
 
 /** @param backend the store; absent: this worker has none, so nothing is found there */
-export function catalogActivities(backend?: () => Promise<Backend>): Pick<ControlActivities, 'findCheckpoint'> {
+export function catalogActivities(
+  backend?: () => Promise<Backend>,
+): Pick<ControlActivities, 'findCheckpoint' | 'olderStored'> {
   return {
+    olderStored: (input) =>
+      withOp({}, async (op) =>
+        backend === undefined
+          ? { checkpoints: [] }
+          : olderOf((await listStored(await backend(), op, { registry: 'auto' })).checkpoints, input),
+      ),
     async findCheckpoint({ checkpointId }) {
       if (backend === undefined) {
         return {};

@@ -1,8 +1,8 @@
-import type { ResolveInput } from '../../core/contract/restore.ts';
+import type { OlderInput, OlderResult, ResolveInput } from '../../core/contract/restore.ts';
 import { isKybernateError, KybernateError } from '../../core/errors.ts';
 import { resolveSource } from '../../engine/restore-source.ts';
 import type { Resolved } from '../contract.ts';
-import { resolvedFrom } from '../resolved.ts';
+import { olderOf, resolvedFrom } from '../resolved.ts';
 import type { NodeActivityDeps } from './deps.ts';
 
 /** Is it on this node? @throws RestoreRefused, CheckpointCorrupt */
@@ -22,6 +22,15 @@ export async function resolveLocal(deps: NodeActivityDeps, input: ResolveInput):
     }
     throw error;
   }
+}
+
+/** Damaged ones are left out. */
+export async function olderLocal({ catalog }: NodeActivityDeps, input: OlderInput): Promise<OlderResult> {
+  const { checkpoints } = await catalog.list();
+  return olderOf(
+    checkpoints.map(({ checkpointId, metadata }) => ({ checkpointId, summary: metadata })),
+    input,
+  );
 }
 
 async function resolvePath({ node }: NodeActivityDeps, path: string, unverified: boolean): Promise<Resolved> {

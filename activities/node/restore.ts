@@ -1,3 +1,5 @@
+import { KybernateError } from '../../core/errors.ts';
+import { createColdContainer } from '../../engine/cold-start.ts';
 import { releaseLease } from '../../engine/restore-operation.ts';
 import {
   createRestoreContainer,
@@ -11,19 +13,30 @@ import {
 import type { NodeActivities, NodeControlActivities, RestoreStepInput } from '../contract.ts';
 import { withOp, type ActivityOp } from '../op.ts';
 import type { NodeActivityDeps } from './deps.ts';
-import { resolveLocal } from './resolve.ts';
+import { readDescription } from './preflight.ts';
+import { olderLocal, resolveLocal } from './resolve.ts';
 
-type RestoreWork = 'planRestore' | 'createContainer' | 'startRestored';
-type RestoreControl = 'resolveLocal' | 'removeRestored' | 'releaseRestoreLease';
+type RestoreWork = 'planRestore' | 'createContainer' | 'createCold' | 'startRestored';
+type RestoreControl = 'resolveLocal' | 'olderLocal' | 'removeRestored' | 'releaseRestoreLease';
 
 /** What the engine allows itself beyond the budget before it gives up on the wrapper, with room to spare. */
 const BUDGET_GRACE_MS = 120_000;
 
-export function restoreWork({ node }: NodeActivityDeps): Pick<NodeActivities, RestoreWork> {
+export function restoreWork(deps: NodeActivityDeps): Pick<NodeActivities, RestoreWork> {
+  const { node } = deps;
   return {
     planRestore: ({ localPath, ...input }) =>
       withOp({}, (op) => planRestore(node, op, { ...input, ...runOf(op), checkpointDir: localPath })),
     createContainer: (input) => withOp({}, (op) => createRestoreContainer(node, op, { ...input, ...runOf(op) })),
+    createCold: ({ from, ...input }) =>
+      withOp({}, async (op) => {
+        const { checkpointId } = input.context;
+        if (checkpointId === undefined) {
+          throw new KybernateError('InvalidInput', 'a path has no specification to start a container from');
+        }
+        const captured = await readDescription(deps, op, { checkpointId, from });
+        await createColdContainer(node, op, { ...input, ...runOf(op), captured });
+      }),
     startRestored: (input) =>
       withOp({ phase: 'restoring', stallMs: input.restoreBudgetMs + BUDGET_GRACE_MS }, (op) =>
         startRestored(node, op, { ...input, operationId: op.operationId }),
@@ -35,6 +48,7 @@ export function restoreControl(deps: NodeActivityDeps): Pick<NodeControlActiviti
   const { node } = deps;
   return {
     resolveLocal: (input) => resolveLocal(deps, input),
+    olderLocal: (input) => olderLocal(deps, input),
     removeRestored: (input) => withOp({}, (op) => removeRestored(node, op, refOf(op, input))),
     releaseRestoreLease: (input) =>
       withOp({}, async (op) => {

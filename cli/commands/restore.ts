@@ -1,6 +1,7 @@
 /* `kybernate restore`: flags → RestoreRequest → workflow `restore` → progress → result. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import type { RungReport } from '../../core/contract/ladder.ts';
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
@@ -22,6 +23,9 @@ export interface RestoreFlags {
   readonly logFile?: string;
   readonly source?: RestoreRequest['source'];
   readonly onFailure?: RestoreRequest['onFailure'];
+  readonly ladder?: readonly string[];
+  readonly peer?: readonly string[];
+  readonly otherNode?: readonly string[];
   readonly restoreBudget?: number;
   readonly gpu?: RestoreRequest['gpuMap'];
   readonly input?: string;
@@ -42,6 +46,9 @@ export const RESTORE_FLAGS: FlagNames = {
   stdio: '--log-file',
   source: '--source',
   onFailure: '--on-failure',
+  ladder: '--ladder',
+  peers: '--peer',
+  otherNodes: '--other-node',
   restoreBudgetMs: '--restore-budget',
   gpuMap: '--gpu',
 };
@@ -70,6 +77,9 @@ export function restoreRequest(
       stdio: flags.logFile === undefined ? undefined : { kind: 'log', path: flags.logFile },
       source: flags.source,
       onFailure: flags.onFailure,
+      ladder: flags.ladder,
+      peers: flags.peer,
+      otherNodes: flags.otherNode,
       restoreBudgetMs: flags.restoreBudget,
       gpuMap: flags.gpu,
     }),
@@ -86,7 +96,8 @@ const FROM_TEXT: Readonly<Record<RestoreResult['from'], string>> = {
 export function renderRestoreResult(result: RestoreResult): string {
   return renderPairs([
     ['container', `${result.container.namespace}/${result.container.id} on ${result.node}`],
-    ['how', result.how === 'restored' ? 'restored' : 'cold-started: CRIU refused and --on-failure said so'],
+    ['how', howText(result)],
+    ['tried', result.rungs.length < 2 ? undefined : result.rungs.map(rungText).join('\n')],
     [
       'from',
       `${FROM_TEXT[result.from]}${result.fetchedBytes > 0 ? `, ${formatBytes(result.fetchedBytes)} fetched` : ''}`,
@@ -97,6 +108,21 @@ export function renderRestoreResult(result: RestoreResult): string {
     ['GPU map', result.gpu?.map.map(pairText).join('\n')],
     ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
   ]);
+}
+
+function howText({ how, rungs }: RestoreResult): string {
+  if (how === 'restored') {
+    return 'restored';
+  }
+  return rungs.at(-1)?.rung === 'cold-start'
+    ? 'cold-started: nothing else helped, and --ladder allowed it'
+    : 'cold-started: CRIU refused and --on-failure said so';
+}
+
+function rungText({ rung, node, checkpointId, outcome, type, reason }: RungReport): string {
+  const which = checkpointId === undefined || rung !== 'older-checkpoint' ? '' : ` ${checkpointId}`;
+  const why = reason === undefined ? '' : `: ${reason}`;
+  return `${rung}${which} on ${node}: ${type ?? outcome}${why}`;
 }
 
 function gpuText({ gpu, gpuProcesses }: RestoreResult): string | undefined {
@@ -134,6 +160,20 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
     .addOption(new Option('--source <where>', 'which copy to use (default: auto)').choices(['auto', 'local', 'store']))
     .addOption(new Option('--on-failure <policy>', 'when CRIU refuses (default: fail)').choices(['fail', 'cold-start']))
     .option(
+      '--ladder <rungs>',
+      'what is tried, in this order, by commas: local-copy, other-tier, peer, another-gpu (these are the default), ' +
+        'another-node, older-checkpoint, cold-start',
+      listArgument,
+    )
+    .option('--peer <node>', 'a node that may have a copy; any number of times', (node, before?: string[]) => [
+      ...(before ?? []),
+      node,
+    ])
+    .option('--other-node <node>', 'for another-node; any number of times', (node, before?: string[]) => [
+      ...(before ?? []),
+      node,
+    ])
+    .option(
       '--restore-budget <duration>',
       'longest time for the processes to come back (default: 5m)',
       durationArgument,
@@ -153,6 +193,10 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
       ['kybernate restore nightly --node worker-4 --source store', 'on another node, from the store'],
       ['kybernate restore nightly --tcp keep --network-namespace /run/netns/app', 'with its connections alive'],
       ['kybernate restore train --gpu GPU-1f…=GPU-9c…', 'on another GPU; the UUIDs are those of `kybernate gpu list`'],
+      [
+        'kybernate restore nightly --ladder local-copy,other-tier,older-checkpoint,cold-start',
+        'back into service whatever it takes; the result says what it took',
+      ],
       ['kybernate restore --path /srv/images/app --unverified', 'images that `ctr` or `runc` made'],
     ],
     exitCodes: exitCodesHelp([
@@ -177,6 +221,10 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
     ]),
   });
   command.action((checkpoint: string | undefined, flags: RestoreFlags) => runRestore(cli, checkpoint, flags));
+}
+
+function listArgument(text: string): string[] {
+  return text.split(',').map((one) => one.trim());
 }
 
 async function runRestore(cli: Cli, checkpoint: string | undefined, flags: RestoreFlags): Promise<void> {

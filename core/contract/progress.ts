@@ -1,4 +1,5 @@
 /* What a running operation tells: query `progress`, signal `reportProgress`. */
+import type { RungReport } from './ladder.ts';
 import type { Phase } from '../phases.ts';
 import type { ResumeResult } from './checkpoint.ts';
 
@@ -15,6 +16,8 @@ export interface OperationProgress {
   readonly bytesTotal?: number;
   /** of an operation on several nodes: node → its part of these bytes */
   readonly nodes?: Readonly<Record<string, NodeBytes>>;
+  /** of a restore: what was tried before the present attempt */
+  readonly rungs?: readonly RungReport[];
   /** phases that are over, in order, with their wall time in ms */
   readonly finished: ReadonlyArray<{ readonly phase: Phase; readonly durationMs: number }>;
   /**

@@ -14,6 +14,7 @@ import {
 } from './common.ts';
 import type { GpuFit } from '../oci/gpu-fit.ts';
 import { gpuPair } from './gpu.ts';
+import { DEFAULT_LADDER, RUNG_NAMES, type DamagedCopy, type RungReport } from './ladder.ts';
 
 export const restoreInput = z
   .strictObject({
@@ -41,6 +42,19 @@ export const restoreInput = z
       .prefault({}),
     /** `store` reads every byte from the store and replaces a copy on the node; `local` never asks the store */
     source: z.enum(['auto', 'local', 'store']).default('auto'),
+    /**
+     * what is tried, in this order, each only where it can help; the default gives what was asked for, the others change
+     * it and must be named
+     */
+    ladder: z
+      .array(z.enum(RUNG_NAMES))
+      .min(1)
+      .max(16)
+      .default([...DEFAULT_LADDER]),
+    /** nodes that may have a copy, for the rung `peer`; the node of the checkpoint is asked in any case */
+    peers: z.array(nodeName).max(16).default([]),
+    /** for the rung `another-node` */
+    otherNodes: z.array(nodeName).max(16).default([]),
     /** what to do when CRIU refuses: fail, or start the container afresh */
     onFailure: z.enum(['fail', 'cold-start']).default('fail'),
     /**
@@ -80,6 +94,10 @@ export interface RestoreResult {
   /** where the images came from */
   readonly from: 'local' | 'store' | 'path';
   readonly gpuProcesses: number;
+  /** what was tried, in order; the last one gave this result */
+  readonly rungs: readonly RungReport[];
+  /** copies that are damaged, or were until this restore replaced them */
+  readonly damaged: readonly DamagedCopy[];
   /** how the GPUs came back; absent without a GPU */
   readonly gpu?: GpuRestoreFacts;
   readonly warnings: readonly string[];
@@ -114,6 +132,9 @@ export interface ResolveResult {
   readonly totalBytes: number;
   readonly merkleRoot?: string;
   readonly sourceContainer?: { readonly namespace: string; readonly id: string };
+  /** node where it was taken, and ISO time of its commit */
+  readonly sourceNode?: string;
+  readonly createdAt?: string;
   /** unknown for a bare image directory */
   readonly gpuProcesses?: number;
 }
@@ -163,6 +184,28 @@ export interface StartRestoredResult {
   readonly restoreMs: number;
   readonly how: 'restored' | 'cold-started';
   readonly gpu?: GpuRestoreFacts;
+}
+
+/** A cold start: the specification of the checkpoint, and none of its state. */
+export interface CreateColdInput {
+  readonly context: RestoreContext;
+  /** where the specification is read */
+  readonly from: 'local' | 'store';
+  readonly networkNamespace?: string;
+  readonly stdio: { readonly kind: 'null' | 'log'; readonly path?: string };
+}
+
+/** Checkpoints of the same container on the same node, committed before a time. */
+export interface OlderInput {
+  readonly container: { readonly namespace: string; readonly id: string };
+  readonly sourceNode: string;
+  /** ISO time */
+  readonly before: string;
+}
+
+/** Newest first. */
+export interface OlderResult {
+  readonly checkpoints: ReadonlyArray<{ readonly checkpointId: string; readonly createdAt: string }>;
 }
 
 // ---- the wrapper's calls to the agent: POST /v1/prepare-restore and /v1/complete-restore on the agent socket ----

@@ -44,7 +44,7 @@ type Scripted = NodeActivities &
   FetchActivities &
   GarbageActivities &
   TransferActivities &
-  Pick<ControlActivities, 'findCheckpoint'>;
+  Pick<ControlActivities, 'findCheckpoint' | 'olderStored'>;
 
 export const happyActivities: Scripted = {
   condemnGarbage: () =>
@@ -119,11 +119,23 @@ export const happyActivities: Scripted = {
   verifyRemote: () => Promise.resolve({ files: 4, bytes: 1000 }),
   resolveLocal: () =>
     Promise.resolve({
-      found: { from: 'local', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
+      found: {
+        from: 'local',
+        totalBytes: 1000,
+        sourceContainer: { namespace: 'default', id: 'redis' },
+        sourceNode: 'node-a',
+        createdAt: '2026-03-01T00:00:00.000Z',
+      },
     }),
   findCheckpoint: () =>
     Promise.resolve({
-      found: { from: 'store', totalBytes: 1000, sourceContainer: { namespace: 'default', id: 'redis' } },
+      found: {
+        from: 'store',
+        totalBytes: 1000,
+        sourceContainer: { namespace: 'default', id: 'redis' },
+        sourceNode: 'node-a',
+        createdAt: '2026-03-01T00:00:00.000Z',
+      },
     }),
   fetchImage: ({ from }) =>
     Promise.resolve({
@@ -133,6 +145,9 @@ export const happyActivities: Scripted = {
     }),
   planRestore: () => Promise.resolve({ warnings: [] }),
   createContainer: () => Promise.resolve(),
+  createCold: () => Promise.resolve(),
+  olderLocal: () => Promise.resolve({ checkpoints: [] }),
+  olderStored: () => Promise.resolve({ checkpoints: [] }),
   startRestored: () => Promise.resolve({ initHostPid: 77, restoreMs: 100, how: 'restored' }),
   listCopies: ({ node }) => Promise.resolve({ node, copies: [], more: 0, damaged: [] }),
   preflightRestore: ({ container }) => Promise.resolve({ container, findings: [], checkMs: 3 }),

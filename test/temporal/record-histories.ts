@@ -24,6 +24,7 @@ import {
   silent,
   untilCancelled,
   type Harness,
+  type Script,
 } from './harness.ts';
 
 export const HISTORIES_DIR = join(import.meta.dirname, '..', 'histories');
@@ -71,6 +72,13 @@ const RECORDINGS: Record<string, Recording> = {
   'restore-from-store': (harness) =>
     harness.restore('restored', { steps: { resolveLocal: () => Promise.resolve({}) } }, { container: {} }),
   'restore-failed': (harness) => harness.restore('failed', { steps: { startRestored: fails('RestoreFailed') } }),
+  'restore-looks-first': (harness) => harness.restore('looked', {}, { container: {} }),
+  'restore-ladder': (harness) => {
+    const damaged: Script = (input, happy) =>
+      (input as { from: string }).from === 'local' ? fails('CheckpointCorrupt')(input, happy) : happy();
+    return harness.restore('climbed', { steps: { fetchImage: damaged } });
+  },
+  preflight: (harness) => onCopies(harness, 'preflight', {}),
   'prefetch-partial': (harness) => {
     const timeouts = { ...TIMEOUTS, nodePickupMs: 500 };
     return harness.prefetch(

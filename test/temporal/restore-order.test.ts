@@ -9,6 +9,7 @@ const STORY = [
   'resolveLocal',
   'findCheckpoint',
   'probeNode',
+  'preflightRestore',
   'requestLock',
   'fetchImage',
   'planRestore',
@@ -26,13 +27,14 @@ const THROWS: Table = [
   ['resolveLocal', []],
   ['findCheckpoint', []],
   ['probeNode', []],
+  ['preflightRestore', []],
   ['requestLock', ['releaseLock']],
   ['fetchImage', AFTER_FETCH],
   ['planRestore', AFTER_FETCH],
   ['createContainer', AFTER_CREATE],
   ['startRestored', AFTER_CREATE],
 ];
-const CANCELLED: Table = THROWS.map(([step, undo]) => [step, step === 'probeNode' ? ['releaseLock'] : undo]);
+const CANCELLED: Table = THROWS;
 
 let harness: Harness;
 beforeAll(async () => {

@@ -1,0 +1,94 @@
+/*
+ * The last rung of a restore: a new container from the image and specification of the source, with nothing of its memory
+ * and files. Registered as a restore is, so that the same steps start it, or undo it.
+ */
+import { existsSync } from 'node:fs';
+import type { CreateColdInput } from '../core/contract/restore.ts';
+import { ANNOTATIONS } from '../core/oci/annotations.ts';
+import { namespaceReasons, restoredSpec } from '../core/oci/restored-spec.ts';
+import type { OciSpec } from '../core/oci/spec.ts';
+import type { Op } from '../core/op.ts';
+import { problem } from '../core/preflight.ts';
+import { type Captured, specInput } from './captured.ts';
+import { planGpu } from './gpu/restore-steps.ts';
+import type { NodeDeps } from './node-deps.ts';
+import { checkToken } from './operation.ts';
+import { claimOperation } from './operation-owner.ts';
+import { asStep } from './operation-steps.ts';
+import { imageFindings } from './preflight/image.ts';
+import { refuseFor } from './preflight/refuse.ts';
+import { endEarlierRuns, makeContainer, snapshotFor, type OperationRun } from './restore.ts';
+import { writeNote } from './restore-notes.ts';
+import { readRestore, writeRestore } from './restore-operation.ts';
+
+/** Of the checkpoint's wishes none but who made the container: the runtime starts it as any other. */
+const OF_RESTORES: readonly string[] = [
+  ANNOTATIONS.restoreFrom,
+  ANNOTATIONS.tcp,
+  ANNOTATIONS.onFailure,
+  ANNOTATIONS.unverified,
+];
+
+export function coldSpec(spec: OciSpec): OciSpec {
+  const annotations = Object.entries(spec.annotations ?? {}).filter(([key]) => !OF_RESTORES.includes(key));
+  return { ...spec, annotations: Object.fromEntries(annotations) };
+}
+
+/**
+ * @throws Incompatible the image, a mount or a GPU is not here; InvalidInput the id belongs to another container; LockLost
+ * Crash: container, snapshot and record carry the operation's id; the same call goes on, `removeRestored` undoes it.
+ */
+export async function createColdContainer(deps: NodeDeps, op: Op, input: ColdStart): Promise<void> {
+  checkToken(deps.settings, input.context.container, input.context.token);
+  await endEarlierRuns(deps, op, input);
+  return asStep(input.operationId, () => createOnce(deps, op, input));
+}
+
+type ColdStart = Omit<CreateColdInput, 'from'> & OperationRun & { readonly captured: Captured };
+
+async function createOnce(deps: NodeDeps, op: Op, input: ColdStart): Promise<void> {
+  const { context, operationId, workflow, captured, stdio } = input;
+  const { metadata } = captured;
+  checkToken(deps.settings, context.container, context.token);
+  const gpu = await planGpu(deps, metadata, { operationId, map: [] });
+  const spec = coldSpec(
+    restoredSpec({ ...specInput(captured, { ...input, tcp: 'close', fit: gpu.plan?.fit }), onFailure: 'cold-start' }),
+  );
+  const missing = metadata.mounts.filter(({ captured: own, source }) => !own && !existsSync(source));
+  const findings = [
+    ...gpu.findings,
+    ...(await imageFindings(deps, metadata, context.container.namespace)),
+    ...namespaceReasons(spec, existsSync).map((message) => problem('container', message)),
+    ...missing.map(({ destination, source }) =>
+      problem('mounts', `mount ${destination}: ${source} does not exist on this node`),
+    ),
+  ];
+  refuseFor(findings, `${context.checkpointId ?? metadata.checkpointId} started afresh`, deps);
+  const known = readRestore(deps.settings, operationId);
+  const { snapshotKey, snapshotter } = snapshotFor(metadata, operationId);
+  const { container, token } = context;
+  const owned = context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId };
+  const noted = snapshotKey === '' ? '' : snapshotter;
+  claimOperation(deps.settings, operationId, { workflow, ...owned });
+  writeNote(deps.settings, { operationId, workflow, container, token, snapshotter: noted });
+  writeRestore(deps.settings, {
+    operationId,
+    container,
+    token,
+    madeBy: 'worker',
+    ...owned,
+    checkpointDir: '',
+    imageDir: '',
+    hasMetadata: false,
+    snapshotter: noted,
+    tcp: 'close',
+    onFailure: 'cold-start',
+    restoreBudgetMs: known?.restoreBudgetMs ?? 30_000,
+    stdio: { kind: stdio.kind, ...(stdio.path === undefined ? {} : { path: stdio.path }) },
+    terminal: metadata.stdio.terminal,
+    attempt: 0,
+    state: known?.state ?? 'registered',
+    cold: true,
+  });
+  await makeContainer(deps, op, { context, operationId, metadata, spec });
+}
