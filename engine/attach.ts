@@ -60,7 +60,8 @@ export async function startRunner(deps: NodeDeps, op: Op, ref: OperationRef): Pr
     return { runnerPid: live };
   }
   // One that an earlier worker process has started may not have come as far as its file.
-  const isStarting = (): boolean => operationPids(ref.operationId).length > 0;
+  const hasBegun = readJournal(paths.journal).some(({ step }) => step !== 'armed');
+  const isStarting = (): boolean => !hasBegun && operationPids(ref.operationId).length > 0;
   if (!isStarting() && existsSync(paths.journal)) {
     throw new KybernateError('DumpFailed', `the runner of operation ${ref.operationId} died; its capture is undone`);
   }
