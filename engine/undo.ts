@@ -12,6 +12,7 @@ import { freezeNow, thaw } from './freezer.ts';
 import { hasGpu, resumeGpuSection } from './gpu-section.ts';
 import { messageOf } from '../core/errors.ts';
 import { mayHoldGpu, mayStandStill, readJournal, tryAppendJournal, type JournalEntry } from './journal.ts';
+import { removeLinkRemaps } from './link-remap.ts';
 import { liveProcesses } from './live-processes.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
@@ -45,9 +46,22 @@ export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logg
     await resumeGpuSection({ plan, log, ...deps });
   }
   const result = { ...(await verifyRunning(plan, deps, log)), by };
+  if (stoodStill) {
+    dropLinks(plan, entries, log);
+  }
   tryAppendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } }, log);
   log.warn({ operationId: plan.operationId, killed, source: result.source, by }, 'capture undone');
   return result;
+}
+
+/** In the end: the workload runs, and a walk through its files may take a while. */
+function dropLinks(plan: OperationPlan, entries: readonly JournalEntry[] | undefined, log: Logger): void {
+  try {
+    const removed = removeLinkRemaps(plan, Date.parse(entries?.[0]?.at ?? new Date().toISOString()));
+    log.info({ operationId: plan.operationId, removed }, 'links of a dump that ended in the middle');
+  } catch (error) {
+    log.error({ operationId: plan.operationId, error: messageOf(error) }, 'links of a dump could not be removed');
+  }
 }
 
 /** @returns undefined when there is a journal that cannot be read: everything may have happened */
