@@ -89,7 +89,12 @@ async function endOf(handle: Started): Promise<{ type?: string; message?: string
 }
 
 const start = (request: Partial<CheckpointRequest> = {}): Promise<Started> =>
-  stack.startCheckpoint(ID, { timeouts: { heartbeatMs: 3000 }, ...request });
+  stack.startCheckpoint(ID, {
+    // A step that goes to a worker that was just killed waits for the next one.
+    timeouts: { heartbeatMs: 3000, nodePickupMs: 120_000 },
+    health: { command: ['/usr/bin/python3', '-c', 'pass'], timeoutMs: 30_000 },
+    ...request,
+  });
 
 /** The source stands still for good, and the checkpoint is committed. */
 async function untilHeld({ checkpointId }: Started): Promise<string> {
@@ -106,7 +111,10 @@ async function guardActs(operation: string): Promise<void> {
   await killBoth(operation);
   const told = await report(operation);
   await runsOn();
-  expect(told).toMatchObject({ cause: 'runner-gone', result: { source: 'running', by: 'guard' } });
+  expect(told).toMatchObject({
+    cause: 'runner-gone',
+    result: { source: 'running', by: 'guard', health: { healthy: true } },
+  });
   expect(told?.result?.processCount).toBeGreaterThan(0);
   await until('the end of the guard', () => readProcess(guard) === undefined);
 }
