@@ -22,7 +22,7 @@ const PYTHON = '/usr/bin/python3';
 const REDIS_PORT = 6379;
 const VRAM_BYTES = 16 * 1024 ** 2;
 const TREE_CHECKS = 12;
-const REMOVE_MS = 60_000;
+const AWAY_MS = 60_000;
 const RECONNECT_MS = 5000;
 
 /** A committed checkpoint of a job, and where its sequence was. */
@@ -88,8 +88,14 @@ export class Job {
 
   /** The container has a new process: after its start or a restore. */
   async adopt(): Promise<void> {
-    const task = await this.#rig.containerd.getTask(this.#rig.namespace, this.id);
-    this.#initPid = task?.pid ?? 0;
+    // A containerd that was just killed comes back.
+    const task = await waitFor('answer from containerd', AWAY_MS, () =>
+      this.#rig.containerd.getTask(this.#rig.namespace, this.id).then(
+        (found) => ({ pid: found?.pid ?? 0 }),
+        () => undefined,
+      ),
+    );
+    this.#initPid = task.pid;
     this.#initStart = readProcess(this.#initPid)?.startTime ?? 0;
     this.#adoptedAt = Date.now();
     this.#client?.kill('SIGUSR1');
@@ -164,7 +170,7 @@ export class Job {
   async remove(): Promise<void> {
     const { namespace } = this.#rig;
     let why = '';
-    for (const deadline = performance.now() + REMOVE_MS; performance.now() < deadline; await sleep(200)) {
+    for (const deadline = performance.now() + AWAY_MS; performance.now() < deadline; await sleep(200)) {
       try {
         const record = await this.#rig.containerd.getContainer(namespace, this.id);
         const task = await this.#rig.containerd.getTask(namespace, this.id);
