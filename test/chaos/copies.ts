@@ -80,9 +80,10 @@ export class Copies {
    * Removes all others from the node, as their owner does who needs only the newest.
    * @param done nobody uses it any more
    */
-  keep(ids: ReadonlySet<string>, done: string): Promise<void> {
+  keep(ids: () => readonly string[], done: string): Promise<void> {
     this.#used.delete(done);
-    return this.#alone(() => this.#keep(new Set([...ids, ...this.#used])));
+    // Asked when it is done: others commit while this waits for its turn.
+    return this.#alone(() => this.#keep(new Set([...ids(), ...this.#used])));
   }
 
   async #keep(ids: ReadonlySet<string>): Promise<void> {

@@ -69,7 +69,7 @@ export class Judge {
       const high = low + Math.ceil((Date.now() - begun) / job.period) + 1;
       job.committed = [{ checkpointId, low, high, token, isRemote }];
     }
-    await copies.keep(new Set(jobs.flatMap((one) => one.committed.map((each) => each.checkpointId))), checkpointId);
+    await copies.keep(() => jobs.flatMap((one) => one.committed.map((each) => each.checkpointId)), checkpointId);
     return isCommitted;
   }
 
