@@ -176,21 +176,13 @@ function victims(rig: Rig, target: Target, victim: Victim): number[] {
       .map(({ pid }) => pid);
   }
   const operation = operationOf(rig, target);
-  if (victim === 'runner') {
-    const state =
-      operation === undefined ? undefined : (readJson(join(operation, 'runner.json')) as { pid?: number } | undefined);
-    return state?.pid === undefined ? [] : [state.pid];
+  if (victim === 'runner' || victim === 'guard') {
+    const file = operation === undefined ? undefined : readJson(join(operation, `${victim}.json`));
+    const pid = (file as { readonly pid?: number } | undefined)?.pid;
+    return pid === undefined ? [] : [pid];
   }
   const own = new Set(operation === undefined ? [] : operationPids(basename(operation)));
   const all = listProcesses();
-  if (victim === 'guard') {
-    return all
-      .filter(
-        ({ commandLine }) =>
-          operation !== undefined && commandLine.includes(basename(operation)) && /guard/.test(commandLine),
-      )
-      .map(({ hostPid }) => hostPid);
-  }
   const byPid = new Map(all.map((process) => [process.hostPid, process]));
   return all
     .filter((process) => isVictim(process, victim))

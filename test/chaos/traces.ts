@@ -67,7 +67,7 @@ function processes(rig: Rig): string[] {
 
 /** Of a worker that lives, or it ends by itself: its input is closed. */
 function isStandby(commandLine: string): boolean {
-  return /workers\/runner\.[jt]s -$/.test(commandLine);
+  return /workers\/(runner|guard)\.[jt]s -$/.test(commandLine);
 }
 
 function mounts(rig: Rig): string[] {
