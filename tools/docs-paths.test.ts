@@ -12,6 +12,7 @@ const DOCUMENTS = [
   'docs/format.md',
   'docs/gpu.md',
   'docs/operations.md',
+  'docs/reliability.md',
   'docs/support.md',
 ];
 const FOLDERS =
