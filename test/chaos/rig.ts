@@ -33,6 +33,7 @@ export const SERVICES = ['temporal', 'containerd', 'worker-control', 'worker-nod
 export type ServiceName = (typeof SERVICES)[number];
 
 const DISK_MIB = 1024;
+const MIN_FREE_BYTES = 8 * 1024 ** 2;
 const LOOK_MS = 100;
 /** A service that cannot start without another one is tried again and again. */
 const LEAST_DELAY_MS = 300;
@@ -90,6 +91,8 @@ export class Rig {
       KYBERNATE_STORE: `s3://${s3.bucket}/${this.node}`,
       KYBERNATE_S3_ENDPOINT: proxy.endpoint,
       KYBERNATE_LOG_LEVEL: 'info',
+      // The disk is small, and is to become full.
+      KYBERNATE_MIN_FREE_BYTES: String(MIN_FREE_BYTES),
       ...fake.environment,
       PATH: containerd.path,
     };
