@@ -1,4 +1,5 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -43,6 +44,34 @@ describe('doctor', () => {
     const rows = await rowsNamed(/^(operations|uploads|state directory)$/);
 
     expect(rows.map((row) => row.state)).toEqual(['ok', 'ok', 'ok']);
+  });
+
+  it('lists a half-made checkpoint that nobody claims', async () => {
+    const half = join(dir, 'state', 'checkpoints', 'checkpoint-half');
+    mkdirSync(half, { recursive: true });
+
+    const [row] = await rowsNamed(/^file /);
+
+    expect(row).toMatchObject({ state: 'warn', name: `file ${half}`, detail: 'half-made checkpoint' });
+    expect(row?.remedy).toContain('kybernate rescue --apply');
+  });
+
+  it('fails when the node worker polls another Temporal server than commands use', async () => {
+    mkdirSync(join(dir, 'run'));
+    const temporal = { address: 'temporal.example:7233', namespace: 'prod' };
+    const agent = createHttpServer((_request, response) => response.end(JSON.stringify({ temporal })));
+    await new Promise<void>((resolve) => agent.listen(join(dir, 'run', 'agent.sock'), resolve));
+    try {
+      const [row] = await rowsNamed(/^Temporal of the worker$/);
+
+      expect(row).toMatchObject({
+        state: 'fail',
+        detail: expect.stringContaining('temporal.example:7233, namespace prod') as string,
+      });
+    } finally {
+      agent.closeAllConnections();
+      agent.close();
+    }
   });
 
   it('fails for an operation without a live runner whose workload may be frozen', async () => {
