@@ -161,8 +161,11 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
       killRunner(operation);
       await killed;
 
-      await runsOn(job);
-      await stack.startWorkers();
+      try {
+        await runsOn(job);
+      } finally {
+        await stack.startWorkers();
+      }
       expect(await ended(handle.result())).toMatchObject({ type: 'DumpFailed' });
     });
   });
