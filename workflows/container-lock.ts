@@ -1,5 +1,7 @@
 import {
   ActivityFailure,
+  CancellationScope,
+  CancelledFailure,
   TemporalFailure,
   condition,
   continueAsNew,
@@ -47,35 +49,46 @@ export async function containerLock(request: LockInput): Promise<LockState> {
   setHandler(stateQuery, () => state, { description: 'who holds the lock, who waits' });
   change(state);
 
-  for (;;) {
-    if (state.holder === undefined) {
-      change(granted(state, new Date(Date.now()).toISOString()));
-      repeatGrant = state.holder !== undefined;
-    }
-    if (repeatGrant && state.holder !== undefined) {
-      repeatGrant = false;
-      await grant(state.holder, (runId) => change(released(state, { runId })));
-      continue;
-    }
-    if (workflowInfo().continueAsNewSuggested) {
-      await continueAsNew<typeof containerLock>({ ...input, state });
-    }
-    if (isIdle(state)) {
-      if (!(await condition(() => !isIdle(state), input.idleMs))) {
-        return state;
+  // Ended by a cancellation, it would leave a holder that does not know and others that wait in vain: it ends when idle.
+  let cancelled = false;
+  CancellationScope.current().cancelRequested.catch(() => {
+    cancelled = true;
+  });
+  return CancellationScope.nonCancellable(async () => {
+    for (;;) {
+      if (state.holder === undefined) {
+        change(granted(state, new Date(Date.now()).toISOString()));
+        repeatGrant = state.holder !== undefined;
       }
-      continue;
+      if (repeatGrant && state.holder !== undefined) {
+        repeatGrant = false;
+        await grant(state.holder, (runId) => change(released(state, { runId })));
+        continue;
+      }
+      if (workflowInfo().continueAsNewSuggested) {
+        await continueAsNew<typeof containerLock>({ ...input, state });
+      }
+      if (isIdle(state)) {
+        const wanted = await condition(() => cancelled || !isIdle(state), input.idleMs);
+        if (cancelled && isIdle(state)) {
+          throw new CancelledFailure('the lock was cancelled');
+        }
+        if (!wanted) {
+          return state;
+        }
+        continue;
+      }
+      // Somebody holds it. Who dies without a word is noticed when somebody comes to wait, and every now and then.
+      const holder = state.holder;
+      const woken = await condition(() => state.holder !== holder || repeatGrant || newcomer, input.holderCheckMs);
+      const look = !woken || newcomer;
+      newcomer = false;
+      if (look && holder !== undefined && state.holder === holder && (await isGone(control, holder))) {
+        log.warn('the holder ended without letting go', { holder: holder.workflowId });
+        change(released(state, { runId: holder.runId }));
+      }
     }
-    // Somebody holds it. Who dies without a word is noticed when somebody comes to wait, and every now and then.
-    const holder = state.holder;
-    const woken = await condition(() => state.holder !== holder || repeatGrant || newcomer, input.holderCheckMs);
-    const look = !woken || newcomer;
-    newcomer = false;
-    if (look && holder !== undefined && state.holder === holder && (await isGone(control, holder))) {
-      log.warn('the holder ended without letting go', { holder: holder.workflowId });
-      change(released(state, { runId: holder.runId }));
-    }
-  }
+  });
 }
 
 /** Tells the new holder. One that is not running any more loses the lock again. */

@@ -3,11 +3,12 @@ import { describe, expect, it } from 'vitest';
 import * as z from 'zod';
 import { asFailure, isPickupTimeout, outcomeOf, parseOrFail } from './failures.ts';
 
-const step = (cause: Error): ActivityFailure =>
-  new ActivityFailure('activity failed', 'captureContainer', '1', 'NON_RETRYABLE_FAILURE', undefined, cause);
-const timeout = (kind: 'SCHEDULE_TO_START' | 'HEARTBEAT' | 'SCHEDULE_TO_CLOSE', last?: Error): ActivityFailure => {
+const step = (cause: Error, name = 'captureContainer'): ActivityFailure =>
+  new ActivityFailure('activity failed', name, '1', 'NON_RETRYABLE_FAILURE', undefined, cause);
+type Kind = 'SCHEDULE_TO_START' | 'START_TO_CLOSE' | 'HEARTBEAT' | 'SCHEDULE_TO_CLOSE';
+const timeout = (kind: Kind, last?: Error, name?: string): ActivityFailure => {
   const failure = new TimeoutFailure(`timeout ${kind}`, undefined, kind);
-  return step(last === undefined ? failure : Object.assign(failure, { cause: last }));
+  return step(last === undefined ? failure : Object.assign(failure, { cause: last }), name);
 };
 const dumpFailed = ApplicationFailure.nonRetryable('no', 'DumpFailed', { log: 'x' });
 const failedUndo = (name: string, error: Error) => ({
@@ -22,7 +23,14 @@ describe('asFailure', () => {
     ['the type of a failed step', step(dumpFailed), 'DumpFailed'],
     ['NodeUnavailable for a step that nobody took', timeout('SCHEDULE_TO_START'), 'NodeUnavailable'],
     ['NodeUnavailable for a worker that fell silent', timeout('HEARTBEAT'), 'NodeUnavailable'],
-    ['Internal for a step that did not end', timeout('SCHEDULE_TO_CLOSE'), 'Internal'],
+    ['NodeUnavailable for attempts that all fell silent', timeout('SCHEDULE_TO_CLOSE'), 'NodeUnavailable'],
+    [
+      'NodeUnavailable for a probe without an answer',
+      timeout('START_TO_CLOSE', undefined, 'probeNode'),
+      'NodeUnavailable',
+    ],
+    ['Internal for a step that works and does not end', timeout('START_TO_CLOSE'), 'Internal'],
+    ['Internal for a step of no node', timeout('SCHEDULE_TO_CLOSE', undefined, 'findCheckpoint'), 'Internal'],
     [
       'the last error of retries that ran out of time',
       timeout('SCHEDULE_TO_CLOSE', ApplicationFailure.retryable('away', 'StorageUnavailable')),

@@ -1,6 +1,11 @@
 /* What a workflow fails with: always an ApplicationFailure whose type is a name of core/errors.ts, or a cancellation. */
 import { ActivityFailure, ApplicationFailure, TimeoutFailure, isCancellation } from '@temporalio/workflow';
-import type { TransferActivities } from '../activities/contract.ts';
+import type {
+  ControlActivities,
+  GarbageActivities,
+  NodeControlActivities,
+  TransferActivities,
+} from '../activities/contract.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { ERRORS, isErrorType, isKybernateError, messageOf, type ErrorDetails, type ErrorType } from '../core/errors.ts';
 import type { UndoReport } from './compensation.ts';
@@ -94,19 +99,54 @@ const SIDECAR_STEPS: ReadonlySet<string> = new Set<keyof TransferActivities>([
   'repairStored',
 ]);
 
+/** Steps of the control worker: no node can be silent. */
+const CONTROL_STEPS: ReadonlySet<string> = new Set<keyof ControlActivities | keyof GarbageActivities>([
+  'requestLock',
+  'isRunClosed',
+  'findCheckpoint',
+  'condemnGarbage',
+  'confirmGarbage',
+  'deleteGarbage',
+  'forgetGarbage',
+  'sweepLeftovers',
+]);
+
+/** Steps of a node that are too short for heartbeats: no answer in time is silence. */
+const SHORT_STEPS: ReadonlySet<string> = new Set<keyof NodeControlActivities>([
+  'probeNode',
+  'resolveLocal',
+  'listCopies',
+  'confirmUpload',
+]);
+
 function timeoutFailure(error: ActivityFailure, node: string): ApplicationFailure {
   const step = error.activityType;
   const kind = (error.cause as TimeoutFailure).timeoutType;
-  if (kind === 'SCHEDULE_TO_START' || kind === 'HEARTBEAT') {
-    const ofSidecar = SIDECAR_STEPS.has(step);
-    const silent = `the ${ofSidecar ? 'sidecar' : 'worker'} of node ${node} went silent during ${step}`;
+  const ofSidecar = SIDECAR_STEPS.has(step);
+  if (kind === 'SCHEDULE_TO_START') {
     const notTaken = ofSidecar ? noSidecar(node) : `the worker of node ${node} did not take the step ${step}`;
-    return failure('NodeUnavailable', kind === 'HEARTBEAT' ? silent : notTaken, { node, step }, error);
+    return failure('NodeUnavailable', notTaken, { node, step }, error);
+  }
+  if (isSilence(error)) {
+    const silent = `the ${ofSidecar ? 'sidecar' : 'worker'} of node ${node} went silent during ${step}`;
+    return failure('NodeUnavailable', silent, { node, step }, error);
   }
   // Retries that ran out of time carry the error of the last attempt below the timeout.
   const type = typeOf(error);
   const message = `${step} on node ${node} did not end in time (${messageOf(error.cause)})`;
   return failure(isErrorType(type) ? type : 'Internal', message, { node, step, timeout: kind }, error);
+}
+
+/**
+ * Nothing came from the step's worker any more. A step that runs out of time while its worker lives has its last error
+ * below the timeout, or has only missed the end of its one attempt.
+ */
+function isSilence(error: ActivityFailure): boolean {
+  const kind = (error.cause as TimeoutFailure).timeoutType;
+  if (CONTROL_STEPS.has(error.activityType) || typeOf(error) !== undefined) {
+    return false;
+  }
+  return kind !== 'START_TO_CLOSE' || SHORT_STEPS.has(error.activityType);
 }
 
 /**

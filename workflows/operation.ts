@@ -12,7 +12,7 @@ import {
 } from '@temporalio/workflow';
 import { messageOf } from '../core/errors.ts';
 import type { Compensation } from './compensation.ts';
-import { outcomeOf } from './failures.ts';
+import { failure, outcomeOf } from './failures.ts';
 import { OUTCOME_CANCELLED, OUTCOME_COMPLETED, type ProgressTracker } from './progress.ts';
 
 export interface OperationFrame<Result> {
@@ -34,6 +34,7 @@ export async function runOperation<Result>(
   story: () => Promise<Result>,
 ): Promise<Result> {
   const { node, undo, progress } = frame;
+  const scope = CancellationScope.current();
   try {
     const result = await story();
     const outcome = frame.outcome?.(result) ?? OUTCOME_COMPLETED;
@@ -49,11 +50,7 @@ export async function runOperation<Result>(
       const report = await undo.run();
       log.info('operation undone', { done: report.done, failed: report.failed.length, skipped: report.skipped });
       await settle(frame);
-      return outcomeOf(
-        isCancelledRetry(error) ? new CancelledFailure('the operation was cancelled') : error,
-        report,
-        node,
-      );
+      return outcomeOf(reasonOf(error, scope.consideredCancelled), report, node);
     });
     const type = failed instanceof ApplicationFailure ? (failed.type ?? 'Internal') : 'Internal';
     if (isCancellation(failed)) {
@@ -74,9 +71,18 @@ function count(node: string, outcome: string): void {
     .add(1, { source_node: node, outcome });
 }
 
-/** A step failed and would have been tried again, had the operation not been cancelled: its error is not the reason. */
-function isCancelledRetry(error: unknown): boolean {
-  return error instanceof ActivityFailure && error.retryState === 'CANCEL_REQUESTED';
+/**
+ * A step that failed and would have been tried again, had the operation not been cancelled: its error is not the reason.
+ * A local activity that runs out of time is marked in the same way, without anybody having cancelled the operation.
+ */
+function reasonOf(error: unknown, cancelled: boolean): unknown {
+  if (error instanceof ActivityFailure && cancelled && error.retryState === 'CANCEL_REQUESTED') {
+    return new CancelledFailure('the operation was cancelled');
+  }
+  if (error instanceof ActivityFailure && !cancelled && isCancellation(error)) {
+    return failure('Internal', `${error.activityType} did not end in time`, {}, error);
+  }
+  return error;
 }
 
 /** A workflow that ends drops the messages that it was still handling or sending. */
