@@ -92,6 +92,9 @@ export class Judge {
       await this.#bringBack(job);
       return;
     }
+    if (hits.some(({ victim, kills }) => victim === 'shim' && kills > 0)) {
+      await this.#untilDeleted(job);
+    }
     const runsOn = job.isAlive && (await this.#ticks(job));
     if (runsOn) {
       await this.#isUnharmed(attempt, hits);
@@ -99,6 +102,13 @@ export class Judge {
     }
     this.#excuse(attempt, hits, committed);
     await this.#bringBack(job);
+  }
+
+  /** containerd deletes a container without a shim a moment later; one that it has not noticed yet is judged as it is. */
+  async #untilDeleted(job: Job): Promise<void> {
+    for (const deadline = Date.now() + TICK_MS; job.isAlive && Date.now() < deadline;) {
+      await sleep(50);
+    }
   }
 
   /** Within the time that the longest freeze, and a connection that nobody answers, may take. */
