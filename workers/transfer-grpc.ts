@@ -1,6 +1,4 @@
 /* proto/transfer.proto on a unix socket. */
-import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
 import {
   Metadata,
   Server,
@@ -13,6 +11,7 @@ import {
 import { loadSync } from '@grpc/proto-loader';
 import type { TransferKind } from '../core/contract/transfer.ts';
 import { isKybernateError, KybernateError, messageOf, type ErrorType } from '../core/errors.ts';
+import { protoDirectory } from '../native/proto-directory.ts';
 import type { Transfers } from './transfers.ts';
 
 const SERVICE = 'kybernate.transfer.v1.Transfer';
@@ -90,17 +89,6 @@ function definition(): ServiceDefinition {
     throw new KybernateError('Internal', `proto/transfer.proto has no ${SERVICE}`);
   }
   return service;
-}
-
-/** From the sources and from the compiled tree alike. */
-function protoDirectory(): string {
-  for (let dir = import.meta.dirname; dir !== dirname(dir); dir = dirname(dir)) {
-    const candidate = join(dir, 'proto');
-    if (existsSync(join(candidate, 'transfer.proto'))) {
-      return candidate;
-    }
-  }
-  throw new KybernateError('Internal', `proto/transfer.proto was not found above ${import.meta.dirname}`);
 }
 
 /** proto3 has no absent text or list: an empty one stands for the default. */

@@ -1,5 +1,4 @@
-import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import {
   loadSync,
   type MessageTypeDefinition,
@@ -7,26 +6,23 @@ import {
   type PackageDefinition,
 } from '@grpc/proto-loader';
 import { KybernateError } from '../../core/errors.ts';
+import { protoDirectory } from '../proto-directory.ts';
 
 const FILES = ['containers', 'tasks', 'snapshots', 'images', 'content', 'diff', 'leases', 'version', 'runc-options'];
-
-/** From the sources (`native/containerd/`) and from the compiled tree (`dist/native/containerd/`) alike. */
-function protoDirectory(): string {
-  for (let dir = import.meta.dirname; dir !== dirname(dir); dir = dirname(dir)) {
-    const candidate = join(dir, 'proto', 'containerd');
-    if (existsSync(candidate)) {
-      return candidate;
-    }
-  }
-  throw new KybernateError('Internal', `proto/containerd was not found above ${import.meta.dirname}`);
-}
 
 let loaded: PackageDefinition | undefined;
 
 function definitions(): PackageDefinition {
   loaded ??= loadSync(
     FILES.map((name) => `${name}.proto`),
-    { includeDirs: [protoDirectory()], longs: Number, enums: String, defaults: true, arrays: true, objects: true },
+    {
+      includeDirs: [join(protoDirectory(), 'containerd')],
+      longs: Number,
+      enums: String,
+      defaults: true,
+      arrays: true,
+      objects: true,
+    },
   );
   return loaded;
 }

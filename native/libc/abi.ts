@@ -20,6 +20,13 @@ export const AF_NETLINK = 16;
 export const AF_PACKET = 17;
 
 export const SOCK_RAW = 3;
+export const SOCK_SEQPACKET = 5;
+export const SOCK_CLOEXEC = 0o2000000;
+export const SCM_RIGHTS = 1;
+export const MSG_DONTWAIT = 0x40;
+export const MSG_NOSIGNAL = 0x4000;
+export const MSG_CMSG_CLOEXEC = 0x40000000;
+export const POLLIN = 1;
 
 export const IPPROTO_TCP = 6;
 export const IPPROTO_UDP = 17;
@@ -41,9 +48,11 @@ export const ERRNO = {
   EBADF: 9,
   EAGAIN: 11,
   EACCES: 13,
+  EPIPE: 32,
   ERANGE: 34,
   ENODATA: 61,
   ENOTSOCK: 88,
   ENOPROTOOPT: 92,
   EOPNOTSUPP: 95,
+  ECONNRESET: 104,
 } as const;

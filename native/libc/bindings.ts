@@ -15,8 +15,25 @@ interface Libc {
   readonly llistxattr: (path: Uint8Array, list: Uint8Array | null, bytes: number) => number;
   readonly getsockopt: (fd: number, level: number, option: number, value: Int32Array, length: Uint32Array) => number;
   readonly setsockopt: (fd: number, level: number, option: number, value: Int32Array, length: number) => number;
+  readonly socketpair: (domain: number, type: number, protocol: number, fds: Int32Array) => number;
+  readonly send: (fd: number, data: Uint8Array, bytes: number, flags: number) => number;
+  /** writes into the buffers of the message; only `controllen` and `flags` of it change */
+  readonly recvmsg: (fd: number, message: MessageHeader, flags: number) => number;
+  /** one struct pollfd; waits on another thread */
+  readonly poll: (fd: Uint8Array, timeoutMs: number) => Promise<number>;
   /** three arguments after the number: what all our raw system calls take at most */
   readonly syscall: (number: number, first: number, second: number, third: number) => number;
+}
+
+/** struct msghdr with one buffer */
+export interface MessageHeader {
+  readonly name: null;
+  readonly namelen: 0;
+  readonly iov: ReadonlyArray<{ readonly base: Uint8Array; readonly bytes: number }>;
+  readonly iovlen: 1;
+  readonly control: Uint8Array;
+  controllen: number;
+  flags: number;
 }
 
 let loaded: Libc | undefined;
@@ -24,6 +41,17 @@ let loaded: Libc | undefined;
 export function libc(): Libc {
   if (loaded === undefined) {
     const lib = loadLibrary('libc.so.6');
+    koffi.struct('KybIovec', { base: 'void *', bytes: 'size_t' });
+    koffi.struct('KybMsghdr', {
+      name: 'void *',
+      namelen: 'uint32_t',
+      iov: 'KybIovec *',
+      iovlen: 'size_t',
+      control: 'void *',
+      controllen: 'size_t',
+      flags: 'int',
+    });
+    const poll = lib.func('int poll(_Inout_ uint8_t *fds, unsigned long count, int timeoutMs)');
     const syscall = lib.func('long syscall(long number, ...)') as (...args: unknown[]) => number;
     loaded = {
       flock: lib.func('int flock(int fd, int operation)') as Libc['flock'],
@@ -41,6 +69,19 @@ export function libc(): Libc {
       setsockopt: lib.func(
         'int setsockopt(int fd, int level, int option, const int *value, uint32_t length)',
       ) as Libc['setsockopt'],
+      socketpair: lib.func('int socketpair(int domain, int type, int protocol, _Out_ int *fds)') as Libc['socketpair'],
+      send: lib.func('long send(int fd, const uint8_t *data, size_t bytes, int flags)') as Libc['send'],
+      recvmsg: lib.func('long recvmsg(int fd, _Inout_ KybMsghdr *message, int flags)') as Libc['recvmsg'],
+      poll: (fd, timeoutMs) =>
+        new Promise((resolve, reject) => {
+          poll.async(fd, 1, timeoutMs, (error: unknown, count: number) => {
+            if (error instanceof Error) {
+              reject(error);
+            } else {
+              resolve(count);
+            }
+          });
+        }),
       syscall: (number, first, second, third) =>
         syscall(number, 'long', first, 'long', second, 'long', third, 'long', 0),
     };
