@@ -17,6 +17,7 @@ import type { NodeDeps } from './node-deps.ts';
 import { killOperation, operationPids, removeOperationCgroup } from './operation-cgroup.ts';
 import {
   checkToken,
+  newestToken,
   operationPaths,
   readJson,
   readPlan,
@@ -222,9 +223,13 @@ async function untilGone(paths: OperationPaths): Promise<void> {
   }
 }
 
-/** containerd's view for the diff of a runner that died would stay for a day. What cannot be removed goes then. */
+/**
+ * containerd's view for the diff of a runner that died would stay for a day. What cannot be removed goes then; it is the
+ * container's, so one that a newer operation may be using stays, too.
+ */
 async function dropDiff(deps: NodeDeps, op: Op, plan: OperationPlan): Promise<void> {
-  if (runnerPid(operationPaths(plan.settings, plan.operationId)) === undefined) {
+  const isNewest = newestToken(plan.settings, plan.container) <= plan.token;
+  if (isNewest && runnerPid(operationPaths(plan.settings, plan.operationId)) === undefined) {
     await removeDiffView(deps.containerd, plan.facts).catch((error: unknown) => {
       op.log.warn(
         { operationId: plan.operationId, error: messageOf(error) },

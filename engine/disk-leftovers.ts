@@ -132,7 +132,8 @@ async function staleLeases(settings: Settings): Promise<ReturnType<typeof listLe
   return leases.filter(({ operationId }) => !operations.has(operationId));
 }
 
-async function removeLeftover(settings: Settings, { path, kind }: DiskLeftover): Promise<boolean> {
+/** One of them. @returns false when it is none any more, or could be removed in part only */
+export async function removeLeftover(settings: Settings, { path, kind }: DiskLeftover): Promise<boolean> {
   // Looked at once more, and moved before anybody else runs: an operation may have begun since.
   if (kindOf(dirname(path), basename(path), await claimed(settings)) !== kind) {
     return false;

@@ -97,15 +97,17 @@ test('what a live runner has is at work, and is repaired by force alone', async 
   }
 });
 
-test('a half-made checkpoint that nobody claims is shown and removed', async () => {
+test('a half-made checkpoint that nobody claims is shown and removed, and no other with it', async () => {
   const half = join(dir, 'checkpoints', 'checkpoint-x');
+  const other = join(dir, 'checkpoints', 'checkpoint-y');
   mkdirSync(half, { recursive: true });
+  mkdirSync(other);
   const { findings } = await survey(deps, half);
   expect(findings).toMatchObject([{ kind: 'file', state: 'left', detail: 'half-made checkpoint' }]);
 
-  await repair(findings, ASKED);
+  expect(await repair(findings, ASKED)).toEqual([{ id: half, done: 'removed' }]);
 
-  expect(existsSync(half)).toBe(false);
+  expect([existsSync(half), existsSync(other)]).toEqual([false, true]);
 });
 
 test('a repair that fails is told, and keeps no other from being tried', async () => {

@@ -1,14 +1,14 @@
 /* What lies or stands around without an operation: files, cgroups, mounts, network locks, locked GPU processes. */
 import { readdirSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { messageOf } from '../../core/errors.ts';
+import { KybernateError, messageOf } from '../../core/errors.ts';
 import { deleteTable, isCriuTable, listTables } from '../../native/net/nft.ts';
 import { readMounts } from '../../native/proc/mounts.ts';
 import { namespaceInode } from '../../native/proc/ns.ts';
 import { numericEntries } from '../../native/proc/read.ts';
 import { listProcesses, readProcess } from '../../native/proc/tree.ts';
 import { cgroupPids } from '../../native/proc/cgroup.ts';
-import { diskLeftovers, sweepDisk } from '../disk-leftovers.ts';
+import { diskLeftovers, removeLeftover } from '../disk-leftovers.ts';
 import { freezerState, thaw, type FreezerCgroup } from '../freezer.ts';
 import { withGpuTraces } from '../gpu-traces.ts';
 import { listOperations, readPlan } from '../operation.ts';
@@ -22,21 +22,20 @@ const FREEZERS = { v1: '/sys/fs/cgroup/freezer', v2: '/sys/fs/cgroup' } as const
 /** Deeper than Kubernetes and systemd nest. */
 const MAX_DEPTH = 12;
 
-export async function fileFindings({ settings, log }: RescueDeps): Promise<readonly Finding[]> {
-  const op = { signal: new AbortController().signal, log, progress: () => undefined };
-  return (await diskLeftovers(settings)).map(({ path, kind, whole }) => ({
+export async function fileFindings({ settings }: RescueDeps): Promise<readonly Finding[]> {
+  return (await diskLeftovers(settings)).map((leftover) => ({
     kind: 'file',
-    id: path,
+    id: leftover.path,
     state: 'left',
-    detail: whole ? `a capture that is whole, but never became a checkpoint` : kind,
-    remedy: whole ? 'remove the directory, unless its workflow is still open' : '`kybernate rescue --apply` removes it',
-    ...(whole
+    detail: leftover.whole ? `a capture that is whole, but never became a checkpoint` : leftover.kind,
+    remedy: leftover.whole
+      ? 'remove the directory, unless its workflow is still open'
+      : '`kybernate rescue --apply` removes it',
+    ...(leftover.whole
       ? {}
       : {
-          repair: async () => {
-            await sweepDisk(settings, op);
-            return 'removed';
-          },
+          repair: async () =>
+            (await removeLeftover(settings, leftover)) ? 'removed' : 'left: it has changed meanwhile',
         }),
   }));
 }
@@ -86,6 +85,28 @@ export function mountFindings({ run }: RescueDeps): readonly Finding[] {
     }));
 }
 
+/**
+ * Between the look and the repair an operation may have begun, and with another run directory nobody here knows it.
+ * @throws LockLost one is under way; nothing was touched
+ */
+async function refuseLiveOperations(settings: RescueDeps['settings']): Promise<void> {
+  const live = [
+    ...(await leftCgroups(settings))
+      .filter(({ hostPids }) => hostPids.length > 0)
+      .map(({ operationId }) => operationId),
+    ...listProcesses()
+      .filter(({ command }) => command === 'criu')
+      .map(({ hostPid }) => `CRIU, pid ${hostPid}`),
+  ];
+  if (live.length > 0) {
+    throw new KybernateError(
+      'LockLost',
+      `an operation is under way on this machine (${live.join(', ')}), and this may be its own: nothing was touched; ` +
+        'try again when it has ended',
+    );
+  }
+}
+
 /** Tables of CRIU without a CRIU, and holds of connections, in every network namespace of this machine. */
 export async function networkFindings({ run, settings }: RescueDeps): Promise<readonly Finding[]> {
   const owned = new Set((await listOperations(settings)).map((operationId) => `kybernate-${operationId.slice(0, 16)}`));
@@ -102,6 +123,7 @@ export async function networkFindings({ run, settings }: RescueDeps): Promise<re
           detail: `${where}: connections are cut off, and no CRIU is there to give them back`,
           remedy: '`kybernate rescue --apply` deletes it',
           repair: async () => {
+            await refuseLiveOperations(settings);
             await deleteTable(run, pid, table);
             return 'deleted';
           },
@@ -165,10 +187,14 @@ export async function gpuFindings(deps: RescueDeps): Promise<readonly Finding[]>
       ...(known
         ? {
             repair: async () => {
-              if (state === 'checkpointed') {
+              await refuseLiveOperations(deps.settings);
+              const now = await driver.processState(pid, STATE_MS);
+              if (now === 'checkpointed') {
                 await driver.restore(pid, [], MOVE_MS);
               }
-              await driver.unlock(pid, STATE_MS);
+              if (now === 'checkpointed' || now === 'locked') {
+                await driver.unlock(pid, STATE_MS);
+              }
               return `the driver says ${await driver.processState(pid, STATE_MS)}`;
             },
           }
