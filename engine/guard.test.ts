@@ -1,19 +1,20 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { tryLockExclusive } from '../native/libc/flock.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { captureContainer, stopContainer } from './attach.ts';
 import { takeContainerLock } from './container-flock.ts';
 import { NO_GPU } from './gpu/gpu-plan.ts';
-import { armGuard, decide, watchRunner } from './guard.ts';
+import { armGuard, decide, isFinal, watchRunner } from './guard.ts';
 import { readGuardReport } from './guard-report.ts';
 import { appendJournal, readJournal, type JournalEntry } from './journal.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
-import { operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
+import { checkToken, operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
 import { reconcile } from './reconcile.ts';
 import { undoWithoutRunner } from './undo-dead.ts';
 
@@ -186,6 +187,90 @@ describe('a source that was handed over', () => {
 
     expect(report?.result?.source).toBe('stopped');
   });
+});
+
+test('a lock that is merely held still is no end for a guard, one that was given up is', () => {
+  const lost = new KybernateError('LockLost', 'held');
+  const at = '';
+  const frozen = { at, step: 'frozen', state: 'done' } as const;
+  const handover = { at, step: 'handover', state: 'done' } as const;
+
+  expect(isFinal(lost, [frozen])).toBe(false);
+  expect(isFinal(lost, undefined)).toBe(false);
+  expect(isFinal(lost, [frozen, handover, { at, step: 'killed', state: 'begin' }])).toBe(false);
+  expect(isFinal(lost, [frozen, handover])).toBe(true);
+  expect(isFinal(new KybernateError('Poisoned', 'no', { details: { final: true } }), [frozen])).toBe(true);
+});
+
+test('a journal that could not be read is read again, though it has not grown', async () => {
+  appendJournal(paths().journal, { step: 'resumed', state: 'done' });
+  const text = readFileSync(paths().journal);
+  // As large as the journal, and unreadable as a file.
+  rmSync(paths().journal);
+  mkdirSync(paths().journal);
+  const size = statSync(paths().journal).size;
+  let told = 0;
+  const watched = watchRunner(plan, { ...deps, log: { ...log, error: () => (told += 1) } });
+  await new Promise((resolve) => setTimeout(resolve, 150));
+  rmSync(paths().journal, { recursive: true });
+  writeFileSync(paths().journal, text.toString().padEnd(size));
+  expect(statSync(paths().journal).size).toBe(size);
+  await killRunner();
+
+  expect(await watched).toBeUndefined();
+  expect(told).toBe(1);
+});
+
+test('the report of a guard lies there before the workload is asked whether it is well', async () => {
+  plan = { ...plan, health: { command: ['ask'], timeoutMs: 1000 } };
+  appendJournal(paths().journal, { step: 'frozen', state: 'done' });
+  await killRunner();
+  let before: unknown;
+  const { run } = deps;
+  const asking: NodeDeps['run'] = (file, args, options) => {
+    if (args.includes('ask')) {
+      before = readGuardReport(paths());
+    }
+    return run(file, args, options);
+  };
+
+  const report = await watchRunner(plan, { ...deps, run: asking, log });
+
+  expect(before).toMatchObject({ result: { source: 'running' } });
+  expect(report).toMatchObject({ result: { health: { healthy: true } } });
+  expect(readGuardReport(paths())).toEqual(report);
+});
+
+test('what the dump left in a network that others share goes with a container that has ended, though it is old', async () => {
+  const inode = statSync('/proc/self/ns/net').ino;
+  plan = { ...plan, facts: { ...plan.facts, networkNamespace: { private: false, inode } as never } };
+  writePlan(plan);
+  appendJournal(paths().journal, { step: 'frozen', state: 'done' });
+  mkdirSync(join(paths().dir, 'criu-work'), { recursive: true });
+  writeFileSync(
+    join(paths().dir, 'criu-work', 'dump.log'),
+    '(00.0) CRIU run id = 88d04616-dcf2-4257-95d0-d6d26cd9eea8\n',
+  );
+  checkToken(plan.settings, plan.container, 2);
+  await killRunner();
+  const gone = new Promise((resolve) => workload.once('exit', resolve));
+  workload.kill('SIGKILL');
+  await gone;
+  const removed: string[] = [];
+  const { run } = deps;
+  const tables: NodeDeps['run'] = async (file, args, options) => {
+    if (args.includes('delete')) {
+      removed.push(args.at(-1) ?? '');
+    }
+    const stdout = '{"nftables":[{"table":{"family":"inet","name":"CRIU-88d04616-dcf2-4257-95"}}]}';
+    return { ...(await run(file, args, options)), stdout };
+  };
+
+  expect((await undoWithoutRunner({ ...deps, run: tables }, op, plan)).source).toBe('gone');
+
+  expect(removed).toEqual(['CRIU-88d04616-dcf2-4257-95']);
+  // Its cgroup may be that of a newer one.
+  expect(freezeFile()).toBe('1');
 });
 
 describe('a guard that looks', () => {

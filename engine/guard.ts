@@ -16,7 +16,7 @@ import { undoDead } from './undo-dead.ts';
 import { guardDue } from './freeze-budget.ts';
 import type { GuardReport } from './guard-report.ts';
 import { checkHealth } from './health.ts';
-import { handedOver, mayBeFrozen, mustEnd, type JournalEntry } from './journal.ts';
+import { mustBeUndone, readJournal, standsOnPurpose, type JournalEntry } from './journal.ts';
 import { lockBase, operationPaths, readJson, writeJson, type OperationPaths, type OperationPlan } from './operation.ts';
 import { runnerPid } from './runner-process.ts';
 import { entriesOf, type UndoDeps } from './undo.ts';
@@ -111,7 +111,7 @@ export function decide({ plan, runs, entries, nowMs }: Look): 'wait' | 'end' | G
     if (entries === undefined) {
       return 'runner-gone';
     }
-    return mayBeFrozen(entries) && (!handedOver(entries) || mustEnd(entries)) ? 'runner-gone' : 'end';
+    return mustBeUndone(entries) ? 'runner-gone' : 'end';
   }
   const due = entries === undefined ? undefined : guardDue(entries, plan);
   return due !== undefined && nowMs > due.atMs ? due.cause : 'wait';
@@ -122,6 +122,7 @@ class JournalReader {
   readonly #plan: OperationPlan;
   readonly #log: Logger;
   #size = -1;
+  #failed = false;
   #entries: readonly JournalEntry[] | undefined = [];
 
   constructor(plan: OperationPlan, log: Logger) {
@@ -133,8 +134,18 @@ class JournalReader {
     const { journal } = operationPaths(this.#plan.settings, this.#plan.operationId);
     const size = statSync(journal, { throwIfNoEntry: false })?.size ?? 0;
     if (size !== this.#size) {
-      this.#entries = entriesOf(this.#plan, this.#log);
-      this.#size = size;
+      try {
+        this.#entries = readJournal(journal);
+        this.#size = size;
+        this.#failed = false;
+      } catch (error) {
+        // No descriptor or memory left: read again at the next look, and told once.
+        if (!this.#failed) {
+          this.#log.error({ error: messageOf(error) }, 'the journal cannot be read');
+        }
+        this.#failed = true;
+        this.#entries = undefined;
+      }
     }
     return this.#entries;
   }
@@ -154,7 +165,7 @@ async function act(plan: OperationPlan, deps: GuardDeps, cause: GuardCause): Pro
     const { report, final } = await tryOnce(plan, deps, cause, at);
     writeReport(paths, report, log);
     if (final || !existsSync(paths.plan)) {
-      return report;
+      return withHealth(plan, deps, report);
     }
     await sleep(RETRY_MS);
   }
@@ -173,17 +184,34 @@ async function tryOnce(
   });
   try {
     const result = await undoDead({ plan, deps, log: deps.log, by: 'guard' });
-    const took = facts();
-    const health = result.source === 'running' ? await checkHealth(deps.run, plan) : undefined;
-    return { report: { ...took, result: { ...result, ...(health === undefined ? {} : { health }) } }, final: true };
+    return { report: { ...facts(), result }, final: true };
   } catch (error) {
     deps.log.error({ operationId: plan.operationId, error: messageOf(error) }, 'the guard could not bring it back');
     const known = error instanceof KybernateError ? error : undefined;
     const told = { type: known?.type ?? 'Internal', message: messageOf(error), details: known?.details ?? {} };
-    // Another owner has it, or trying again is useless while the container lives: reported, for a person to look at.
-    const final = isKybernateError(error, 'LockLost') || known?.details['final'] === true;
-    return { report: { ...facts(), error: told }, final };
+    return { report: { ...facts(), error: told }, final: isFinal(error, entriesOf(plan, deps.log)) };
   }
+}
+
+/** Asked when the report lies there already: a workload may take long to answer, or for ever. */
+async function withHealth(plan: OperationPlan, { run, log }: GuardDeps, report: GuardReport): Promise<GuardReport> {
+  const health = report.result?.source === 'running' ? await checkHealth(run, plan) : undefined;
+  if (report.result === undefined || health === undefined) {
+    return report;
+  }
+  const asked = { ...report, result: { ...report.result, health } };
+  writeReport(operationPaths(plan.settings, plan.operationId), asked, log);
+  return asked;
+}
+
+/**
+ * Another owner has it, or trying again is useless while the container lives: reported, for a person to look at. A lock that
+ * is merely held still, by a CRIU that the kernel does not end, comes free.
+ */
+export function isFinal(error: unknown, entries: readonly JournalEntry[] | undefined): boolean {
+  return isKybernateError(error, 'LockLost')
+    ? entries !== undefined && standsOnPurpose(entries)
+    : isKybernateError(error) && error.details['final'] === true;
 }
 
 function writeReport(paths: OperationPaths, report: GuardReport, log: Logger): void {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { RunnerStep } from '../core/phases.ts';
-import { mayBeFrozen, mayHoldGpu, mayStandStill, releaseDueMs, type JournalEntry } from './journal.ts';
+import { mayBeFrozen, mayHoldGpu, mayStandStill, mustBeUndone, releaseDueMs, type JournalEntry } from './journal.ts';
 
 const budgets = { freezeBudgetMs: 60_000, holdBudgetMs: 600_000 };
 const at = (seconds: number): string => new Date(seconds * 1000).toISOString();
@@ -56,6 +56,22 @@ describe('the time by which a runner lets the workload go', () => {
   test.each(Object.entries(cases))('%s', (_name, { entries, dueMs }) => {
     expect(releaseDueMs(entries, budgets)).toBe(dueMs);
   });
+});
+
+test.each([
+  ['freezing begin', true],
+  ['held done, handover done', false],
+  ['held done, handover failed', true],
+  ['held done, handover done, killed begin', true],
+  ['held done, handover done, killed begin, killed done', false],
+  ['freezing begin, thawed done', false],
+])('after %s somebody must let it go or end it: %s', (steps, expected) => {
+  const entries = steps.split(', ').map((text): JournalEntry => {
+    const [step, state] = text.split(' ') as [RunnerStep, JournalEntry['state']];
+    return { at: at(1), step, state };
+  });
+
+  expect(mustBeUndone(entries)).toBe(expected);
 });
 
 describe('what a crash after an entry may leave', () => {

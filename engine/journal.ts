@@ -92,6 +92,16 @@ export function mustEnd(entries: readonly JournalEntry[]): boolean {
   return handedOver(entries) && last?.step === 'killed' && last.state === 'begin';
 }
 
+/** Does it stand still because it was given up, and has nobody begun to end it? Then nobody but its owner touches it. */
+export function standsOnPurpose(entries: readonly JournalEntry[]): boolean {
+  return handedOver(entries) && !mustEnd(entries);
+}
+
+/** Must somebody let it go, or end it, when the runner does not? */
+export function mustBeUndone(entries: readonly JournalEntry[]): boolean {
+  return mayBeFrozen(entries) && !standsOnPurpose(entries);
+}
+
 /** May the freezer be closed, or something of a dump be left? */
 export function mayStandStill(entries: readonly JournalEntry[]): boolean {
   const last = entries.findLast(({ step }) => !isGpuStep(step));

@@ -10,7 +10,7 @@ import type { Op } from '../core/op.ts';
 import { releaseHugePages } from './gpu/huge-pages.ts';
 import { discardCapture } from './attach.ts';
 import { sweepDisk } from './disk-leftovers.ts';
-import { handedOver, mayBeFrozen, mustEnd, readJournal, releaseDueMs } from './journal.ts';
+import { mayBeFrozen, mustBeUndone, readJournal, releaseDueMs } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { sweepOperationCgroups } from './operation-cgroup.ts';
 import { runnerPid } from './runner-process.ts';
@@ -91,7 +91,7 @@ export function isAbandoned(plan: OperationPlan): boolean {
   const paths = operationPaths(plan.settings, plan.operationId);
   const entries = readJournal(paths.journal);
   if (runnerPid(paths) === undefined) {
-    return mayBeFrozen(entries) && (!handedOver(entries) || mustEnd(entries));
+    return mustBeUndone(entries);
   }
   const dueMs = releaseDueMs(entries, plan);
   return dueMs !== undefined && Date.now() > dueMs + RUNNER_GRACE_MS;

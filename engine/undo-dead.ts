@@ -8,17 +8,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
 import type { Logger, Op } from '../core/op.ts';
+import { readProcess } from '../native/proc/tree.ts';
 import { takeContainerLock } from './container-flock.ts';
 import { endDump } from './end-dump.ts';
 import { LOCK_GRACE_MS } from './gpu/driver-call.ts';
 import { gpuRuns, hasGpu, putBackLimits, resumeGpuSection } from './gpu-section.ts';
-import { handedOver, mayBeFrozen, mustEnd, tryAppendJournal, type JournalEntry } from './journal.ts';
+import { handedOver, mayBeFrozen, mustEnd, standsOnPurpose, tryAppendJournal, type JournalEntry } from './journal.ts';
 import { killFrozen } from './kill.ts';
 import { operationPids } from './operation-cgroup.ts';
 import { newestToken, operationPaths, type OperationPlan } from './operation.ts';
 import { runnerPid } from './runner-process.ts';
 import { entriesOf, undoCapture, type UndoDeps, type Undoer } from './undo.ts';
-import { verifyRunning } from './verify-running.ts';
+import { removeNetworkLocks, verifyRunning } from './verify-running.ts';
 
 /** For the undo of another process, beside what the GPU may take. */
 const OTHER_UNDO_MS = 60_000;
@@ -102,13 +103,23 @@ async function undoLateLock({ plan, deps, log }: DeadOperation, before: readonly
   await resumeGpuSection(section);
 }
 
-/** A newer operation has had the container since: where it runs, an old one has nothing to undo and changes nothing. */
+/**
+ * A newer operation has had the container since: where it runs, an old one has nothing to undo and changes nothing. Where
+ * it has ended, its cgroup may be that of a restored one, whose sockets CRIU may just be making: only what the dump left in
+ * a network that others share is removed.
+ */
 async function runsAlready({ plan, deps, log, by }: DeadOperation): Promise<ResumeResult | undefined> {
   if (newestToken(plan.settings, plan.container) <= plan.token) {
     return undefined;
   }
   try {
     const result = { ...(await verifyRunning(plan, deps, log, 0)), by };
+    if (result.source === 'gone') {
+      if (hasSurvivors(plan)) {
+        return undefined;
+      }
+      await removeNetworkLocks(plan, deps.run);
+    }
     const { journal } = operationPaths(plan.settings, plan.operationId);
     tryAppendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed: [] } }, log);
     return result;
@@ -118,6 +129,14 @@ async function runsAlready({ plan, deps, log, by }: DeadOperation): Promise<Resu
     }
     throw error;
   }
+}
+
+/** Does a process of the plan live, although the first one has ended? Not where they have a pid namespace of their own. */
+function hasSurvivors({ facts }: OperationPlan): boolean {
+  return facts.processes.some(({ hostPid, startTime }) => {
+    const now = readProcess(hostPid);
+    return now?.startTime === startTime && now.state !== 'Z';
+  });
 }
 
 /**
@@ -178,7 +197,7 @@ function standsStill({ plan, log }: DeadOperation): boolean {
 /** @throws LockLost */
 function refuseHandedOver({ plan, log }: DeadOperation): void {
   const entries = entriesOf(plan, log);
-  if (entries !== undefined && handedOver(entries) && !mustEnd(entries)) {
+  if (entries !== undefined && standsOnPurpose(entries)) {
     throw handedOverError(plan);
   }
 }

@@ -10,7 +10,7 @@ export const healthCheck = z.strictObject({
   /** program and arguments, started in the container without a shell */
   command: z.array(z.string().max(4096)).min(1).max(64),
   /** it is tried again until it succeeds or this is over */
-  timeoutMs: durationMs.default(10_000),
+  timeoutMs: durationMs.max(120_000).default(10_000),
 });
 export type HealthCheck = z.output<typeof healthCheck>;
 

@@ -1,7 +1,7 @@
 /* Operations as their directories tell of them, read back against the freezer, the sockets and the driver. */
 import { isKybernateError, messageOf } from '../../core/errors.ts';
 import { freezerState } from '../freezer.ts';
-import { handedOver, mayBeFrozen, mustEnd, readJournal, type JournalEntry } from '../journal.ts';
+import { mayBeFrozen, readJournal, standsOnPurpose, type JournalEntry } from '../journal.ts';
 import { listOperations, operationPaths, readPlan, type OperationPlan } from '../operation.ts';
 import { isAbandoned } from '../reconcile.ts';
 import { readRestore } from '../restore-operation.ts';
@@ -55,7 +55,7 @@ async function checkpointFinding(deps: RescueDeps, operationId: string, plan: Op
   if (!mayBeFrozen(entries)) {
     return { ...found, state: 'left', detail: 'its frozen section is over, its directory waits', remedy: WORKER };
   }
-  if (handedOver(entries) && !mustEnd(entries)) {
+  if (standsOnPurpose(entries)) {
     return {
       ...found,
       state: 'on purpose',

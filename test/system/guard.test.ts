@@ -109,14 +109,16 @@ async function guardActs(operation: string): Promise<void> {
   const guard = Number(guardPid(pathsOf(operation)));
   expect(readFileSync(`/proc/${guard}/cgroup`, 'utf8')).toContain('kybernate/guards');
   await killBoth(operation);
-  const told = await report(operation);
+  await report(operation);
   await runsOn();
+  // It asks the workload after its report, and ends.
+  await until('the end of the guard', () => readProcess(guard) === undefined);
+  const told = await report(operation);
   expect(told).toMatchObject({
     cause: 'runner-gone',
     result: { source: 'running', by: 'guard', health: { healthy: true } },
   });
   expect(told?.result?.processCount).toBeGreaterThan(0);
-  await until('the end of the guard', () => readProcess(guard) === undefined);
 }
 
 test.each(['freezing', 'frozen'])(
