@@ -40,4 +40,20 @@ describe('gate', () => {
     leave();
     expect(gate.isEmpty).toBe(true);
   });
+
+  it('keeps the waiters of others when two of one signal stop, the first of which let the second in', async () => {
+    const gate = new Gate(52);
+    const stop = new AbortController();
+    const leave = await gate.enter(40);
+    const heavy = gate.enter(26, stop.signal);
+    const light = gate.enter(10, stop.signal);
+    const other = gate.enter(20, new AbortController().signal);
+    stop.abort(new Error('stopped'));
+
+    await expect(heavy).rejects.toThrow('stopped');
+    (await light)();
+    leave();
+    (await other)();
+    expect(gate.isEmpty).toBe(true);
+  });
 });

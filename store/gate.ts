@@ -44,7 +44,12 @@ export class Gate {
     const turn = Promise.withResolvers<void>();
     const waiting = { weight, enter: turn.resolve };
     const abort = (): void => {
-      this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+      const at = this.#waiting.indexOf(waiting);
+      if (at === -1) {
+        // let in by the listener of another waiter of the same signal, a moment ago: it is inside, and leaves as others do
+        return;
+      }
+      this.#waiting.splice(at, 1);
       turn.reject(signal?.reason);
       this.#open();
     };
