@@ -114,6 +114,22 @@ export function isZero(bytes: Uint8Array): boolean {
   return ZEROS.subarray(0, bytes.length).equals(bytes);
 }
 
+/** Neighbours, in order, for one job each: at most `JOB_BYTES` raw together, or one chunk that is larger. */
+export function groupForJobs<Chunk>(chunks: readonly Chunk[], rawBytesOf: (chunk: Chunk) => number): Chunk[][] {
+  const groups: Chunk[][] = [];
+  let sum = JOB_BYTES;
+  for (const chunk of chunks) {
+    const rawBytes = rawBytesOf(chunk);
+    sum += rawBytes;
+    if (sum > JOB_BYTES || groups.length === 0) {
+      groups.push([]);
+      sum = rawBytes;
+    }
+    groups.at(-1)?.push(chunk);
+  }
+  return groups;
+}
+
 /** Runs a job on this thread. `scratch` has `JOB_BYTES` and is free for its use. */
 export function runJob(job: Job, scratch: Buffer): Result {
   if (job.kind === 'digest') {

@@ -2,7 +2,7 @@
 import type { Manifest } from '../core/checkpoint/manifest.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { PackEntry } from '../core/pack/pack.ts';
-import { JOB_BYTES } from './chunk-jobs.ts';
+import { groupForJobs } from './chunk-jobs.ts';
 import type { Occurrence } from './chunk-uses.ts';
 import type { RunChunkJob } from './chunk-workers.ts';
 import { openChunk } from './crypto/chunk-sealing.ts';
@@ -63,24 +63,10 @@ export async function decodeRead(
   stored: ReadBodies,
   tools: DecodeTools,
 ): Promise<{ decoded: Array<DecodedChunk | KybernateError>; memory: ArrayBuffer[] }> {
-  const jobs = groupsOf(read.chunks).map((chunks) => decodeGroup(plan, { ...read, chunks }, stored, tools));
+  const groups = groupForJobs(read.chunks, ({ entry }) => entry.rawBytes);
+  const jobs = groups.map((chunks) => decodeGroup(plan, { ...read, chunks }, stored, tools));
   const done = await Promise.all(jobs);
   return { decoded: done.flatMap(({ decoded }) => decoded), memory: done.map(({ memory }) => memory) };
-}
-
-/** Chunks for one job each. */
-function groupsOf(chunks: readonly PlannedChunk[]): PlannedChunk[][] {
-  const groups: PlannedChunk[][] = [];
-  let rawBytes = JOB_BYTES;
-  for (const planned of chunks) {
-    rawBytes += planned.entry.rawBytes;
-    if (rawBytes > JOB_BYTES) {
-      groups.push([]);
-      rawBytes = planned.entry.rawBytes;
-    }
-    groups.at(-1)?.push(planned);
-  }
-  return groups;
 }
 
 async function decodeGroup(

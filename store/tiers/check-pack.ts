@@ -1,6 +1,6 @@
-import { decodePackTail, type PackEntry } from '../../core/pack/pack.ts';
+import { decodePackTail } from '../../core/pack/pack.ts';
 import { KybernateError } from '../../core/errors.ts';
-import { JOB_BYTES } from '../chunk-jobs.ts';
+import { groupForJobs } from '../chunk-jobs.ts';
 import { chunkJobRunner } from '../chunk-workers.ts';
 import { digestOf } from '../digest.ts';
 import { forEachLimit } from '../limit.ts';
@@ -21,7 +21,8 @@ export async function checkPack(pack: string, bytes: Uint8Array, signal: AbortSi
     return;
   }
   const run = chunkJobRunner(entries.reduce((sum, { rawBytes }) => sum + rawBytes, 0));
-  await forEachLimit(groupsOf(entries), PARALLEL_JOBS, signal, async (group) => {
+  const groups = groupForJobs(entries, ({ rawBytes }) => rawBytes);
+  await forEachLimit(groups, PARALLEL_JOBS, signal, async (group) => {
     const start = group[0]?.offset ?? 0;
     const stored = new SharedArrayBuffer(group.reduce((sum, { storedBytes }) => sum + storedBytes, 0));
     new Uint8Array(stored).set(bytes.subarray(start, start + stored.byteLength));
@@ -38,19 +39,4 @@ export async function checkPack(pack: string, bytes: Uint8Array, signal: AbortSi
       throw new KybernateError('CheckpointCorrupt', `pack ${pack} is damaged: chunk at ${group[damaged]?.offset ?? 0}`);
     }
   });
-}
-
-/** Neighbours for one job each. */
-function groupsOf(entries: readonly PackEntry[]): PackEntry[][] {
-  const groups: PackEntry[][] = [];
-  let rawBytes = JOB_BYTES;
-  for (const entry of entries) {
-    rawBytes += entry.rawBytes;
-    if (rawBytes > JOB_BYTES) {
-      groups.push([]);
-      rawBytes = entry.rawBytes;
-    }
-    groups.at(-1)?.push(entry);
-  }
-  return groups;
 }
