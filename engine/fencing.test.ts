@@ -14,12 +14,12 @@ import { captureContainer, discardCapture, saveGpuState, startRunner, stopContai
 import { NO_GPU } from './gpu/gpu-plan.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 import { checkToken, newestToken, operationPaths, retireToken, writePlan, type OperationPlan } from './operation.ts';
-import { claimOperation } from './operation-owner.ts';
+import { AGENT, claimOperation } from './operation-owner.ts';
 import { planCheckpoint, type PlanRequest } from './plan.ts';
 import { completeRestore, prepareRestore } from './restore-agent.ts';
 import { endRestore, removeRestored } from './restore-end.ts';
 import { listNotes, writeNote } from './restore-notes.ts';
-import { createRestoreContainer, planRestore, startRestored } from './restore.ts';
+import { createRestoreContainer, endEarlierRuns, planRestore, startRestored } from './restore.ts';
 import { readRestore, restoresUsing, writeRestore, type RestoreRecord } from './restore-operation.ts';
 
 const CHECKPOINT = 'a'.repeat(32);
@@ -204,6 +204,23 @@ test('a restore that a reboot interrupted is ended by its note alone', async () 
 
   expect(calls).toEqual(['deleteContainer', 'removeSnapshot']);
   expect(readdirSync(join(dir, 'restores'))).toEqual([]);
+});
+
+test.each([
+  ['what an earlier run of the workflow left is ended', workflow, { ...workflow, runId: 'r2' }, false],
+  [
+    'a restore that the agent has under way is left to a workflow of the same name',
+    { workflowId: AGENT, runId: RESTORE },
+    { workflowId: AGENT, runId: '0197f1c2-8a3e-7c11-9d51-0b6a4c1f2e77' },
+    true,
+  ],
+])('%s', async (_fact, owner, next, stays) => {
+  record('prepared');
+  claimOperation(deps.settings, RESTORE, { workflow: owner, checkpointId: 'ck' });
+
+  await endEarlierRuns(deps, op, { operationId: 'c'.repeat(32), workflow: next });
+
+  expect(readRestore(deps.settings, RESTORE) !== undefined).toBe(stays);
 });
 
 test('the undo of a restore leaves a container of the same name alone that is not its own', async () => {

@@ -4,6 +4,7 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { OPERATION_ID_PATTERN } from '../core/ids.ts';
 import { operationPaths, readJson, writeJson, type OperationPlan } from './operation.ts';
 import type { NodeSettings } from './node-deps.ts';
 
@@ -15,15 +16,23 @@ export interface OperationOwner {
 
 type Settings = Pick<NodeSettings, 'runDir'>;
 
-/** In place of a workflow's id: a call to the agent, whose "run" is the operation itself. */
+/** In place of a workflow's id: a call to the agent, whose "run" is the operation itself. People may name workflows so. */
 export const AGENT = 'agent';
 
 /** Operations of calls that are being answered, in this process. */
 const underWay = new Set<string>();
 
-/** Was the operation begun by a call to the agent? */
+/** Was the operation begun by a call to the agent? The ids of Temporal's runs have dashes, those of operations none. */
 export function isAgentOperation(workflow: OperationPlan['workflow']): boolean {
-  return workflow.workflowId === AGENT;
+  return workflow.workflowId === AGENT && OPERATION_ID_PATTERN.test(workflow.runId);
+}
+
+/**
+ * Was `other` begun by an earlier run of the same workflow? One workflow id has one open run: what an earlier one (it was
+ * reset, or terminated) has left is nobody's. Calls to the agent have no earlier runs, and are none of anybody's.
+ */
+export function isEarlierRun(other: OperationPlan['workflow'], workflow: OperationPlan['workflow']): boolean {
+  return other.workflowId === workflow.workflowId && !isAgentOperation(other) && !isAgentOperation(workflow);
 }
 
 /** Is that call still being answered? A worker that has just started answers none. */

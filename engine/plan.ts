@@ -18,7 +18,7 @@ import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { bootId, checkToken, listOperations, readPlan, writePlan, type OperationPlan } from './operation.ts';
-import { isAgentOperation } from './operation-owner.ts';
+import { isEarlierRun } from './operation-owner.ts';
 import { checkSource } from './preflight/source.ts';
 
 export interface PlanRequest extends PlanStepInput {
@@ -110,15 +110,11 @@ function resultOf({ analysis, facts, gpu, reservedBytes }: OperationPlan): PlanS
   };
 }
 
-/**
- * One workflow id has one open run: what an earlier one (it was reset, or terminated) has left is nobody's, and would
- * hold the container or the checkpoint's id until the next reconciliation.
- */
+/** What an earlier run has left would hold the container or the checkpoint's id until the next reconciliation. */
 async function discardEarlierRuns(deps: NodeDeps, op: Op, { operationId, workflow }: PlanRequest): Promise<void> {
   for (const other of await listOperations(deps.settings)) {
     const plan = readPlan(deps.settings, other);
-    const isEarlier = other !== operationId && plan?.workflow.workflowId === workflow.workflowId;
-    if (isEarlier && !isAgentOperation(workflow)) {
+    if (other !== operationId && plan !== undefined && isEarlierRun(plan.workflow, workflow)) {
       await discardCapture(deps, op, plan);
     }
   }

@@ -22,7 +22,7 @@ import { planGpu, reservationOf } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { checkToken, listOperations, type OperationPlan } from './operation.ts';
-import { claimOperation, readOwner } from './operation-owner.ts';
+import { claimOperation, isEarlierRun, readOwner } from './operation-owner.ts';
 import { asStep } from './operation-steps.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { surveyRestore } from './preflight/restore.ts';
@@ -151,10 +151,11 @@ export async function makeContainer(
   op.log.info({ operationId, container: id, namespace, checkpointId: context.checkpointId }, 'container made');
 }
 
-/** One workflow id has one open run: what an earlier one (it was reset, or terminated) has left is nobody's. */
+/** What an earlier run has left would hold the container until the next reconciliation. */
 export async function endEarlierRuns(deps: NodeDeps, op: Op, { operationId, workflow }: OperationRun): Promise<void> {
   for (const other of await listOperations(deps.settings)) {
-    if (other !== operationId && readOwner(deps.settings, other)?.workflow.workflowId === workflow.workflowId) {
+    const owner = readOwner(deps.settings, other);
+    if (other !== operationId && owner !== undefined && isEarlierRun(owner.workflow, workflow)) {
       await endRestore(deps, op, other);
     }
   }
