@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -110,6 +110,24 @@ test('the guard brings the workload back when the runner is gone, and reports', 
     message: expect.stringMatching(/freeze guard brought it back/) as string,
     details: { rollback: { source: 'running' } },
   });
+});
+
+test('what a dump left among the files goes when the journal says that the workload runs', async () => {
+  const upperDir = join(dir, 'upper');
+  mkdirSync(upperDir);
+  plan = { ...plan, facts: { ...plan.facts, upperDir }, analysis: { linkRemap: true } as never };
+  appendJournal(paths().journal, { step: 'frozen', state: 'done' });
+  writeFileSync(join(upperDir, 'link_remap.1'), 'x');
+  await killRunner();
+  const seen: unknown[] = [];
+  const info = (_: object, message?: string): void => {
+    seen.push([message, readJournal(paths().journal).at(-1)?.step, readJournal(paths().journal).at(-1)?.state]);
+  };
+
+  await undoWithoutRunner(deps, { ...op, log: { ...log, info } }, plan);
+
+  expect(seen).toEqual([['links of a dump that ended in the middle were removed', 'undone', 'done']]);
+  expect(existsSync(join(upperDir, 'link_remap.1'))).toBe(false);
 });
 
 test('the guard ends without a report when the runner ended well', async () => {

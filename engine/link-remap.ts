@@ -1,8 +1,10 @@
 /*
  * CRIU links a file that is open and has no name any more as `link_remap.<number>` beside where it was, and removes the
- * link when its dump ends. One that is killed leaves it in the container.
+ * link when its dump ends. One that is killed leaves it in the container. The container runs while its files are looked
+ * through, and may put a link in place of any of them: each directory is held by its descriptor, and no link is followed.
  */
-import { lstatSync, readdirSync, rmSync, type Dirent } from 'node:fs';
+import { constants } from 'node:fs';
+import { lstat, open, opendir, unlink, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { OperationPlan } from './operation.ts';
 
@@ -10,46 +12,105 @@ import type { OperationPlan } from './operation.ts';
 const LINK = /^link_remap\.\d+$/;
 /** The clock of files is coarser than that of the journal. */
 const CLOCK_MS = 10;
+/** A container may have any number of files, and an operation waits for this. */
+const WALK_MS = 5000;
+/** Each level holds two descriptors. */
+const DEEPEST = 128;
+
+const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+
+export interface RemovedLinks {
+  /** paths */
+  readonly removed: readonly string[];
+  /** false: the time was over before every directory was looked at, or one was too deep */
+  readonly isWhole: boolean;
+}
+
+interface Walk {
+  readonly sinceMs: number;
+  readonly untilMs: number;
+  readonly removed: string[];
+  isWhole: boolean;
+}
 
 /**
  * Removes what the dump of this operation has left; the caller has ended CRIU. Files that are older than the operation are
  * the container's own: a link sets the time of change.
- * @returns paths that were removed
  */
-export function removeLinkRemaps(plan: Pick<OperationPlan, 'facts' | 'analysis'>, sinceMs: number): readonly string[] {
+export async function removeLinkRemaps(
+  plan: Pick<OperationPlan, 'facts' | 'analysis'>,
+  sinceMs: number,
+  walkMs = WALK_MS,
+): Promise<RemovedLinks> {
   const { upperDir } = plan.facts;
-  return upperDir === undefined || !plan.analysis.linkRemap ? [] : removeBelow(upperDir, sinceMs);
+  const walk: Walk = {
+    sinceMs: sinceMs - CLOCK_MS,
+    untilMs: performance.now() + walkMs,
+    removed: [],
+    isWhole: true,
+  };
+  if (upperDir !== undefined && plan.analysis.linkRemap) {
+    await removeIn(walk, { open: upperDir, shown: upperDir }, 0);
+  }
+  return walk;
 }
 
-function removeBelow(upperDir: string, sinceMs: number): string[] {
-  const removed: string[] = [];
-  const pending = [upperDir];
-  for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
-    for (const entry of entriesOf(dir)) {
-      const path = join(dir, entry.name);
-      if (entry.isDirectory()) {
-        pending.push(path);
-      } else if (
-        entry.isFile() &&
-        LINK.test(entry.name) &&
-        (lstatSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0) >= sinceMs - CLOCK_MS
-      ) {
-        rmSync(path, { force: true });
-        removed.push(path);
+/** @param dir `open`: its name in the descriptor of the one above; `shown`: where it was when it was found */
+async function removeIn(
+  walk: Walk,
+  dir: { readonly open: string; readonly shown: string },
+  depth: number,
+): Promise<void> {
+  const handle = await openDirectory(dir.open);
+  if (handle === undefined) {
+    return;
+  }
+  try {
+    const held = `/proc/self/fd/${handle.fd}`;
+    for await (const entry of await opendir(held)) {
+      if (performance.now() >= walk.untilMs) {
+        walk.isWhole = false;
+        return;
+      }
+      const inside = { open: join(held, entry.name), shown: join(dir.shown, entry.name) };
+      if (entry.isDirectory() && depth < DEEPEST) {
+        await removeIn(walk, inside, depth + 1);
+      } else if (entry.isDirectory()) {
+        walk.isWhole = false;
+      } else if (entry.isFile() && LINK.test(entry.name) && (await unlinkNew(inside.open, walk.sinceMs))) {
+        walk.removed.push(inside.shown);
       }
     }
+  } finally {
+    await handle.close();
   }
-  return removed;
 }
 
-function entriesOf(dir: string): Dirent[] {
+/** @returns undefined when it has gone, or is something else now */
+async function openDirectory(path: string): Promise<FileHandle | undefined> {
   try {
-    return readdirSync(dir, { withFileTypes: true });
+    return await open(path, DIRECTORY);
   } catch (error) {
-    // The container runs again, and may remove its directories.
-    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) {
-      return [];
+    return ignoreChanged(error);
+  }
+}
+
+/** @returns was it removed? */
+async function unlinkNew(path: string, sinceMs: number): Promise<boolean> {
+  try {
+    if ((await lstat(path)).ctimeMs < sinceMs) {
+      return false;
     }
+    await unlink(path);
+    return true;
+  } catch (error) {
+    return ignoreChanged(error) ?? false;
+  }
+}
+
+/** The container runs, and may remove and replace its files. ELOOP, ENOTDIR: a link stands where a directory was. */
+function ignoreChanged(error: unknown): undefined {
+  if (!['ENOENT', 'ENOTDIR', 'ELOOP', 'EISDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) {
     throw error;
   }
 }

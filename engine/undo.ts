@@ -18,6 +18,8 @@ import type { NodeDeps } from './node-deps.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
 
+const TOLD_LINKS = 16;
+
 export type UndoDeps = Pick<NodeDeps, 'run' | 'gpu'>;
 
 /** Whose process undoes: told in the journal and by the results. */
@@ -46,19 +48,30 @@ export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logg
     await resumeGpuSection({ plan, log, ...deps });
   }
   const result = { ...(await verifyRunning(plan, deps, log)), by };
-  if (stoodStill) {
-    dropLinks(plan, entries, log);
-  }
   tryAppendJournal(journal, { step: 'undone', state: 'done', data: { ...result, killed } }, log);
   log.warn({ operationId: plan.operationId, killed, source: result.source, by }, 'capture undone');
+  if (stoodStill) {
+    await dropLinks(plan, entries, log);
+  }
   return result;
 }
 
-/** In the end: the workload runs, and a walk through its files may take a while. */
-function dropLinks(plan: OperationPlan, entries: readonly JournalEntry[] | undefined, log: Logger): void {
+/**
+ * A walk through the workload's files may take a while, so the journal says before it that the workload runs: otherwise a
+ * guard takes its runner for one that hangs. A crash leaves the links.
+ */
+async function dropLinks(
+  plan: OperationPlan,
+  entries: readonly JournalEntry[] | undefined,
+  log: Logger,
+): Promise<void> {
+  const { operationId } = plan;
   try {
-    const removed = removeLinkRemaps(plan, Date.parse(entries?.[0]?.at ?? new Date().toISOString()));
-    log.info({ operationId: plan.operationId, removed }, 'links of a dump that ended in the middle');
+    const { removed, isWhole } = await removeLinkRemaps(plan, Date.parse(entries?.[0]?.at ?? new Date().toISOString()));
+    if (removed.length > 0) {
+      const told = { operationId, links: removed.length, some: removed.slice(0, TOLD_LINKS), isWhole };
+      log.info(told, 'links of a dump that ended in the middle were removed');
+    }
   } catch (error) {
     log.error({ operationId: plan.operationId, error: messageOf(error) }, 'links of a dump could not be removed');
   }
