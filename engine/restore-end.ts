@@ -8,13 +8,14 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../core/errors.ts';
 import { LABELS } from '../core/oci/annotations.ts';
+import { parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { listProcesses } from '../native/proc/tree.ts';
 import { putBackRaises } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { retireToken } from './operation.ts';
 import { isStepUnderWay } from './operation-steps.ts';
-import { clearDeadRestore } from './restore-leftovers.ts';
+import { clearDeadRestore, endHalfRestored } from './restore-leftovers.ts';
 import { readNote } from './restore-notes.ts';
 import { forgetRestore, readRestore, type RestoreRecord } from './restore-operation.ts';
 import { endTask, snapshotKeyOf, type RestoreRef } from './restore-start.ts';
@@ -34,15 +35,34 @@ export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): P
   }
   const record = readRestore(deps.settings, ref.operationId);
   await endRuntime(deps, ref, record);
+  const cgroupsPath = await cgroupOf(deps, ref);
   await removeContainer(deps, ref, record);
   if (record !== undefined) {
     if (record.runcRoot !== undefined) {
       await clearDeadRestore(deps.run, record.runcRoot, ref.container.id);
+      const ended = await endHalfRestored({ runcRoot: record.runcRoot, id: ref.container.id, cgroupsPath });
+      if (ended.length > 0) {
+        op.log.warn({ operationId: ref.operationId, hostPids: ended }, 'tasks of a restore that died were ended');
+      }
     }
     await putBackRaises(deps, op, record);
   }
   forgetRestore(deps.settings, ref.operationId);
   op.log.info({ operationId: ref.operationId, ...ref.container }, 'restored container removed');
+}
+
+/** Undefined where the container is another operation's: what is in its cgroup is not ours to end. */
+async function cgroupOf(deps: NodeDeps, { container, operationId }: RestoreRef): Promise<string | undefined> {
+  const record = await deps.containerd.getContainer(container.namespace, container.id);
+  if (record?.labels[LABELS.operation] !== operationId) {
+    return undefined;
+  }
+  try {
+    return parseSpec(record.spec, `the specification of ${container.id}`).linux?.cgroupsPath;
+  } catch {
+    // No runtime has made anything of such a specification, and an undo does not end at it.
+    return undefined;
+  }
 }
 
 /**

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OciMemory, OciSpec } from '../../core/oci/spec.ts';
 import type { Run } from '../../native/run/run.ts';
+import { sliceSteps } from '../../core/oci/cgroups-path.ts';
 import { type MemoryHierarchy, memoryHierarchy, memoryInUse, type MemoryRaisePlan, planRaises } from './memory-plan.ts';
 
 /** How long usage may take to fall below the container's own limit after the unlock. */
@@ -25,11 +26,6 @@ export function ancestorsOf(cgroupsPath: string): readonly string[] {
   const path = slice === undefined ? cgroupsPath.split('/').slice(0, -1) : sliceSteps(slice);
   const steps = path.filter((step) => step !== '' && step !== '..');
   return steps.map((_step, index) => `/${steps.slice(0, index + 1).join('/')}`);
-}
-
-function sliceSteps(slice: string): readonly string[] {
-  const words = slice.replace(/\.slice$/, '').split('-');
-  return words.map((_word, index) => `${words.slice(0, index + 1).join('-')}.slice`);
 }
 
 /**

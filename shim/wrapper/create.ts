@@ -153,7 +153,7 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   const why = messageOf(error);
   const errors = [why];
   if (job.runcStarted) {
-    await removeRemains(deps, create);
+    await removeRemains(deps, job);
     if (job.hostname !== undefined) {
       await writeHostname(deps.run, job.hostname.namespacePath, job.hostname.name).catch((nameError: unknown) =>
         errors.push(messageOf(nameError)),

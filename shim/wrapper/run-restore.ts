@@ -5,7 +5,7 @@ import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import type { RestorePlan } from '../../core/oci/restore-plan.ts';
 import type { RuncCreate } from '../../core/oci/runc-argv.ts';
-import { clearDeadRestore } from '../../engine/restore-leftovers.ts';
+import { clearDeadRestore, endHalfRestored, type HalfRestored } from '../../engine/restore-leftovers.ts';
 import type { RunOptions, RunResult } from '../../native/run/run.ts';
 import { pidIn } from './files.ts';
 import type { Job, WrapperDeps } from './job.ts';
@@ -24,6 +24,7 @@ export async function runRestore(
   const criuConfig = join(prepared.workDir, CRIU_CONFIG);
   writeFileSync(criuConfig, plan.criuConfigText, { mode: 0o600 });
   await clearDeadRestore(deps.run, create.root, create.id);
+  await endHalfRestored(halfRestored(job));
   job.runcStarted = true;
   // By the environment, not by the annotation org.criu.config: runc would keep that for the container's whole life, and
   // the next dump would read it.
@@ -65,7 +66,8 @@ async function pidFromState(deps: WrapperDeps, create: RuncCreate): Promise<numb
 }
 
 /** What a failed `runc restore` left; nothing to delete is no error with --force. */
-export async function removeRemains(deps: WrapperDeps, create: RuncCreate): Promise<void> {
+export async function removeRemains(deps: WrapperDeps, job: Job): Promise<void> {
+  const { create } = job;
   try {
     await clearDeadRestore(deps.run, create.root, create.id);
   } catch (error) {
@@ -74,4 +76,13 @@ export async function removeRemains(deps: WrapperDeps, create: RuncCreate): Prom
     return;
   }
   await deps.run(deps.runcPath, [...create.globals, 'delete', '--force', create.id]);
+  try {
+    await endHalfRestored(halfRestored(job));
+  } catch (error) {
+    deps.log(create, 'warning', `kybernate: ${messageOf(error)}`);
+  }
+}
+
+function halfRestored({ create, spec }: Job): HalfRestored {
+  return { runcRoot: create.root, id: create.id, cgroupsPath: spec.linux?.cgroupsPath };
 }
