@@ -5,7 +5,7 @@
 import { KybernateError } from '../core/errors.ts';
 import { DUMP_GRACE_MS } from './end-dump.ts';
 import { hasGpu } from './gpu-section.ts';
-import { begunAt, handedOver, lastDone, mayBeFrozen, type JournalEntry } from './journal.ts';
+import { begunAt, handedOver, lastDone, mayBeFrozen, sinceUndone, type JournalEntry } from './journal.ts';
 import type { OperationPlan } from './operation.ts';
 
 /** From the first lock or freeze until the undo must begin. */
@@ -21,6 +21,9 @@ export function workBudgetMs(plan: OperationPlan): number {
 const LATE_MS = 150;
 /** From the end of a hold to the thaw, and for the end of a hook that was killed. */
 const GRACE_MS = 1000;
+
+/** An undo up to its part of the GPU, or from there to the end of its verification. */
+const AROUND_RESTORE_MS = 10_000;
 
 /**
  * When the guard stops to wait for a live runner; undefined while nothing stands still. Later than the runner's own end of
@@ -41,9 +44,13 @@ export function guardDue(
   if (last?.data?.['allowMs'] !== undefined) {
     return { atMs: lastMs + Number(last.data['allowMs']) + GRACE_MS, cause };
   }
-  if (last?.step === 'gpu-restoring') {
-    // A call of the driver that was begun cannot be ended, only be made again.
-    return { atMs: lastMs + 2 * plan.gpu.estimatedRestoreMs + GRACE_MS, cause };
+  if (last?.step === 'gpu-restoring' && last.state === 'failed') {
+    // The runner tries again by itself, as often as it takes, and nothing stands still meanwhile but the GPU.
+    return undefined;
+  }
+  if (sinceUndone(entries).some(({ step }) => step === 'gpu-restoring')) {
+    // The budget is over by now: what is around a way back of the GPU has its own time.
+    return { atMs: lastMs + AROUND_RESTORE_MS, cause };
   }
   if (held !== undefined) {
     return { atMs: Date.parse(held.at) + plan.holdBudgetMs + GRACE_MS, cause };

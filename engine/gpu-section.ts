@@ -9,12 +9,12 @@ import { isKybernateError, KybernateError, messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { GpuDriverOrNot, GpuMemoryUse } from '../native/cuda/gpu-driver.ts';
 import type { Run } from '../native/run/run.ts';
-import { bringBackGpu, stillHeld } from './gpu/bring-back.ts';
+import { bringBackGpu, bringBackMs, stillHeld } from './gpu/bring-back.ts';
 import type { GpuTarget } from './gpu/driver-call.ts';
 import { runHook } from './gpu/hooks.ts';
 import { putBackHugePages, setHugePages } from './gpu/huge-pages.ts';
 import { childrenNow } from './gpu/latecomers.ts';
-import { putBackMemory, raiseMemory } from './gpu/memory-room.ts';
+import { PUT_BACK_MS, putBackMemory, raiseMemory } from './gpu/memory-room.ts';
 import { memoryOf, saveGpu } from './gpu/save.ts';
 import { scrubChildren } from './gpu/scrub.ts';
 import { appendJournal, readJournal, tryAppendJournal } from './journal.ts';
@@ -68,6 +68,7 @@ export async function saveGpuSection(
     lockTimeoutMs: plan.gpu.lockTimeoutMs,
     signal,
     onPart: (part) => timer.part(part),
+    onBackOut: () => noteRestoring(section),
     onLocked: () => tryAppendJournal(journal, { step: 'gpu-locking', state: 'done', data: { memory } }, log),
   });
   timer.part('gpu-scrub');
@@ -82,13 +83,14 @@ export async function saveGpuSection(
  * After the thaw: VRAM back, unlocked, verified, limits and huge pages as before, and the workload told. Idempotent.
  *
  * @returns warnings: the workload runs, but something beside it is not as before
- * @throws Poisoned; `details.final` is true when trying again is useless
+ * @throws Poisoned; `details.final` is true when trying again is useless. The journal says that it failed: a runner that
+ * lives tries again by itself, and its guard leaves it that.
  * Crash: call it again.
  */
 export async function resumeGpuSection(section: GpuSection, timer?: PhaseTimer): Promise<readonly string[]> {
   const { plan, log } = section;
   const { journal } = operationPaths(plan.settings, plan.operationId);
-  tryAppendJournal(journal, { step: 'gpu-restoring', state: 'begin' }, log);
+  noteRestoring(section);
   try {
     await bringBackGpu(targetOf(section, 'Poisoned'), {
       memory: measuredMemory(plan),
@@ -97,16 +99,24 @@ export async function resumeGpuSection(section: GpuSection, timer?: PhaseTimer):
   } catch (error) {
     // The limits stay raised: the VRAM lies in host memory still.
     putBackHugePages(plan).forEach((warning) => log.warn({ operationId: plan.operationId }, warning));
+    tryAppendJournal(journal, { step: 'gpu-restoring', state: 'failed', data: { error: messageOf(error) } }, log);
     throw asPoisoned(error);
   }
   timer?.gpuRuns();
   timer?.part('gpu-put-back');
-  const allowMs = plan.gpu.resume?.timeoutMs ?? 0;
+  const allowMs = PUT_BACK_MS + (plan.gpu.resume?.timeoutMs ?? 0);
   tryAppendJournal(journal, { step: 'gpu-restored', state: 'begin', data: { allowMs } }, log);
   const warnings = [...(await putBackLimits(plan)), ...(await tellWorkload(section, plan.gpu.resume, timer))];
   warnings.forEach((warning) => log.warn({ operationId: plan.operationId }, warning));
   tryAppendJournal(journal, { step: 'gpu-restored', state: 'done', data: { warnings } }, log);
   return warnings;
+}
+
+/** With the time that it may take, for those who wait for the runner. */
+function noteRestoring({ plan, log }: GpuSection): void {
+  const { journal } = operationPaths(plan.settings, plan.operationId);
+  const data = { allowMs: bringBackMs(plan.gpu.processes) };
+  tryAppendJournal(journal, { step: 'gpu-restoring', state: 'begin', data }, log);
 }
 
 /** Also where the source was ended: the cgroups above it live on. @returns what is not as before */

@@ -300,6 +300,15 @@ describe('a guard that looks', () => {
     state: step.endsWith('ing') ? 'begin' : 'done',
     ...(data === undefined ? {} : { data }),
   });
+  const later = (step: JournalEntry['step'], state: JournalEntry['state']): JournalEntry => ({
+    at: new Date(start + 60_000).toISOString(),
+    step,
+    state,
+  });
+  const gpuLocking = entry('gpu-locking');
+  const restoring = entry('gpu-restoring', { allowMs: 120_000 });
+  const failed = later('gpu-restoring', 'failed');
+  const undoing = later('undone', 'begin');
   const look = (steps: readonly JournalEntry[], afterMs: number, gpuMs?: number): string =>
     decide({
       plan: {
@@ -316,8 +325,13 @@ describe('a guard that looks', () => {
     ['waits within the budget', [entry('freezing'), entry('frozen')], 59_000, undefined, 'wait'],
     ['acts when the budget is over', [entry('freezing'), entry('frozen')], 60_200, undefined, 'freeze-budget'],
     ['leaves the GPU its part', [entry('gpu-locking'), entry('gpu-saved')], 50_200, 10_000, 'freeze-budget'],
-    ['lets a GPU restore that began go on', [entry('gpu-locking'), entry('gpu-restoring')], 20_000, 10_000, 'wait'],
-    ['ends one that hangs', [entry('gpu-locking'), entry('gpu-restoring')], 21_200, 10_000, 'freeze-budget'],
+    ['lets a GPU restore that began go on', [gpuLocking, restoring], 120_900, 10_000, 'wait'],
+    ['ends one that hangs', [gpuLocking, restoring], 121_100, 10_000, 'freeze-budget'],
+    ['leaves one that failed to its runner', [gpuLocking, restoring, failed], 1e9, 10_000, 'wait'],
+    ['lets the runner try again', [gpuLocking, restoring, failed, undoing], 69_900, 10_000, 'wait'],
+    ['ends a new try that hangs', [gpuLocking, restoring, failed, undoing], 70_100, 10_000, 'freeze-budget'],
+    ['lets limits go back', [gpuLocking, restoring, entry('gpu-restored', { allowMs: 70_000 })], 70_900, 1000, 'wait'],
+    ['lets the undo look', [gpuLocking, undoing, restoring, later('gpu-restored', 'done')], 69_900, 1000, 'wait'],
     ['gives a hook its time', [entry('quiescing', { allowMs: 90_000 })], 90_500, 10_000, 'wait'],
     ['waits within the hold', [entry('freezing'), entry('held')], 60_900, undefined, 'wait'],
     ['ends a hold that is over', [entry('freezing'), entry('held')], 61_100, undefined, 'hold-budget'],

@@ -156,8 +156,12 @@ export function releaseDueMs(entries: readonly JournalEntry[], budgets: Budgets)
 
 /** The first lock or freeze of what is under way: what was undone before is over, a step on a busy GPU is tried again. */
 export function begunAt(entries: readonly JournalEntry[]): JournalEntry | undefined {
-  const undone = entries.findLastIndex(({ step, state }) => step === 'undone' && state === 'done');
-  return entries.slice(undone + 1).find(({ step }) => step === 'gpu-locking' || step === 'freezing');
+  return sinceUndone(entries).find(({ step }) => step === 'gpu-locking' || step === 'freezing');
+}
+
+/** All of them when nothing was undone yet. */
+export function sinceUndone(entries: readonly JournalEntry[]): readonly JournalEntry[] {
+  return entries.slice(entries.findLastIndex(({ step, state }) => step === 'undone' && state === 'done') + 1);
 }
 
 export function lastDone(entries: readonly JournalEntry[], step: RunnerStep): JournalEntry | undefined {

@@ -12,6 +12,7 @@ import { CudaError } from '../native/cuda/error.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 import { scriptedDriver, type ScriptedDriver } from '../test/harness/scripted-driver.ts';
+import { decide } from './guard.ts';
 import { reconcile } from './reconcile.ts';
 import { NO_GPU, type GpuPlan } from './gpu/gpu-plan.ts';
 import { mayBeFrozen, readJournal } from './journal.ts';
@@ -292,10 +293,26 @@ test('a process that the driver does not give back is poisoned, keeps the runner
 
   await expect(runner.resume()).rejects.toMatchObject({ type: 'Poisoned', details: { final: true } });
   expect([runner.busy, limit(), mayBeFrozen(readJournal(journal()))]).toEqual([true, '200', true]);
+  expect(steps().at(-1)).toBe('gpu-restoring failed');
+  // Its guard leaves that to it.
+  expect(decide({ plan, runs: true, entries: readJournal(journal()), nowMs: Date.now() + 1e9 })).toBe('wait');
   driver.faults.clear();
 
   expect((await runner.resume()).source).toBe('running');
   expect([runner.busy, limit()]).toEqual([false, '100']);
+});
+
+test('each step of the way back tells how long it may take, beyond all that it waits for', async () => {
+  const runner = newRunner({ gpu: { ...plan.gpu, resume: { command: ['true'], timeoutMs: 3000 } } });
+  await runner.saveGpuState();
+  await runner.resume();
+
+  const allowed = (step: string): unknown =>
+    readJournal(journal()).find((entry) => entry.step === step && entry.state === 'begin')?.data?.['allowMs'];
+  // 5 s for memory of the device, 30 s and more for the move, 10 s for the unlock.
+  expect(allowed('gpu-restoring')).toBeGreaterThan(45_000);
+  // 10 s for the limits, and the hook.
+  expect(allowed('gpu-restored')).toBe(13_000);
 });
 
 test('a save that comes back at the second try only fails for what it failed for, not as poisoned', async () => {

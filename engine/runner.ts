@@ -141,7 +141,10 @@ export class Runner {
     if (!this.#captured) {
       await this.#capture?.catch(() => undefined);
     }
-    return this.#release.by(() => (this.#release.failed ? this.#held.undo() : this.#resumeOnce()));
+    // Of a capture that is whole and thawed only the GPU is left: an undo would end what still writes its files.
+    const isThawed = this.#captured && this.#held.any && !this.#held.frozen;
+    const undoes = this.#release.failed && !isThawed;
+    return this.#release.by(() => (undoes ? this.#held.undo() : this.#resumeOnce()));
   }
 
   /**

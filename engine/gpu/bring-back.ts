@@ -21,6 +21,7 @@ import {
   type GpuTarget,
   type Outcome,
 } from './driver-call.ts';
+import type { GpuProcess } from './gpu-plan.ts';
 
 /** How long a neighbour is given to leave; the runner tries again later. */
 const MEMORY_WAIT_MS = 5000;
@@ -32,6 +33,15 @@ export interface BringBackOptions {
   /** how long to wait for VRAM that others hold */
   readonly memoryWaitMs?: number;
   readonly onPart?: (part: 'gpu-restore' | 'gpu-unlock') => void;
+}
+
+/**
+ * What `bringBackGpu` may take while the driver works: whoever waits longer waits for one that hangs. A restore that has not
+ * ended by its deadline is given the same time again to show its effect.
+ */
+export function bringBackMs(processes: readonly GpuProcess[]): number {
+  const longestMoveMs = Math.max(0, ...processes.map(moveMs));
+  return MEMORY_WAIT_MS + 2 * longestMoveMs + processes.length * (UNLOCK_MS + SETTLE_MS) + SETTLE_MS + STATE_MS;
 }
 
 /**

@@ -11,7 +11,7 @@ import type { OperationPlan } from '../operation.ts';
 import type { MemoryRaise } from './gpu-plan.ts';
 
 /** How long usage may take to fall below the old limit again after the unlock. */
-const PUT_BACK_MS = 10_000;
+export const PUT_BACK_MS = 10_000;
 const POLL_MS = 100;
 
 /** Text of a limit's file; undefined when the cgroup is gone or has no such limit. */

@@ -33,6 +33,8 @@ export interface SaveOptions {
   /** heeded between calls: one that has begun cannot be interrupted */
   readonly signal: AbortSignal;
   readonly onPart?: (part: 'gpu-lock' | 'gpu-save') => void;
+  /** it failed, and what it has locked or saved is brought back */
+  readonly onBackOut?: () => void;
   /** all are locked, none is saved */
   readonly onLocked?: () => void;
 }
@@ -55,6 +57,7 @@ export async function saveGpu(target: GpuTarget, options: SaveOptions): Promise<
     await checkpointAll(target);
     signal.throwIfAborted();
   } catch (error) {
+    options.onBackOut?.();
     throw await backOut(target, signal.aborted ? signal.reason : error);
   }
 }
