@@ -141,14 +141,18 @@ export interface NodeControlActivities {
 /** Queue `kybernate-node-<node>-fetch`: from the store, through the sidecar, to files of root. */
 export interface FetchActivities {
   fetchImage(input: FetchImageInput): Promise<FetchImageResult>;
+  /** replaces the copy on this node by that of the store, every chunk checked */
+  repairNodeCopy(input: TransferInput): Promise<NodeRepair>;
+}
+
+/** Queue `kybernate-node-<node>-verify`: reads whole checkpoints, and writes none. */
+export interface VerifyActivities {
   /** reads a checkpoint back from the store, every byte: the sidecar that sent it is not asked whether it is whole */
   verifyRemote(input: TransferInput): Promise<VerifyRemoteResult>;
   /** tells every damage of the copy in the store */
   surveyStored(input: SurveyInput): Promise<PlaceReport>;
   /** tells every damage of the copy on this node */
   surveyNodeCopy(input: SurveyInput): Promise<PlaceReport>;
-  /** replaces the copy on this node by that of the store, every chunk checked */
-  repairNodeCopy(input: TransferInput): Promise<NodeRepair>;
 }
 
 /** Queue `kybernate-node-<node>-transfer`: served by the sidecar, which reads the files of checkpoints and no more. */

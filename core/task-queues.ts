@@ -18,6 +18,11 @@ export function fetchQueue(node: string): string {
   return `kybernate-node-${node}-fetch`;
 }
 
+/** Reading copies to see whether they are whole: hours, and nobody's restore waits behind it. */
+export function verifyQueue(node: string): string {
+  return `kybernate-node-${node}-verify`;
+}
+
 /** Bytes between one node and the store: served by the node's sidecar, the only one there that has the store's keys. */
 export function transferQueue(node: string): string {
   return `kybernate-node-${node}-transfer`;

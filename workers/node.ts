@@ -1,6 +1,6 @@
 /*
- * The node worker, one a node: three queues over one connection (work, control, fetch), the agent of the runtime
- * wrapper, and the reconciliation of what earlier workers left. It has no keys of the store: the sidecar has.
+ * The node worker, one a node: four queues over one connection (work, control, fetch, verify), the agent of the
+ * runtime wrapper, and the reconciliation of what earlier workers left. It has no keys of the store: the sidecar has.
  */
 import { hostname } from 'node:os';
 import { Client } from '@temporalio/client';
@@ -11,12 +11,13 @@ import {
   createFetchActivities,
   createNodeActivities,
   createNodeControlActivities,
+  createVerifyActivities,
   type NodeActivityDeps,
 } from '../activities/node/index.ts';
 import { fetchVerified, verifyDirectory } from '../activities/node/source-access.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Logger, Op } from '../core/op.ts';
-import { fetchQueue, nodeControlQueue, nodeQueue } from '../core/task-queues.ts';
+import { fetchQueue, nodeControlQueue, nodeQueue, verifyQueue } from '../core/task-queues.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { isAgentOperation, isUnderWay } from '../engine/operation-owner.ts';
 import { reconcile } from '../engine/reconcile.ts';
@@ -46,8 +47,8 @@ import { runWorkers, type RunningWorker } from './run-workers.ts';
 import { sidecarSockets } from './sidecar-sockets.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
 
-/** Slots per queue: captures are few, and what thaws a workload never waits behind them. */
-const SLOTS = { work: 2, control: 20, fetch: 2 } as const;
+/** Slots per queue: captures are few, what thaws a workload never waits behind them, and no restore behind a read-back. */
+const SLOTS = { work: 2, control: 20, fetch: 2, verify: 2 } as const;
 const RECONCILE_MS = 30_000;
 
 export interface NodeWorkerOptions {
@@ -56,7 +57,7 @@ export interface NodeWorkerOptions {
 }
 
 /**
- * Starts polling and returns; `done` ends when all three workers have.
+ * Starts polling and returns; `done` ends when all of its workers have.
  * @throws InvalidInput a variable is wrong; Incompatible the Temporal server is away or not prepared; Internal another
  *   worker serves this node
  */
@@ -134,10 +135,13 @@ function createWorkers({ connection, namespace, deps }: WorkerParts): Promise<Wo
       interceptors: { activity: [mapErrorsInterceptor] },
       shutdownGraceTime: SHUTDOWN_GRACE_MS,
     });
+  const verify = createVerifyActivities(deps);
   return Promise.all([
     create(nodeQueue(name), SLOTS.work, createNodeActivities(deps)),
     create(nodeControlQueue(name), SLOTS.control, createNodeControlActivities(deps)),
-    create(fetchQueue(name), SLOTS.fetch, createFetchActivities(deps)),
+    // Operations that an earlier version started may have left read-backs in the fetch queue, for days.
+    create(fetchQueue(name), SLOTS.fetch, { ...createFetchActivities(deps), ...verify }),
+    create(verifyQueue(name), SLOTS.verify, { ...verify }),
   ]);
 }
 

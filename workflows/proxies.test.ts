@@ -1,6 +1,6 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, test } from 'vitest';
 import { timeoutsWithDefaults } from '../core/contract/common.ts';
-import { CONTROL_QUEUE } from '../core/task-queues.ts';
+import { CONTROL_QUEUE, fetchQueue } from '../core/task-queues.ts';
 import { OPTION_CLASSES, lockOptions } from './proxies.ts';
 
 const scope = { node: 'node-a', timeouts: timeoutsWithDefaults.parse(undefined), summary: 'web on node-a' };
@@ -49,4 +49,10 @@ describe.each(classes)('option class %s', (_name, options) => {
     expect(options.cancellationType).toBe('WAIT_CANCELLATION_COMPLETED');
     expect(options.summary).toBe('web on node-a');
   });
+});
+
+test('what a restore fetches waits behind nobody who reads copies to see whether they are whole', () => {
+  const onFetchQueue = classes.filter(([, { taskQueue }]) => taskQueue === fetchQueue(scope.node));
+
+  expect(onFetchQueue.map(([name]) => name)).toEqual(['fetch']);
 });

@@ -16,10 +16,18 @@ import type {
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
+  VerifyActivities,
 } from '../activities/contract.ts';
 import { NON_RETRYABLE_TYPES } from '../core/errors.ts';
 import type { Timeouts } from '../core/contract/common.ts';
-import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../core/task-queues.ts';
+import {
+  CONTROL_QUEUE,
+  fetchQueue,
+  nodeControlQueue,
+  nodeQueue,
+  transferQueue,
+  verifyQueue,
+} from '../core/task-queues.ts';
 import { isPickupTimeout } from './failures.ts';
 import { checkSidecar } from './probe.ts';
 
@@ -90,8 +98,10 @@ export const OPTION_CLASSES = {
   /** Reads back what was sent: waits as the transfer does, for the same reasons. */
   readback: (scope: NodeScope): ActivityOptions => ({
     ...OPTION_CLASSES.transfer(scope),
-    taskQueue: fetchQueue(scope.node),
+    taskQueue: verifyQueue(scope.node),
   }),
+  /** Reads copies for somebody who waits for the answer. */
+  survey: (scope: NodeScope): ActivityOptions => nodeStep(scope, verifyQueue, 5),
   /** Store to node, with somebody waiting for it. */
   fetch: (scope: NodeScope): ActivityOptions => nodeStep(scope, fetchQueue, 5),
   /** Reads the store for somebody who waits for it. */
@@ -155,7 +165,8 @@ export interface NodeProxies {
     'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'
   >;
   readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'repairStored'>;
-  readonly readback: Pick<FetchActivities, 'verifyRemote'>;
+  readonly readback: Pick<VerifyActivities, 'verifyRemote'>;
+  readonly survey: Pick<VerifyActivities, 'surveyStored' | 'surveyNodeCopy'>;
   readonly look: Pick<TransferActivities, 'prefetchPacks'>;
   readonly fetch: FetchActivities;
   readonly note: Pick<NodeControlActivities, 'confirmUpload'>;
@@ -173,7 +184,8 @@ export function nodeProxies(scope: NodeScope): NodeProxies {
     work: patient(proxyActivities<NodeActivities>(OPTION_CLASSES.work(scope))),
     thaw: proxyActivities<NodeControlActivities>(OPTION_CLASSES.thaw(scope)),
     transfer: proxyActivities<TransferActivities>(OPTION_CLASSES.transfer(scope)),
-    readback: proxyActivities<FetchActivities>(OPTION_CLASSES.readback(scope)),
+    readback: proxyActivities<VerifyActivities>(OPTION_CLASSES.readback(scope)),
+    survey: patient(proxyActivities<VerifyActivities>(OPTION_CLASSES.survey(scope))),
     fetch: patient(proxyActivities<FetchActivities>(OPTION_CLASSES.fetch(scope))),
     look: whileNodeAnswers(
       proxyActivities<TransferActivities>(OPTION_CLASSES.look(scope)),

@@ -39,11 +39,11 @@ export async function verifyCheckpoint(request: VerifyRequest): Promise<VerifyRe
 
 /** One copy after the other: they may share a disk. */
 export async function lookAt(
-  steps: Pick<NodeProxies, 'fetch'>,
+  steps: Pick<NodeProxies, 'survey'>,
   { checkpointId, where, mode }: Pick<VerifyInput, 'checkpointId' | 'where' | 'mode'>,
 ): Promise<PlaceReport[]> {
-  const store = where === 'node' ? [] : [await steps.fetch.surveyStored({ checkpointId, mode })];
-  const here = where === 'store' ? [] : [await steps.fetch.surveyNodeCopy({ checkpointId, mode })];
+  const store = where === 'node' ? [] : [await steps.survey.surveyStored({ checkpointId, mode })];
+  const here = where === 'store' ? [] : [await steps.survey.surveyNodeCopy({ checkpointId, mode })];
   return [...store, ...here];
 }
 

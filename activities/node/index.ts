@@ -1,5 +1,5 @@
 /* The registry of what a node does, by queue. */
-import type { FetchActivities, NodeActivities, NodeControlActivities } from '../contract.ts';
+import type { FetchActivities, NodeActivities, NodeControlActivities, VerifyActivities } from '../contract.ts';
 import { withOp } from '../op.ts';
 import { checkpointControl, checkpointWork } from './checkpoint.ts';
 import { repairNodeCopy, surveyNodeCopy } from './copy.ts';
@@ -33,9 +33,15 @@ export function createNodeControlActivities(deps: NodeActivityDeps): NodeControl
 export function createFetchActivities(deps: NodeActivityDeps): FetchActivities {
   return {
     fetchImage: (input) => withOp({ phase: 'fetching' }, (op) => fetchImage(deps, op, input)),
+    repairNodeCopy: (input) => withOp({ phase: 'repairing' }, (op) => repairNodeCopy(deps, op, input)),
+  };
+}
+
+/** Queue `kybernate-node-<node>-verify`. */
+export function createVerifyActivities(deps: NodeActivityDeps): VerifyActivities {
+  return {
     verifyRemote: (input) => withOp({ phase: 'verifying' }, (op) => verifyStored(deps, op, input)),
     surveyStored: (input) => withOp({ phase: 'verifying' }, (op) => surveyStored(deps, op, input)),
     surveyNodeCopy: (input) => withOp({ phase: 'verifying' }, (op) => surveyNodeCopy(deps, op, input)),
-    repairNodeCopy: (input) => withOp({ phase: 'repairing' }, (op) => repairNodeCopy(deps, op, input)),
   };
 }

@@ -4,7 +4,14 @@ import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { KybernateError } from '../../core/errors.ts';
-import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
+import {
+  CONTROL_QUEUE,
+  fetchQueue,
+  nodeControlQueue,
+  nodeQueue,
+  transferQueue,
+  verifyQueue,
+} from '../../core/task-queues.ts';
 import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
 import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import type { TemporalServer } from './temporal.ts';
@@ -108,6 +115,7 @@ export async function startWorkers(options: WorkerOptions): Promise<void> {
         isPolled(temporal, nodeQueue(node), 'ACTIVITY'),
         isPolled(temporal, nodeControlQueue(node), 'ACTIVITY'),
         isPolled(temporal, fetchQueue(node), 'ACTIVITY'),
+        isPolled(temporal, verifyQueue(node), 'ACTIVITY'),
         ...(withSidecar ? [isPolled(temporal, transferQueue(node), 'ACTIVITY'), sidecarAnswers(options.env)] : []),
       ]);
       return polled.every(Boolean);

@@ -6,6 +6,7 @@ import type {
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
+  VerifyActivities,
 } from '../../activities/contract.ts';
 import { STEP_PROTOCOL_VERSION, type NodeFacts, type PhaseTimes } from '../../core/contract/checkpoint.ts';
 import type { PlaceReport, VerifyMode } from '../../core/contract/verify.ts';
@@ -42,6 +43,7 @@ export function wholeCopy(place: 'store' | 'node', where: string, mode: VerifyMo
 type Scripted = NodeActivities &
   NodeControlActivities &
   FetchActivities &
+  VerifyActivities &
   GarbageActivities &
   TransferActivities &
   Pick<ControlActivities, 'findCheckpoint' | 'olderStored'>;

@@ -17,6 +17,7 @@ import type {
   NodeActivities,
   NodeControlActivities,
   TransferActivities,
+  VerifyActivities,
 } from '../../activities/contract.ts';
 import type { CheckpointRequest } from '../../core/contract/checkpoint.ts';
 import type { CollectGarbageRequest } from '../../core/contract/collect-garbage.ts';
@@ -24,13 +25,21 @@ import type { RehearseRequest } from '../../core/contract/gpu.ts';
 import type { LockInput } from '../../core/contract/lock.ts';
 import type { PrefetchRequest } from '../../core/contract/prefetch.ts';
 import type { RestoreRequest } from '../../core/contract/restore.ts';
-import { CONTROL_QUEUE, fetchQueue, nodeControlQueue, nodeQueue, transferQueue } from '../../core/task-queues.ts';
+import {
+  CONTROL_QUEUE,
+  fetchQueue,
+  nodeControlQueue,
+  nodeQueue,
+  transferQueue,
+  verifyQueue,
+} from '../../core/task-queues.ts';
 import { workflowBundlePath } from '../../workers/build-bundle.ts';
 import { happyActivities } from './happy.ts';
 
 export type AllActivities = NodeActivities &
   NodeControlActivities &
   FetchActivities &
+  VerifyActivities &
   GarbageActivities &
   TransferActivities &
   ControlActivities;
@@ -198,7 +207,7 @@ export function onGpu({ steps }: Scenario): Scenario {
 }
 
 export function nodeQueues(node: string): string[] {
-  return [nodeQueue(node), nodeControlQueue(node), fetchQueue(node), transferQueue(node)];
+  return [nodeQueue(node), nodeControlQueue(node), fetchQueue(node), verifyQueue(node), transferQueue(node)];
 }
 
 function scripted(

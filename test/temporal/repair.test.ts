@@ -9,13 +9,17 @@ import { NativeConnection, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
 import { mapErrorsInterceptor } from '../../activities/map-errors.ts';
-import { createFetchActivities, createNodeControlActivities } from '../../activities/node/index.ts';
+import {
+  createFetchActivities,
+  createNodeControlActivities,
+  createVerifyActivities,
+} from '../../activities/node/index.ts';
 import { createTransferActivities } from '../../activities/transfer/index.ts';
 import { createKybernateClient, type KybernateClient } from '../../client/index.ts';
 import type { ProbeInput, ProbeResult } from '../../core/contract/checkpoint.ts';
 import type { Problem } from '../../core/contract/verify.ts';
 import { KybernateError } from '../../core/errors.ts';
-import { fetchQueue, nodeControlQueue, transferQueue } from '../../core/task-queues.ts';
+import { fetchQueue, nodeControlQueue, transferQueue, verifyQueue } from '../../core/task-queues.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import { openLocalBackend } from '../../store/backend/local.ts';
 import type { Backend } from '../../store/backend/backend.ts';
@@ -76,6 +80,7 @@ async function serve({ address, namespace }: { address: string; namespace: strin
   const workers = await Promise.all([
     Worker.create({ ...common, taskQueue: transferQueue(REAL_NODE), activities: { ...transfer } }),
     Worker.create({ ...common, taskQueue: fetchQueue(REAL_NODE), activities: { ...createFetchActivities(deps) } }),
+    Worker.create({ ...common, taskQueue: verifyQueue(REAL_NODE), activities: { ...createVerifyActivities(deps) } }),
     Worker.create({ ...common, taskQueue: nodeControlQueue(REAL_NODE), activities: control }),
   ]);
   const running = Promise.all(workers.map((worker) => worker.run()));
