@@ -61,7 +61,11 @@ async function lost<Result>({ node, runDir }: CliConfig, act: () => Promise<Resu
       denied ? 'StorageDenied' : 'StorageUnavailable',
       `the sidecar of ${node} does not answer on ${sidecarSockets(runDir).http}: ${messageOf(error)}; ` +
         (denied ? 'run it as root' : 'start `kybernate sidecar`'),
-      { cause: error },
+      {
+        // No operation was started: there is nothing to say of a workload.
+        details: { remedy: denied ? 'run it as root' : 'start `kybernate sidecar`', workload: 'none' },
+        cause: error,
+      },
     );
   }
 }

@@ -84,7 +84,7 @@ async function answer(parts: SidecarHttpParts, request: IncomingMessage, respons
     const body = await readJsonBody(request);
     return sendJson(response, 202, await (await transfers).start(kind as TransferKind, body));
   }
-  const [, method, id = '', what] = /^(\w+) \/v1\/transfers\/([0-9a-f]+)(\/\w+)?$/.exec(call) ?? [];
+  const [, method, id = '', what] = /^(\w+) \/v1\/transfers\/([^/?]+)(\/\w+)?$/.exec(call) ?? [];
   switch (`${method ?? ''}${what ?? ''}`) {
     case 'GET':
       return sendJson(response, 200, (await transfers).status(id));

@@ -202,6 +202,12 @@ describe('the same calls over HTTP', () => {
     expect(answer).toMatchObject({ status: 400, lines: [{ error: { type: 'InvalidInput' } }] });
   });
 
+  it('name a transfer that is not there by what was asked for', async () => {
+    expect((await ask('GET', '/v1/transfers/nope')).lines[0]).toMatchObject({
+      error: { type: 'InvalidInput', message: expect.stringContaining('no transfer nope') as string },
+    });
+  });
+
   it('name the store, whose objects root reads and of which it writes leases and notes of verification alone', async () => {
     const backend = await openSidecarBackend(sockets.http, 'node-a');
 

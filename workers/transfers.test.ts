@@ -158,7 +158,7 @@ describe('after a restart', () => {
 
     const after = await Transfers.open(dir, atOnce, log);
 
-    expect(() => after.status(transferId)).toThrow('there is no transfer');
+    expect(() => after.status(transferId)).toThrow(`no transfer ${transferId}`);
     expect(await readdir(dir)).toEqual([]);
   });
 });

@@ -132,7 +132,9 @@ export class Transfers {
   #get(id: string): Transfer {
     const transfer = this.#transfers.get(id);
     if (transfer === undefined) {
-      throw new KybernateError('InvalidInput', `there is no transfer ${JSON.stringify(id)}, or none any more`);
+      throw new KybernateError('InvalidInput', `no transfer ${id}: there was none, or it ended over a week ago`, {
+        details: { remedy: 'give the id that `kybernate transfer upload --detach` and its like print' },
+      });
     }
     return transfer;
   }

@@ -121,6 +121,16 @@ node:
   });
 });
 
+describe('verify without arguments', () => {
+  it('names both ways to say what is meant', async () => {
+    const fake = cliHere();
+
+    expect(await run(['verify'], fake.cli)).toBe(2);
+
+    expect(fake.stderr()).toContain('give a checkpoint id, or --path <directory>');
+  });
+});
+
 describe('repair', () => {
   it('sends what the flags say, and tells what was done', async () => {
     const place = { where: 's3://bucket', found: true, ok: true, files: 9, bytes: 1024, problems: [], problemCount: 0 };
@@ -145,6 +155,17 @@ describe('repair', () => {
 });
 
 describe('export and import', () => {
+  it('a file that is no archive is named, and the remedy is another export', async () => {
+    const file = join(root, 'garbage.tar');
+    await writeFile(file, Buffer.alloc(4096, 'x'));
+    const fake = cliHere();
+
+    expect(await run(['import', file], fake.cli)).toBe(15);
+
+    expect(fake.stderr()).toContain(`CheckpointCorrupt: ${file}: `);
+    expect(fake.stderr()).toContain('remedy:   the archive is damaged: export it again\n');
+  });
+
   it.each([
     ['a file', 'x.tar', []],
     ['a compressed file', 'x.tar.zst', []],

@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { KybernateError, messageOf } from '../../core/errors.ts';
+import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
 import type { Imported, ImportRequest } from '../../store/import.ts';
 import { checkpointsDir, withStore } from '../all-checkpoints.ts';
@@ -67,7 +67,11 @@ async function runImport(cli: Cli, file: string, flags: ImportFlags): Promise<vo
       op,
       accept: await acceptor(config, op),
     };
-    return storeUrl === undefined ? toNode(config, request) : toStore(config, storeUrl, request);
+    try {
+      return await (storeUrl === undefined ? toNode(config, request) : toStore(config, storeUrl, request));
+    } catch (error) {
+      throw ofFile(error, file === '-' ? 'standard input' : file);
+    }
   });
   output.result(result, () => {
     const { checkpointId, totalBytes, created } = result;
@@ -76,6 +80,15 @@ async function runImport(cli: Cli, file: string, flags: ImportFlags): Promise<vo
       ? `imported ${checkpointId}, ${formatBytes(totalBytes)}: ${where}`
       : `${checkpointId} was there: ${where}`;
   });
+}
+
+/** What is damaged is the file: no checkpoint of it is there that could be verified or repaired. */
+function ofFile(error: unknown, file: string): unknown {
+  if (!isKybernateError(error, 'CheckpointCorrupt')) {
+    return error;
+  }
+  const details = { ...error.details, file, remedy: 'the archive is damaged: export it again' };
+  return new KybernateError('CheckpointCorrupt', `${file}: ${error.message}`, { details, cause: error });
 }
 
 async function* readArchive(file: string): AsyncGenerator<Uint8Array> {

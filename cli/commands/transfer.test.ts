@@ -104,6 +104,7 @@ describe('kybernate transfer', () => {
     const { code, stderr } = await transfer('status', ID);
 
     expect(code).toBe(17);
-    expect(stderr).toContain('start `kybernate sidecar`');
+    expect(stderr).toMatch(/\n  remedy: {3}start `kybernate sidecar`\n$/);
+    expect(stderr).not.toContain('workload');
   });
 });

@@ -72,6 +72,11 @@ async function runVerify(cli: Cli, checkpoint: string | undefined, flags: Verify
     await verifyPath(cli, flags.path, flags);
     return;
   }
+  if (checkpoint === undefined) {
+    throw new KybernateError('InvalidInput', 'give a checkpoint id, or --path <directory>', {
+      details: { remedy: '`kybernate ls` shows the ids' },
+    });
+  }
   const output = createOutput(cli.streams, flags);
   const { verifyInput } = await import('../../core/contract/verify.ts');
   const wish = {
