@@ -51,12 +51,14 @@ export function addRescueCommand(program: Command, cli: Cli): void {
 }
 
 async function runRescue(what: string | undefined, flags: RescueFlags, cli: Cli): Promise<void> {
-  const [{ survey, repair }, { runExeca }, { openGpuDriver }, { gpuLibraries }] = await Promise.all([
-    import('../../engine/rescue/rescue.ts'),
-    import('../../native/run/run-execa.ts'),
-    import('../../native/cuda/open.ts'),
-    import('../gpu-node.ts'),
-  ]);
+  const [{ survey, repair }, { runExeca }, { openGpuDriver }, { gpuLibraries }, { connectContainerd }] =
+    await Promise.all([
+      import('../../engine/rescue/rescue.ts'),
+      import('../../native/run/run-execa.ts'),
+      import('../../native/cuda/open.ts'),
+      import('../gpu-node.ts'),
+      import('../../native/containerd/client.ts'),
+    ]);
   const { runDir, stateDir } = cli.config();
   const output = createOutput(cli.streams, flags);
   const say = (fields: object, message: string): void => output.note(`${message} ${JSON.stringify(fields)}`);
@@ -64,6 +66,7 @@ async function runRescue(what: string | undefined, flags: RescueFlags, cli: Cli)
   const deps = {
     settings: { runDir, stateDir },
     run: runExeca,
+    containerd: connectContainerd,
     gpu: () => openGpuDriver(gpuLibraries(cli.env)),
     log: { debug: quiet, info: quiet, warn: say, error: say },
   };

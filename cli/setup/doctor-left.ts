@@ -37,7 +37,13 @@ export async function leftTraces({ env, run, runDir, stateDir }: DoctorInput): P
   const quiet = (): void => undefined;
   const log = { debug: quiet, info: quiet, warn: quiet, error: quiet };
   const gpu = (): ReturnType<typeof openGpuDriver> => openGpuDriver(gpuLibraries(env));
-  const { findings, unseen } = await survey({ settings: { runDir, stateDir }, run, gpu, log });
+  const { findings, unseen } = await survey({
+    settings: { runDir, stateDir },
+    run,
+    gpu,
+    log,
+    containerd: connectContainerd,
+  });
   const rows = findings
     .filter(({ kind, state }) => kind !== 'operation' && kind !== 'restore' && state !== 'on purpose')
     .map(({ kind, id, state, detail, remedy }) =>

@@ -1,10 +1,13 @@
 import type { Logger } from '../../core/op.ts';
+import type { Containerd } from '../../native/containerd/containerd.ts';
 import type { NodeDeps, NodeSettings } from '../node-deps.ts';
 
-/** No containerd and no Temporal: both may be what is down. */
+/** No Temporal, and containerd only where it may be asked to do what it knows best: both may be what is down. */
 export interface RescueDeps extends Pick<NodeDeps, 'run' | 'gpu'> {
   readonly settings: Pick<NodeSettings, 'runDir' | 'stateDir'>;
   readonly log: Logger;
+  /** @param address of the socket */
+  readonly containerd: (address: string) => Pick<Containerd, 'resumeTask' | 'close'>;
 }
 
 /**

@@ -31,7 +31,10 @@ beforeEach(() => {
   const answer = { exitCode: 0, timedOut: false, cancelled: false, forceKilled: false, durationMs: 1, stderr: '' };
   const run = (): Promise<RunResult> => Promise.resolve({ ...answer, stdout: '{"nftables":[]}' });
   const log = { debug: silent, info: silent, warn: silent, error: silent };
-  deps = { settings, run, gpu: () => ({ reason: 'none' }), log };
+  const containerd = (): never => {
+    throw new Error('no containerd here');
+  };
+  deps = { settings, run, containerd, gpu: () => ({ reason: 'none' }), log };
   writePlan({
     operationId: ID,
     container: { namespace: 'default', id: 'web' },

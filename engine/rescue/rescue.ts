@@ -5,7 +5,8 @@
 import { messageOf } from '../../core/errors.ts';
 import type { Finding, RescueDeps } from './finding.ts';
 import { operationFindings } from './operations.ts';
-import { cgroupFindings, fileFindings, gpuFindings, mountFindings, networkFindings, pausedFindings } from './traces.ts';
+import { pausedFindings } from './paused.ts';
+import { cgroupFindings, fileFindings, gpuFindings, mountFindings, networkFindings } from './traces.ts';
 
 export interface Survey {
   readonly findings: readonly Finding[];

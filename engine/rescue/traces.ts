@@ -1,6 +1,5 @@
 /* What lies or stands around without an operation: files, cgroups, mounts, network locks, locked GPU processes. */
-import { readdirSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import { deleteTable, isCriuTable, listTables } from '../../native/net/nft.ts';
 import { readMounts } from '../../native/proc/mounts.ts';
@@ -9,18 +8,15 @@ import { numericEntries } from '../../native/proc/read.ts';
 import { listProcesses, readProcess } from '../../native/proc/tree.ts';
 import { cgroupPids } from '../../native/proc/cgroup.ts';
 import { diskLeftovers, removeLeftover } from '../disk-leftovers.ts';
-import { freezerState, thaw, type FreezerCgroup } from '../freezer.ts';
 import { withGpuTraces } from '../gpu-traces.ts';
 import { listOperations, readPlan } from '../operation.ts';
 import { leftCgroups, removeOperationCgroup } from '../operation-cgroup.ts';
 import { clearDeadRestore } from '../restore-leftovers.ts';
 import type { Finding, RescueDeps } from './finding.ts';
+import { frozenCgroups } from './paused.ts';
 
 const STATE_MS = 5000;
 const MOVE_MS = 600_000;
-const FREEZERS = { v1: '/sys/fs/cgroup/freezer', v2: '/sys/fs/cgroup' } as const;
-/** Deeper than Kubernetes and systemd nest. */
-const MAX_DEPTH = 12;
 
 export async function fileFindings({ settings }: RescueDeps): Promise<readonly Finding[]> {
   return (await diskLeftovers(settings)).map((leftover) => ({
@@ -202,65 +198,4 @@ export async function gpuFindings(deps: RescueDeps): Promise<readonly Finding[]>
     });
   }
   return findings;
-}
-
-/** Paused by `docker pause`, `ctr pause` or the kubelet, or left: only who is named is let go. */
-export async function pausedFindings({ settings }: RescueDeps): Promise<readonly Finding[]> {
-  const planned = new Set<string>();
-  for (const operationId of await listOperations(settings)) {
-    planned.add(readPlan(settings, operationId)?.facts.freezer.path ?? '');
-  }
-  return frozenCgroups()
-    .filter(({ path }) => !planned.has(path))
-    .map((cgroup) => ({
-      kind: 'container',
-      id: cgroup.path,
-      container: basename(cgroup.path),
-      state: 'on purpose',
-      detail: `frozen, with pids ${cgroupPids(cgroup.path).join(', ')}, and no operation of this node knows it`,
-      remedy: `if nobody has paused it: \`kybernate rescue ${basename(cgroup.path)} --apply\``,
-      repair: async () => {
-        await thaw(cgroup);
-        return `its freezer is ${freezerState(cgroup)}`;
-      },
-    }));
-}
-
-/** Outermost ones: what is below them is frozen with them. */
-function frozenCgroups(): readonly FreezerCgroup[] {
-  const found: FreezerCgroup[] = [];
-  const visit = (cgroup: FreezerCgroup, depth: number): void => {
-    if (depth > 0 && ['frozen', 'freezing'].includes(stateOrGone(cgroup)) && cgroupPids(cgroup.path).length > 0) {
-      found.push(cgroup);
-      return;
-    }
-    if (depth < MAX_DEPTH) {
-      subdirectories(cgroup.path).forEach((path) => visit({ ...cgroup, path }, depth + 1));
-    }
-  };
-  visit({ version: 1, path: FREEZERS.v1 }, 0);
-  if (found.length === 0) {
-    visit({ version: 2, path: FREEZERS.v2 }, 0);
-  }
-  return found;
-}
-
-function stateOrGone(cgroup: FreezerCgroup): string {
-  try {
-    return freezerState(cgroup);
-  } catch {
-    // A cgroup without that file, or one that may not be read: nothing of ours is frozen by it.
-    return 'gone';
-  }
-}
-
-function subdirectories(dir: string): string[] {
-  try {
-    return readdirSync(dir, { withFileTypes: true })
-      .filter((entry) => entry.isDirectory())
-      .map((entry) => join(dir, entry.name));
-  } catch {
-    // It ended between two looks, or this hierarchy is not mounted.
-    return [];
-  }
 }

@@ -53,6 +53,20 @@ test('runner and worker are gone: rescue shows what stands still, lets it go and
   });
 });
 
+test('a container that somebody has paused is resumed by containerd, which can pause it again', async () => {
+  await stack.runContainer('paused', PYTHON, ['/usr/bin/python3', '/w/memory.py', '400', '64'], workload());
+  await until('its state', () => stack.readJson('paused', '/tmp/state.json').then(Boolean));
+  await stack.ctr('tasks', 'pause', 'paused');
+
+  const { repaired } = await runCliJson<Answer>(stack.variables, 'rescue', 'paused', '--apply');
+
+  expect(repaired).toMatchObject([
+    { done: expect.stringMatching(/^containerd has resumed .*paused; .* thawed$/) as string },
+  ]);
+  await stack.ctr('tasks', 'pause', 'paused');
+  await stack.ctr('tasks', 'resume', 'paused');
+});
+
 test('a container of which nothing is known is not found', async () => {
   expect((await runCli(stack.variables, 'rescue', 'nobody')).exitCode).toBe(3);
 });
