@@ -302,6 +302,23 @@ test('a process that the driver does not give back is poisoned, keeps the runner
   expect([runner.busy, limit()]).toEqual([false, '100']);
 });
 
+test('a GPU that does not come back after a capture that is whole is tried again without an undo of the capture', async () => {
+  writeFileSync(join(dir, 'runc'), FAILING_RUNC.replace('exit 1', 'exit 0'), { mode: 0o755 });
+  const runner = newRunner({ imagesOnly: true });
+  driver.faults.set('unlock', 999);
+  // What follows the thaw needs a real dump.
+  const captured = runner.capture().catch(() => undefined);
+  await until(() => steps().includes('gpu-restoring failed'));
+  driver.faults.clear();
+
+  expect((await runner.resume()).source).toBe('running');
+
+  await captured;
+  expect(steps()).toContain('captured done');
+  expect(steps()).not.toContain('undone begin');
+  expect([steps().at(-1), runner.busy, limit()]).toEqual(['resumed done', false, '100']);
+});
+
 test('each step of the way back tells how long it may take, beyond all that it waits for', async () => {
   const runner = newRunner({ gpu: { ...plan.gpu, resume: { command: ['true'], timeoutMs: 3000 } } });
   await runner.saveGpuState();
