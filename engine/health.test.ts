@@ -1,6 +1,7 @@
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { expect, test } from 'vitest';
+import { healthCheck } from '../core/contract/checkpoint.ts';
 import type { Run, RunResult } from '../native/run/run.ts';
 import { checkHealth } from './health.ts';
 import type { OperationPlan } from './operation.ts';
@@ -56,4 +57,9 @@ test('a workload that does not answer in time is not healthy, with what it said'
 
 test('nobody is asked where no command was given', async () => {
   expect(await checkHealth(answers(0).run, { ...plan(1), health: undefined } as never)).toBeUndefined();
+});
+
+test('nobody waits longer than two minutes for a workload that does not answer', () => {
+  expect(healthCheck.safeParse({ command: ['ask'], timeoutMs: 120_000 }).success).toBe(true);
+  expect(healthCheck.safeParse({ command: ['ask'], timeoutMs: 120_001 }).success).toBe(false);
 });
