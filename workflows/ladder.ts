@@ -146,28 +146,39 @@ export class Ladder {
       // A bug of the workflow's code: it blocks the task, as Temporal intends.
       throw error;
     }
-    this.#tell({ ...at, outcome: 'failed', type, reason: messageOf(told) });
-    if (type === 'CheckpointCorrupt' && at.checkpointId !== undefined) {
-      const place = at.from === 'store' ? 'store' : 'node';
-      this.#damaged.push({ place, node: at.node, checkpointId: at.checkpointId, reason: messageOf(told) });
+    const reason = messageOf(told);
+    // With the GPUs that failed left out nothing on the node fits: there was no other GPU, and why it failed there counts.
+    const noPlace = at.rung === 'another-gpu' && type === 'Incompatible';
+    if (noPlace) {
+      this.skip(at, reason);
+    } else {
+      this.#note(at, error, { type, reason });
     }
-    this.#error = error;
-    this.type = type;
-    if (!this.#goesOn(at, type)) {
+    if (!this.#goesOn(at, this.type ?? type)) {
       throw this.#ending();
     }
-    log.info('a rung of the restore failed', { rung: at.rung, node: at.node, type, reason: messageOf(told) });
+    log.info('a rung of the restore failed', { rung: at.rung, node: at.node, type, reason });
     if (undo.depth > depth) {
       progress.enter('rolling-back');
       const report = await CancellationScope.nonCancellable(() => undo.run(depth));
       if (report.failed.length > 0) {
-        throw outcomeOf(error, report, at.node);
+        throw outcomeOf(this.#error ?? error, report, at.node);
       }
       await lock.delivered();
     }
     if (this.#isCancelled()) {
       throw new CancelledFailure('the operation was cancelled');
     }
+  }
+
+  #note(at: Where, error: Error, { type, reason }: { readonly type: string; readonly reason: string }): void {
+    this.#tell({ ...at, outcome: 'failed', type, reason });
+    if (type === 'CheckpointCorrupt' && at.checkpointId !== undefined) {
+      const place = at.from === 'store' ? 'store' : 'node';
+      this.#damaged.push({ place, node: at.node, checkpointId: at.checkpointId, reason });
+    }
+    this.#error = error;
+    this.type = type;
   }
 
   /** Asked anew: it may have come during the undo. */

@@ -264,11 +264,27 @@ describe.skipIf(reason !== undefined)(
       const id = name();
       fake.setRules([{ call: 'Unlock', nth: 2, action: 'error=999' }]);
 
-      const error = await failureOf(stack.restore(checkpointId, id));
+      const error = await failureOf(stack.restore(checkpointId, id, { ladder: ['local-copy'] }));
       expect(error.message).toMatch('cuCheckpointProcessUnlock');
       expect(error.type).toBe('RestoreFailed');
 
       await isGone(id);
+    });
+
+    it('comes back on another GPU of its model when the driver refuses it on its own', async () => {
+      const checkpointId = await captured([{ name: 'rung' }]);
+      const id = name();
+      fake.setRules([{ call: 'Restore', nth: 1, action: 'error=999' }]);
+
+      const result = await stack.restore(checkpointId, id);
+
+      const tried = result.rungs.filter(({ outcome }) => outcome !== 'skipped');
+      expect(tried).toMatchObject([
+        { rung: 'local-copy', outcome: 'failed', type: 'RestoreFailed' },
+        { rung: 'another-gpu', outcome: 'restored' },
+      ]);
+      expect(result.gpu?.map).toEqual([pair(FIRST, SECOND)]);
+      expect((await gpu.tokens(id, 'rung')).vram).toBe('vram of rung');
     });
 
     it('is ended when the driver does not come back within the budget', async () => {
@@ -333,7 +349,7 @@ describe.skipIf(reason !== undefined)(
         await restoring;
         expect(limit()).toBe(400 * MIB);
 
-        const failing = failureOf(stack.restore(checkpointId, name()));
+        const failing = failureOf(stack.restore(checkpointId, name(), { ladder: ['local-copy'] }));
         await until('the limit to be raised again', () => limit() > 600 * MIB);
         expect((await failing).type).toBe('RestoreFailed');
         expect(limit()).toBe(400 * MIB);
@@ -431,6 +447,22 @@ describe.skipIf(reason !== undefined)(
             /driver API 12080 cannot restore onto another GPU/,
           );
           expect((await stack.restore(checkpointId, name())).gpu?.map).toEqual([pair(FIRST, FIRST)]);
+
+          fake.setRules([{ call: 'Restore', action: 'oom' }]);
+          const error = await failureOf(stack.restore(checkpointId, name()));
+          expect(error.type).toBe('GpuOutOfMemory');
+          expect(error.details).toMatchObject({
+            rungs: [
+              { rung: 'local-copy', outcome: 'failed', type: 'GpuOutOfMemory' },
+              { rung: 'other-tier' },
+              { rung: 'peer' },
+              {
+                rung: 'another-gpu',
+                outcome: 'skipped',
+                reason: expect.stringContaining('cannot restore onto another GPU') as string,
+              },
+            ],
+          });
         },
       );
     });

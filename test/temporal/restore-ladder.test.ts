@@ -126,6 +126,27 @@ describe('the ladder of a restore', () => {
     expect(steps.filter((step) => step === 'removeRestored')).toHaveLength(1);
   });
 
+  it.concurrent.each<[string, 'preflightRestore' | 'planRestore']>([
+    ['before the lock', 'preflightRestore'],
+    ['when it is planned', 'planRestore'],
+  ])('fails with what went wrong on the GPU where the node has no other: told %s', async (_when, step) => {
+    const gpuMap = [{ from: 'GPU-a', to: 'GPU-a' }];
+    const answer: Script = async (input, happy) => {
+      const { avoidGpus = [] } = input as { avoidGpus?: readonly string[] };
+      return avoidGpus.length > 0 ? fails('Incompatible')(input, happy) : { ...((await happy()) as object), gpuMap };
+    };
+    const { steps, outcome, rungs } = await ended(`ladder-only-gpu-${step}`, {
+      planRestore: async (_input, happy) => ({ ...((await happy()) as object), gpuMap }),
+      startRestored: fails('GpuOutOfMemory'),
+      [step]: answer,
+    });
+
+    expect(rungs).toEqual(['local-copy GpuOutOfMemory', 'other-tier skipped', 'peer skipped', 'another-gpu skipped']);
+    expect(outcome).toMatchObject({ type: 'GpuOutOfMemory', message: expect.not.stringContaining('tried') as string });
+    expect(steps.filter((name) => name === 'startRestored')).toHaveLength(1);
+    expect(steps.filter((name) => name === 'releaseLock')).toHaveLength(step === 'planRestore' ? 2 : 1);
+  });
+
   it.concurrent('restores on another node only when it is named', async () => {
     const steps = { preflightRestore: once(fails('Incompatible')) };
 
