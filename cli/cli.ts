@@ -9,6 +9,8 @@ export interface Cli {
   readonly env: Environment;
   readonly streams: OutputStreams;
   readonly terminal: Terminal;
+  /** the effective user of this process */
+  readonly isRoot: boolean;
   /** reads the environment when it is first needed: `--help` must not fail on a wrong variable */
   config(): CliConfig;
   /** connects to Temporal; loads its client only then */

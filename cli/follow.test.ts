@@ -65,6 +65,34 @@ describe('follow', () => {
     expect(said).toEqual(['painted for the last time', 'listening ended']);
   });
 
+  it('says once why nobody works on it, and waits on', async () => {
+    const { operation, followOptions, end, said } = scene({ interactive: false });
+    const looks = [undefined, 'no control worker', 'again'];
+    const look = async (): Promise<string | undefined> => {
+      setTimeout(() => end.resolve('done'), 50);
+      return looks.shift();
+    };
+
+    const followed = await follow(operation, { ...followOptions, unserved: { afterMs: 1, look } });
+
+    expect(followed).toEqual({ kind: 'done', result: 'done' });
+    expect(said).toEqual(['no control worker', 'painted for the last time', 'listening ended']);
+    expect(looks).toEqual(['again']);
+  });
+
+  it('does not look for workers when one tells of progress', async () => {
+    const { operation, followOptions, end, said } = scene({ interactive: false });
+    const progress: Operation<string>['progress'] = async () => ({ phase: 'capturing', phases: [] }) as never;
+    setTimeout(() => end.resolve('done'), 60);
+
+    await follow(
+      { ...operation, progress },
+      { ...followOptions, unserved: { afterMs: 20, look: async () => 'nobody' } },
+    );
+
+    expect(said).toEqual(['painted for the last time', 'listening ended']);
+  });
+
   it('throws what the operation failed with', async () => {
     const { operation, followOptions, end } = scene({ interactive: true });
 

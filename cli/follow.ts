@@ -15,6 +15,8 @@ export interface FollowOptions {
   readonly painter: ProgressPainter;
   readonly terminal: Terminal;
   readonly note: (text: string) => void;
+  /** as long as nobody tells of progress: why nobody works on it, looked for until there is something to say */
+  readonly unserved?: { readonly afterMs: number; readonly look: () => Promise<string | undefined> };
   /** between two looks at the progress */
   readonly pollMs: number;
 }
@@ -31,10 +33,11 @@ const QUESTION = 'Ctrl-C: [d]etach (the operation goes on), [c]ancel it (it is u
  */
 export async function follow<Result>(operation: Operation<Result>, options: FollowOptions): Promise<Followed<Result>> {
   const interrupts = options.terminal.listen();
-  const watch: Watch = { over: new AbortController(), asking: false };
+  const watch: Watch = { over: new AbortController(), asking: false, served: false };
   // Settles once and never rejects, so that racing against it leaves no unhandled rejection behind.
   const end = settle(operation.result());
   void paint(operation, options, watch);
+  void tellUnserved(options, watch);
   try {
     let cancelling = false;
     for (;;) {
@@ -67,6 +70,8 @@ interface Watch {
   readonly over: AbortController;
   /** a question stands on the screen: do not paint over it */
   asking: boolean;
+  /** a worker has told of progress */
+  served: boolean;
 }
 
 type Settled<Result> = { readonly result: Result } | { readonly error: unknown };
@@ -136,6 +141,7 @@ async function paint<Result>(operation: Operation<Result>, options: FollowOption
     let progress: OperationProgress | undefined;
     try {
       progress = await operation.progress();
+      watch.served ||= progress !== undefined;
     } catch (error) {
       // Progress is a courtesy: a query that fails (no worker, a closed workflow) must not end the watching, and the
       // end of the operation is learnt from its result alone.
@@ -150,6 +156,24 @@ async function paint<Result>(operation: Operation<Result>, options: FollowOption
     }
     // Woken by the end of the operation; an aborted sleep is not an error here.
     await sleep(options.pollMs, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+/** Beside the painting: a query that nobody answers takes as long as its own time limit. */
+async function tellUnserved({ unserved, painter, note }: FollowOptions, watch: Watch): Promise<void> {
+  const { signal } = watch.over;
+  while (unserved !== undefined) {
+    await sleep(unserved.afterMs, undefined, { signal }).catch(() => undefined);
+    if (signal.aborted || watch.served) {
+      return;
+    }
+    // A courtesy: a server that does not tell ends nothing.
+    const text = await unserved.look().catch(() => undefined);
+    if (text !== undefined && !signal.aborted && !watch.served && !watch.asking) {
+      painter.pause();
+      note(text);
+      return;
+    }
   }
 }
 

@@ -22,6 +22,7 @@ const cli: Cli = {
   env: process.env,
   streams: process,
   terminal: createProcessTerminal(),
+  isRoot: process.geteuid?.() === 0,
   config: () => readCliConfig(process.env),
   connect: async () => {
     const { connectOperations } = await import('./connect.ts');

@@ -27,6 +27,8 @@ export interface Operations {
   readonly namespace: string;
   /** `host:port` of the Temporal server; absent where nobody needs to be told */
   readonly address?: string;
+  /** how many workers take operations there; absent where nobody needs to be told */
+  readonly controlWorkers?: () => Promise<number>;
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
   rehearse(request: RehearseRequest, options: { workflowId?: string }): Promise<Operation<RehearseResult>>;

@@ -9,6 +9,8 @@ import { createProgressPainter, createSilentPainter } from './progress.ts';
 
 const POLL_TERMINAL_MS = 250;
 const POLL_PLAIN_MS = 1_000;
+/** An operation that a worker has taken answers within a second. */
+const UNSERVED_MS = 10_000;
 
 export interface RunOptions<Result> {
   readonly output: Output;
@@ -69,6 +71,7 @@ async function followToEnd<Result>(
     // Nobody is asked on behalf of a program that reads JSON.
     terminal: output.json ? withoutPerson(cli.terminal) : cli.terminal,
     note: output.note,
+    unserved: { afterMs: UNSERVED_MS, look: () => unservedText(operations) },
     pollMs: stream.isTTY === true ? POLL_TERMINAL_MS : POLL_PLAIN_MS,
   });
   if (followed.kind === 'detached') {
@@ -83,6 +86,17 @@ async function followToEnd<Result>(
   if (exitCode !== undefined) {
     cli.setExitCode(exitCode);
   }
+}
+
+async function unservedText({ address, namespace, controlWorkers }: Operations): Promise<string | undefined> {
+  if (controlWorkers === undefined || (await controlWorkers()) > 0) {
+    return undefined;
+  }
+  return (
+    `no control worker polls ${address ?? 'the Temporal server'}, namespace ${namespace}: start one ` +
+    '(`kybernate worker control`), or set the variables of the right server (eval "$(kybernate up --env)"); the ' +
+    'operation waits for it'
+  );
 }
 
 function withoutPerson(terminal: Terminal): Terminal {

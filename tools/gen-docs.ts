@@ -278,6 +278,7 @@ function documentedCli(): Parameters<typeof createProgram>[0] {
       write: unused,
       onStop: unused,
     },
+    isRoot: false,
     config: unused,
     connect: unused,
     setExitCode: unused,

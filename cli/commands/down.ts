@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { KybernateError } from '../../core/errors.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
+import { needsRoot } from '../needs-root.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 
@@ -17,7 +18,7 @@ export function addDownCommand(program: Command, cli: Cli): void {
     .summary('stop the embedded dev environment')
     .description(
       'Stops exactly what `kybernate up` started, the containers of its containerd included, and leaves no process, ' +
-        'mount, socket or cgroup. Histories and checkpoints of the environment are removed unless --keep is given.',
+        'mount, socket or cgroup. Histories and checkpoints of the environment are removed unless --keep is given. Needs root.',
     )
     .option('--keep', "keep Temporal's histories, the checkpoints and the store for the next `kybernate up`")
     .addOption(jsonOption());
@@ -32,6 +33,8 @@ export function addDownCommand(program: Command, cli: Cli): void {
 }
 
 async function runDown(flags: DownFlags, cli: Cli): Promise<void> {
+  // Another user's directory is another one: it would be told that nothing was running.
+  needsRoot(cli, 'down');
   const { down } = await import('../dev/down.ts');
   const result = await down({ env: cli.env, keepData: flags.keep === true });
   if (result.stillMounted.length > 0) {

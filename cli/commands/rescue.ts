@@ -7,6 +7,7 @@ import type { Finding } from '../../engine/rescue/finding.ts';
 import type { Repaired, Survey } from '../../engine/rescue/rescue.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
+import { RUN_AS_ROOT, needsRoot } from '../needs-root.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput, renderTable } from '../output.ts';
 
@@ -19,6 +20,7 @@ interface RescueFlags {
 const EXIT_LEFT = 1;
 const EXIT_STANDS_STILL = ERRORS.Poisoned.exitCode;
 const AGENT_MS = 1000;
+const WITHOUT_ROOT = `what only root sees: ${RUN_AS_ROOT}`;
 
 export function addRescueCommand(program: Command, cli: Cli): void {
   const command = program
@@ -29,7 +31,7 @@ export function addRescueCommand(program: Command, cli: Cli): void {
         'cgroups, network namespaces and the GPU driver of this machine tell; Temporal and containerd may be down. With ' +
         '--apply it repairs what it can: thaws, gives GPUs back, removes network locks, mounts, cgroups and files, reads ' +
         'back, and tells what is left. A live runner is left at work, and a live node worker repairs by itself: --force ' +
-        'goes on all the same. Needs root.',
+        'goes on all the same. --apply needs root, and without root not everything is seen.',
     )
     .argument('[what]', 'operation id, container, network table or path; without it everything')
     .option('--apply', 'repair; without it nothing is changed')
@@ -51,6 +53,9 @@ export function addRescueCommand(program: Command, cli: Cli): void {
 }
 
 async function runRescue(what: string | undefined, flags: RescueFlags, cli: Cli): Promise<void> {
+  if (flags.apply === true) {
+    needsRoot(cli, 'rescue --apply');
+  }
   const [{ survey, repair }, { runExeca }, { openGpuDriver }, { gpuLibraries }, { connectContainerd }] =
     await Promise.all([
       import('../../engine/rescue/rescue.ts'),
@@ -70,9 +75,15 @@ async function runRescue(what: string | undefined, flags: RescueFlags, cli: Cli)
     gpu: () => openGpuDriver(gpuLibraries(cli.env)),
     log: { debug: quiet, info: quiet, warn: say, error: say },
   };
-  const before = await survey(deps, what);
+  const seen = await survey(deps, what);
+  const before = cli.isRoot ? seen : { ...seen, unseen: [WITHOUT_ROOT, ...seen.unseen] };
   if (what !== undefined && before.findings.length === 0) {
-    throw new KybernateError('ContainerNotFound', `nothing of ${what} stands still, is half-made or left on this node`);
+    const text = `nothing of ${what} stands still, is half-made or left on this node`;
+    throw cli.isRoot
+      ? new KybernateError('ContainerNotFound', text)
+      : new KybernateError('ContainerNotFound', `${text}, as far as is seen without root`, {
+          details: { remedy: RUN_AS_ROOT },
+        });
   }
   if (flags.apply !== true) {
     finish(cli, output.json, before, before, []);

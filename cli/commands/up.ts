@@ -6,6 +6,7 @@ import type { Cli } from '../cli.ts';
 import type { ImageName } from '../dev/images.ts';
 import type { DevEnvironment } from '../dev/up.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
+import { needsRoot } from '../needs-root.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput, renderPairs } from '../output.ts';
 
@@ -25,7 +26,7 @@ export function addUpCommand(program: Command, cli: Cli): void {
       'Starts a private containerd, a Temporal server with its Web UI, both workers and the sidecar on this machine. Everything ' +
         'listens on loopback or unix sockets and lies in KYBERNATE_DEV_DIR (default: dev in the cache directory). ' +
         'While it is up, commands without settings of their own (KYBERNATE_*, TEMPORAL_*) use it. A second call starts ' +
-        'what has ended and changes nothing else.',
+        'what has ended and changes nothing else. Needs root.',
     )
     .addOption(new Option('--store <kind>', 'where checkpoints go').choices(['dir', 's3']).default('dir'))
     .option('--images <names>', 'images to import, comma-separated: busybox, redis, python (default: busybox,redis)')
@@ -60,6 +61,7 @@ async function imageNames(text: string): Promise<ImageName[]> {
 }
 
 async function runUp(flags: UpFlags, cli: Cli): Promise<void> {
+  needsRoot(cli, 'up');
   const { exportLines, up } = await import('../dev/up.ts');
   const output = createOutput(cli.streams, flags);
   const environment = await up({

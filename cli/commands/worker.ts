@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
+import { needsRoot } from '../needs-root.ts';
 import { addHelpTexts } from '../options.ts';
 
 /** What all of them give: see workers/run-workers.ts. */
@@ -47,6 +48,7 @@ export function addWorkerCommand(program: Command, cli: Cli): void {
     exitCodes,
   });
   node.action(async () => {
+    needsRoot(cli, 'worker node');
     const { startNodeWorker } = await import('../../workers/node.ts');
     await untilStopped(cli, await startNodeWorker({ env: cli.env }));
   });

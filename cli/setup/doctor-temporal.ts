@@ -28,7 +28,7 @@ export async function temporalServer(input: DoctorInput): Promise<Diagnosis[]> {
 }
 
 async function pollers(input: DoctorInput, server: string): Promise<Diagnosis> {
-  const { countPollers } = await import('./temporal-queues.ts');
+  const { countPollers } = await import('../connect.ts');
   const remedy = 'start `kybernate worker control` against this server, or name the right one by TEMPORAL_ADDRESS';
   try {
     const count = await countPollers(input.env, input.temporalAddress, input.temporalNamespace);

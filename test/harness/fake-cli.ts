@@ -24,6 +24,8 @@ export interface FakeCliOptions {
   /** standard input as bytes */
   readonly input?: Uint8Array;
   readonly interactive?: boolean;
+  /** default: true */
+  readonly isRoot?: boolean;
   /** what a question is answered with; the question stays open without it */
   readonly answer?: string;
   /** what every started operation does; ends at once with {} without it */
@@ -50,6 +52,7 @@ export function createFakeCli(options: FakeCliOptions = {}): FakeCli {
     pressCtrlC: () => interrupts.forEach((press) => press()),
     cli: {
       env,
+      isRoot: options.isRoot ?? true,
       config: () => readCliConfig(env),
       connect: async () => createFakeOperations(calls, options),
       setExitCode: (code) => {
