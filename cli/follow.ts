@@ -162,7 +162,10 @@ async function paint<Result>(operation: Operation<Result>, options: FollowOption
 /** Beside the painting: a query that nobody answers takes as long as its own time limit. */
 async function tellUnserved({ unserved, painter, note }: FollowOptions, watch: Watch): Promise<void> {
   const { signal } = watch.over;
-  while (unserved !== undefined) {
+  if (unserved === undefined) {
+    return;
+  }
+  for (;;) {
     await sleep(unserved.afterMs, undefined, { signal }).catch(() => undefined);
     if (signal.aborted || watch.served) {
       return;
