@@ -27,21 +27,30 @@ export interface ListedCheckpoint {
   readonly remote?: StoredCheckpoint;
   /** other nodes with a copy; absent: they were not asked */
   readonly elsewhere?: ReadonlyArray<NodeCopy & { readonly node: string }>;
+  /** the store could not be read: whether it has this one is not known */
+  readonly storeUnread?: true;
 }
 
-/** `pending`: on a node, and on its way to the store. `verified`: in the store, and read back from there. */
-export type SeenDurability = 'local' | 'pending' | 'remote' | 'verified';
+/**
+ * `pending`: on a node, and on its way to the store. `verified`: in the store, and read back from there. `unknown`: on a
+ * node, and the store could not be read.
+ */
+export type SeenDurability = 'local' | 'pending' | 'remote' | 'verified' | 'unknown';
 
 export function durabilityOf(checkpoint: {
   readonly local?: Pick<LocalCheckpoint, 'uploadPending'>;
   readonly remote?: { readonly remote: string; readonly verifiedAt?: string };
   readonly elsewhere?: ReadonlyArray<{ readonly uploadPending: boolean }>;
+  readonly storeUnread?: true;
 }): SeenDurability {
   if (checkpoint.remote !== undefined) {
     return checkpoint.remote.verifiedAt === undefined ? 'remote' : 'verified';
   }
   const copies = [...(checkpoint.local === undefined ? [] : [checkpoint.local]), ...(checkpoint.elsewhere ?? [])];
-  return copies.some(({ uploadPending }) => uploadPending) ? 'pending' : 'local';
+  if (copies.some(({ uploadPending }) => uploadPending)) {
+    return 'pending';
+  }
+  return checkpoint.storeUnread === true ? 'unknown' : 'local';
 }
 
 export interface SeenList {
@@ -121,16 +130,22 @@ export async function openRing({ encryption }: CliConfig): Promise<KeyRing | und
   return openKeyRing(encryption, runExeca);
 }
 
-/** Opens the store for one use, with its keys where they are configured. */
+/**
+ * Opens the store for one use, with its keys where they are configured.
+ * @param access `write` makes a directory that is not there
+ * @throws StorageUnavailable among others where there is no store to read
+ */
 export async function withStore<Result>(
   config: CliConfig,
   url: string,
   use: (backend: Backend) => Promise<Result>,
+  access: 'read' | 'write' = 'read',
 ): Promise<Result> {
   const ring = await openRing(config);
   const { openBackend } = await import('../store/backend/open.ts');
   const backend = await openBackend(url, {
     region: config.s3Region,
+    mustExist: access === 'read',
     ...(config.s3Endpoint === undefined ? {} : { endpoint: config.s3Endpoint }),
   });
   try {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
+import type { Backend } from '../../store/backend/backend.ts';
 import type { Imported, ImportRequest } from '../../store/import.ts';
 import { checkpointsDir, withStore } from '../all-checkpoints.ts';
 import type { Cli } from '../cli.ts';
@@ -132,26 +133,25 @@ async function shareWithSidecar({ group }: CliConfig, path: string): Promise<voi
   }
 }
 
+type StoredImport = Omit<Imported, 'path'> & { readonly remote: string };
+
 /** Crash: a directory `kybernate-import-*` below TMPDIR; in the store nothing, or the checkpoint. */
-async function toStore(
-  config: CliConfig,
-  url: string,
-  archive: Archive,
-): Promise<Omit<Imported, 'path'> & { readonly remote: string }> {
+async function toStore(config: CliConfig, url: string, archive: Archive): Promise<StoredImport> {
   const { importCheckpoint } = await import('../../store/import.ts');
   const { uploadCheckpoint } = await import('../../store/upload.ts');
   const { publishManifest } = await import('../../store/publish.ts');
   const { localCatalog } = await import('../../store/local-catalog.ts');
   const work = await mkdtemp(join(tmpdir(), 'kybernate-import-'));
   try {
-    return await withStore(config, url, async (backend) => {
+    const fill = async (backend: Backend): Promise<StoredImport> => {
       const { checkpointId, path: dir, totalBytes } = await importCheckpoint({ ...archive, checkpointsDir: work });
       const manifest = await localCatalog(work).manifest(checkpointId);
       const upload = { checkpointId, dir, backend, op: archive.op, ledgerPath: join(work, 'upload.ledger') };
       await uploadCheckpoint({ ...upload, manifest });
       const { remote, created } = await publishManifest(upload);
       return { checkpointId, totalBytes, created, remote };
-    });
+    };
+    return await withStore(config, url, fill, 'write');
   } finally {
     await rm(work, { recursive: true, force: true });
   }

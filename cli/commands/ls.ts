@@ -37,7 +37,7 @@ export function addLsCommand(program: Command, cli: Cli): void {
       'Lists the checkpoints on this node (below KYBERNATE_STATE_DIR) and in the store, newest first; --all-nodes adds those ' +
         'that only other nodes have. Half-made ones are ' +
         'not checkpoints and are not listed. "pending" is on this node and still on its way to the store; "verified" was ' +
-        'read back from there. UNIQUE is what its removal would free in the store: packs that no other checkpoint has.',
+        'read back from there; "unknown" is on a node, and the store could not be read. UNIQUE is what its removal would free in the store: packs that no other checkpoint has.',
     );
   addFilterOptions(command)
     .addOption(
@@ -69,7 +69,9 @@ async function runLs(cli: Cli, flags: LsFlags): Promise<void> {
   const nowMs = Date.now();
   const { checkpoints: near, problems: found, storeError } = await listAll(config, flags.store ?? config.store);
   const problems = [...found];
-  const checkpoints = flags.allNodes === true ? await withOtherNodes(cli, near, problems) : near;
+  const everywhere = flags.allNodes === true ? await withOtherNodes(cli, near, problems) : near;
+  const checkpoints =
+    storeError === undefined ? everywhere : everywhere.map((one) => ({ ...one, storeUnread: true as const }));
   const fitting = checkpoints.filter((one) => matches(flags, one, nowMs)).sort(ORDERS[flags.sort]);
   const shown = fitting.slice(0, flags.limit ?? fitting.length);
   const tiers = flags.tiers === true ? await tiersOf(cli, shown) : undefined;

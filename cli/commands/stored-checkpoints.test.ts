@@ -26,6 +26,7 @@ let storeUrl: string;
 beforeEach(async () => {
   root = await mkdtemp(join(tmpdir(), 'kybernate-ls-'));
   storeUrl = `file://${join(root, 'store')}`;
+  await mkdir(join(root, 'store'));
 });
 afterEach(async () => {
   vi.useRealTimers();
@@ -229,6 +230,35 @@ a-local     default/redis  node-a  2026-03-01 09:30:00     3 d  13.2 MiB       -
     });
   });
 
+  it('makes no store that is not there, says so, and calls no checkpoint local that it may have', async () => {
+    await commit('a-here');
+    await commit('b-pending', { pending: true });
+    const typo = join(root, 'typo');
+    const json = cliHere();
+    const text = cliHere();
+
+    expect(await run(['ls', '--store', `file://${typo}`, '--sort', 'id', '--json'], json.cli)).toBe(0);
+    expect(await run(['ls', '--store', `file://${typo}`], text.cli)).toBe(0);
+
+    expect(JSON.parse(json.stdout())).toMatchObject({
+      checkpoints: [{ durability: 'unknown' }, { durability: 'pending' }],
+      problems: [expect.stringContaining(`there is no store at file://${typo}`)],
+    });
+    expect(text.stdout()).toMatch(/^a-here .* unknown +yes /m);
+    expect(text.stderr()).toContain(`note: the store is not shown: there is no store at file://${typo}`);
+    expect([json.exitCode(), text.exitCode()]).toEqual([17, 17]);
+    expect(await readdir(root)).not.toContain('typo');
+  });
+
+  it('leaves an empty directory as it is', async () => {
+    const fake = cliHere();
+
+    expect(await run(['ls'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toBe('no checkpoints\n');
+    expect(await readdir(join(root, 'store'))).toEqual([]);
+  });
+
   it('lists nothing half-made, and says what is damaged', async () => {
     await commit('whole');
     await commit('half');
@@ -375,6 +405,16 @@ describe('inspect', () => {
     expect(await run(['inspect', 'none', '--json'], fake.cli)).toBe(5);
 
     expect(JSON.parse(fake.stdout())).toMatchObject({ error: { type: 'CheckpointNotFound' } });
+  });
+
+  it('refuses a store that is not there, and makes none', async () => {
+    const typo = join(root, 'typo');
+    const fake = cliHere({ KYBERNATE_STORE: `file://${typo}` });
+
+    expect(await run(['inspect', 'none', '--json'], fake.cli)).toBe(17);
+
+    expect(JSON.parse(fake.stdout())).toMatchObject({ error: { type: 'StorageUnavailable' } });
+    expect(await readdir(root)).not.toContain('typo');
   });
 
   it('refuses an id that could leave the directory', async () => {

@@ -1,9 +1,9 @@
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openBackend } from './open.ts';
-import { openLocalBackend } from './local.ts';
+import { openExistingLocalBackend, openLocalBackend } from './local.ts';
 import { describeBackend } from './suite.ts';
 
 let root = '';
@@ -43,6 +43,23 @@ describe('a directory as a store', () => {
     );
 
     expect(modes).toEqual([0o700, 0o700, 0o600]);
+  });
+
+  it('opened for reading is made by nobody but a writer, and noticed when it goes', async () => {
+    await mkdir(join(root, 'empty'));
+    const backend = await openExistingLocalBackend(join(root, 'empty'));
+
+    expect(await backend.get('a/x')).toBeUndefined();
+    expect(await readdir(join(root, 'empty'))).toEqual([]);
+    await backend.put('a/x', new Uint8Array(1));
+    expect(await backend.get('a/x')).toEqual(new Uint8Array(1));
+    await rm(join(root, 'empty'), { recursive: true });
+    await expect(backend.get('a/x')).rejects.toMatchObject({ type: 'StorageUnavailable' });
+    await expect(openExistingLocalBackend(join(root, 'empty'))).rejects.toMatchObject({
+      type: 'StorageUnavailable',
+      message: expect.stringContaining('there is no store at') as string,
+    });
+    expect(await readdir(root)).toEqual([]);
   });
 
   it('leaves no temporary file after put and a lost putIfAbsent', async () => {

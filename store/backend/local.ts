@@ -30,12 +30,50 @@ const TEMPORARY_DIR = '.tmp';
 export async function openLocalBackend(root: string, url = pathToFileURL(root).href): Promise<Backend> {
   const owner = await attempt(root, async () => {
     await makeDirsDurably(root);
-    const { uid, gid } = await stat(root);
-    const foreign = process.geteuid?.() === 0 && uid !== 0 ? { uid, gid } : undefined;
+    const foreign = await ownerOf(root);
     await makeOwnedDirs(join(root, TEMPORARY_DIR), foreign);
     return foreign;
   });
-  return new LocalBackend(root, url, owner);
+  return new LocalBackend(root, url, owner, join(root, TEMPORARY_DIR));
+}
+
+/**
+ * Opens a directory that must be there, and makes nothing: a mistyped or unmounted store is told, and stays as it is.
+ * @throws StorageUnavailable there is no such directory; StorageDenied
+ */
+export async function openExistingLocalBackend(root: string, url = pathToFileURL(root).href): Promise<Backend> {
+  return attempt(root, async () => {
+    try {
+      const temporary = join(root, TEMPORARY_DIR);
+      return new LocalBackend(root, url, await ownerOf(root), (await isThere(temporary)) ? temporary : root);
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') {
+        throw error;
+      }
+      const remedy = 'check its address, and whether it is mounted; the first upload to it makes it';
+      throw new KybernateError('StorageUnavailable', `there is no store at ${url}; ${remedy}`, {
+        details: { store: url, remedy },
+        cause: error,
+      });
+    }
+  });
+}
+
+async function ownerOf(root: string): Promise<Owner> {
+  const { uid, gid } = await stat(root);
+  return process.geteuid?.() === 0 && uid !== 0 ? { uid, gid } : undefined;
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') {
+      throw error;
+    }
+    return false;
+  }
 }
 
 /** Whose store root writes into; undefined when it is its own, or another user writes as himself. */
@@ -55,11 +93,14 @@ class LocalBackend implements Backend {
   readonly url: string;
   readonly #root: string;
   readonly #owner: Owner;
+  /** what is there as long as the store is mounted */
+  readonly #witness: string;
 
-  constructor(root: string, url: string, owner: Owner) {
+  constructor(root: string, url: string, owner: Owner, witness: string) {
     this.#root = root;
     this.url = url;
     this.#owner = owner;
+    this.#witness = witness;
   }
 
   async put(key: string, bytes: Uint8Array, { signal }: CallOptions = {}): Promise<void> {
@@ -142,6 +183,9 @@ class LocalBackend implements Backend {
 
   async #writeTemporary(path: string, bytes: Uint8Array): Promise<string> {
     await makeOwnedDirs(dirname(path), this.#owner);
+    if (this.#witness === this.#root) {
+      await makeOwnedDirs(join(this.#root, TEMPORARY_DIR), this.#owner);
+    }
     const temporary = join(this.#root, TEMPORARY_DIR, randomBytes(12).toString('hex'));
     await writeSynced(temporary, bytes);
     if (this.#owner !== undefined) {
@@ -159,7 +203,7 @@ class LocalBackend implements Backend {
         if (errnoOf(error) !== 'ENOENT') {
           throw error;
         }
-        await stat(join(this.#root, TEMPORARY_DIR));
+        await stat(this.#witness);
         return undefined;
       }
     });

@@ -3,12 +3,14 @@ import { createRequire } from 'node:module';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import type { Backend } from './backend.ts';
-import { openLocalBackend } from './local.ts';
+import { openExistingLocalBackend, openLocalBackend } from './local.ts';
 import type { S3Settings } from './s3.ts';
 
 export interface StoreSettings extends S3Settings {
   /** where a directory is reached, when not by the path in its URL */
   readonly directory?: string;
+  /** a directory that is not there is refused, and none is made: for those who only read */
+  readonly mustExist?: boolean;
 }
 
 /** Loads what a store of this URL needs, for a process that cannot load it later. */
@@ -29,7 +31,7 @@ const CREDENTIAL_SOURCES = [
 ];
 
 /**
- * Opens `file:///dir` (made if missing) or `s3://bucket[/prefix]`. The credentials of S3 come from where the SDK looks
+ * Opens `file:///dir` (made if missing, unless `mustExist`) or `s3://bucket[/prefix]`. The credentials of S3 come from where the SDK looks
  * for them; it is loaded only when it is needed.
  * @throws InvalidInput for another URL; StorageDenied, StorageUnavailable, DiskFull when a directory cannot be used
  */
@@ -37,7 +39,8 @@ export async function openBackend(url: string, settings: StoreSettings = {}): Pr
   const parsed = parseUrl(url);
   if (parsed.protocol === 'file:') {
     const path = toPath(parsed).replace(/(.)\/+$/, '$1');
-    return openLocalBackend(settings.directory ?? path, pathToFileURL(path).href);
+    const open = settings.mustExist === true ? openExistingLocalBackend : openLocalBackend;
+    return open(settings.directory ?? path, pathToFileURL(path).href);
   }
   if (parsed.protocol === 's3:' && parsed.hostname !== '' && parsed.username === '') {
     const { openS3Backend } = await import('./s3.ts');
