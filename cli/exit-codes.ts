@@ -15,7 +15,7 @@ export const CLI_ERRORS = {
   CheckpointInUse: {
     exitCode: 67,
     workload: 'none',
-    remedy: 'wait until the restore or upload is over, or remove it with --force',
+    remedy: 'wait until the restore, upload or read is over, or remove it with --force',
   },
   OperationTerminated: {
     exitCode: 68,

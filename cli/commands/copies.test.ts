@@ -1,7 +1,10 @@
 /* verify, repair, export, import and cat against a real directory of checkpoints and a real store in a directory. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { RepairResult, VerifyResult } from '../../core/contract/verify.ts';
 import { openBackend } from '../../store/backend/open.ts';
@@ -199,6 +202,25 @@ describe('export and import', () => {
     const again = cliHere({ env: { KYBERNATE_STATE_DIR: join(root, 'other') }, input: from.stdoutBytes() });
     expect(await run(['import', '-'], again.cli)).toBe(0);
     expect(again.stdout()).toContain('ck-1 was there');
+  });
+
+  it('leave no lease in the store when the reader of the pipe ends', async () => {
+    await publish();
+    const env = { ...process.env, KYBERNATE_STATE_DIR: join(root, 'other'), KYBERNATE_STORE: storeUrl };
+    const main = fileURLToPath(new URL('../main.ts', import.meta.url));
+    const child = spawn(process.execPath, [main, 'export', 'ck-1', '--from', 'store'], {
+      env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    const ended = once(child, 'close');
+    child.stderr.resume();
+    await once(child.stdout, 'readable');
+    expect(await readdir(join(root, 'store/leases'))).toHaveLength(1);
+
+    child.stdout.destroy();
+
+    expect(await ended).toEqual([130, null]);
+    expect(await readdir(join(root, 'store/leases'))).toEqual([]);
   });
 
   it('fill a store, and leave nothing on the host', async () => {

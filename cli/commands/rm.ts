@@ -9,7 +9,7 @@ import type { FilterFlags } from '../checkpoint-filter.ts';
 import type { Cli } from '../cli.ts';
 import { createCliOp } from '../cli-op.ts';
 import type { CliConfig } from '../config.ts';
-import { CliError, exitCodesHelp } from '../exit-codes.ts';
+import { CLI_ERRORS, CliError, exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 import { formatBytes } from '../units.ts';
@@ -31,6 +31,12 @@ interface Removed {
   readonly freedStoreBytes: number;
   /** packs that others need, or may be about to: the garbage collection looks again */
   readonly keptPacks: number;
+}
+
+/** Meant by the filters, and in use. */
+interface Kept {
+  readonly checkpointId: string;
+  readonly why: string;
 }
 
 export function addRmCommand(program: Command, cli: Cli): void {
@@ -92,23 +98,31 @@ async function runRm(cli: Cli, ids: readonly string[], flags: RmFlags): Promise<
   };
   const wanted = remover.named ? ids.map((id) => parseCheckpointId(id)) : await select(remover, flags);
   if (flags.dryRun === true || wanted.length === 0) {
-    const text = wanted.length === 0 ? 'no such checkpoints' : wanted.map((id) => `would remove ${id}`).join('\n');
-    output.result({ removed: [], wouldRemove: wanted }, () => text);
+    const { free, kept } = await rehearse(remover, wanted);
+    const lines = free.map((id) => `would remove ${id}`);
+    output.result({ removed: [], wouldRemove: free, kept }, () =>
+      wanted.length === 0 ? 'no such checkpoints' : lines.join('\n'),
+    );
     return;
   }
   if (!remover.named && flags.yes !== true) {
     await confirm(cli, flags.json === true, wanted);
   }
   const removed: Removed[] = [];
+  const kept: Kept[] = [];
   try {
-    await removeAll(remover, wanted, removed);
+    await removeAll(remover, wanted, { removed, kept });
   } catch (error) {
     for (const one of removed) {
       output.note(renderRemoved(one));
     }
     throw error;
   }
-  output.result({ removed }, () => removed.map(renderRemoved).join('\n'));
+  output.result({ removed, kept }, () => removed.map(renderRemoved).join('\n'));
+  if (removed.length === 0) {
+    // All that were meant are in use: the exit code that one gets by its id.
+    cli.setExitCode(CLI_ERRORS.CheckpointInUse.exitCode);
+  }
 }
 
 interface Remover {
@@ -152,55 +166,91 @@ async function confirm({ terminal, streams }: Cli, json: boolean, wanted: readon
   }
 }
 
-async function removeAll(remover: Remover, wanted: readonly string[], removed: Removed[]): Promise<void> {
-  const { config, store } = remover;
-  const run = async (backend: Backend | undefined): Promise<void> => {
-    const free = remover.force ? wanted : await withoutUsed(remover, backend, wanted);
+/** What a removal would do, with the errors that it would have; changes nothing. */
+async function rehearse(
+  remover: Remover,
+  wanted: readonly string[],
+): Promise<{ free: readonly string[]; kept: readonly Kept[] }> {
+  return withStoreOf(remover, async (backend) => {
+    const kept: Kept[] = [];
+    const free = await withoutUsed(remover, backend, wanted, kept);
+    const { isSomewhere } = await import('../checkpoint-uses.ts');
+    const catalog = remover.local ? await openLocalCatalog(remover.config) : undefined;
+    for (const checkpointId of remover.named ? free : []) {
+      if (!(await isSomewhere(checkpointId, catalog, backend))) {
+        throw notFound(remover, backend, checkpointId);
+      }
+    }
+    return { free, kept };
+  });
+}
+
+async function removeAll(
+  remover: Remover,
+  wanted: readonly string[],
+  { removed, kept }: { readonly removed: Removed[]; readonly kept: Kept[] },
+): Promise<void> {
+  await withStoreOf(remover, async (backend) => {
+    const free = await withoutUsed(remover, backend, wanted, kept);
     // The store first: when it refuses, the local copies are still there, and nothing has become less safe.
     const stored = backend === undefined ? free.map(() => undefined) : await removeFromStore(remover, backend, free);
     for (const [index, checkpointId] of free.entries()) {
       const local = remover.local && (await removeHere(remover, checkpointId));
       const inStore = stored[index];
       if (!local && inStore === undefined) {
-        const places = [...(remover.local ? [checkpointsDir(config)] : []), ...(backend ? [backend.url] : [])];
-        throw new KybernateError('CheckpointNotFound', `no checkpoint ${checkpointId} in ${places.join(' nor in ')}`, {
-          details: { checkpointId },
-        });
+        throw notFound(remover, backend, checkpointId);
       }
       const { freedBytes = 0, keptPacks = 0 } = inStore ?? {};
       removed.push({ checkpointId, local, store: inStore !== undefined, freedStoreBytes: freedBytes, keptPacks });
     }
-  };
-  await (store === undefined ? run(undefined) : withStore(config, store, run));
+  });
 }
 
-/** @throws CheckpointInUse for one that was named; others are passed over */
+function withStoreOf<Result>(
+  { config, store }: Remover,
+  use: (backend: Backend | undefined) => Promise<Result>,
+): Promise<Result> {
+  return store === undefined ? use(undefined) : withStore(config, store, use);
+}
+
+function notFound({ config, local }: Remover, backend: Backend | undefined, checkpointId: string): KybernateError {
+  const places = [...(local ? [checkpointsDir(config)] : []), ...(backend ? [backend.url] : [])];
+  return new KybernateError('CheckpointNotFound', `no checkpoint ${checkpointId} in ${places.join(' nor in ')}`, {
+    details: { checkpointId },
+  });
+}
+
+/**
+ * @param kept gets those that are passed over
+ * @throws CheckpointInUse for one that was named
+ */
 async function withoutUsed(
-  { config, named, note }: Remover,
+  remover: Remover,
   backend: Backend | undefined,
   wanted: readonly string[],
-): Promise<string[]> {
+  kept: Kept[],
+): Promise<readonly string[]> {
+  const { config, named, note } = remover;
+  if (remover.force) {
+    return wanted;
+  }
+  const { usesOf } = await import('../checkpoint-uses.ts');
+  const { stateDir, runDir } = config;
   const catalog = await openLocalCatalog(config);
-  const { liveLeases } = await import('../../store/lease.ts');
-  const leases = backend === undefined ? [] : await liveLeases(backend, new AbortController().signal);
+  const uses = await usesOf({ catalog, backend, ...(remover.local ? { restores: { stateDir, runDir } } : {}) });
   const free: string[] = [];
   for (const checkpointId of wanted) {
-    const ours = leases.filter((lease) => lease.checkpointId === checkpointId);
-    const until = ours.map((lease) => `${lease.purpose} until ${lease.expiresAt}`);
-    const why =
-      (await orAbsent(catalog.get(checkpointId)))?.uploadPending === true
-        ? 'it is not in the store yet, its upload is pending'
-        : until.length > 0
-          ? `the store has a lease on it: ${until.join(', ')}`
-          : undefined;
-    if (why === undefined) {
+    const use = await uses(checkpointId);
+    if (use === undefined) {
       free.push(checkpointId);
     } else if (named) {
+      const { why, remedy } = use;
       throw new CliError('CheckpointInUse', `checkpoint ${checkpointId} was not removed: ${why}`, {
-        details: { checkpointId },
+        details: { checkpointId, remedy },
       });
     } else {
-      note(`note: ${checkpointId} stays: ${why}`);
+      kept.push({ checkpointId, why: use.why });
+      note(`note: ${checkpointId} stays: ${use.why}; ${use.remedy}`);
     }
   }
   return free;
@@ -221,23 +271,17 @@ async function removeHere({ config, force }: Remover, checkpointId: string): Pro
   const { restoresUsing } = await import('../../engine/restore-operation.ts');
   const { stateDir, runDir } = config;
   const catalog = await openLocalCatalog(config);
-  const done = await orAbsent(
-    removeLocal({
+  try {
+    await removeLocal({
       catalog,
       checkpointsDir: checkpointsDir(config),
       checkpointId,
       users: () => (force ? [] : restoresUsing({ stateDir, runDir }, checkpointId)),
-    }).then(() => true),
-  );
-  return done === true;
-}
-
-async function orAbsent<Found>(promise: Promise<Found>): Promise<Found | undefined> {
-  try {
-    return await promise;
+    });
+    return true;
   } catch (error) {
     if (isKybernateError(error, 'CheckpointNotFound')) {
-      return undefined;
+      return false;
     }
     throw error;
   }

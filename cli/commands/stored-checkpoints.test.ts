@@ -529,6 +529,47 @@ describe('rm', () => {
     expect(fake.stderr()).toContain('b-gold stays: it is not in the store yet');
   });
 
+  it('tells which it kept, and ends as by its id when it kept all', async () => {
+    await commit('one');
+    const backend = await openBackend(storeUrl);
+    (await acquireLease(backend, { id: 'read-x', purpose: 'read', checkpointId: 'one' }, op)).stop();
+    await backend.close();
+    const all = cliHere();
+    const named = cliHere();
+
+    expect(await run(['rm', '--label', 'team=search', '--yes', '--json'], all.cli)).toBe(0);
+    expect(await run(['rm', 'one', '--json'], named.cli)).toBe(67);
+
+    const why = expect.stringMatching(/^the store has a lease on it: read until /) as string;
+    expect(JSON.parse(all.stdout())).toEqual({ removed: [], kept: [{ checkpointId: 'one', why }] });
+    expect(all.exitCode()).toBe(67);
+    const remedy = expect.stringMatching(/^wait until the read is over \(if its process died: until 20\d\d-/) as string;
+    expect(JSON.parse(named.stdout())).toMatchObject({ error: { remedy } });
+    expect(await places('one')).toMatchObject({ local: true });
+  });
+
+  it('keeps both copies while a restore on this node uses one', async () => {
+    await commit('one');
+    await publish('one');
+    takeLease({ runDir: join(root, 'run'), stateDir: root }, 'one', OPERATION);
+
+    expect(await run(['rm', 'one'], cliHere().cli)).toBe(67);
+
+    expect(await places('one')).toEqual({ local: true, store: true });
+  });
+
+  it('finds with --dry-run what it would find without', async () => {
+    await commit('one');
+    const fake = cliHere();
+
+    expect(await run(['rm', 'none', '--dry-run'], cliHere().cli)).toBe(5);
+    expect(await run(['rm', 'one', '--store', '--dry-run'], cliHere().cli)).toBe(5);
+    expect(await run(['rm', 'one', '--dry-run'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toBe('would remove one\n');
+    expect(await places('one')).toMatchObject({ local: true });
+  });
+
   it.each<[string, string[]]>([
     ['neither ids nor filters', []],
     ['both', ['one', '--node', 'node-a']],
