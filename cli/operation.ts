@@ -40,7 +40,11 @@ export interface Operations {
   ): Promise<Operation<CollectGarbageResult>>;
   prefetch(request: PrefetchRequest, options: { workflowId?: string }): Promise<Operation<PrefetchResult>>;
   preflight(request: PreflightRequest, options: { workflowId?: string }): Promise<Operation<PreflightResult>>;
-  listCopies(request: ListCopiesRequest, options: { workflowId?: string }): Promise<Operation<ListCopiesResult>>;
+  /** Temporal ends it after the time, also when no worker has taken it up. */
+  listCopies(
+    request: ListCopiesRequest,
+    options: { executionTimeoutMs?: number },
+  ): Promise<Operation<ListCopiesResult>>;
   /** of the newest operations */
   nodes(): Promise<readonly string[]>;
   /** @throws WorkflowNotFoundError, which is shown as OperationNotFound */

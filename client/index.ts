@@ -75,6 +75,11 @@ export interface StartOptions {
   readonly generation?: string;
 }
 
+export interface QuestionOptions extends StartOptions {
+  /** Temporal ends the operation after so long, also when no worker has taken it up; absent: never */
+  readonly executionTimeoutMs?: number;
+}
+
 export interface KybernateClient {
   readonly namespace: string;
   /** @throws InvalidInput before anything is started */
@@ -119,7 +124,7 @@ export interface KybernateClient {
    * Asks a node of which checkpoints it has copies.
    * @throws InvalidInput before anything is started
    */
-  listCopies(request: ListCopiesRequest, options?: StartOptions): Promise<OperationHandle<ListCopiesResult>>;
+  listCopies(request: ListCopiesRequest, options?: QuestionOptions): Promise<OperationHandle<ListCopiesResult>>;
   /** Names of the nodes on which the newest operations ran; Temporal forgets old ones, and so does this. */
   nodes(): Promise<string[]>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
@@ -197,6 +202,7 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'listCopies', request, {
         workflowId: start.workflowId ?? listCopiesWorkflowId(node, start.generation ?? newGeneration()),
         summary: `copies on ${node}`,
+        ...(start.executionTimeoutMs === undefined ? {} : { executionTimeoutMs: start.executionTimeoutMs }),
       });
     },
     nodes: () => nodesOf(client),

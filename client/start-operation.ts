@@ -19,15 +19,21 @@ export async function startOperation<Result>(
     | 'verifyCheckpoint'
     | 'repairCheckpoint',
   request: object,
-  options: { readonly workflowId: string; readonly summary: string },
+  options: {
+    readonly workflowId: string;
+    readonly summary: string;
+    /** for questions; an operation that makes or changes something must not be ended without its undo */
+    readonly executionTimeoutMs?: number;
+  },
 ): Promise<OperationHandle<Result>> {
-  const { workflowId, summary } = options;
+  const { workflowId, summary, executionTimeoutMs } = options;
   try {
     const handle = await client.workflow.start(type, {
       workflowId,
       taskQueue: CONTROL_QUEUE,
       args: [request],
       staticSummary: summary,
+      ...(executionTimeoutMs === undefined ? {} : { workflowExecutionTimeout: executionTimeoutMs }),
       workflowIdConflictPolicy: 'USE_EXISTING',
       workflowIdReusePolicy: 'ALLOW_DUPLICATE_FAILED_ONLY',
     });

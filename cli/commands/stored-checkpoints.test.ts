@@ -2,6 +2,7 @@
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { TimeoutFailure } from '@temporalio/common';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { ListCopiesResult } from '../../core/contract/list-copies.ts';
@@ -187,6 +188,24 @@ a-local     default/redis  node-a  2026-03-01 09:30:00     3 d  13.2 MiB       -
       { checkpointId: 'a-here', elsewhere: [{ node: 'node-b', path: '/c/checkpoint-a-here' }] },
       { checkpointId: 'b-there', durability: 'local', elsewhere: [{ node: 'node-b', path: '/c/checkpoint-b-there' }] },
     ]);
+  });
+
+  it('with --all-nodes bounds the wait for an answer, and names the nodes whose question nobody took up', async () => {
+    await commit('a-here');
+    const copies = (): never => {
+      const cause = new TimeoutFailure('Workflow execution timed out', undefined, 'START_TO_CLOSE');
+      throw new Error('Workflow execution timed out', { cause });
+    };
+    const fake = cliHere({}, { nodes: ['node-b'], copies });
+
+    expect(await run(['ls', '--all-nodes'], fake.cli)).toBe(0);
+
+    const [, , start] = fake.calls.find(([name]) => name === 'listCopies') ?? [];
+    expect(start).toEqual({ executionTimeoutMs: 15_000 });
+    expect(fake.stdout()).toContain('a-here');
+    expect(fake.stderr()).toContain(
+      'note: what node-b has is not shown: no answer within 15 s; look whether a control',
+    );
   });
 
   it('shows what is near and says so by its exit code when Temporal cannot be reached for --all-nodes', async () => {

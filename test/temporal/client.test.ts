@@ -63,6 +63,15 @@ describe('client', () => {
     expect(repaired.workflowId).toMatch(/^repairCheckpoint:ck-1:/);
   });
 
+  it.concurrent('ends a question that nobody answers in time', async () => {
+    harness.script('listCopies:unanswered', { steps: { listCopies: untilCancelled } });
+    const asked = { workflowId: 'listCopies:unanswered', executionTimeoutMs: 1500 };
+
+    const question = await client.listCopies({ node: NODE, timeouts: TIMEOUTS }, asked);
+
+    await expect(question.result()).rejects.toMatchObject({ cause: { name: 'TimeoutFailure' } });
+  });
+
   it.concurrent('refuses bad input before anything is started', async () => {
     const start = async (): Promise<unknown> => client.checkpoint({ ...request('x'), after: 'sleep' as never });
 
