@@ -15,6 +15,7 @@ import { publishManifest } from '../../store/publish.ts';
 import { verifyRemote } from '../../store/verify.ts';
 import { createFakeCli } from '../../test/harness/fake-cli.ts';
 import type { FakeCli, FakeCliOptions } from '../../test/harness/fake-cli.ts';
+import { metadataOf } from '../../test/harness/stored-metadata.ts';
 import { createCliOp } from '../cli-op.ts';
 import { CliError } from '../exit-codes.ts';
 import { run } from '../program.ts';
@@ -72,44 +73,6 @@ async function publish(id: string): Promise<void> {
   const backend = await openBackend(storeUrl);
   await publishManifest({ checkpointId: id, dir: localDir(id), backend, op });
   await backend.close();
-}
-
-function metadataOf(id: string, createdAt: string, merkleRoot: string): Metadata {
-  return {
-    version: 1,
-    checkpointId: id,
-    createdAt,
-    labels: { team: 'search' },
-    container: { id: 'redis', namespace: 'default', runtime: 'io.containerd.runc.v2', labels: {} },
-    node: {
-      name: 'node-a',
-      hostname: 'node-a',
-      kernel: '6.18.0',
-      arch: 'x86_64',
-      cpuModel: 'a processor',
-      cpuFlags: [],
-      cgroupVersion: 1,
-      criuVersion: '4.2.1',
-      runcVersion: '1.5.2',
-      containerdVersion: '2.4.2',
-    },
-    capture: {
-      engine: 'runc',
-      method: 'criu',
-      tcp: 'keep',
-      after: 'resume',
-      criuOptions: [{ option: 'tcp-established', reason: '1 established connection' }],
-      phases: { freezeMs: 41.3, totalMs: 400, unaccountedMs: 1, parts: {} },
-    },
-    processes: [{ hostPid: 4711, nsPid: 1, parentHostPid: 4700, command: 'redis-server', threads: 6 }],
-    gpuProcesses: [],
-    stdio: { terminal: false, stdin: 'null', stdout: 'file', stderr: 'file' },
-    mounts: [{ destination: '/data', type: 'bind', source: '/srv/data', options: [], captured: false }],
-    rootfs: { method: 'overlay', deletedFiles: 0 },
-    sizes: { totalBytes: 13_841_203, imageBytes: 13_631_488, rootfsBytes: 209_715 },
-    merkleRoot,
-    warnings: [],
-  };
 }
 
 /** In the order of their ages: of different labels, containers and nodes. */
