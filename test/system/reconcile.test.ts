@@ -132,7 +132,7 @@ test('a checkpoint that was reset in its freeze begins anew: the first run is un
   expect(stack.localCheckpoints()).toContain(`checkpoint-${handle.checkpointId}`);
 });
 
-test('runner and restore outlive the end of all that is in the cgroup of the worker', async () => {
+test('the runner outlives the end of all that is in the cgroup of the worker, and its checkpoint completes', async () => {
   const group = '/sys/fs/cgroup/pids/kybernate-test-unit';
   mkdirSync(group);
   try {
