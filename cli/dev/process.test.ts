@@ -89,7 +89,8 @@ describe('a daemon', () => {
 
 it('a process that lost its record and its parent is found by the directory in its environment', async () => {
   // The shell ends at once; what it left has init as its parent.
-  await start('a', 'sleep 1000 & exec true');
+  const shell = await start('a', 'sleep 1000 & exec true');
+  await expect.poll(() => isAlive(shell)).toBe(false);
   rmSync(join(dir, 'processes.json'));
   await expect.poll(() => ownedProcesses(dir).length).toBe(1);
 
