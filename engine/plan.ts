@@ -2,6 +2,7 @@
  * The step before anything is touched: looks at the container, decides CRIU's options, refuses with every reason, and
  * reserves what the capture will need. The plan stays on the node, in the operation's directory.
  */
+import { statSync } from 'node:fs';
 import { mkdir, readdir, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { checkpointDirName } from '../core/checkpoint/file-names.ts';
@@ -136,9 +137,12 @@ async function refuseTakenId(deps: NodeDeps, dir: string, operationId: string, c
 /** Counts what other operations have reserved and not yet written: two checkpoints must not both pass. @throws DiskFull */
 export async function checkDisk(deps: NodeDeps, dir: string, operationId: string, neededBytes: number): Promise<void> {
   let reservedBytes = 0;
+  const device = statSync(dir).dev;
   for (const other of await listOperations(deps.settings)) {
-    if (other !== operationId) {
-      reservedBytes += readPlan(deps.settings, other)?.reservedBytes ?? 0;
+    const plan = other === operationId ? undefined : readPlan(deps.settings, other);
+    // One that captures onto another disk takes nothing of this one.
+    if (plan !== undefined && statSync(dirname(plan.checkpointDir), { throwIfNoEntry: false })?.dev === device) {
+      reservedBytes += plan.reservedBytes;
     }
   }
   const disk = await statfs(dir);

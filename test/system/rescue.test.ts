@@ -4,6 +4,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { operationIdOf } from '../../activities/op.ts';
 import { readJournal } from '../../engine/journal.ts';
 import { readJson } from '../../engine/operation.ts';
+import { readProcess } from '../../native/proc/tree.ts';
+import { operationsOf } from '../harness/aftermath.ts';
 import { runCli, runCliJson } from '../harness/run-cli.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
@@ -15,6 +17,9 @@ beforeAll(async () => {
   stack = await Stack.open({ env: { KYBERNATE_GUARD: 'off' } });
 });
 afterAll(async () => {
+  // What the dead worker has left is still reserved: the run directory is that of all test files.
+  await stack.startWorkers();
+  await until('its operations to be reconciled', () => operationsOf(stack).length === 0, 60_000);
   await stack.close();
 });
 
@@ -34,7 +39,9 @@ test('runner and worker are gone: rescue shows what stands still, lets it go and
 
   const live = await runCli(stack.variables, 'rescue', operationId, '--apply');
   await stack.killNodeWorker();
-  process.kill((readJson(join(operation, 'runner.json')) as { pid: number }).pid, 'SIGKILL');
+  const runner = (readJson(join(operation, 'runner.json')) as { pid: number }).pid;
+  process.kill(runner, 'SIGKILL');
+  await until('the end of the runner', () => ['Z', undefined].includes(readProcess(runner)?.state));
   const shown = await runCli(stack.variables, 'rescue', 'rescued');
   const still = stack.freezerOf('rescued');
   const repaired = await runCliJson<Answer>(stack.variables, 'rescue', 'rescued', '--apply');
