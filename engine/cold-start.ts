@@ -13,13 +13,10 @@ import { type Captured, specInput } from './captured.ts';
 import { planGpu } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
-import { claimOperation } from './operation-owner.ts';
 import { asStep } from './operation-steps.ts';
 import { imageFindings } from './preflight/image.ts';
 import { refuseFor } from './preflight/refuse.ts';
-import { endEarlierRuns, makeContainer, snapshotFor, type OperationRun } from './restore.ts';
-import { writeNote } from './restore-notes.ts';
-import { readRestore, writeRestore } from './restore-operation.ts';
+import { endEarlierRuns, makeContainer, registerRestore, snapshotFor, type OperationRun } from './restore.ts';
 
 /** Of the checkpoint's wishes none but who made the container: the runtime starts it as any other. */
 const OF_RESTORES: readonly string[] = [
@@ -47,7 +44,7 @@ export async function createColdContainer(deps: NodeDeps, op: Op, input: ColdSta
 type ColdStart = Omit<CreateColdInput, 'from'> & OperationRun & { readonly captured: Captured };
 
 async function createOnce(deps: NodeDeps, op: Op, input: ColdStart): Promise<void> {
-  const { context, operationId, workflow, captured, stdio } = input;
+  const { context, operationId, captured } = input;
   const { metadata } = captured;
   checkToken(deps.settings, context.container, context.token);
   const gpu = await planGpu(deps, metadata, { operationId, map: [] });
@@ -64,30 +61,16 @@ async function createOnce(deps: NodeDeps, op: Op, input: ColdStart): Promise<voi
     ),
   ];
   refuseFor(findings, `${context.checkpointId ?? metadata.checkpointId} started afresh`, deps);
-  const known = readRestore(deps.settings, operationId);
   const { snapshotKey, snapshotter } = snapshotFor(metadata, operationId);
-  const { container, token } = context;
-  const owned = context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId };
-  const noted = snapshotKey === '' ? '' : snapshotter;
-  claimOperation(deps.settings, operationId, { workflow, ...owned });
-  writeNote(deps.settings, { operationId, workflow, container, token, snapshotter: noted });
-  writeRestore(deps.settings, {
-    operationId,
-    container,
-    token,
-    madeBy: 'worker',
-    ...owned,
+  registerRestore(deps, input, {
     checkpointDir: '',
     imageDir: '',
     hasMetadata: false,
-    snapshotter: noted,
+    snapshotter: snapshotKey === '' ? '' : snapshotter,
     tcp: 'close',
     onFailure: 'cold-start',
-    restoreBudgetMs: known?.restoreBudgetMs ?? 30_000,
-    stdio: { kind: stdio.kind, ...(stdio.path === undefined ? {} : { path: stdio.path }) },
     terminal: metadata.stdio.terminal,
     attempt: 0,
-    state: known?.state ?? 'registered',
     cold: true,
   });
   await makeContainer(deps, op, { context, operationId, metadata, spec });

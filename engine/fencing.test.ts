@@ -19,7 +19,8 @@ import { planCheckpoint, type PlanRequest } from './plan.ts';
 import { completeRestore, prepareRestore } from './restore-agent.ts';
 import { endRestore, removeRestored } from './restore-end.ts';
 import { listNotes, writeNote } from './restore-notes.ts';
-import { createRestoreContainer, endEarlierRuns, planRestore, startRestored } from './restore.ts';
+import { createRestoreContainer, endEarlierRuns, planRestore } from './restore.ts';
+import { startRestored } from './restore-start.ts';
 import { readRestore, restoresUsing, writeRestore, type RestoreRecord } from './restore-operation.ts';
 
 const CHECKPOINT = 'a'.repeat(32);

@@ -27,13 +27,10 @@ import { asStep } from './operation-steps.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { surveyRestore } from './preflight/restore.ts';
 import { writeNote } from './restore-notes.ts';
-import { readRestore, takeLease, writeRestore } from './restore-operation.ts';
+import { readRestore, takeLease, writeRestore, type RestoreRecord } from './restore-operation.ts';
 import { bareImageDir } from './restore-source.ts';
 import { endRestore } from './restore-end.ts';
 import { ownContainer, snapshotKeyOf } from './restore-start.ts';
-
-export { releaseRestoreLease, removeRestored } from './restore-end.ts';
-export { type RestoreRef, startRestored } from './restore-start.ts';
 
 /** The budget is set by the start; until then this is what a wrapper that asks too early is told. */
 const NO_BUDGET_MS = 30_000;
@@ -168,38 +165,56 @@ async function register(
   captured: Captured,
   snapshotKey: string,
 ): Promise<OciSpec> {
-  const { context, operationId, localPath, workflow } = input;
+  const { operationId, localPath } = input;
   const known = readRestore(deps.settings, operationId);
-  const owned = context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId };
   const gpu = known?.gpu ?? (await gpuNow(deps, captured.metadata, operationId, input));
   const spec = restoredSpec({
     ...specInput(captured, { ...input, fit: gpu?.fit }),
     onFailure: input.onFailure,
   });
   const noted = snapshotKey === '' ? '' : (captured.metadata.rootfs.snapshotter ?? 'overlayfs');
-  const { container, token } = context;
-  claimOperation(deps.settings, operationId, { workflow, ...owned });
-  writeNote(deps.settings, { operationId, workflow, container, token, snapshotter: noted });
-  writeRestore(deps.settings, {
-    operationId,
-    container,
-    token,
-    madeBy: 'worker',
-    ...owned,
+  registerRestore(deps, input, {
     checkpointDir: localPath,
     imageDir: bareImageDir(localPath),
     hasMetadata: true,
     snapshotter: noted,
     tcp: input.tcp,
     onFailure: input.onFailure,
-    restoreBudgetMs: known?.restoreBudgetMs ?? NO_BUDGET_MS,
-    stdio: { kind: input.stdio.kind, ...(input.stdio.path === undefined ? {} : { path: input.stdio.path }) },
     terminal: captured.metadata.stdio.terminal,
     attempt: known?.attempt ?? 0,
-    state: known?.state ?? 'registered',
     ...reservationOf(gpu),
   });
   return spec;
+}
+
+type Registered =
+  'operationId' | 'container' | 'token' | 'madeBy' | 'checkpointId' | 'restoreBudgetMs' | 'stdio' | 'state';
+
+/**
+ * Owner, note and record of a restore that our own step makes; one that is known keeps its state and its budget.
+ * Crash: what of them is there names the operation, and `endRestore` finds it.
+ */
+export function registerRestore(
+  { settings }: NodeDeps,
+  { context, operationId, workflow, stdio }: Pick<CreateContainerInput, 'context' | 'stdio'> & OperationRun,
+  record: Omit<RestoreRecord, Registered>,
+): void {
+  const known = readRestore(settings, operationId);
+  const { container, token } = context;
+  const owned = context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId };
+  claimOperation(settings, operationId, { workflow, ...owned });
+  writeNote(settings, { operationId, workflow, container, token, snapshotter: record.snapshotter });
+  writeRestore(settings, {
+    ...record,
+    operationId,
+    container,
+    token,
+    madeBy: 'worker',
+    ...owned,
+    restoreBudgetMs: known?.restoreBudgetMs ?? NO_BUDGET_MS,
+    stdio: { kind: stdio.kind, ...(stdio.path === undefined ? {} : { path: stdio.path }) },
+    state: known?.state ?? 'registered',
+  });
 }
 
 /** The plan once more, since others may have come between; from here on it is reserved. */

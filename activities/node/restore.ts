@@ -1,15 +1,9 @@
 import { KybernateError } from '../../core/errors.ts';
 import { createColdContainer } from '../../engine/cold-start.ts';
 import { releaseLease } from '../../engine/restore-operation.ts';
-import {
-  createRestoreContainer,
-  planRestore,
-  releaseRestoreLease,
-  removeRestored,
-  startRestored,
-  type OperationRun,
-  type RestoreRef,
-} from '../../engine/restore.ts';
+import { releaseRestoreLease, removeRestored } from '../../engine/restore-end.ts';
+import { createRestoreContainer, planRestore, type OperationRun } from '../../engine/restore.ts';
+import { startRestored, type RestoreRef } from '../../engine/restore-start.ts';
 import type { NodeActivities, NodeControlActivities, RestoreStepInput } from '../contract.ts';
 import { withOp, type ActivityOp } from '../op.ts';
 import type { NodeActivityDeps } from './deps.ts';

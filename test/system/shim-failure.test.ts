@@ -2,7 +2,9 @@
 import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { createRestoreContainer, planRestore, removeRestored, startRestored } from '../../engine/restore.ts';
+import { removeRestored } from '../../engine/restore-end.ts';
+import { createRestoreContainer, planRestore } from '../../engine/restore.ts';
+import { startRestored } from '../../engine/restore-start.ts';
 import { restoresUsing } from '../../engine/restore-operation.ts';
 import { BUSYBOX_IMAGE } from '../harness/images.ts';
 import { RUNTIME, ShimNode, from } from '../harness/shim-node.ts';
