@@ -111,10 +111,12 @@ export class Player {
 
   async #begin(job: Job, wish: Wish): Promise<Attempt & { readonly running: Running }> {
     const last = job.last;
-    const begun = Date.now();
+    let begun = Date.now();
     let running: Running;
     if (wish.kind === 'replace') {
       await job.remove();
+      // What the old process told until its end is not the restored one's.
+      begun = Date.now();
       const newest = newestOf(job);
       running = startRestore(this.#rig, job, newest.checkpointId, newest.isRemote ? wish.source : 'auto');
     } else {
