@@ -9,6 +9,7 @@ import { measure, type Subject } from './subject.ts';
 const SUBJECTS: Readonly<Record<string, () => Promise<Subject>>> = {
   freeze: async () => (await import('./freeze.ts')).freezeSubject,
   guard: async () => (await import('./guard.ts')).guardSubject,
+  preflight: async () => (await import('./preflight.ts')).preflightSubject,
   orchestration: async () => (await import('./orchestration.ts')).orchestrationSubject,
   shim: async () => (await import('./shim.ts')).shimSubject,
 };

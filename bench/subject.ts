@@ -1,6 +1,6 @@
 /*
  * One comparison: the peer and ours, run in turn in one process on one machine, so that a drift of the machine's speed
- * meets both. The judgement is on the ratio (or the difference) of medians, never on an absolute time.
+ * meets both. The judgement is on the ratio (or the difference) of medians; on an absolute time only where there is no peer.
  */
 
 export interface Sample {
@@ -14,8 +14,8 @@ export interface Subject {
   readonly unit: 'ms' | 's' | 'MB/s';
   /** rounds of a full and of a quick run */
   readonly rounds: { readonly full: number; readonly quick: number };
-  /** `ratio`: ours / peer must not exceed `limit`; `difference`: ours - peer, in `unit` */
-  readonly goal: { readonly kind: 'ratio' | 'difference'; readonly limit: number };
+  /** what must not exceed `limit`; `ratio`: ours / peer; `difference`: ours - peer; `limit`: ours, in `unit` */
+  readonly goal: { readonly kind: 'ratio' | 'difference' | 'limit'; readonly limit: number };
   /** Prepares once; each call of `round` measures peer and ours once, in an order that alternates with `index`. */
   open(): Promise<{ round(index: number): Promise<Sample>; facts?(): Record<string, unknown>; close(): Promise<void> }>;
 }
@@ -62,7 +62,7 @@ export async function measure(subject: Subject, quick: boolean, say: (line: stri
     }
     const ours = median(samples.map((sample) => sample.ours));
     const peer = median(samples.map((sample) => sample.peer));
-    const judged = subject.goal.kind === 'ratio' ? ours / peer : ours - peer;
+    const judged = { ratio: ours / peer, difference: ours - peer, limit: ours }[subject.goal.kind];
     return {
       subject: subject.name,
       ours: round(ours),

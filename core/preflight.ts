@@ -88,6 +88,10 @@ export const PREFLIGHT_CHECKS = {
     remedy: 'reserve them: /sys/kernel/mm/hugepages/hugepages-<size>kB/nr_hugepages',
   },
   workload: { checks: 'what the processes hold that CRIU cannot dump', remedy: 'see docs/support.md, Workloads' },
+  name: {
+    checks: 'the name of the new container is free',
+    remedy: 'remove the container that has it, or name another one with --name',
+  },
   'container-state': { checks: 'the container runs, and has a freezer', remedy: 'start or resume the container' },
 } as const satisfies Record<string, CheckRow>;
 

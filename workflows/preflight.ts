@@ -74,6 +74,7 @@ async function lookAt(
     container: { namespace: as.namespace ?? source.namespace, id: as.id ?? source.id },
     tcp,
     gpuMap,
+    name: true,
     ...(networkNamespace === undefined ? {} : { networkNamespace }),
   });
 }

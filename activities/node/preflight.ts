@@ -4,6 +4,7 @@ import type { PreflightRestoreInput, PreflightStepResult } from '../../core/cont
 import { parseSpec } from '../../core/oci/spec.ts';
 import type { Captured } from '../../engine/captured.ts';
 import { surveyContainer } from '../../engine/preflight/container.ts';
+import { nameFindings } from '../../engine/preflight/image.ts';
 import { surveyRestore } from '../../engine/preflight/restore.ts';
 import { fileOf, openDirectoryCopy, type CheckpointCopy } from '../../store/copy.ts';
 import { parseMetadata } from '../../store/metadata.ts';
@@ -30,7 +31,7 @@ async function preflightRestore(
 ): Promise<PreflightStepResult> {
   const captured = await readDescription(deps, op, input);
   const begun = performance.now();
-  const { checkpointId, container, from, ...wish } = input;
+  const { checkpointId, container, from, name = false, ...wish } = input;
   const { findings } = await surveyRestore(deps.node, captured, {
     ...wish,
     operationId: op.operationId,
@@ -38,7 +39,8 @@ async function preflightRestore(
     checkpointDir: deps.catalog.pathOf(checkpointId),
     missingBytes: from === 'store' ? captured.metadata.sizes.totalBytes : 0,
   });
-  return { container, findings, checkMs: performance.now() - begun };
+  const names = name ? await nameFindings(deps.node, container) : [];
+  return { container, findings: [...findings, ...names], checkMs: performance.now() - begun };
 }
 
 /** Of a checkpoint in the store little more is read than what describes it. */

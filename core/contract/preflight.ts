@@ -75,6 +75,8 @@ export interface PreflightRestoreInput {
   readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;
   /** UUIDs of the node's GPUs that are not to be used */
   readonly avoidGpus?: readonly string[];
+  /** look whether the container's name is free; a restore finds out when it makes the container */
+  readonly name?: boolean;
 }
 
 export interface PreflightCheckpointInput {

@@ -1,4 +1,8 @@
-/* The layers that the restored container's own lies on: without them the root file system would be another one. */
+/*
+ * What containerd must have for the restored container: the layers that its own lies on, since without them the root file
+ * system would be another one; room for its own; and its name.
+ */
+import { statfs } from 'node:fs/promises';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import { messageOf } from '../../core/errors.ts';
 import { caution, type Finding, problem } from '../../core/preflight.ts';
@@ -22,7 +26,7 @@ export async function imageFindings(
   }
   try {
     if ((await deps.containerd.statSnapshot(namespace, snapshotter, parent)) !== undefined) {
-      return other;
+      return [...other, ...(await layerRoom(deps, snapshotter, metadata.sizes.rootfsBytes))];
     }
   } catch (error) {
     // containerd's words for a plug-in that it does not have.
@@ -41,4 +45,32 @@ export async function imageFindings(
       recorded: parent,
     }),
   ];
+}
+
+/** @param bytes of the writable layer's changes, as a tar */
+async function layerRoom(deps: Pick<NodeDeps, 'containerd'>, snapshotter: string, bytes: number): Promise<Finding[]> {
+  const dir = await deps.containerd.snapshotterDir(snapshotter);
+  if (dir === undefined) {
+    return [];
+  }
+  const { bavail, bsize } = await statfs(dir);
+  const freeBytes = bavail * bsize;
+  return freeBytes >= bytes
+    ? []
+    : [
+        problem('disk', `${dir} has ${freeBytes} bytes free, the changes of the writable layer need ${bytes}`, {
+          recorded: `${bytes} bytes`,
+          here: `${freeBytes} bytes`,
+        }),
+      ];
+}
+
+/** A restore itself refuses a taken name with `InvalidInput`: no other node or copy would help. */
+export async function nameFindings(
+  { containerd, settings }: Pick<NodeDeps, 'containerd' | 'settings'>,
+  { namespace, id }: { readonly namespace: string; readonly id: string },
+): Promise<Finding[]> {
+  return (await containerd.getContainer(namespace, id)) === undefined
+    ? []
+    : [problem('name', `${namespace}/${id} exists already on ${settings.node}`, { here: `${namespace}/${id}` })];
 }

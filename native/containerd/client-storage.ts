@@ -7,7 +7,11 @@ const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 const GC_ROOT = 'containerd.io/gc.root';
 const SNAPSHOTS = 'snapshots.v1.Snapshots';
 
-type SnapshotCalls = 'statSnapshot' | 'prepareSnapshot' | 'viewSnapshot' | 'snapshotMounts' | 'removeSnapshot';
+/** A snapshotter's own state directory. Source: containerd 2.4, plugins/snapshots/overlay/plugin/plugin.go. */
+const ROOT_EXPORT = 'root';
+
+type SnapshotCalls =
+  'statSnapshot' | 'prepareSnapshot' | 'viewSnapshot' | 'snapshotMounts' | 'removeSnapshot' | 'snapshotterDir';
 
 function keptBy(lease: string | undefined): Record<string, string> {
   return lease === undefined ? { [GC_ROOT]: new Date().toISOString() } : {};
@@ -35,6 +39,17 @@ export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls
     snapshotMounts: (namespace, snapshotter, key) => mounts(namespace, 'Mounts', { snapshotter, key }),
     async removeSnapshot(namespace, snapshotter, key) {
       await orUndefined(call(namespace, SNAPSHOTS, 'Remove', { snapshotter, key }, LONG));
+    },
+    async snapshotterDir(snapshotter) {
+      const filters = [`type==io.containerd.snapshotter.v1,id==${JSON.stringify(snapshotter)}`];
+      const answer = await call<{ plugins: Array<{ exports: Record<string, string> }> }>(
+        'default',
+        'introspection.v1.Introspection',
+        'Plugins',
+        { filters },
+        QUICK,
+      );
+      return answer.plugins[0]?.exports[ROOT_EXPORT];
     },
   };
 }

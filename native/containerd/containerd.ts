@@ -104,6 +104,8 @@ export interface Containerd {
   snapshotMounts(namespace: string, snapshotter: string, key: string): Promise<Mount[]>;
   /** absent snapshot is success */
   removeSnapshot(namespace: string, snapshotter: string, key: string): Promise<void>;
+  /** where a snapshotter keeps its layers; undefined when it is not loaded, or does not tell */
+  snapshotterDir(snapshotter: string): Promise<string | undefined>;
   getImage(namespace: string, name: string): Promise<ImageRecord | undefined>;
   /** containerd's Diff service: an uncompressed layer tar of right over left, with OCI whiteouts, in the content store, owned by the lease */
   diff(

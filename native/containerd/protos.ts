@@ -8,7 +8,18 @@ import {
 import { KybernateError } from '../../core/errors.ts';
 import { protoDirectory } from '../proto-directory.ts';
 
-const FILES = ['containers', 'tasks', 'snapshots', 'images', 'content', 'diff', 'leases', 'version', 'runc-options'];
+const FILES = [
+  'containers',
+  'tasks',
+  'snapshots',
+  'images',
+  'content',
+  'diff',
+  'leases',
+  'version',
+  'introspection',
+  'runc-options',
+];
 
 let loaded: PackageDefinition | undefined;
 

@@ -82,6 +82,8 @@ test('what is absent is undefined, another namespace is another world, deletion 
   expect(await containerd.getTask(namespace, 'nope')).toBeUndefined();
   expect(await containerd.getImage(namespace, 'nope')).toBeUndefined();
   expect(await containerd.statSnapshot(namespace, 'overlayfs', 'nope')).toBeUndefined();
+  expect(await containerd.snapshotterDir('nope')).toBeUndefined();
+  expect(await containerd.snapshotterDir('overlayfs')).toMatch(/^\/.*overlayfs$/);
   expect(await containerd.getContainer('elsewhere', 'here')).toBeUndefined();
   expect(await containerd.deleteTask(namespace, 'nope')).toBeUndefined();
   await containerd.deleteContainer(namespace, 'nope');

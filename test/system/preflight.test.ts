@@ -43,7 +43,7 @@ test('a preflight tells every reason at once, a restore is refused for them, and
     await nothingLeft(stack, [checkpointId]);
 
     // The source runs on, in the namespace that the copy would join.
-    expect(told(await preflight({ checkpointId }))).toEqual(['ports error']);
+    expect(told(await preflight({ checkpointId }))).toEqual(['ports error', 'name error']);
     const file = join(localPath, 'metadata.json');
     const metadata = JSON.parse(readFileSync(file, 'utf8')) as Metadata;
     expect(metadata.capture.listening).toEqual([{ address: '0.0.0.0', port: PORT }]);
@@ -52,7 +52,7 @@ test('a preflight tells every reason at once, a restore is refused for them, and
     rmSync(volume, { recursive: true });
     writeFileSync(volume, '');
 
-    const result = await preflight({ checkpointId });
+    const result = await preflight({ checkpointId, as: { id: 'flight-back' } });
     expect(told(result)).toEqual(['cpu-features', 'kernel', 'lsm', 'mounts', 'ports'].map((code) => `${code} error`));
     expect(result.fits).toBe(false);
     expect(result.checkMs).toBeLessThan(1000);
@@ -69,7 +69,7 @@ test('a preflight tells every reason at once, a restore is refused for them, and
     mkdirSync(volume);
     const stored = await preflight({ checkpointId, source: 'store' });
     expect(stored.from).toBe('store');
-    expect(told(stored)).toEqual(['ports error']);
+    expect(told(stored)).toEqual(['ports error', 'name error']);
     await stack.removeContainer('flight');
     expect(await preflight({ checkpointId, source: 'store' })).toMatchObject({ fits: true, findings: [] });
   } finally {
