@@ -43,9 +43,7 @@ export async function getManifest(
 ): Promise<RemoteCheckpoint> {
   const stored = await findManifest(backend, checkpointId, signal);
   if (stored === undefined) {
-    throw new KybernateError('CheckpointNotFound', `${backend.url} has no checkpoint ${checkpointId}`, {
-      details: { checkpointId, store: backend.url },
-    });
+    throw notPublished(backend, checkpointId);
   }
   const remote = `${backend.url}/${manifestKey(checkpointId)}`;
   const manifest = await openManifest(backend.keys, stored, remote, signal);
@@ -57,6 +55,12 @@ export async function getManifest(
     throw new KybernateError('CheckpointCorrupt', `${where} is damaged: it does not belong to the manifest`);
   }
   return { checkpointId, manifest, metadata, remote };
+}
+
+export function notPublished({ url }: Reader, checkpointId: string): KybernateError {
+  return new KybernateError('CheckpointNotFound', `${url} has no checkpoint ${checkpointId}`, {
+    details: { checkpointId, store: url },
+  });
 }
 
 /**

@@ -36,6 +36,15 @@ async function bytesOf(pieces: AsyncIterable<Uint8Array>): Promise<Buffer> {
   return Buffer.concat(parts);
 }
 
+it('a directory without the checkpoint is left as it is', async () => {
+  const empty = await openLocalBackend(join(root, 'empty'));
+  const before = await readdir(join(root, 'empty'), { recursive: true });
+
+  await expect(openStoredCopy(empty, 'ck-1', testOp())).rejects.toMatchObject({ type: 'CheckpointNotFound' });
+
+  expect(await readdir(join(root, 'empty'), { recursive: true })).toEqual(before);
+});
+
 const places: Array<[place: string, open: () => Promise<CheckpointCopy>]> = [
   ['a directory', () => openDirectoryCopy(dir, testOp())],
   ['a store', () => openStoredCopy(backend, 'ck-1', testOp())],

@@ -7,10 +7,11 @@ import { encodeSignature } from '../core/checkpoint/signature.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { Backend } from './backend/backend.ts';
-import { getManifest } from './catalog.ts';
+import { getManifest, notPublished } from './catalog.ts';
 import type { Chunk } from './chunk-list.ts';
 import { chunksIn, clip, type CheckpointCopy, type Range } from './copy.ts';
 import { toHex } from './digest.ts';
+import { manifestKey } from './keys.ts';
 import { acquireLease, newReadLeaseId } from './lease.ts';
 import { KnownParts, planRead, readAllChunks, type ReadPlan } from './read-plan.ts';
 
@@ -36,6 +37,10 @@ export async function openStoredCopy(
   op: Op,
   { whole = false }: { readonly whole?: boolean } = {},
 ): Promise<StoredCopy> {
+  // What is no store, or has no such checkpoint, is left as it is, without the file of a lease.
+  if ((await backend.head(manifestKey(checkpointId), { signal: op.signal })) === undefined) {
+    throw notPublished(backend, checkpointId);
+  }
   const lease = await acquireLease(backend, { id: newReadLeaseId(checkpointId), purpose: 'read', checkpointId }, op);
   try {
     const { manifest: published } = await getManifest(backend, checkpointId, op.signal);

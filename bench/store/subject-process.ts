@@ -1,4 +1,4 @@
-/* Starts child.ts from a bundle, beside the worker threads that it needs. */
+/* Starts child.ts as a sidecar is started, from a bundle, beside the worker threads that it needs. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, writeFile } from 'node:fs/promises';
@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { SMALL_MEMORY } from '../../workers/memory.ts';
 import type { Answer, Command } from './child.ts';
 
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
@@ -33,7 +34,10 @@ export async function bundleChild(): Promise<string> {
 }
 
 export function startSubject(bundle: string): SubjectProcess {
-  const child = spawn(process.execPath, [bundle], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, [...SMALL_MEMORY.execArgv, bundle], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    env: { ...process.env, ...SMALL_MEMORY.env },
+  });
   const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
   return {
     async run(command) {

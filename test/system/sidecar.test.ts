@@ -19,6 +19,7 @@ import { withoutSettings } from '../../cli/dev/environment.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { openBackend } from '../../store/backend/open.ts';
 import { verifyRemote } from '../../store/verify.ts';
+import { SMALL_MEMORY } from '../../workers/memory.ts';
 import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
 import { checkpointsOf, COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { testOp } from '../harness/checkpoint-dir.ts';
@@ -83,6 +84,13 @@ describe('privileges', () => {
     expect(environmentOf(sidecar)).toContain(secret);
     expect(environmentOf(node)).not.toContain(secret);
     expect(environmentOf(node)).not.toMatch(/AWS_|KYBERNATE_STORE|KYBERNATE_S3/);
+  });
+
+  it('it has become a process whose memory stays small, with the pid that it was started with', () => {
+    const sidecar = stack.pidOf('sidecar');
+
+    expect(readFileSync(`/proc/${sidecar}/cmdline`, 'utf8').split('\0')).toContain(SMALL_MEMORY.execArgv[0]);
+    expect(environmentOf(sidecar)).toContain(`MALLOC_ARENA_MAX=${SMALL_MEMORY.env.MALLOC_ARENA_MAX}`);
   });
 
   it('its sockets are its own and closed to others, in a directory of root', () => {
