@@ -2,8 +2,10 @@ import { defineConfig } from 'vitest/config';
 
 /*
  * unit: no root, no network, beside the sources. temporal: a real Temporal server, scripted activities.
- * system: root, real containerd, runc, CRIU, Temporal, S3. One fork at a time where real servers are shared.
+ * system: root, real containerd, runc, CRIU, Temporal, S3. One fork at a time where real servers are shared: temporal has
+ * one set of them, system one for each lane. Tests of the system wait most of the time: two lanes fill two processors.
  */
+const SYSTEM_LANES = 2;
 // A shared CI machine may stall real servers for seconds: one second try there, and the report says so. None at a desk.
 const retry = process.env['CI'] === 'true' ? 1 : 0;
 const slow = { testTimeout: 120_000, hookTimeout: 180_000, teardownTimeout: 30_000, pool: 'forks' as const, retry };
@@ -24,6 +26,7 @@ export default defineConfig({
           include: ['test/temporal/**/*.test.ts'],
           globalSetup: ['test/temporal/global-setup.ts'],
           fileParallelism: false,
+          sequence: { groupOrder: 1 },
           ...slow,
         },
       },
@@ -32,7 +35,8 @@ export default defineConfig({
           name: 'system',
           include: ['test/system/**/*.test.ts'],
           globalSetup: ['test/system/global-setup.ts'],
-          fileParallelism: false,
+          maxWorkers: SYSTEM_LANES,
+          sequence: { groupOrder: 2 },
           ...slow,
         },
       },

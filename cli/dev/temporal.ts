@@ -2,7 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { KybernateError } from '../../core/errors.ts';
+import { KybernateError, messageOf } from '../../core/errors.ts';
 import { SEARCH_ATTRIBUTES } from '../../core/search-attributes.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
 import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
@@ -10,6 +10,7 @@ import { answers, freePort, waitFor } from './wait.ts';
 
 const PREFERRED = { port: 7233, uiPort: 8233 } as const;
 const LOOPBACK = '127.0.0.1';
+const START_TRIES = 3;
 
 export interface TemporalOptions {
   readonly dir: string;
@@ -94,6 +95,19 @@ export function findTemporal(dir: string): TemporalServer | undefined {
  * @throws Internal with the end of the server's log
  */
 export async function startTemporal(options: TemporalOptions): Promise<TemporalServer> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await startOnFreePorts(options);
+    } catch (error) {
+      // Somebody else was faster on a port that was free.
+      if (tries === START_TRIES || !/address already in use/.test(messageOf(error))) {
+        throw error;
+      }
+    }
+  }
+}
+
+async function startOnFreePorts(options: TemporalOptions): Promise<TemporalServer> {
   const { dir, env, namespace = 'kybernate' } = options;
   mkdirSync(dir, { recursive: true });
   const ports = await choosePorts(options);

@@ -38,12 +38,20 @@ function listenOnce(port: number): Promise<number | undefined> {
   });
 }
 
-/** A loopback TCP port that was free a moment ago: `preferred` if possible. */
+/** Whoever got one of them may not listen on it yet. */
+const given = new Set<number>();
+
+/** A loopback TCP port that was free a moment ago: `preferred` if possible, else another one at every call. */
 export async function freePort(preferred?: number): Promise<number> {
-  const port = (preferred === undefined ? undefined : await listenOnce(preferred)) ?? (await listenOnce(0));
+  const wished = preferred === undefined ? undefined : await listenOnce(preferred);
+  let port = wished ?? (await listenOnce(0));
+  while (port !== undefined && port !== wished && given.has(port)) {
+    port = await listenOnce(0);
+  }
   if (port === undefined) {
     throw new KybernateError('Internal', 'no free TCP port on 127.0.0.1');
   }
+  given.add(port);
   return port;
 }
 

@@ -4,13 +4,14 @@
  */
 import { lstatSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
-import { inject } from 'vitest';
+
 import { METADATA_FILE, OWN_FILES, checkpointDirName } from '../../core/checkpoint/file-names.ts';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import { probeNodeFacts } from '../../engine/facts.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
+import { fromLane } from './provided.ts';
 
 export interface HandMade {
   readonly deps: NodeDeps;
@@ -130,7 +131,7 @@ function below(dir: string): string[] {
 }
 
 async function must(program: string, args: readonly string[], more: Record<string, string> = {}): Promise<void> {
-  const result = await runExeca(program, args, { env: { PATH: inject('containerd').path, ...more } });
+  const result = await runExeca(program, args, { env: { PATH: fromLane('containerd').path, ...more } });
   // 1 of tar: a file changed meanwhile
   if (result.exitCode !== 0 && !(program === 'tar' && result.exitCode === 1)) {
     throw new Error(`${program} ${args.join(' ')}: ${result.startError ?? result.stderr}`);

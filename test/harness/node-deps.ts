@@ -1,14 +1,14 @@
 /* What engine functions need, over the real programs and the containerd of the run. */
-import { inject } from 'vitest';
+
 import type { Op } from '../../core/op.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
-import './provided.ts';
+import { fromLane } from './provided.ts';
 
 export function testDeps(containerd: Containerd): NodeDeps {
-  const provided = inject('containerd');
-  const { runc, criu } = inject('programs');
+  const provided = fromLane('containerd');
+  const { runc, criu } = fromLane('programs');
   return {
     containerd,
     run: runExeca,

@@ -1,4 +1,9 @@
-/* What the global set-ups hand to tests: `inject('temporal')` and so on. Plain data, it crosses process borders. */
+/*
+ * What the global set-ups hand to tests. The project `temporal` has one server: `inject('temporal')`. Files of the project
+ * `system` run in lanes beside each other, each lane with servers of its own: `fromLane('containerd')` and so on. Plain
+ * data, it crosses process borders.
+ */
+import { inject } from 'vitest';
 import type { S3Server } from '../../cli/dev/s3.ts';
 import type { TemporalServer } from '../../cli/dev/temporal.ts';
 
@@ -13,13 +18,29 @@ export interface ProvidedContainerd {
   readonly runDir: string;
 }
 
+/** Of one lane. */
+export interface LaneServers {
+  readonly temporal: TemporalServer;
+  readonly containerd: ProvidedContainerd;
+  readonly s3: S3Server;
+  readonly programs: { readonly runc: string; readonly criu: string; readonly ctr: string };
+}
+
 declare module 'vitest' {
   interface ProvidedContext {
-    /** in projects temporal and system */
+    /** in project temporal */
     temporal: TemporalServer;
-    /** in project system only, as are the following */
-    containerd: ProvidedContainerd;
-    s3: S3Server;
-    programs: { readonly runc: string; readonly criu: string; readonly ctr: string };
+    /** in project system */
+    lanes: readonly LaneServers[];
   }
+}
+
+/** Of the lane that this file runs in. vitest numbers those that are in use at once, from 1. */
+export function fromLane<Name extends keyof LaneServers>(name: Name): LaneServers[Name] {
+  const number = Number(process.env['VITEST_POOL_ID']);
+  const lane = inject('lanes')[number - 1];
+  if (lane === undefined) {
+    throw new Error(`there are no servers for lane ${number}`);
+  }
+  return lane[name];
 }

@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, 
 import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { inject } from 'vitest';
+
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { checkpointDirName } from '../../core/checkpoint/file-names.ts';
 import { KybernateError } from '../../core/errors.ts';
@@ -19,7 +19,7 @@ import { runExeca } from '../../native/run/run-execa.ts';
 import { type AgentServer, startAgent } from '../../workers/agent.ts';
 import { type HandMade, checkpointByHand } from './hand-made.ts';
 import { BUSYBOX_IMAGE } from './images.ts';
-import './provided.ts';
+import { fromLane } from './provided.ts';
 
 export const RUNTIME = ['--runtime', 'io.containerd.runc.kybernate.v1'];
 export const COUNTER = 'i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.05; done';
@@ -39,8 +39,8 @@ export class ShimNode {
   #serial = 0;
 
   constructor() {
-    const { address, dir: base, path, runDir, namespace } = inject('containerd');
-    const { runc, criu } = inject('programs');
+    const { address, dir: base, path, runDir, namespace } = fromLane('containerd');
+    const { runc, criu } = fromLane('programs');
     this.dir = mkdtempSync(join(base, 'shim-'));
     this.stateDir = join(this.dir, 'state');
     this.root = join(this.dir, 'images');
@@ -106,7 +106,7 @@ export class ShimNode {
   }
 
   ctr(...args: string[]): Promise<RunResult> {
-    return openContainerd(inject('containerd').dir, process.env).ctr(['-n', this.namespace, ...args], 30_000);
+    return openContainerd(fromLane('containerd').dir, process.env).ctr(['-n', this.namespace, ...args], 30_000);
   }
 
   async ctrOk(...args: string[]): Promise<string> {
@@ -194,7 +194,7 @@ export class ShimNode {
       `/run/containerd/runc/${this.namespace}/${id}`,
       `/sys/fs/cgroup/freezer/${this.namespace}/${id}`,
       `/sys/fs/cgroup/${this.namespace}/${id}`,
-      join(inject('containerd').dir, 'state/io.containerd.runtime.v2.task', this.namespace, id),
+      join(fromLane('containerd').dir, 'state/io.containerd.runtime.v2.task', this.namespace, id),
     ].filter((path) => existsSync(path));
   }
 
@@ -221,7 +221,7 @@ export class ShimNode {
 
   /** ctr with a terminal of its own, by script(1); ends with the container. */
   terminal(args: readonly string[]): Promise<RunResult> {
-    const { address, path } = inject('containerd');
+    const { address, path } = fromLane('containerd');
     const words = ['ctr', '--address', address, '-n', this.namespace, 'run', '-t', ...args];
     const command = words.map((word) => `'${word.replaceAll("'", String.raw`'\''`)}'`).join(' ');
     return runExeca('script', ['-qfc', command, '/dev/null'], { env: { PATH: path, TERM: 'xterm' } });
@@ -229,7 +229,7 @@ export class ShimNode {
 
   /** ctr with pipes. */
   piped(args: readonly string[]): Piped {
-    const { address, path } = inject('containerd');
+    const { address, path } = fromLane('containerd');
     const child = spawn('ctr', ['--address', address, '-n', this.namespace, 'run', ...args], {
       env: { PATH: path, CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS: '1' },
     });

@@ -5,7 +5,6 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { inject } from 'vitest';
 
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { devVariables, withoutSettings } from '../../cli/dev/environment.ts';
@@ -17,7 +16,7 @@ import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.
 import { requireProgram } from '../../cli/setup/programs.ts';
 import { operationPids } from '../../engine/operation-cgroup.ts';
 import { type ProcessInfo, readProcess } from '../../native/proc/tree.ts';
-import './provided.ts';
+import { fromLane } from './provided.ts';
 
 export const BUSYBOX = 'docker.io/kybernate/busybox:1';
 export const REDIS = 'docker.io/kybernate/redis:1';
@@ -46,7 +45,7 @@ export class Stack {
   readonly #containers: string[] = [];
 
   private constructor(dir: string, node: string, client: KybernateClient, options: StackOptions) {
-    const { runDir, namespace, dir: containerdDir } = inject('containerd');
+    const { runDir, namespace, dir: containerdDir } = fromLane('containerd');
     this.dir = dir;
     this.node = node;
     this.client = client;
@@ -58,11 +57,11 @@ export class Stack {
     const paths = { dir, runDir, stateDir: this.stateDir, storeDir: this.storeDir };
     const servers = {
       containerd: openContainerd(containerdDir, process.env),
-      temporal: inject('temporal'),
-      ...(options.store === 's3' ? { s3: inject('s3') } : {}),
+      temporal: fromLane('temporal'),
+      ...(options.store === 's3' ? { s3: fromLane('s3') } : {}),
     };
     const variables = devVariables(paths, node, servers, process.env);
-    const store = options.store === 's3' ? `s3://${inject('s3').bucket}/${node}` : `file://${this.storeDir}`;
+    const store = options.store === 's3' ? `s3://${fromLane('s3').bucket}/${node}` : `file://${this.storeDir}`;
     this.variables = {
       ...variables,
       KYBERNATE_STORE: store,
@@ -73,8 +72,8 @@ export class Stack {
   }
 
   static async open(options: StackOptions = {}): Promise<Stack> {
-    const dir = mkdtempSync(join(inject('containerd').dir, 's-'));
-    const temporal = inject('temporal');
+    const dir = mkdtempSync(join(fromLane('containerd').dir, 's-'));
+    const temporal = fromLane('temporal');
     const client = await createKybernateClient({ address: temporal.address, namespace: temporal.namespace });
     const stack = new Stack(dir, `node-${dir.slice(-6).toLowerCase()}`, client, options);
     for (const path of [stack.runDir, stack.stateDir, stack.storeDir]) {
@@ -85,9 +84,9 @@ export class Stack {
   }
 
   async startWorkers(): Promise<void> {
-    const env = { ...withoutSettings(process.env), ...this.variables, PATH: inject('containerd').path };
+    const env = { ...withoutSettings(process.env), ...this.variables, PATH: fromLane('containerd').path };
     const { dir, node, withSidecar } = this;
-    await startWorkers({ dir, node, temporal: inject('temporal'), env, withSidecar });
+    await startWorkers({ dir, node, temporal: fromLane('temporal'), env, withSidecar });
   }
 
   /** Another disk under the same node: workers that are started from now on know no checkpoint of before. */
@@ -125,7 +124,7 @@ export class Stack {
   }
 
   async ctr(...args: string[]): Promise<string> {
-    return openContainerd(inject('containerd').dir, process.env).ctrOk(['-n', this.namespace, ...args]);
+    return openContainerd(fromLane('containerd').dir, process.env).ctrOk(['-n', this.namespace, ...args]);
   }
 
   /** `ctr run -d`; removed at the end. */
@@ -163,7 +162,7 @@ export class Stack {
   }
 
   async removeContainer(id: string): Promise<void> {
-    const containerd = openContainerd(inject('containerd').dir, process.env);
+    const containerd = openContainerd(fromLane('containerd').dir, process.env);
     const ctr = (...args: string[]): Promise<unknown> => containerd.ctr(['-n', this.namespace, ...args]);
     await ctr('tasks', 'kill', '-s', 'SIGKILL', '-a', id);
     await ctr('tasks', 'rm', '-f', id);

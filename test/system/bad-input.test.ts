@@ -2,11 +2,12 @@
 import { readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, Connection } from '@temporalio/client';
-import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import { COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
+import { fromLane } from '../harness/provided.ts';
 
 let stack: Stack;
 let connection: Connection;
@@ -15,7 +16,7 @@ let elsewhere: Promise<{ readonly error: unknown; readonly ms: number }>;
 
 beforeAll(async () => {
   stack = await Stack.open();
-  connection = await Connection.connect({ address: inject('temporal').address });
+  connection = await Connection.connect({ address: fromLane('temporal').address });
   await stack.runContainer('steady', BUSYBOX, COUNTER);
   const began = performance.now();
   elsewhere = stack.checkpoint('steady', { node: 'node-of-nobody' }).then(
@@ -106,7 +107,7 @@ describe('input that a stock Temporal client sends', () => {
     ['restore', [{ node: 'NODE', checkpointId: 'a', stdio: { kind: 'log' } }], 'stdio.path'],
     ['restore', [{ node: 'NODE' }], 'checkpointId'],
   ])('is InvalidInput that names the field: %s %j → %s', async (type, args, field) => {
-    const client = new Client({ connection, namespace: inject('temporal').namespace });
+    const client = new Client({ connection, namespace: fromLane('temporal').namespace });
     const json = JSON.parse(JSON.stringify(args).replaceAll('NODE', stack.node)) as unknown[];
     const workflowId = `wrong-${type}-${Math.random().toString(16).slice(2)}`;
 

@@ -1,12 +1,13 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, inject, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { grpcCodeOf } from '../../native/containerd/channel.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import type { Containerd, ContainerRecord } from '../../native/containerd/containerd.ts';
 import { encodeRuncOptions } from '../../native/containerd/runc-options.ts';
 import { BUSYBOX, until } from '../harness/stack.ts';
+import { fromLane } from '../harness/provided.ts';
 
 const SIGKILL = 9;
 const COUNT = ['sh', '-c', 'i=0; while :; do i=$((i+1)); echo $i > /run/count; sleep 0.05; done'];
@@ -16,7 +17,7 @@ let dir: string;
 const made: string[] = [];
 
 beforeAll(() => {
-  const provided = inject('containerd');
+  const provided = fromLane('containerd');
   namespace = provided.namespace;
   containerd = connectContainerd(provided.address);
   dir = mkdtempSync(join(provided.dir, 'client-'));
@@ -41,7 +42,7 @@ afterAll(() => {
 
 async function run(id: string): Promise<void> {
   made.push(id);
-  const { dir: root } = inject('containerd');
+  const { dir: root } = fromLane('containerd');
   await openContainerd(root, process.env).ctrOk(['-n', namespace, 'run', '-d', '--null-io', BUSYBOX, id, ...COUNT]);
 }
 

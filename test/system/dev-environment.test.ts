@@ -1,12 +1,13 @@
 import { CreateBucketCommand, GetObjectCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
-import { expect, inject, test } from 'vitest';
+import { expect, test } from 'vitest';
 
 import { findShims } from '../../cli/dev/containerd-traces.ts';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { BUSYBOX_IMAGE, PYTHON_IMAGE, REDIS_IMAGE } from '../harness/images.ts';
+import { fromLane } from '../harness/provided.ts';
 
 function client() {
-  const { address, dir, namespace } = inject('containerd');
+  const { address, dir, namespace } = fromLane('containerd');
   const containerd = openContainerd(dir, process.env);
   return { address, namespace, run: (args: string[]) => containerd.ctrOk(['-n', namespace, ...args]) };
 }
@@ -35,7 +36,7 @@ test('a container that is paused is ended with its shim when its task is removed
 });
 
 test('the S3 server serves its bucket to its own keys only', async () => {
-  const { endpoint, region, bucket, accessKeyId, secretAccessKey } = inject('s3');
+  const { endpoint, region, bucket, accessKeyId, secretAccessKey } = fromLane('s3');
   const settings = { endpoint, region, forcePathStyle: true };
   const s3 = new S3Client({ ...settings, credentials: { accessKeyId, secretAccessKey } });
   const stranger = new S3Client({ ...settings, credentials: { accessKeyId, secretAccessKey: 'wrong' } });
@@ -49,7 +50,7 @@ test('the S3 server serves its bucket to its own keys only', async () => {
 });
 
 test('the Temporal server lists workflows by the search attributes of the product', async () => {
-  const { httpUrl, namespace } = inject('temporal');
+  const { httpUrl, namespace } = fromLane('temporal');
 
   const query = encodeURIComponent("KybernateNode = 'a' AND KybernatePhase = 'b'");
   const response = await fetch(`${httpUrl}/api/v1/namespaces/${namespace}/workflows?query=${query}`);

@@ -5,7 +5,7 @@
  */
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { gpuOptions, workloadHook } from '../../core/contract/gpu.ts';
 import { SAVE_OVERHEAD_BYTES } from '../../core/gpu/process-state.ts';
@@ -27,6 +27,7 @@ import { FakeGpu, fakeDevice, whyNoFakes } from '../harness/fake-gpu.ts';
 import { testDeps, testOp } from '../harness/node-deps.ts';
 import { BUSYBOX, PYTHON, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
+import { fromLane } from '../harness/provided.ts';
 
 const RUNC = { engine: 'runc', tcp: 'keep', after: 'resume' } as const;
 const MIB = 1024 ** 2;
@@ -46,7 +47,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
     fake = FakeGpu.open([FIRST, SECOND]);
     // The fake libraries of this process read it.
     process.env['KYBERNATE_FAKE_GPU'] = fake.dir;
-    const provided = inject('containerd');
+    const provided = fromLane('containerd');
     namespace = provided.namespace;
     dir = mkdtempSync(join(provided.dir, 'gpu-'));
     const { settings, ...rest } = testDeps(connectContainerd(provided.address));
@@ -76,7 +77,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
   });
 
   function ctr(...args: string[]): Promise<string> {
-    return openContainerd(inject('containerd').dir, process.env).ctrOk(['-n', namespace, ...args]);
+    return openContainerd(fromLane('containerd').dir, process.env).ctrOk(['-n', namespace, ...args]);
   }
 
   async function must(program: string, ...args: string[]): Promise<void> {

@@ -4,11 +4,12 @@
  */
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { shimDirOf } from '../../cli/dev/shim.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { RUNTIME } from '../harness/shim-node.ts';
 import { BUSYBOX, Stack, until } from '../harness/stack.ts';
+import { fromLane } from '../harness/provided.ts';
 
 const VERSION = '580.159.04';
 const UUID = 'GPU-00000000-0000-0000-0000-000000000001';
@@ -20,7 +21,7 @@ let conf: string;
 let confText: string;
 
 beforeAll(async () => {
-  const { dir } = inject('containerd');
+  const { dir } = fromLane('containerd');
   root = join(dir, 'driver-root');
   await makeDriver();
   conf = join(shimDirOf(dir), 'kybernate-runtime/kybernate-shim.conf');

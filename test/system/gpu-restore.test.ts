@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, inject, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import type { OciSpec } from '../../core/oci/spec.ts';
 import { hookMounts } from '../../engine/gpu/hook-mounts.ts';
@@ -15,6 +15,7 @@ import { GpuContainers, type GpuWorkload, MIB, mountInto } from '../harness/gpu-
 import { RUNTIME, from } from '../harness/shim-node.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
+import { fromLane } from '../harness/provided.ts';
 
 const [FIRST, SECOND] = [fakeDevice(0), fakeDevice(1)];
 const reason = whyNoFakes();
@@ -325,7 +326,7 @@ describe.skipIf(reason !== undefined)(
       const id = name();
 
       await stack.restore(checkpointId, id);
-      const bundle = join(inject('containerd').dir, 'state/io.containerd.runtime.v2.task', stack.namespace, id);
+      const bundle = join(fromLane('containerd').dir, 'state/io.containerd.runtime.v2.task', stack.namespace, id);
       const spec = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8')) as OciSpec;
       expect(spec.linux?.resources?.memory?.limit).toBeGreaterThan(600 * MIB);
       const file = `/sys/fs/cgroup/memory/${stack.namespace}/${id}/memory.limit_in_bytes`;

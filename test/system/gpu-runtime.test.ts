@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, inject, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { shimDirOf } from '../../cli/dev/shim.ts';
 import type { RunResult } from '../../native/run/run.ts';
@@ -15,6 +15,7 @@ import { GpuContainers, MIB } from '../harness/gpu-checkpoint.ts';
 import { RUNTIME, from } from '../harness/shim-node.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
+import { fromLane } from '../harness/provided.ts';
 
 const reason = whyNoFakes();
 /** Stand for devices of the driver: they can be opened and mapped on every machine. */
@@ -31,7 +32,7 @@ describe.skipIf(reason !== undefined)(`runc checkpoint${reason === undefined ? '
 
   beforeAll(async () => {
     fake = FakeGpu.open([fakeDevice(0)]);
-    roots = join(inject('containerd').dir, 'gpu-images');
+    roots = join(fromLane('containerd').dir, 'gpu-images');
     mkdirSync(roots, { mode: 0o700 });
     stack = await Stack.open({ env: { ...fake.environment, KYBERNATE_RESTORE_ROOTS: roots } });
     gpu = new GpuContainers(stack, fake);
@@ -73,7 +74,7 @@ describe.skipIf(reason !== undefined)(`runc checkpoint${reason === undefined ? '
   });
 
   function ctr(...args: string[]): Promise<RunResult> {
-    return openContainerd(inject('containerd').dir, process.env).ctr(['-n', stack.namespace, ...args], 60_000);
+    return openContainerd(fromLane('containerd').dir, process.env).ctr(['-n', stack.namespace, ...args], 60_000);
   }
 
   async function checkpoint(id: string, ...flags: string[]): Promise<RunResult> {
@@ -82,7 +83,7 @@ describe.skipIf(reason !== undefined)(`runc checkpoint${reason === undefined ? '
     return ctr('tasks', 'checkpoint', '--image-path', images, '--work-path', work, ...flags, id);
   }
 
-  const runtimeDir = (): string => join(shimDirOf(inject('containerd').dir), 'kybernate-runtime');
+  const runtimeDir = (): string => join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime');
 
   /** As the shim calls it, but without its lock and without the pause around it. */
   const direct = (id: string): [string, string[]] => [

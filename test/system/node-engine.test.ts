@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, inject, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { liveConnections } from '../../engine/live-processes.ts';
 import { analyzeContainer, type Analysis, type AnalysisRequest } from '../../engine/analysis.ts';
@@ -22,6 +22,7 @@ import { runExeca } from '../../native/run/run-execa.ts';
 import { testDeps } from '../harness/node-deps.ts';
 import { makeNetworkNamespace } from '../harness/network.ts';
 import { BUSYBOX, PYTHON, until } from '../harness/stack.ts';
+import { fromLane } from '../harness/provided.ts';
 
 const READY = 'open("/run/ready","w").close()';
 const SLEEP = 'import time\nwhile True: time.sleep(60)';
@@ -31,7 +32,7 @@ let dir: string;
 const running: string[] = [];
 
 beforeAll(() => {
-  const provided = inject('containerd');
+  const provided = fromLane('containerd');
   namespace = provided.namespace;
   deps = testDeps(connectContainerd(provided.address));
   dir = mkdtempSync(join(provided.dir, 'engine-'));
@@ -54,7 +55,7 @@ afterAll(() => {
 });
 
 function ctr(...args: string[]): Promise<string> {
-  return openContainerd(inject('containerd').dir, process.env).ctrOk(['-n', namespace, ...args]);
+  return openContainerd(fromLane('containerd').dir, process.env).ctrOk(['-n', namespace, ...args]);
 }
 
 async function start(
@@ -124,10 +125,10 @@ test('a container paused by somebody else is refused with that reason', async ()
 
 test('a terminal needs shell-job', async () => {
   running.push('terminal');
-  const { address } = inject('containerd');
+  const { address } = fromLane('containerd');
   // ctr wants a terminal of its own for this
-  const command = `${inject('programs').ctr} -a ${address} -n ${namespace} run -d -t ${BUSYBOX} terminal sleep 1000`;
-  await runExeca('script', ['-qec', command, '/dev/null'], { env: { PATH: inject('containerd').path } });
+  const command = `${fromLane('programs').ctr} -a ${address} -n ${namespace} run -d -t ${BUSYBOX} terminal sleep 1000`;
+  await runExeca('script', ['-qec', command, '/dev/null'], { env: { PATH: fromLane('containerd').path } });
 
   const facts = await inspectContainer(deps, { namespace, id: 'terminal' });
 

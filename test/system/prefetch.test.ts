@@ -18,13 +18,14 @@ import {
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, inject, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 
 import { renderReport } from '../../cli/commands/tiers.ts';
 import type { PrefetchRequest, PrefetchResult } from '../../client/index.ts';
 import { COUNTER, countsOn } from '../harness/aftermath.ts';
 import { runCli } from '../harness/run-cli.ts';
 import { BUSYBOX, Stack, until } from '../harness/stack.ts';
+import { fromLane } from '../harness/provided.ts';
 
 let shared = '';
 let near: Stack;
@@ -194,7 +195,7 @@ function flipBit(path: string, at: number): void {
 /** As `kybernate tiers` shows it. */
 async function tiersOf(stack: Stack): Promise<string> {
   const { request } = await import('node:http');
-  const socketPath = join(inject('containerd').runDir, 'sidecar/transfer-http.sock');
+  const socketPath = join(fromLane('containerd').runDir, 'sidecar/transfer-http.sock');
   const text = await new Promise<string>((resolve, reject) => {
     const call = request({ socketPath, path: '/v1/tiers' }, (answer) => {
       const parts: Buffer[] = [];

@@ -27,7 +27,7 @@ async function preflight(request: Partial<PreflightRequest>): Promise<PreflightR
 const told = ({ findings }: PreflightResult): string[] => findings.map(({ code, severity }) => `${code} ${severity}`);
 
 test('a preflight tells every reason at once, a restore is refused for them, and nothing is left of either', async () => {
-  const network = await makeNetworkNamespace('kybflight', 13);
+  const network = await makeNetworkNamespace('kybflight', 18);
   const volume = join(stack.dir, 'volume');
   mkdirSync(volume);
   try {

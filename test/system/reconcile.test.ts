@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, Connection } from '@temporalio/client';
-import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { operationIdOf } from '../../activities/op.ts';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { readJournal } from '../../engine/journal.ts';
@@ -13,13 +13,14 @@ import { listProcesses } from '../../native/proc/tree.ts';
 import { countsOn, COUNTER, nothingLeft, operationsOf } from '../harness/aftermath.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
+import { fromLane } from '../harness/provided.ts';
 
 let stack: Stack;
 let connection: Connection;
 let temporal: Client;
 
 beforeAll(async () => {
-  const { address, namespace } = inject('temporal');
+  const { address, namespace } = fromLane('temporal');
   connection = await Connection.connect({ address });
   temporal = new Client({ connection, namespace });
   stack = await Stack.open();
@@ -87,7 +88,7 @@ test('a restore that was terminated before its processes ran leaves no container
   await terminateAndRestart(handle.workflowId);
 
   await until('the end of the restore', () => operationsOf(stack).length === 0, 60_000);
-  const containerd = openContainerd(inject('containerd').dir, process.env);
+  const containerd = openContainerd(fromLane('containerd').dir, process.env);
   expect(await containerExists('terminated-copy')).toBe(false);
   expect(await stack.ctr('tasks', 'ls')).not.toContain('terminated-copy');
   expect(await containerd.ctrOk(['-n', stack.namespace, 'snapshots', 'ls'])).not.toContain(operationId);
@@ -111,7 +112,7 @@ test('a checkpoint that was terminated in its freeze lets the container run and 
 
 test('a checkpoint that was reset in its freeze begins anew: the first run is undone, the second completes', async () => {
   await startMemory('reset');
-  const { namespace } = inject('temporal');
+  const { namespace } = fromLane('temporal');
 
   const handle = await stack.startCheckpoint('reset');
   const first = operationIdOf(handle.workflowId, handle.runId);

@@ -1,6 +1,6 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, inject, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import type { Op } from '../../core/op.ts';
 import { inspectContainer } from '../../engine/inspect.ts';
@@ -40,6 +40,7 @@ s = socket.socket(socket.AF_UNIX); s.bind("/data/sock")
 open("/run/ready", "w")
 while True: time.sleep(60)
 `;
+import { fromLane } from '../harness/provided.ts';
 
 let containerd: Containerd;
 let namespace: string;
@@ -48,7 +49,7 @@ let snapshots = 0;
 const mounted: string[] = [];
 
 beforeAll(async () => {
-  const provided = inject('containerd');
+  const provided = fromLane('containerd');
   namespace = provided.namespace;
   containerd = connectContainerd(provided.address);
   dir = mkdtempSync(join(provided.dir, 'rootfs-'));
@@ -73,7 +74,7 @@ afterAll(async () => {
 });
 
 function ctr(...args: string[]): Promise<string> {
-  return openContainerd(inject('containerd').dir, process.env).ctrOk(['-n', namespace, ...args]);
+  return openContainerd(fromLane('containerd').dir, process.env).ctrOk(['-n', namespace, ...args]);
 }
 
 function facts(): Promise<ContainerFacts> {

@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
 import type { TransferStatus } from '../../core/contract/transfer.ts';
 import { hasEnded } from '../../core/contract/transfer.ts';
@@ -24,6 +24,7 @@ import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
 import { checkpointsOf, COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { testOp } from '../harness/checkpoint-dir.ts';
 import { BUSYBOX, Stack, until } from '../harness/stack.ts';
+import { fromLane } from '../harness/provided.ts';
 
 const ACCOUNT = 58_712;
 
@@ -73,7 +74,7 @@ describe('privileges', () => {
   it('the sidecar is another user, without groups and capabilities; all keys of the store are with it', () => {
     const sidecar = stack.pidOf('sidecar');
     const node = stack.pidOf('worker-node');
-    const secret = inject('s3').secretAccessKey;
+    const secret = fromLane('s3').secretAccessKey;
 
     expect(statusOf(sidecar, 'Uid')).toBe(Array<number>(4).fill(ACCOUNT).join('\t'));
     expect(statusOf(sidecar, 'Gid')).toBe(Array<number>(4).fill(ACCOUNT).join('\t'));
@@ -209,7 +210,7 @@ describe('the transfer socket', () => {
     expect(up).toMatchObject({ status: 'done', location: expect.stringContaining('s3://') as string });
     expect(down).toMatchObject({ status: 'done', hash: up.hash });
     expect(lstatSync(join(roots, 'copy/metadata.json'))).toMatchObject({ uid: ACCOUNT });
-    const { endpoint, region, accessKeyId, secretAccessKey } = inject('s3');
+    const { endpoint, region, accessKeyId, secretAccessKey } = fromLane('s3');
     const credentials = { accessKeyId, secretAccessKey };
     const store = stack.variables['KYBERNATE_STORE'] ?? '';
     const backend = await openBackend(store, { endpoint, region, credentials });

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect } from 'node:net';
 import { createInterface } from 'node:readline';
-import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { findDaemon } from '../../cli/dev/process.ts';
 import { readJournal } from '../../engine/journal.ts';
 import { readJson, type OperationPlan } from '../../engine/operation.ts';
@@ -12,6 +12,7 @@ import { SOAK } from '../harness/soak.ts';
 import { makeNetworkNamespace } from '../harness/network.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
+import { fromLane } from '../harness/provided.ts';
 
 let stack: Stack;
 
@@ -74,7 +75,7 @@ test('the worker is killed in the freeze: the runner finishes and the checkpoint
 
 test('Temporal does not answer in the freeze: the workload runs on, the checkpoint completes when it answers again', async () => {
   const before = await startMemory('temporal-stops', 400);
-  const temporal = findDaemon(inject('containerd').dir, 'temporal');
+  const temporal = findDaemon(fromLane('containerd').dir, 'temporal');
 
   const handle = await stack.startCheckpoint('temporal-stops');
   const operation = await untilFrozen('temporal-stops');
@@ -93,7 +94,7 @@ test('Temporal does not answer in the freeze: the workload runs on, the checkpoi
 });
 
 test('CRIU is killed with open connections: the capture fails, server and client go on, nothing is left', async () => {
-  const network = await makeNetworkNamespace('kybkill', 14);
+  const network = await makeNetworkNamespace('kybkill', 19);
   const flags = [...workload(), '--with-ns', `network:${network.path}`];
   try {
     await stack.runContainer('criu-dies', PYTHON, ['/usr/bin/python3', '/w/echo.py', '7002', '400'], flags);

@@ -2,12 +2,13 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
-import { afterAll, beforeAll, expect, inject, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 
 import { newestToken } from '../../engine/operation.ts';
 import { checkpointsOf, COUNTER, counter, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { makeNetworkNamespace } from '../harness/network.ts';
 import { BUSYBOX, REDIS, Stack, until } from '../harness/stack.ts';
+import { fromLane } from '../harness/provided.ts';
 
 let stack: Stack;
 
@@ -22,7 +23,7 @@ afterAll(async () => {
 
 /** `ctr run -t`, which wants a terminal of its own: `script` gives it one. Ends with the container. */
 function runInTerminal(id: string, script: string): ChildProcess {
-  const { address, path } = inject('containerd');
+  const { address, path } = fromLane('containerd');
   const command = `ctr -a ${address} -n ${stack.namespace} run -t ${BUSYBOX} ${id} /bin/sh -c '${script}'`;
   const env = { PATH: path, TERM: 'xterm', CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS: '1' };
   return spawn('script', ['-qfc', command, '/dev/null'], { env, stdio: 'ignore' });
