@@ -526,6 +526,17 @@ describe('help', () => {
     }
   });
 
+  it.each(['checkpoint', 'restore', 'verify', 'repair', 'export', 'cat', 'inspect', 'prefetch', 'preflight'])(
+    'of %s, which reads or writes a store that may be encrypted, has the exit code of a key that is not there',
+    async (name) => {
+      const fake = createFakeCli();
+
+      await run([name, '--help'], fake.cli);
+
+      expect(fake.stdout()).toMatch(/\n +23 {2}KeyUnavailable\n/);
+    },
+  );
+
   it('stands in for a missing command, which ends with 2', async () => {
     const fake = createFakeCli();
 

@@ -131,6 +131,13 @@ export const ERRORS = {
     exitCode: 23,
     remedy: 'give the process the key-encryption key that the message names, see docs/encryption.md',
   },
+  HookFailed: {
+    retryable: false,
+    actor: 'operator',
+    workload: 'running',
+    exitCode: 24,
+    remedy: 'read what the hook printed; one that may not refuse gets the policy warn, see docs/hooks.md',
+  },
   StorageUnavailable: {
     retryable: true,
     actor: 'operator',

@@ -33,6 +33,10 @@ export const PREFLIGHT_CHECKS = {
     checks: 'programs that a checkpoint or restore runs',
     remedy: 'install the package that the reason names',
   },
+  hooks: {
+    checks: 'hook scripts of the node: owners, permissions, interpreters',
+    remedy: 'do what the reason says to the file, or take the hook away; see docs/hooks.md',
+  },
   'cgroup-version': { checks: 'cgroup v1 or v2', remedy: 'choose a node with the recorded version' },
   lsm: {
     checks: 'AppArmor profile or SELinux label of the processes',

@@ -1,17 +1,14 @@
 /*
  * The plain capture: one CRIU dump, whole, by `runc checkpoint` beside containerd or by containerd's Tasks.Checkpoint.
  *
- * With the engine `runc` CRIU calls a small script (configuration option `action-script`, which reaches it through
- * CRIU_CONFIG_FILE) at `pre-dump`, before it touches a task, and at `post-dump`, when its images are written and its
- * link-remap files still exist. The script reports over a pair of fifos and waits for our word. So the freeze begins
- * only when runc and CRIU have started, and the diff of the rw layer runs beside the dump.
+ * With the engine `runc` CRIU tells us (criu-events.ts) of `pre-dump`, before it touches a task, and of `post-dump`, when
+ * its images are written and its link-remap files still exist, and waits for our word. So the freeze begins only when runc
+ * and CRIU have started, and the diff of the rw layer runs beside the dump.
  * With the engine `containerd` the freeze begins before the call, and there is no post-dump moment.
+ * Hooks run there too: those of `pre-dump` before the freeze, the others at CRIU's own moments.
  */
-import { constants, openSync } from 'node:fs';
-import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { Socket } from 'node:net';
+import { mkdir, readdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
 import { CRIU_OPTIONS, NO_PLUGINS } from '../core/oci/criu-options.ts';
@@ -21,11 +18,13 @@ import { rearmExpiredTimers } from '../native/criu/timers.ts';
 import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
+import { installActionScript, listenToCriu, makeEventPipes, type ScriptEvent } from './criu-events.ts';
 import { keeperVariables } from './criu-keeper.ts';
 import { endDump } from './end-dump.ts';
 import { freeze, thaw } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { hasGpu } from './gpu-section.ts';
+import { createHooks, type HookEvent, type Hooks } from './hooks.ts';
 import { holdsConnections, networkHoldTable } from './network-locks.ts';
 import { liveConnections } from './live-processes.ts';
 import { checkToken } from './operation.ts';
@@ -33,6 +32,8 @@ import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } fr
 
 /** A task in an uninterruptible sleep delays the freeze; the freeze budget bounds it too. */
 const FREEZE_TIMEOUT_MS = 10_000;
+const OWN_EVENTS = ['pre-dump', 'post-dump'] as const;
+const HOOKS_LOG = 'hooks.log';
 
 export function createCriuCapture(context: CaptureContext): Capture {
   return new CriuCapture(context);
@@ -43,8 +44,8 @@ class CriuCapture implements Capture {
   readonly #context: CaptureContext;
   readonly #imageDir: string;
   readonly #workDir: string;
-  readonly #warnings: string[] = [];
   readonly #stopDiff = new AbortController();
+  readonly #hooks: Hooks;
   #rootfs: Promise<RootfsCapture> | undefined;
   #networkHold: CaptureOutcome['networkHold'];
 
@@ -52,6 +53,22 @@ class CriuCapture implements Capture {
     this.#context = context;
     this.#imageDir = join(context.plan.checkpointDir, CRIU_DIR);
     this.#workDir = join(context.paths.dir, 'criu-work');
+    const { plan, log } = context;
+    this.#hooks = createHooks(
+      plan.hooks,
+      { signal: AbortSignal.any([context.signal, this.#stopDiff.signal]), log },
+      {
+        operation: 'checkpoint',
+        kind: 'container',
+        operationId: plan.operationId,
+        checkpointId: plan.checkpointId,
+        node: plan.settings.node,
+        imageDir: this.#imageDir,
+        container: plan.container,
+        pid: plan.facts.initHostPid,
+        logFile: join(this.#workDir, HOOKS_LOG),
+      },
+    );
   }
 
   async plan(): Promise<void> {
@@ -103,65 +120,44 @@ class CriuCapture implements Capture {
       rootfsBytes: rootfs?.bytes ?? 0,
       deletedFiles: rootfs?.deletedFiles ?? 0,
       rootfsMethod: rootfs?.method ?? 'none',
-      warnings: [...this.#warnings, ...(rootfs?.warnings ?? [])],
+      warnings: [...this.#hooks.warnings, ...(rootfs?.warnings ?? [])],
       ...(this.#networkHold === undefined ? {} : { networkHold: this.#networkHold }),
     };
   }
 
-  get #fifos(): { events: string; answers: string; config: string } {
-    const { dir } = this.#context.paths;
-    return {
-      events: join(dir, 'criu.events'),
-      answers: join(dir, 'criu.answers'),
-      config: join(dir, 'criu.conf'),
-    };
+  get #config(): string {
+    return join(this.#context.paths.dir, 'criu.conf');
   }
 
   async #planScript(): Promise<void> {
-    const { plan, run } = this.#context;
-    const { events, answers, config } = this.#fifos;
-    await Promise.all([events, answers].map((file) => rm(file, { force: true })));
-    const made = await run('mkfifo', ['-m', '0600', events, answers]);
-    if (made.exitCode !== 0) {
-      throw new KybernateError('Internal', `mkfifo failed: ${made.stderr}; the workload is untouched`);
-    }
+    const { plan, run, paths } = this.#context;
+    await makeEventPipes(run, paths.dir);
     const script = await installActionScript(plan.settings.stateDir);
     const own = [
       { option: 'action-script', value: script },
       ...(hasGpu(plan) ? [{ option: CRIU_OPTIONS.pluginDir.criu, value: NO_PLUGINS }] : []),
     ];
     const lines = [...plan.analysis.criuConfig, criuConfigText(own)];
-    await writeFile(config, lines.join('\n'), { mode: 0o600 });
+    await writeFile(this.#config, lines.join('\n'), { mode: 0o600 });
   }
 
   async #dumpByRunc(): Promise<void> {
-    const { plan, run, timer, signal } = this.#context;
-    const { events, answers, config } = this.#fifos;
-    // Both ends open in one process: neither side ever blocks in open, and a dead CRIU is seen by runc's end.
-    const eventsFd = openSync(events, constants.O_RDWR | constants.O_NONBLOCK);
-    const answersFile = await open(answers, constants.O_RDWR | constants.O_NONBLOCK);
-    const socket = new Socket({ fd: eventsFd, readable: true, writable: false });
-    let failure: Error | undefined;
-    const lines = createInterface({ input: socket });
-    lines.on('line', (event) => {
-      this.#onEvent(event)
-        .then(
-          () => answersFile.write('go\n'),
-          (error: unknown) => {
-            failure ??= asError(error);
-            return answersFile.write('stop\n');
-          },
-        )
-        .catch(() => undefined); // CRIU is gone and the fifo closed: unheard, it would end the runner in the freeze.
+    const { plan, run, timer, signal, paths } = this.#context;
+    const criu = await listenToCriu({
+      dir: paths.dir,
+      events: [...new Set([...OWN_EVENTS, ...this.#hooks.events])],
+      onEvent: (event) => this.#onEvent(event),
     });
     timer.part('runtime-start');
     let ending: Promise<unknown> | undefined;
+    let endFailure: Error | undefined;
     const abort = (): void => {
-      ending = endDump(plan, run).catch((error: unknown) => (failure ??= asError(error)));
+      ending = endDump(plan, run).catch((error: unknown) => (endFailure ??= asError(error)));
     };
     signal.addEventListener('abort', abort, { once: true });
     try {
-      const result = await this.#runCheckpoint(config);
+      const result = await this.#runCheckpoint(criu.env);
+      const failure = criu.failure() ?? endFailure;
       if (failure !== undefined) {
         throw failure;
       }
@@ -178,15 +174,12 @@ class CriuCapture implements Capture {
     } finally {
       signal.removeEventListener('abort', abort);
       await ending;
-      lines.close();
-      socket.destroy();
-      await answersFile.close();
+      await criu.close();
     }
   }
 
-  async #runCheckpoint(config: string): Promise<RunResult> {
+  async #runCheckpoint(env: Readonly<Record<string, string>>): Promise<RunResult> {
     const { plan, run, lockFd } = this.#context;
-    const { events, answers } = this.#fifos;
     const { facts, settings } = plan;
     const argv = [
       '--root',
@@ -206,9 +199,8 @@ class CriuCapture implements Capture {
     ];
     return run(settings.runcPath, argv, {
       env: {
-        CRIU_CONFIG_FILE: config,
-        KYBERNATE_EVENTS: events,
-        KYBERNATE_ANSWERS: answers,
+        CRIU_CONFIG_FILE: this.#config,
+        ...env,
         ...keeperVariables(plan),
       },
       extraFds: [lockFd],
@@ -216,19 +208,33 @@ class CriuCapture implements Capture {
   }
 
   /** @throws when the dump must not go on; CRIU is told to stop and undoes its part */
-  async #onEvent(event: string): Promise<void> {
+  async #onEvent(event: ScriptEvent): Promise<void> {
     const { timer, signal } = this.#context;
     signal.throwIfAborted();
-    if (event === 'pre-dump') {
-      await this.#freezeWorkload();
-      // A CRIU that ended meanwhile has failed the dump already.
-      this.#stopDiff.signal.throwIfAborted();
-      timer.part('dump');
-      this.#startRootfs();
-    } else if (event === 'post-dump') {
-      timer.part('post-dump');
-      await this.#afterDump();
-      timer.part('runtime-exit');
+    switch (event.name) {
+      case 'pre-dump':
+        await this.#runHooks(event);
+        await this.#freezeWorkload();
+        // A CRIU that ended meanwhile has failed the dump already.
+        this.#stopDiff.signal.throwIfAborted();
+        timer.part('dump');
+        this.#startRootfs();
+        break;
+      case 'post-dump':
+        timer.part('post-dump');
+        await this.#afterDump();
+        await this.#runHooks(event);
+        timer.part('runtime-exit');
+        break;
+      default:
+        await this.#runHooks(event);
+    }
+  }
+
+  /** A part of its own in the phase times; within the freeze its time counts against the budget, whose end ends a hook. */
+  async #runHooks(event: HookEvent): Promise<void> {
+    if (this.#hooks.events.some((name) => name === event.name)) {
+      await this.#context.timer.within(`hook-${event.name}`, () => this.#hooks.onEvent(event));
     }
   }
 
@@ -291,6 +297,7 @@ class CriuCapture implements Capture {
   async #dumpByContainerd(): Promise<void> {
     const { plan, timer, signal } = this.#context;
     const containerd = this.#context.containerd();
+    await this.#runHooks({ name: 'pre-dump' });
     await this.#freezeWorkload();
     timer.part('dump');
     this.#startRootfs();
@@ -318,6 +325,7 @@ class CriuCapture implements Capture {
         details: { criu: lines },
       });
     }
+    await this.#runHooks({ name: 'post-dump' });
   }
 
   async #dumpFailed(result: RunResult): Promise<KybernateError> {
@@ -344,7 +352,7 @@ class CriuCapture implements Capture {
 
   async saveLogs(logs: string): Promise<void> {
     await mkdir(logs, { recursive: true, mode: 0o700 });
-    for (const name of ['dump.log', 'runc.log', 'stats-dump']) {
+    for (const name of ['dump.log', 'runc.log', 'stats-dump', ...(this.#hooks.events.length > 0 ? [HOOKS_LOG] : [])]) {
       const from = join(this.#workDir, name);
       try {
         await rename(from, join(logs, name));
@@ -354,28 +362,6 @@ class CriuCapture implements Capture {
       }
     }
   }
-}
-
-/**
- * Runs in the host's namespaces as a child of CRIU, which waits for it. It forks nothing. When nobody answers, it waits:
- * whoever undoes the operation kills it with CRIU.
- */
-const ACTION_SCRIPT = `#!/bin/sh
-case "$CRTOOLS_SCRIPT_ACTION" in pre-dump | post-dump) ;; *) exit 0 ;; esac
-echo "$CRTOOLS_SCRIPT_ACTION" >"$KYBERNATE_EVENTS"
-read -r answer <"$KYBERNATE_ANSWERS"
-[ "$answer" = go ]
-`;
-
-/** The same for every operation, below the state directory: CRIU executes it, and /run is mounted noexec on many hosts. */
-async function installActionScript(stateDir: string): Promise<string> {
-  const file = join(stateDir, 'criu-action-script');
-  if ((await readFile(file, 'utf8').catch(() => '')) !== ACTION_SCRIPT) {
-    const temporary = `${file}.${process.pid}`;
-    await writeFile(temporary, ACTION_SCRIPT, { mode: 0o700 });
-    await rename(temporary, file);
-  }
-  return file;
 }
 
 async function directoryBytes(dir: string): Promise<number> {

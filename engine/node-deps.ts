@@ -1,3 +1,4 @@
+import type { HookSettings } from '../core/hooks.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import type { GpuDriverOrNot } from '../native/cuda/gpu-driver.ts';
 import type { Run } from '../native/run/run.ts';
@@ -29,6 +30,8 @@ export interface NodeSettings {
   readonly restoreRoots: readonly string[];
   /** does a container's RESTORE_FROM variable count? Ids only, and off under Kubernetes. */
   readonly restoreFromEnvironment: boolean;
+  /** programs of the node's owner that run at moments of an operation; absent: none */
+  readonly hooks?: HookSettings;
   /** containerd runtime for restored containers */
   readonly restoreRuntime: string;
   /** group that may read committed checkpoints, the sidecar's; absent: root alone */

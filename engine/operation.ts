@@ -17,6 +17,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HealthCheck, NodeFacts } from '../core/contract/checkpoint.ts';
 import { KybernateError } from '../core/errors.ts';
+import type { HookPlan } from '../core/hooks.ts';
 import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
 import type { Analysis } from './analysis.ts';
 import type { GpuPlan } from './gpu/gpu-plan.ts';
@@ -49,6 +50,8 @@ export interface OperationPlan {
   readonly gpu: GpuPlan;
   /** how the workload says that it is well; absent: nobody asks */
   readonly health?: HealthCheck;
+  /** programs of the node's owner that run at CRIU's events; absent: none */
+  readonly hooks?: HookPlan;
   readonly settings: NodeSettings;
   /** the kernel's boot id: after a reboot nothing of the capture is trusted */
   readonly bootId: string;

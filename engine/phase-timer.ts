@@ -17,6 +17,19 @@ export class PhaseTimer {
     this.#current = { name, at: now };
   }
 
+  /** A part inside of the current one, which goes on afterwards. */
+  async within<Result>(name: string, act: () => Promise<Result>): Promise<Result> {
+    const around = this.#current?.name;
+    this.part(name);
+    try {
+      return await act();
+    } finally {
+      if (around !== undefined) {
+        this.part(around);
+      }
+    }
+  }
+
   /** The workload stands still from here on. */
   frozen(): void {
     this.#freeze.begin();

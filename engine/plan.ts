@@ -14,6 +14,7 @@ import { discardCapture } from './attach.ts';
 import { analyzeContainer } from './analysis.ts';
 import { probeNodeFacts } from './facts.ts';
 import { analyzeGpu } from './gpu/analysis.ts';
+import { planHooks } from './hooks.ts';
 import { inspectContainer } from './inspect.ts';
 import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -21,6 +22,8 @@ import { oneAtATime } from './one-at-a-time.ts';
 import { bootId, checkToken, listOperations, readPlan, writePlan, type OperationPlan } from './operation.ts';
 import { isEarlierRun } from './operation-owner.ts';
 import { checkSource } from './preflight/source.ts';
+
+const HOOKED = { operation: 'checkpoint', kind: 'container' } as const;
 
 export interface PlanRequest extends PlanStepInput {
   readonly operationId: string;
@@ -68,7 +71,15 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     rehearsal: request.rehearsal === true,
   });
   op.signal.throwIfAborted();
-  await checkSource(deps, { facts, analysis, gpu, nodeFacts });
+  const hooked = request.rehearsal !== true;
+  const hooks = hooked ? planHooks(deps.settings.hooks, HOOKED) : undefined;
+  await checkSource(deps, {
+    facts,
+    analysis,
+    gpu,
+    nodeFacts,
+    ...(hooked ? { hooks: { ...HOOKED, engine: request.engine } } : {}),
+  });
   await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
   // the driver moves VRAM into memory of the processes, where CRIU dumps it; a rehearsal writes nothing
   const reservedBytes = request.rehearsal === true ? 0 : analysis.estimatedBytes + gpu.plan.reservedMemoryBytes;
@@ -93,6 +104,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     analysis: { ...analysis, warnings: [...analysis.warnings, ...gpu.warnings] },
     gpu: gpu.plan,
     ...(request.health === undefined ? {} : { health: request.health }),
+    ...(hooks === undefined ? {} : { hooks }),
     settings: deps.settings,
     bootId: bootId(),
   };

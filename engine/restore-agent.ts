@@ -24,6 +24,8 @@ import {
 } from './gpu/restore-steps.ts';
 import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
+import { installActionScript } from './criu-events.ts';
+import { planHooks } from './hooks.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { AGENT, claimOperation, whileUnderWay } from './operation-owner.ts';
@@ -61,7 +63,7 @@ export async function prepareRestore(
   request: PrepareRestoreRequest,
 ): Promise<PrepareRestoreResponse> {
   const known = joinedRecord(deps, request) ?? (await foreignRecord(deps, op, access, request));
-  const { errorType: _ofBefore, ...record } = known;
+  const { errorType: _ofBefore, warnings: _too, ...record } = known;
   const attempt = record.attempt + 1;
   const written = writeRestore(deps.settings, {
     ...record,
@@ -91,6 +93,22 @@ export async function prepareRestore(
     hasMetadata: prepared.hasMetadata,
     restoreBudgetMs: prepared.restoreBudgetMs,
     ...(prepared.gpu === undefined ? {} : { gpu: prepared.gpu.fit }),
+    ...(await hooksFor(deps, prepared)),
+  };
+}
+
+/** The wrapper runs them: it is there when CRIU tells of an event, and ends with its container's restore. */
+async function hooksFor(
+  { settings }: NodeDeps,
+  { checkpointId }: RestoreRecord,
+): Promise<Pick<PrepareRestoreResponse, 'hooks'>> {
+  const plan = planHooks(settings.hooks, { operation: 'restore', kind: 'container' });
+  if (plan === undefined) {
+    return {};
+  }
+  const actionScript = await installActionScript(settings.stateDir);
+  return {
+    hooks: { plan, node: settings.node, actionScript, ...(checkpointId === undefined ? {} : { checkpointId }) },
   };
 }
 
@@ -268,6 +286,7 @@ async function settle(
     container: record.container.id,
     restoreMs,
     parts: { ...request.parts, ...gpuFacts?.parts },
+    ...(request.warnings.length > 0 ? { warnings: request.warnings } : {}),
     ...(failed ? { errors: request.errors, savedLogs } : {}),
   };
   if (failed) {
@@ -284,6 +303,8 @@ async function settle(
     state: request.outcome,
     restoreMs,
     errors: request.errors,
+    ...(request.errorType === undefined ? {} : { errorType: request.errorType }),
+    ...(request.warnings.length > 0 ? { warnings: request.warnings } : {}),
     ...(savedLogs === undefined ? {} : { savedLogs }),
   });
   if (request.outcome !== 'failed') {

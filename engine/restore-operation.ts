@@ -49,6 +49,8 @@ export interface RestoreRecord {
   readonly errors?: readonly string[];
   /** why, where it was not the runtime */
   readonly errorType?: ErrorType;
+  /** of hook scripts that failed and may not refuse */
+  readonly warnings?: readonly string[];
   /** where the logs of a failed attempt are kept */
   readonly savedLogs?: string;
   /** absent without GPU processes */

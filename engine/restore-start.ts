@@ -161,6 +161,7 @@ async function finishStart(deps: NodeDeps, record: RestoreRecord, task: TaskReco
     restoreMs: record.restoreMs ?? 0,
     how: record.state === 'cold-started' ? 'cold-started' : 'restored',
     ...(record.state !== 'restored' || record.gpuFacts === undefined ? {} : { gpu: record.gpuFacts }),
+    ...(record.warnings === undefined ? {} : { warnings: record.warnings }),
   };
 }
 

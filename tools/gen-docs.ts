@@ -22,6 +22,7 @@ import { prefetchInput } from '../core/contract/prefetch.ts';
 import { repairInput, verifyInput } from '../core/contract/verify.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
+import { HOOK_EVENTS, type HookEventRow } from '../core/hooks.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
 import { PREFLIGHT_CHECKS } from '../core/preflight.ts';
@@ -30,7 +31,12 @@ import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
 
-export const GENERATED_FILES = ['docs/errors.md', 'docs/configuration.md', 'docs/operations.md'] as const;
+export const GENERATED_FILES = [
+  'docs/errors.md',
+  'docs/configuration.md',
+  'docs/operations.md',
+  'docs/hooks.md',
+] as const;
 
 /** Every generated section, by its name. */
 export function generatedSections(): ReadonlyMap<string, string> {
@@ -42,6 +48,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['rehearse-input', inputTable(rehearseInput, 'gpu', 'rehearseInput')],
     ['preflight-input', inputTable(preflightInput, 'preflight', 'preflightInput')],
     ['preflight-checks', checkTable()],
+    ['hook-events', hookTable()],
     ['list-copies-input', inputTable(listCopiesInput, 'list-copies', 'listCopiesInput')],
     ['rungs', rungTable()],
     ['prefetch-input', inputTable(prefetchInput, 'prefetch', 'prefetchInput')],
@@ -127,6 +134,17 @@ function checkTable(): string {
     ['Code', 'What is looked at', 'What to do'],
     Object.entries(PREFLIGHT_CHECKS).map(([code, { checks, remedy }]) => [`\`${code}\``, checks, remedy]),
   );
+}
+
+function hookTable(): string {
+  const rows = Object.entries<HookEventRow>(HOOK_EVENTS).map(([event, { operations, kinds, vetoes, when }]) => [
+    `\`${event}\``,
+    operations.join(', '),
+    kinds.length === 1 ? `${kinds.join()} only` : 'container, process',
+    vetoes.length === 0 ? 'no' : vetoes.length === operations.length ? 'yes' : `in a ${vetoes.join()}`,
+    when,
+  ]);
+  return table(['Event', 'Of a', 'For a', 'Can refuse', 'Moment'], rows);
 }
 
 function annotationTable(): string {

@@ -54,6 +54,11 @@ describe('readConfig', () => {
     ['KYBERNATE_METRICS_ADDRESS', '9464'],
     ['KYBERNATE_SIDECAR_USER', 'a:b'],
     ['KYBERNATE_GROUP', '../x'],
+    ['KYBERNATE_HOOKS_DIR', 'hooks.d'],
+    ['KYBERNATE_HOOK_TIMEOUT_MS', '0'],
+    ['KYBERNATE_HOOK_POLICY', 'perhaps'],
+    ['KYBERNATE_HOOK_POLICY', 'fail,predump=warn'],
+    ['KYBERNATE_HOOK_POLICY', 'pre-resume=fail'],
   ])('names %s with its value %s when it is wrong', (name, value) => {
     expect(() => readConfig(workerEnv, { [name]: value })).toThrow(`${name}: ${JSON.stringify(value)} is wrong`);
   });
@@ -102,6 +107,15 @@ describe('nodeSettings', () => {
       process.execPath,
       expect.stringMatching(/\/workers\/runner\.ts$/),
     ]);
+  });
+
+  it('reads the policy of hooks for all events and for one', () => {
+    const policyOf = (text?: string): unknown =>
+      nodeSettings(readConfig(nodeEnv, text === undefined ? {} : { KYBERNATE_HOOK_POLICY: text })).hooks?.policies;
+
+    expect(policyOf()).toMatchObject({ 'pre-dump': 'fail', 'post-dump': 'fail' });
+    expect(policyOf('pre-dump=warn, fail')).toMatchObject({ 'pre-dump': 'warn', 'post-dump': 'fail' });
+    expect(policyOf('warn,post-dump=fail')).toMatchObject({ 'pre-dump': 'warn', 'post-dump': 'fail' });
   });
 
   it('names a keeper of CRIU only when it is given', () => {

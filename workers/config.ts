@@ -9,6 +9,7 @@ import { SIGNATURE_MODES } from '../core/checkpoint/signature.ts';
 import { absolutePath, nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
+import { parseHookPolicies, type HookSettings } from '../core/hooks.ts';
 import { CODECS } from '../core/pack/pack.ts';
 import type { NodeSettings } from '../engine/node-deps.ts';
 
@@ -30,6 +31,14 @@ const pathList = z
   .transform((text) => text.split(':').filter((path) => path !== ''))
   .pipe(z.array(absolutePath));
 const program = z.string().regex(/^[^\0]+$/);
+const hookPolicies = z.string().transform((text, context) => {
+  const policies = parseHookPolicies(text);
+  if (typeof policies === 'string') {
+    context.addIssue(policies);
+    return z.NEVER;
+  }
+  return policies;
+});
 
 /** Every variable; each process reads those of its own schema below. */
 export const workerEnv = z.object({
@@ -102,6 +111,12 @@ export const workerEnv = z.object({
   KYBERNATE_RESTORE_ROOTS: pathList,
   /** may a container ask for a restore by its variable RESTORE_FROM? Ids only, even then. */
   KYBERNATE_RESTORE_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
+  /** hook scripts, `<directory>/<event>/*`, see [hooks.md](hooks.md); a directory that is not there holds none */
+  KYBERNATE_HOOKS_DIR: absolutePath.default('/etc/kybernate/hooks.d'),
+  /** longest time of each hook script in ms; then it is ended, with what it has started */
+  KYBERNATE_HOOK_TIMEOUT_MS: z.coerce.number().int().min(1).max(600_000).default(10_000),
+  /** what a hook script that fails does: `fail` refuses the operation, `warn` tells of it; for one event: `fail,pre-dump=warn` */
+  KYBERNATE_HOOK_POLICY: hookPolicies.prefault('fail'),
   /** containerd runtime of restored containers */
   KYBERNATE_RESTORE_RUNTIME: z.string().min(1).default('io.containerd.runc.kybernate.v1'),
   /** file with the private key that signs checkpoints of this node: PEM, Ed25519, root's, 0600; unsigned otherwise */
@@ -152,6 +167,12 @@ const OF_THE_SIDECAR = {
   KYBERNATE_PEER_LISTEN: true,
   KYBERNATE_PEER_TOKEN_FILE: true,
 } as const;
+
+const hookEnv = workerEnv.pick({
+  KYBERNATE_HOOKS_DIR: true,
+  KYBERNATE_HOOK_TIMEOUT_MS: true,
+  KYBERNATE_HOOK_POLICY: true,
+});
 
 /** The privileged side knows no store: what it is not told it cannot leak. */
 export const nodeEnv = workerEnv.omit({ ...OF_THE_STORE, ...OF_THE_SIDECAR });
@@ -221,6 +242,19 @@ function commandOf(role: 'runner' | 'guard', { KYBERNATE_STATE_DIR: stateDir }: 
   return ['/usr/bin/env', ...variables, process.execPath, entry];
 }
 
+function hooksOf(config: z.output<typeof hookEnv>): HookSettings {
+  return {
+    dir: config.KYBERNATE_HOOKS_DIR,
+    timeoutMs: config.KYBERNATE_HOOK_TIMEOUT_MS,
+    policies: config.KYBERNATE_HOOK_POLICY,
+  };
+}
+
+/** What a node worker of this environment would run. @throws InvalidInput naming the variable */
+export function hookSettings(env: Environment): HookSettings {
+  return hooksOf(readConfig(hookEnv, env));
+}
+
 export function nodeSettings(config: NodeConfig): NodeSettings {
   const { KYBERNATE_CRIU: criuPath, KYBERNATE_RUNC: runcPath, PATH } = config;
   const first = [criuPath, runcPath].filter((path) => isAbsolute(path)).map((path) => dirname(path));
@@ -240,6 +274,7 @@ export function nodeSettings(config: NodeConfig): NodeSettings {
     ...(config.KYBERNATE_GUARD === 'on' ? { guardCommand: commandOf('guard', config) } : {}),
     restoreRoots: config.KYBERNATE_RESTORE_ROOTS,
     restoreFromEnvironment: config.KYBERNATE_RESTORE_FROM_ENV === 'allow',
+    hooks: hooksOf(config),
     restoreRuntime: config.KYBERNATE_RESTORE_RUNTIME,
   };
 }

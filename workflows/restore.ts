@@ -112,7 +112,7 @@ async function attempt(run: Attempt, at: Place): Promise<Attempted> {
     from: made.from,
     gpuProcesses: image.gpuProcesses ?? 0,
     ...(started.gpu === undefined ? {} : { gpu: started.gpu }),
-    warnings: [...made.warnings, ...(started.gpu?.warnings ?? []), ...warnings],
+    warnings: [...made.warnings, ...(started.warnings ?? []), ...(started.gpu?.warnings ?? []), ...warnings],
   };
 }
 

@@ -48,6 +48,7 @@ export function addCatCommand(program: Command, cli: Cli): void {
       'CheckpointCorrupt',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'Cancelled',
     ]),
   });

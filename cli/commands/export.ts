@@ -53,6 +53,7 @@ export function addExportCommand(program: Command, cli: Cli): void {
       'CheckpointCorrupt',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'DiskFull',
       'Cancelled',
     ]),

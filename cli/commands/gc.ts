@@ -38,6 +38,7 @@ export function addGcCommand(program: Command, cli: Cli): void {
       'CheckpointCorrupt',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'NodeUnavailable',
       'CompensationFailed',
       'OperationTerminated',

@@ -47,6 +47,7 @@ export function addImportCommand(program: Command, cli: Cli): void {
       'SignatureInvalid',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'DiskFull',
       'Cancelled',
     ]),

@@ -42,7 +42,13 @@ export function addInspectCommand(program: Command, cli: Cli): void {
       ['kybernate inspect nightly', 'a summary'],
       ['kybernate inspect nightly --files --json', 'metadata and file list, for a program'],
     ],
-    exitCodes: exitCodesHelp(['CheckpointNotFound', 'CheckpointCorrupt', 'StorageUnavailable', 'StorageDenied']),
+    exitCodes: exitCodesHelp([
+      'CheckpointNotFound',
+      'CheckpointCorrupt',
+      'StorageUnavailable',
+      'StorageDenied',
+      'KeyUnavailable',
+    ]),
   });
   command.action(async (checkpointId: string, flags: InspectFlags) => {
     const output = createOutput(cli.streams, flags);

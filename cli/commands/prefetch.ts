@@ -59,6 +59,7 @@ export function addPrefetchCommand(program: Command, cli: Cli): void {
       'SignatureInvalid',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'DiskFull',
       'OperationTerminated',
       'TemporalUnreachable',

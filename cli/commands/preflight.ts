@@ -155,6 +155,7 @@ export function addPreflightCommand(program: Command, cli: Cli): void {
       'CheckpointCorrupt',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'OperationTerminated',
       'TemporalUnreachable',
       'Cancelled',

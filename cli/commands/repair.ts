@@ -52,6 +52,7 @@ export function addRepairCommand(program: Command, cli: Cli): void {
       'NodeUnavailable',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'DiskFull',
       'OperationTerminated',
       'TemporalUnreachable',

@@ -20,7 +20,7 @@ interface PrefetchFlags extends TransferFlags {
   readonly node?: string;
 }
 
-const EXIT_CODES = exitCodesHelp(['CheckpointNotFound', 'StorageUnavailable', 'StorageDenied']);
+const EXIT_CODES = exitCodesHelp(['CheckpointNotFound', 'StorageUnavailable', 'StorageDenied', 'KeyUnavailable']);
 
 export function addTransferCommand(program: Command, cli: Cli): void {
   const group = program

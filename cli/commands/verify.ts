@@ -53,6 +53,7 @@ export function addVerifyCommand(program: Command, cli: Cli): void {
       'NodeUnavailable',
       'StorageUnavailable',
       'StorageDenied',
+      'KeyUnavailable',
       'OperationTerminated',
       'TemporalUnreachable',
       'Cancelled',

@@ -6,6 +6,10 @@ import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:
 import { join } from 'node:path';
 
 import { messageOf } from '../../core/errors.ts';
+import { CRIU_EVENTS, type HookSettings } from '../../core/hooks.ts';
+import { planHooks, refusedHooks } from '../../engine/hooks.ts';
+import { strangeHooks } from '../../engine/preflight/hooks.ts';
+import { hookSettings } from '../../workers/config.ts';
 import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
 import { canConnect, hostAndPort, row, type Diagnosis, type DoctorInput, type Examine } from './diagnosis.ts';
 import { containerdObjects, diskSpace, leftOperations, leftTraces, pendingUploads, savedLogs } from './doctor-left.ts';
@@ -14,6 +18,13 @@ import { ACCOUNT_STEP } from './account.ts';
 import { findKeeper, KEEPER_STEP } from './keeper.ts';
 import { findProgram, inDirs } from './programs.ts';
 import { setupSteps } from './steps.ts';
+
+const OPERATIONS = ['checkpoint', 'restore'] as const;
+const KINDS = ['container', 'process'] as const;
+const REFUSED = {
+  fail: 'it refuses every operation in which it would run',
+  warn: 'every operation in which it would run tells of it',
+} as const;
 
 async function installation(input: DoctorInput): Promise<Diagnosis[]> {
   const steps = setupSteps(['run']);
@@ -57,6 +68,30 @@ function keeperUse({ env }: DoctorInput): Diagnosis[] {
       : `KYBERNATE_KEEPER_DIR is ${given}`;
   const remedy = `start node workers with KYBERNATE_KEEPER_DIR=${findKeeper(env) ?? '(see kybernate setup)'}`;
   return [row('keeper of CRIU', inDirs('criu', [given ?? '']).length > 0, detail, remedy, 'warn')];
+}
+
+/** As a node worker started here would find them. */
+function hookScripts({ env }: DoctorInput): Diagnosis[] {
+  let settings: HookSettings;
+  try {
+    settings = hookSettings(env);
+  } catch (error) {
+    return [row('hooks', false, messageOf(error), 'correct the variable')];
+  }
+  const { dir } = settings;
+  const plans = OPERATIONS.flatMap((operation) =>
+    KINDS.map((kind) => planHooks(settings, { operation, kind })).filter((plan) => plan !== undefined),
+  );
+  const refused = new Map(plans.flatMap((plan) => refusedHooks(plan)).map((refusal) => [refusal.path, refusal]));
+  const wrong = [
+    ...[...refused.values()].map(({ event, policy, path, why }) =>
+      row(`hook ${path}`, false, `refused at ${event}: ${why}`, 'until then ' + REFUSED[policy], policy),
+    ),
+    ...strangeHooks(settings).map((what) => row('hooks', false, what, 'move it, or take it away', 'warn')),
+  ];
+  const events = CRIU_EVENTS.filter((name) => plans.some((plan) => plan.events[name] !== undefined));
+  const detail = events.length === 0 ? `none in ${dir}` : `in ${dir}: ${events.join(', ')}`;
+  return wrong.length > 0 ? wrong : [{ name: 'hooks', state: 'ok', detail }];
 }
 
 async function criuCheck({ env, run }: DoctorInput): Promise<Diagnosis[]> {
@@ -136,6 +171,7 @@ const EXAMINATIONS: readonly Examine[] = [
   kernelFeatures,
   criuCheck,
   keeperUse,
+  hookScripts,
   services,
   temporalServer,
   stateDirectory,

@@ -12,6 +12,7 @@ import {
   nodeName,
   timeoutsWithDefaults,
 } from './common.ts';
+import type { HookPlan } from '../hooks.ts';
 import type { GpuFit } from '../oci/gpu-fit.ts';
 import { gpuPair } from './gpu.ts';
 import { DEFAULT_LADDER, RUNG_NAMES, type DamagedCopy, type RungReport } from './ladder.ts';
@@ -184,6 +185,8 @@ export interface StartRestoredResult {
   readonly restoreMs: number;
   readonly how: 'restored' | 'cold-started';
   readonly gpu?: GpuRestoreFacts;
+  /** of hook scripts; absent without any */
+  readonly warnings?: readonly string[];
 }
 
 /** A cold start: the specification of the checkpoint, and none of its state. */
@@ -252,6 +255,17 @@ export interface PrepareRestoreResponse {
   readonly restoreBudgetMs: number;
   /** what the specification must offer for GPU processes; absent without one */
   readonly gpu?: GpuFit;
+  /** hook scripts that the wrapper runs; absent without any */
+  readonly hooks?: RestoreHooks;
+}
+
+export interface RestoreHooks {
+  readonly plan: HookPlan;
+  readonly node: string;
+  /** absent for a bare image directory */
+  readonly checkpointId?: string;
+  /** by which CRIU tells its events, for its option `action-script` */
+  readonly actionScript: string;
 }
 
 export const completeRestoreRequest = z.strictObject({
@@ -264,6 +278,10 @@ export const completeRestoreRequest = z.strictObject({
   parts: z.record(z.string(), z.number()).default({}),
   /** last error lines of CRIU and runc when the outcome is not `restored` */
   errors: z.array(z.string().max(1000)).max(40).default([]),
+  /** why it failed, where it was not the runtime */
+  errorType: z.enum(['HookFailed']).optional(),
+  /** of hook scripts that failed and may not refuse */
+  warnings: z.array(z.string().max(2000)).max(40).default([]),
 });
 export type CompleteRestoreRequest = z.output<typeof completeRestoreRequest>;
 export type CompleteRestoreCall = z.input<typeof completeRestoreRequest>;

@@ -60,7 +60,13 @@ async function findingsFor(
   });
   const neededBytes = analysis.estimatedBytes + gpu.plan.reservedMemoryBytes;
   return [
-    ...(await sourceFindings(deps, { facts, analysis, gpu, nodeFacts })),
+    ...(await sourceFindings(deps, {
+      facts,
+      analysis,
+      gpu,
+      nodeFacts,
+      hooks: { operation: 'checkpoint', kind: 'container', engine: input.engine },
+    })),
     ...(await diskFindings(deps, operationId, neededBytes)),
   ];
 }

@@ -25,6 +25,7 @@ import { limitsToPutBack } from '../gpu/reservations.ts';
 import { planGpu } from '../gpu/restore-steps.ts';
 import type { GpuRestorePlan } from '../gpu/restore-target.ts';
 import type { NodeDeps } from '../node-deps.ts';
+import { hookFindings } from './hooks.ts';
 import { imageFindings } from './image.ts';
 import { criuTooOld, lsmFindings, nodeFindings } from './node.ts';
 import { missingPrograms } from './programs.ts';
@@ -103,6 +104,7 @@ async function nodeReasons(deps: NodeDeps, metadata: Metadata, tcp: 'keep' | 'cl
     ...nodeFindings(metadata.node, here),
     ...(unlocks ? [] : [problem('criu-features', 'its connections are kept, and this CRIU cannot lock by nftables')]),
     ...(await missingPrograms(deps)),
+    ...hookFindings(deps.settings.hooks, { operation: 'restore', kind: 'container' }),
     ...lsmFindings(metadata.security, { kind: lsm, ...(profiles === undefined ? {} : { profiles }) }),
   ];
 }

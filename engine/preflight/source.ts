@@ -8,6 +8,7 @@ import type { ContainerFacts } from '../container-facts.ts';
 import { canLockByNftables } from '../facts.ts';
 import type { GpuFindings } from '../gpu/analysis.ts';
 import type { NodeDeps } from '../node-deps.ts';
+import { hookFindings, type HookUse } from './hooks.ts';
 import { criuTooOld } from './node.ts';
 import { missingPrograms } from './programs.ts';
 
@@ -19,10 +20,12 @@ export interface Source {
   readonly analysis: Analysis;
   readonly gpu: GpuFindings;
   readonly nodeFacts: NodeFacts;
+  /** absent: none of them runs */
+  readonly hooks?: HookUse;
 }
 
 /** Disk is not looked at here: that is a reservation of the plan. */
-export async function sourceFindings(deps: NodeDeps, { analysis, gpu, nodeFacts }: Source): Promise<Finding[]> {
+export async function sourceFindings(deps: NodeDeps, { analysis, gpu, nodeFacts, hooks }: Source): Promise<Finding[]> {
   return [
     ...gpu.unsupported.map((message) => problem('gpu-support', message)),
     ...gpu.refusals.map((message) => problem('gpu', message)),
@@ -31,6 +34,7 @@ export async function sourceFindings(deps: NodeDeps, { analysis, gpu, nodeFacts 
     ...(await missingPrograms(deps)),
     ...(await missingNetworkLock(deps, analysis)),
     ...tooLittleMemory(),
+    ...(hooks === undefined ? [] : hookFindings(deps.settings.hooks, hooks)),
     ...analysis.warnings.map((message) => caution('workload', message)),
     ...gpu.warnings.map((message) => caution('gpu', message)),
   ];

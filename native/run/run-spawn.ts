@@ -6,6 +6,11 @@ import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import type { RunOptions, RunResult } from './run.ts';
 
 const DEFAULT_OUTPUT_BYTES = 64 * 1024;
+/** Somebody who left the group may hold our pipes for ever; what the program itself has written is read by then. */
+const PIPE_GRACE_MS = 100;
+
+/** Whom a timeout, a cancellation and, with `whole`, the end of the program itself end. */
+type Group = 'none' | 'own' | 'whole';
 
 /** As `Run`: never throws for what the program does. */
 export async function runSpawn(file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
@@ -15,7 +20,15 @@ export async function runSpawn(file: string, args: readonly string[], options: R
     'pipe',
     ...(options.extraFds ?? []),
   ];
-  return start(file, args, options, stdio, false);
+  return start(file, args, options, stdio, 'none');
+}
+
+/**
+ * As `Run`, in a session and process group of its own, which ends with it: nothing that it started and left behind
+ * outlives it, unless that has left the group. A timeout and a cancellation end the group at once (SIGKILL).
+ */
+export async function runInGroup(file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+  return start(file, args, options, ['ignore', 'pipe', 'pipe', ...(options.extraFds ?? [])], 'whole');
 }
 
 /**
@@ -27,7 +40,7 @@ export async function runInherited(
   args: readonly string[],
   options: Omit<RunOptions, 'input' | 'maxOutputBytes'> = {},
 ): Promise<RunResult> {
-  return start(file, args, options, ['inherit', 'inherit', 'inherit', ...(options.extraFds ?? [])], true);
+  return start(file, args, options, ['inherit', 'inherit', 'inherit', ...(options.extraFds ?? [])], 'own');
 }
 
 async function start(
@@ -35,7 +48,7 @@ async function start(
   args: readonly string[],
   options: RunOptions,
   stdio: StdioOptions,
-  ownGroup: boolean,
+  group: Group,
 ): Promise<RunResult> {
   const begun = performance.now();
   const facts = { timedOut: false, cancelled: false, forceKilled: false };
@@ -44,7 +57,7 @@ async function start(
   }
   const child = spawn(file, [...args], {
     stdio,
-    detached: ownGroup,
+    detached: group !== 'none',
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.env === undefined ? {} : { env: withPath(options.env) }),
   });
@@ -53,8 +66,11 @@ async function start(
   }
   const stop = (why: 'timedOut' | 'cancelled'): void => {
     facts[why] = true;
-    facts.forceKilled = kill(child, ownGroup) || facts.forceKilled;
+    facts.forceKilled = kill(child, group) || facts.forceKilled;
   };
+  if (group === 'whole') {
+    child.once('exit', () => endGroup(child));
+  }
   const onAbort = (): void => stop('cancelled');
   options.signal?.addEventListener('abort', onAbort, { once: true });
   const timer = options.timeoutMs === undefined ? undefined : setTimeout(() => stop('timedOut'), options.timeoutMs);
@@ -80,13 +96,21 @@ function ended(child: ChildProcess): Promise<Pick<RunResult, 'exitCode' | 'signa
   });
 }
 
+function endGroup(child: ChildProcess): void {
+  kill(child, 'whole');
+  setTimeout(() => {
+    child.stdout?.destroy();
+    child.stderr?.destroy();
+  }, PIPE_GRACE_MS).unref();
+}
+
 /** @returns false when it was gone already */
-function kill(child: ChildProcess, ownGroup: boolean): boolean {
+function kill(child: ChildProcess, group: Group): boolean {
   if (child.pid === undefined) {
     return false;
   }
   try {
-    return process.kill(ownGroup ? -child.pid : child.pid, 'SIGKILL');
+    return process.kill(group === 'none' ? child.pid : -child.pid, 'SIGKILL');
   } catch {
     // ESRCH: it ended by itself in the meantime.
     return false;

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { CompleteRestoreCall, PrepareRestoreCall, PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
 import type { RunResult } from '../../native/run/run.ts';
+import { runSpawn } from '../../native/run/run-spawn.ts';
 import { createOrRestore } from './create.ts';
 import type { WrapperDeps } from './job.ts';
 
@@ -129,6 +130,50 @@ describe('createOrRestore', () => {
     expect(ran.slice(1)).toEqual(['criu: tcp-close', 'env in config: A=1']);
     expect(completed).toMatchObject([{ operationId: OPERATION, outcome: 'restored', initHostPid: 4711 }]);
     expect(readFileSync(marker(), 'utf8').trim()).toBe(OPERATION);
+  });
+
+  it('runs the hooks that the agent names when CRIU tells of their event, and fails with what refused', async () => {
+    asks();
+    const { agent } = deps();
+    // Below a directory that everybody can write.
+    const file = join(dir, 'hook');
+    writeFileSync(file, '#!/bin/sh\n', { mode: 0o755 });
+    const answers: string[] = [];
+
+    const outcome = await createOrRestore(
+      deps({
+        run: runSpawn,
+        agent: {
+          ...agent,
+          prepareRestore: async (call) => ({
+            ...(await agent.prepareRestore(call)),
+            hooks: {
+              plan: { timeoutMs: 1000, events: { 'post-restore': { policy: 'fail', files: [file] } } },
+              node: 'node-1',
+              actionScript: '/state/criu-action-script',
+            },
+          }),
+        },
+        runInherited: async (_file, _args, { env = {} }) => {
+          ran.push(readFileSync(env['CRIU_CONFIG_FILE'] ?? '', 'utf8'), env['KYBERNATE_TELL'] ?? '');
+          const script =
+            'echo "post-restore 12" >"$KYBERNATE_EVENTS"; read -r answer <"$KYBERNATE_ANSWERS"; echo "$answer"';
+          answers.push((await runSpawn('sh', ['-c', script], { env })).stdout);
+          return { ...OK, exitCode: 1 };
+        },
+      }),
+      argv,
+    );
+
+    expect(ran.slice(0, 2)).toEqual(['tcp-close\naction-script /state/criu-action-script\n', 'post-restore']);
+    expect(answers).toEqual(['stop\n']);
+    expect(outcome).toMatchObject({
+      kind: 'failed',
+      message: expect.stringMatching(
+        /hook .*\/hook at post-restore is refused: .* nothing of the restored container is left/,
+      ) as string,
+    });
+    expect(completed).toMatchObject([{ outcome: 'failed', errorType: 'HookFailed' }]);
   });
 
   it('starts runc by itself where there is no setpriv', async () => {

@@ -7,7 +7,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { FS_FILES, METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
-import { KybernateError, messageOf } from '../../core/errors.ts';
+import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import { ANNOTATIONS, restoreWish } from '../../core/oci/annotations.ts';
 import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
@@ -54,6 +54,7 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
     specReplaced: false,
     runcStarted: false,
     parts: {},
+    warnings: [],
   };
   try {
     await restore(deps, job);
@@ -152,6 +153,7 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   const policy = job.prepared?.onFailure ?? wish.onFailure;
   const why = messageOf(error);
   const errors = [why];
+  job.refusedByHook = isKybernateError(error, 'HookFailed');
   if (job.runcStarted) {
     await removeRemains(deps, job);
     if (job.hostname !== undefined) {

@@ -38,6 +38,10 @@ export interface Job {
   /** the operation that made the container will try once more: no cold start now */
   again?: boolean;
   readonly parts: Record<string, number>;
+  /** of hook scripts that failed and may not refuse */
+  warnings: readonly string[];
+  /** a hook script refused the restore */
+  refusedByHook?: boolean;
 }
 
 /** The shim's runc root is `<root>/<containerd namespace>`; for other callers the name says nothing and is harmless. */

@@ -43,6 +43,9 @@ export async function report(
     restoreMs: Math.round((performance.now() - job.begun) * 10) / 10,
     parts: job.parts,
     errors: errors.map((line) => line.slice(0, 1000)).slice(-40),
+    // An agent of before knows neither.
+    ...(job.warnings.length === 0 ? {} : { warnings: job.warnings.map((line) => line.slice(0, 2000)).slice(-40) }),
+    ...(job.refusedByHook === true ? { errorType: 'HookFailed' as const } : {}),
   };
   // The agent keeps to the budget by itself: this is for one that hangs.
   return deps.agent.completeRestore(call, job.prepared.restoreBudgetMs + COMPLETE_GRACE_MS);

@@ -5,13 +5,17 @@ import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import type { RestorePlan } from '../../core/oci/restore-plan.ts';
 import type { RuncCreate } from '../../core/oci/runc-argv.ts';
+import { listenToCriu, makeEventPipes } from '../../engine/criu-events.ts';
+import { createHooks } from '../../engine/hooks.ts';
 import { clearDeadRestore, endHalfRestored, type HalfRestored } from '../../engine/restore-leftovers.ts';
+import { criuConfigText } from '../../native/criu/config-file.ts';
 import type { RunOptions, RunResult } from '../../native/run/run.ts';
 import { pidIn } from './files.ts';
-import type { Job, WrapperDeps } from './job.ts';
+import { type Job, type WrapperDeps, containerOf, timed } from './job.ts';
 import { restoreErrors } from './restore-errors.ts';
 
 const CRIU_CONFIG = 'criu.conf';
+const HOOKS_LOG = 'hooks.log';
 
 /** @returns host pid of the restored init process */
 export async function runRestore(
@@ -22,17 +26,22 @@ export async function runRestore(
 ): Promise<number> {
   const { create } = job;
   const criuConfig = join(prepared.workDir, CRIU_CONFIG);
-  writeFileSync(criuConfig, plan.criuConfigText, { mode: 0o600 });
+  const hooks = await listenForHooks(deps, job, prepared);
+  writeFileSync(criuConfig, `${plan.criuConfigText}${hooks?.criuConfigText ?? ''}`, { mode: 0o600 });
   await clearDeadRestore(deps.run, create.root, create.id);
   await endHalfRestored(halfRestored(job));
   job.runcStarted = true;
   // By the environment, not by the annotation org.criu.config: runc would keep that for the container's whole life, and
   // the next dump would read it.
   const result = await runBoundToUs(deps, plan.argv, {
-    env: { ...deps.env, CRIU_CONFIG_FILE: criuConfig },
+    env: { ...deps.env, CRIU_CONFIG_FILE: criuConfig, ...hooks?.env },
     timeoutMs: prepared.restoreBudgetMs,
     signal: deps.signal,
   });
+  const refusal = await hooks?.close();
+  if (refusal !== undefined) {
+    throw refusal;
+  }
   if (result.exitCode !== 0) {
     const why = result.timedOut
       ? `not done after ${prepared.restoreBudgetMs} ms`
@@ -47,6 +56,60 @@ export async function runRestore(
     throw new KybernateError('RestoreFailed', `runc restore left no pid in ${create.pidFile ?? 'its state'}`);
   }
   return pid;
+}
+
+interface ListeningHooks {
+  readonly env: Readonly<Record<string, string>>;
+  readonly criuConfigText: string;
+  /** Ends a hook that still runs. @returns what refused the restore */
+  readonly close: () => Promise<Error | undefined>;
+}
+
+/** @returns undefined without hooks: then CRIU tells nothing */
+async function listenForHooks(
+  { run, signal, log }: WrapperDeps,
+  job: Job,
+  { hooks, operationId, imageDir, workDir }: PrepareRestoreResponse,
+): Promise<ListeningHooks | undefined> {
+  if (hooks === undefined) {
+    return undefined;
+  }
+  const ended = new AbortController();
+  const say = (level: 'error' | 'warning' | 'info') => (fields: Record<string, unknown>, message: string) =>
+    log(job.create, level, `kybernate: ${message} ${JSON.stringify(fields)}`);
+  const { events, onEvent, warnings } = createHooks(
+    hooks.plan,
+    {
+      signal: AbortSignal.any([signal, ended.signal]),
+      log: { debug: say('info'), info: say('info'), warn: say('warning'), error: say('error') },
+    },
+    {
+      operation: 'restore',
+      kind: 'container',
+      operationId,
+      ...(hooks.checkpointId === undefined ? {} : { checkpointId: hooks.checkpointId }),
+      node: hooks.node,
+      imageDir,
+      container: containerOf(job.create),
+      logFile: join(workDir, HOOKS_LOG),
+    },
+  );
+  job.warnings = warnings;
+  await makeEventPipes(run, workDir);
+  const criu = await listenToCriu({
+    dir: workDir,
+    events,
+    onEvent: (event) => timed(job.parts, `hook-${event.name}Ms`, () => onEvent(event)),
+  });
+  return {
+    env: criu.env,
+    criuConfigText: criuConfigText([{ option: 'action-script', value: hooks.actionScript }]),
+    close: async () => {
+      ended.abort(new KybernateError('RestoreFailed', 'runc restore ended while a hook ran'));
+      await criu.close();
+      return signal.aborted ? undefined : criu.failure();
+    },
+  };
 }
 
 /**

@@ -67,6 +67,8 @@ export class Stack {
       KYBERNATE_STORE: store,
       KYBERNATE_LOG_LEVEL: 'warn',
       KYBERNATE_MIN_FREE_BYTES: '0',
+      // Hooks of the machine are no part of a test.
+      KYBERNATE_HOOKS_DIR: join(dir, 'no-hooks'),
       ...options.env,
     };
   }

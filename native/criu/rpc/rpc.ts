@@ -5,6 +5,7 @@
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { join } from 'node:path';
+import type { CriuEventName } from '../../../core/hooks.ts';
 import { lastErrno } from '../../libc/bindings.ts';
 import { receivePacket, seqpacketPair, sendPacket, type Packet } from '../../libc/seqpacket.ts';
 import type { Run, RunResult } from '../../run/run.ts';
@@ -18,23 +19,6 @@ import {
   type CriuResponse,
   type CriuVersion,
 } from './messages.ts';
-
-/** The names are CRIU's (`CRTOOLS_SCRIPT_ACTION` of its action scripts). */
-export const CRIU_EVENTS = [
-  'pre-dump',
-  'post-dump',
-  'pre-restore',
-  'post-restore',
-  'pre-resume',
-  'post-resume',
-  'network-lock',
-  'network-unlock',
-  'setup-namespaces',
-  'post-setup-namespaces',
-  'orphan-pts-master',
-  'query-ext-files',
-] as const;
-export type CriuEventName = (typeof CRIU_EVENTS)[number];
 
 export interface CriuEvent {
   /** one of CRIU_EVENTS, or what a newer CRIU tells */
@@ -101,9 +85,22 @@ export async function criuDump(deps: CriuDeps, opts: CriuOptions, options: CriuC
   await call(deps, 'DUMP', opts, options);
 }
 
-/** The memory only, with the processes running on; `trackMem` is what makes the next dump smaller. @throws CriuError */
+/**
+ * The memory only, with the processes running on; `trackMem` is what makes the next dump smaller.
+ * @throws CriuError; where this kernel has no soft-dirty bits it says that. The processes run on in any case.
+ */
 export async function criuPreDump(deps: CriuDeps, opts: CriuOptions, options: CriuCallOptions = {}): Promise<void> {
-  await call(deps, 'SINGLE_PRE_DUMP', opts, options);
+  try {
+    await call(deps, 'SINGLE_PRE_DUMP', opts, options);
+  } catch (error) {
+    if (error instanceof CriuError && opts.trackMem === true && !(await criuFeatures(deps)).memTrack) {
+      const why =
+        'this kernel does not tell which pages were written since (no soft-dirty bits: CONFIG_MEM_SOFT_DIRTY, x86-64 or ' +
+        'arm64 with CRIU support), so there is no pre-dump on it: the dump takes all of the memory';
+      throw new CriuError('SINGLE_PRE_DUMP', `${why}; the processes run on`, { cause: error });
+    }
+    throw error;
+  }
 }
 
 /** @returns pid of the restored tree's root @throws CriuError, or what a callback threw: nothing of the tree is left */
