@@ -17,7 +17,9 @@ import { workload } from '../harness/workloads.ts';
 import type { Rig } from './rig.ts';
 import { lastTick, readNotes, readTicks, type Tick } from './sequence.ts';
 
+/** Nobody ticks faster than its pause between two ticks. */
 const PERIOD_MS = 20;
+const GPU_PERIOD_MS = 10;
 const PYTHON = '/usr/bin/python3';
 const REDIS_PORT = 6379;
 const VRAM_BYTES = 16 * 1024 ** 2;
@@ -115,7 +117,7 @@ export class Job {
   }
 
   get period(): number {
-    return PERIOD_MS;
+    return this.kind.hasGpu === true ? GPU_PERIOD_MS : PERIOD_MS;
   }
 
   get #file(): string {
