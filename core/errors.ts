@@ -138,6 +138,13 @@ export const ERRORS = {
     exitCode: 24,
     remedy: 'read what the hook printed; one that may not refuse gets the policy warn, see docs/hooks.md',
   },
+  RuntimeUnavailable: {
+    retryable: true,
+    actor: 'operator',
+    workload: 'running',
+    exitCode: 25,
+    remedy: 'start containerd, or check the address that the message names; containers run on without it',
+  },
   StorageUnavailable: {
     retryable: true,
     actor: 'operator',

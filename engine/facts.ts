@@ -30,7 +30,7 @@ export async function askProgram<T>(deps: NodeDeps, program: string, what: strin
 
 /**
  * What this node is. containerd is asked every time, so an answer also says that it is there.
- * @throws Incompatible when CRIU or runc do not run; Internal when containerd does not answer
+ * @throws Incompatible when CRIU or runc do not run; RuntimeUnavailable when containerd does not answer
  */
 export async function probeNodeFacts(deps: NodeDeps): Promise<NodeFacts> {
   const { settings, run } = deps;

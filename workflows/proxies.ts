@@ -69,13 +69,13 @@ function nodeStep(scope: NodeScope, queue: (node: string) => string, maximumAtte
 
 /** The option classes; exported for the test that checks them. */
 export const OPTION_CLASSES = {
-  /** Is the node there? Fails before anything is touched. */
+  /** Is the node there? Fails before anything is touched; a containerd that restarts is waited for, 7 s in all. */
   probe: (scope: NodeScope): ActivityOptions => ({
     ...base(scope),
     taskQueue: nodeControlQueue(scope.node),
     scheduleToStartTimeout: scope.timeouts.nodePickupMs,
     startToCloseTimeout: 10_000,
-    retry: retry(1),
+    retry: retry(4),
   }),
   /** Looks at the node for an operation; may read the description of a checkpoint in the store. */
   preflight: (scope: NodeScope): ActivityOptions => nodeStep(scope, nodeControlQueue, 5),

@@ -197,6 +197,7 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
       'OperationTerminated',
       'TemporalUnreachable',
       'Cancelled',
+      'RuntimeUnavailable',
     ]),
   });
   command.action((container: string | undefined, flags: CheckpointFlags) => runCheckpoint(cli, container, flags));

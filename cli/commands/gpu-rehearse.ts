@@ -98,6 +98,7 @@ export function addGpuRehearseCommand(group: Command, cli: Cli): void {
       'OperationTerminated',
       'TemporalUnreachable',
       'Cancelled',
+      'RuntimeUnavailable',
     ]),
   });
   command.action((container: string | undefined, flags: RehearseFlags) => runRehearse(cli, container, flags));

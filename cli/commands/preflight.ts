@@ -159,6 +159,7 @@ export function addPreflightCommand(program: Command, cli: Cli): void {
       'OperationTerminated',
       'TemporalUnreachable',
       'Cancelled',
+      'RuntimeUnavailable',
     ]),
   });
   command.action((checkpoint: string | undefined, flags: PreflightFlags) => runPreflight(cli, checkpoint, flags));

@@ -220,6 +220,7 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
       'OperationTerminated',
       'TemporalUnreachable',
       'Cancelled',
+      'RuntimeUnavailable',
     ]),
   });
   command.action((checkpoint: string | undefined, flags: RestoreFlags) => runRestore(cli, checkpoint, flags));

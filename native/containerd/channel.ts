@@ -53,7 +53,7 @@ function mapError(error: unknown, address: string, namespace: string, what: stri
   const details = { grpcCode, call: what, namespace };
   const text = error.details === '' ? messageOf(error) : error.details;
   if (error.code === status.UNAVAILABLE) {
-    return new KybernateError('Internal', `containerd at ${address} does not answer: ${what}: ${text}`, {
+    return new KybernateError('RuntimeUnavailable', `containerd at ${address} does not answer: ${what}: ${text}`, {
       details,
       cause: error,
     });
