@@ -161,10 +161,21 @@ export class Judge {
     const wrong = [
       ...(missing === undefined || job.kind.network !== undefined ? [] : [`number ${missing} follows on another one`]),
       ...(ticks.at(-1)?.token === token ? [] : ['it has another token']),
-      ...job.complaints(begun),
+      ...(await this.#complaints(job, begun)),
       ...(await job.checksMove()),
     ];
     wrong.forEach((what) => this.violated('lost', `${job.id}: ${what} (${hits.map((hit) => hit.what).join(', ')})`));
+  }
+
+  /** VRAM is back when its runner, or the next look of the reconciliation, has undone what a terminated workflow left. */
+  async #complaints(job: Job, begun: number): Promise<readonly string[]> {
+    const deadline = Date.now() + 2 * TICK_MS;
+    let found = job.complaints(begun);
+    while (found.length > 0 && job.isAlive && Date.now() < deadline && this.#parts.rig.hasOperations) {
+      await sleep(200);
+      found = job.complaints(begun);
+    }
+    return found;
   }
 
   async #bringBack(job: Job): Promise<void> {
