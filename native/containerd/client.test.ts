@@ -8,7 +8,10 @@ test('a containerd that is not there is an error of the call, at once', async ()
 
   const error: unknown = await containerd.getTask('default', 'web').catch((thrown: unknown) => thrown);
 
-  expect(error).toMatchObject({ type: 'RuntimeUnavailable', details: { grpcCode: 'UNAVAILABLE', namespace: 'default' } });
+  expect(error).toMatchObject({
+    type: 'RuntimeUnavailable',
+    details: { grpcCode: 'UNAVAILABLE', namespace: 'default' },
+  });
   expect(grpcCodeOf(error)).toBe('UNAVAILABLE');
   expect(String(error)).toContain('containerd at /nowhere/containerd.sock does not answer');
   containerd.close();
