@@ -17,6 +17,8 @@ export interface SeenCheckpoint {
   readonly metadata: Metadata;
   readonly local?: LocalCheckpoint;
   readonly remote?: RemoteCheckpoint & { readonly verifiedAt?: string };
+  /** the store could not be read: whether it has this one is not known */
+  readonly storeUnread?: true;
 }
 
 /** One of many, with what a list shows. */

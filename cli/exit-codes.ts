@@ -154,7 +154,10 @@ export function renderError(error: ErrorReport): string {
   if (where.length > 0) {
     lines.push(`  where:    ${where.join(', ')}`);
   }
-  lines.push(`  remedy:   ${error.remedy}`);
+  // That a wrong field is to be corrected is what the message says already.
+  if (error.remedy !== ERRORS.InvalidInput.remedy) {
+    lines.push(`  remedy:   ${error.remedy}`);
+  }
   return lines.join('\n');
 }
 

@@ -7,6 +7,7 @@ import type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.
 import type { ListCopiesRequest, ListCopiesResult } from '../core/contract/list-copies.ts';
 import type { PreflightRequest, PreflightResult } from '../core/contract/preflight.ts';
 import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
+import type { OperationFilter, OperationSummary } from '../client/list-operations.ts';
 import type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
 
 export interface Operation<Result> {
@@ -45,6 +46,8 @@ export interface Operations {
     request: ListCopiesRequest,
     options: { executionTimeoutMs?: number },
   ): Promise<Operation<ListCopiesResult>>;
+  /** newest first */
+  list(filter: OperationFilter): Promise<readonly OperationSummary[]>;
   /** of the newest operations */
   nodes(): Promise<readonly string[]>;
   /** @throws WorkflowNotFoundError, which is shown as OperationNotFound */

@@ -457,6 +457,53 @@ restore it: kybernate restore ck-1
     expect(fake.calls.map(([name]) => name)).toEqual(['find', request, 'close']);
   });
 
+  it.each(['cancel', 'release'])('that has ended is not asked to %s, and says so', async (request) => {
+    const gone = Object.assign(new Error('workflow execution already completed'), { name: 'WorkflowNotFoundError' });
+    const fake = createFakeCli({ operation: { [request]: () => Promise.reject(gone) } });
+
+    expect(await run([request, 'checkpoint:x'], fake.cli)).toBe(66);
+
+    expect(fake.stderr()).toContain('operation checkpoint:x has ended already: there is nothing left to ask it');
+    expect(fake.stderr()).toContain('remedy:   see how it ended: kybernate watch checkpoint:x');
+  });
+
+  it('is listed by `ps`, running or ended, for people and for programs', async () => {
+    const operations = [
+      {
+        workflowId: 'checkpoint:redis:2',
+        runId: 'run-2',
+        type: 'checkpoint',
+        status: 'RUNNING',
+        startedAt: '2026-03-01T09:30:00.000Z',
+        node: 'node-a',
+        container: 'default/redis',
+        phase: 'uploading',
+      },
+      {
+        workflowId: 'gc:1',
+        runId: 'run-1',
+        type: 'collectGarbage',
+        status: 'TERMINATED',
+        startedAt: '2026-03-01T09:00:00.000Z',
+        endedAt: '2026-03-01T09:00:02.000Z',
+      },
+    ];
+    const [text, json] = [createFakeCli({ operations }), createFakeCli({ operations })];
+
+    expect(await run(['ps', '--node', 'node-a', '--running', '--limit', '1'], text.cli)).toBe(0);
+    expect(await run(['ps', '--json'], json.cli)).toBe(0);
+
+    expect(text.calls[0]).toEqual(['list', { node: 'node-a', running: true, limit: 2 }]);
+    expect(text.stdout()).toMatch(
+      /^OPERATION +TYPE +ABOUT +NODE +STATE +STARTED.*\ncheckpoint:redis:2 +checkpoint +default\/redis +node-a +uploading +2026-03-01/,
+    );
+    expect(text.stderr()).toContain('there are more');
+    expect(json.calls[0]).toEqual(['list', { endedAfter: expect.any(Number) as number, limit: 101 }]);
+    expect(JSON.parse(json.stdout())).toEqual({ operations });
+    const { renderOperations } = await import('./commands/ps.ts');
+    expect(renderOperations(operations, Date.now())).toMatch(/\ngc:1 +collectGarbage +- +- +terminated +.* 2\.00 s$/);
+  });
+
   it('that is left at Ctrl-C ends the command with 130', async () => {
     const started = Promise.withResolvers<void>();
     const fake = createFakeCli({

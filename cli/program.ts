@@ -17,6 +17,7 @@ import { addKeysCommand } from './commands/keys.ts';
 import { addLsCommand } from './commands/ls.ts';
 import { addPrefetchCommand } from './commands/prefetch.ts';
 import { addPreflightCommand } from './commands/preflight.ts';
+import { addPsCommand } from './commands/ps.ts';
 import { addRepairCommand } from './commands/repair.ts';
 import { addRescueCommand } from './commands/rescue.ts';
 import { addRestoreCommand } from './commands/restore.ts';
@@ -53,6 +54,7 @@ export function createProgram(cli: Cli): Command {
   addCheckpointCommand(program, cli);
   addRestoreCommand(program, cli);
   addPreflightCommand(program, cli);
+  addPsCommand(program, cli);
   addWatchCommand(program, cli);
   addCancelCommand(program, cli);
   addReleaseCommand(program, cli);

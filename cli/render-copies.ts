@@ -1,17 +1,24 @@
 /* Text for people about the copies of a checkpoint that were looked at. */
-import type { PlaceReport, Problem } from '../core/contract/verify.ts';
+import type { PlaceReport, Problem, VerifyMode } from '../core/contract/verify.ts';
 import { renderTable } from './output.ts';
 import { formatBytes } from './units.ts';
 
-export function renderCopies(places: readonly PlaceReport[]): string {
+/** @param mode `quick` has read no file, and of a store not even the list of them */
+export function renderCopies(places: readonly PlaceReport[], mode: VerifyMode): string {
   const table = renderTable(places, [
     { title: 'COPY', value: ({ place }) => place },
     { title: 'STATE', value: stateOf },
-    { title: 'FILES', value: ({ files, found }) => (found ? String(files) : '-'), align: 'right' },
-    { title: 'READ', value: ({ bytes, found }) => (found ? formatBytes(bytes) : '-'), align: 'right' },
+    { title: 'FILES', value: ({ files, found }) => (found && files > 0 ? String(files) : '-'), align: 'right' },
+    {
+      title: 'READ',
+      value: ({ bytes, found }) => (found && mode === 'full' ? formatBytes(bytes) : '-'),
+      align: 'right',
+    },
     { title: 'WHERE', value: ({ where }) => where },
   ]);
-  return [table, ...places.filter(({ problemCount }) => problemCount > 0).map(renderProblems)].join('\n\n');
+  const damages = places.filter(({ problemCount }) => problemCount > 0).map(renderProblems);
+  const depth = mode === 'quick' ? ['presence and sizes only; --full reads every byte'] : [];
+  return [table, ...damages, ...depth].join('\n\n');
 }
 
 function stateOf({ found, ok, problemCount }: PlaceReport): string {

@@ -39,6 +39,7 @@ import {
   verifyWorkflowId,
 } from '../core/ids.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
+import { listOperations, type OperationFilter, type OperationSummary } from './list-operations.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 import { startOperation } from './start-operation.ts';
 
@@ -52,6 +53,7 @@ export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 export type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
 export { ERRORS, KybernateError, isKybernateError, type ErrorType } from '../core/errors.ts';
+export type { OperationFilter, OperationSummary } from './list-operations.ts';
 export type { OperationHandle } from './operation-handle.ts';
 
 export interface KybernateClientOptions {
@@ -125,6 +127,8 @@ export interface KybernateClient {
    * @throws InvalidInput before anything is started
    */
   listCopies(request: ListCopiesRequest, options?: QuestionOptions): Promise<OperationHandle<ListCopiesResult>>;
+  /** Newest first, from Temporal's visibility store, which lags by a second and forgets old ones. */
+  list(filter?: OperationFilter): Promise<OperationSummary[]>;
   /** Names of the nodes on which the newest operations ran; Temporal forgets old ones, and so does this. */
   nodes(): Promise<string[]>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
@@ -205,6 +209,7 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
         ...(start.executionTimeoutMs === undefined ? {} : { executionTimeoutMs: start.executionTimeoutMs }),
       });
     },
+    list: (filter = {}) => listOperations(client, filter),
     nodes: () => nodesOf(client),
     async find(workflowId, runId) {
       const handle = client.workflow.getHandle(workflowId, runId);

@@ -70,8 +70,10 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     pushResume({ steps, step, undo, progress });
     await steps.capture.startRunner(step);
 
-    progress.enter('saving-gpu');
-    progress.standsStill('freeze', freezeBudgetMs);
+    if (plan.gpuProcesses > 0) {
+      progress.enter('saving-gpu');
+      progress.standsStill('freeze', freezeBudgetMs);
+    }
     const saved = await steps.capture.saveGpuState(step);
 
     progress.enter('capturing');

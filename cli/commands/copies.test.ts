@@ -87,6 +87,21 @@ node:
 `);
   });
 
+  it('says of a quick look what it was, and counts no files where none were listed', async () => {
+    const [store] = places;
+    const quick = [{ ...store, files: 0, bytes: 0 }];
+    const result = async (): Promise<unknown> => ({ mode: 'quick', ok: true, places: quick });
+    const fake = cliHere({ operation: { result } });
+
+    expect(await run(['verify', 'ck-1'], fake.cli)).toBe(0);
+
+    expect(fake.stdout()).toBe(`COPY   STATE  FILES  READ  WHERE
+store  whole      -     -  s3://bucket
+
+presence and sizes only; --full reads every byte
+`);
+  });
+
   it('ends with 0 when all is whole', async () => {
     const result = async (): Promise<unknown> => ({ ok: true, places: places.slice(0, 1) });
     const fake = cliHere({ operation: { result } });

@@ -1,7 +1,7 @@
 /* `kybernate inspect`: what a checkpoint holds, from its metadata; nothing of the images is read. */
 import type { Command } from 'commander';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
-import { KybernateError, isKybernateError } from '../../core/errors.ts';
+import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import { durabilityOf, openLocalCatalog, withStore } from '../all-checkpoints.ts';
 import type { SeenCheckpoint } from '../all-checkpoints.ts';
 import type { Backend } from '../../store/backend/backend.ts';
@@ -20,6 +20,8 @@ interface InspectFlags {
   readonly json?: boolean;
 }
 
+const UNREACHABLE = ['StorageUnavailable', 'StorageDenied'] as const;
+
 interface FileRow {
   readonly path: string;
   readonly bytes: number;
@@ -31,7 +33,7 @@ export function addInspectCommand(program: Command, cli: Cli): void {
     .summary('show what a checkpoint holds')
     .description(
       'Shows where a checkpoint comes from, its processes, sizes, times and CRIU options. Looks on this node, then in the ' +
-        'store. With --json: the whole metadata.',
+        'store; when that cannot be read, what this node has is shown with a remark. With --json: the whole metadata.',
     )
     .argument('<checkpoint>', 'checkpoint id, as `kybernate ls` shows it')
     .option('--files', 'list its files with their sizes')
@@ -53,24 +55,38 @@ export function addInspectCommand(program: Command, cli: Cli): void {
   command.action(async (checkpointId: string, flags: InspectFlags) => {
     const output = createOutput(cli.streams, flags);
     const config = cli.config();
-    const { seen, files } = await find(config, flags.store ?? config.store, checkpointId, flags.files === true);
+    const { seen, files, storeError } = await find(
+      config,
+      flags.store ?? config.store,
+      checkpointId,
+      flags.files === true,
+    );
     const places = { local: seen.local?.path, remote: seen.remote?.remote };
-    output.result({ metadata: seen.metadata, durability: durabilityOf(seen), ...places, files }, () =>
+    const warnings = storeError === undefined ? [] : [`the store was not looked at: ${messageOf(storeError)}`];
+    output.result({ metadata: seen.metadata, durability: durabilityOf(seen), ...places, files, warnings }, () =>
       [renderCheckpoint(seen), ...(files === undefined ? [] : ['', renderFiles(files)])].join('\n'),
     );
+    warnings.forEach((warning) => output.note(`note: ${warning}`));
   });
+}
+
+interface Found {
+  readonly seen: SeenCheckpoint;
+  readonly files?: readonly FileRow[];
+  /** why the store was not looked at, where this node has the checkpoint */
+  readonly storeError?: unknown;
 }
 
 /**
  * @param storeUrl undefined: only this node is looked at
- * @throws CheckpointNotFound when it is in neither place
+ * @throws CheckpointNotFound when it is in neither place; the errors of the store when this node has none
  */
 async function find(
   config: CliConfig,
   storeUrl: string | undefined,
   checkpointId: string,
   withFiles: boolean,
-): Promise<{ seen: SeenCheckpoint; files?: readonly FileRow[] }> {
+): Promise<Found> {
   const catalog = await openLocalCatalog(config);
   const local = await orNotFound(catalog.get(checkpointId));
   const localFiles = local !== undefined && withFiles ? (await catalog.manifest(checkpointId)).files : undefined;
@@ -80,7 +96,7 @@ async function find(
     }
     return withoutAbsent({ checkpointId, metadata: local.metadata, local }, localFiles);
   }
-  return withStore(config, storeUrl, async (backend) => {
+  const stored = withStore(config, storeUrl, async (backend) => {
     const { getManifest } = await import('../../store/catalog.ts');
     const found = await orNotFound(getManifest(backend, checkpointId));
     const remote = found && { ...found, ...(await readback(backend, found)) };
@@ -96,6 +112,15 @@ async function find(
     const { manifest } = await readFileList(backend, remote.manifest, new AbortController().signal);
     return { seen, files: manifest.files };
   });
+  try {
+    return await stored;
+  } catch (error) {
+    if (local === undefined || !UNREACHABLE.some((type) => isKybernateError(error, type))) {
+      throw error;
+    }
+    const seen = { checkpointId, metadata: local.metadata, local, storeUnread: true } as const;
+    return { ...withoutAbsent(seen, localFiles), storeError: error };
+  }
 }
 
 async function readback(backend: Backend, found: RemoteCheckpoint): Promise<{ verifiedAt?: string }> {

@@ -90,5 +90,5 @@ export function renderRepair({ after, store, nodeCopy }: RepairResult): string {
         ]),
     ...(nodeCopy === undefined ? [] : [`node: ${formatBytes(nodeCopy.fetchedBytes)} fetched to ${nodeCopy.localPath}`]),
   ];
-  return [done.length === 0 ? 'nothing was damaged' : done.join('\n'), renderCopies(after)].join('\n\n');
+  return [done.length === 0 ? 'nothing was damaged' : done.join('\n'), renderCopies(after, 'full')].join('\n\n');
 }

@@ -316,6 +316,24 @@ describe('inspect', () => {
     expect(fake.stdout()).toMatch(/\n *13\.7 KiB {2}criu\/inventory\.img\n/);
   });
 
+  it('shows what this node has, with a remark, while the store cannot be read', async () => {
+    await commit('one');
+    const store = { KYBERNATE_STORE: `file://${join(root, 'no-store')}` };
+    const [text, json, elsewhere] = [cliHere(store), cliHere(store), cliHere(store)];
+
+    expect(await run(['inspect', 'one'], text.cli)).toBe(0);
+    expect(await run(['inspect', 'one', '--files', '--json'], json.cli)).toBe(0);
+    expect(await run(['inspect', 'other'], elsewhere.cli)).toBe(17);
+
+    expect(text.stdout()).toMatch(/\ndurability +unknown\n/);
+    expect(text.stderr()).toContain('note: the store was not looked at: ');
+    expect(JSON.parse(json.stdout())).toMatchObject({
+      durability: 'unknown',
+      warnings: [expect.stringContaining('no-store')],
+      files: expect.arrayContaining([{ path: 'criu/inventory.img', bytes: expect.any(Number) }]),
+    });
+  });
+
   it('shows the GPUs and the VRAM of each process', async () => {
     const uuid = 'GPU-11111111-2222-3333-4444-555555555555';
     const { capture } = metadataOf('gpu', '', '');

@@ -94,7 +94,7 @@ async function runVerify(cli: Cli, checkpoint: string | undefined, flags: Verify
       output,
       title: `verification of ${request.checkpointId} on ${request.node}`,
       detach: flags.detach,
-      render: ({ places }: VerifyResult) => renderCopies(places),
+      render: ({ places, mode }: VerifyResult) => renderCopies(places, mode),
       exitCode: ({ ok }) => (ok ? undefined : ERRORS.CheckpointCorrupt.exitCode),
     },
   );
@@ -111,7 +111,7 @@ async function verifyPath(cli: Cli, path: string, flags: VerifyFlags): Promise<v
       details: { path },
     });
   }
-  output.result({ mode, ok: report.ok, places: [report] }, () => renderCopies([report]));
+  output.result({ mode, ok: report.ok, places: [report] }, () => renderCopies([report], mode));
   if (!report.ok) {
     cli.setExitCode(ERRORS.CheckpointCorrupt.exitCode);
   }

@@ -4,7 +4,7 @@ import type { CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RehearseResult } from '../../core/contract/gpu.ts';
 import type { RestoreResult } from '../../core/contract/restore.ts';
 import type { Cli } from '../cli.ts';
-import { exitCodesHelp } from '../exit-codes.ts';
+import { CliError, exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 import type { Operation } from '../operation.ts';
@@ -87,7 +87,10 @@ function addRequest(command: Command, cli: Cli, send: (operation: Operation<unkn
       const output = createOutput(cli.streams, flags);
       const operations = await cli.connect();
       try {
-        const requested = await send(await operations.find(workflowId, flags.runId));
+        const operation = await operations.find(workflowId, flags.runId);
+        const requested = await send(operation).catch((error: unknown) => {
+          throw hasEnded(error) ? endedError(workflowId) : error;
+        });
         output.result({ workflowId, requested }, () =>
           [`${requested} of ${workflowId} requested`, `  watch it: kybernate watch ${workflowId}`].join('\n'),
         );
@@ -95,6 +98,21 @@ function addRequest(command: Command, cli: Cli, send: (operation: Operation<unkn
         await operations.close();
       }
     });
+}
+
+/** It was found a moment ago: what Temporal does not find now is a run that takes requests. Told by name, as in reportOf. */
+function hasEnded(error: unknown): boolean {
+  return error instanceof Error && error.name === 'WorkflowNotFoundError';
+}
+
+function endedError(workflowId: string): CliError {
+  return new CliError(
+    'OperationNotFound',
+    `operation ${workflowId} has ended already: there is nothing left to ask it`,
+    {
+      details: { workflowId, remedy: `see how it ended: kybernate watch ${workflowId}` },
+    },
+  );
 }
 
 /** The result of a workflow whose type is not known here: recognised by its fields. */

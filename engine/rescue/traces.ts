@@ -10,7 +10,7 @@ import { cgroupPids } from '../../native/proc/cgroup.ts';
 import { diskLeftovers, removeLeftover } from '../disk-leftovers.ts';
 import { withGpuTraces } from '../gpu-traces.ts';
 import { listOperations, readPlan } from '../operation.ts';
-import { leftCgroups, removeOperationCgroup } from '../operation-cgroup.ts';
+import { leftCgroups } from '../operation-cgroup.ts';
 import { clearDeadRestore } from '../restore-leftovers.ts';
 import type { Finding, RescueDeps } from './finding.ts';
 import { frozenCgroups } from './paused.ts';
@@ -36,28 +36,17 @@ export async function fileFindings({ settings }: RescueDeps): Promise<readonly F
   }));
 }
 
+/** An empty one costs nothing, may be that of another run directory, and goes when a node worker looks the next time. */
 export async function cgroupFindings({ settings }: RescueDeps): Promise<readonly Finding[]> {
-  return (await leftCgroups(settings)).map(({ operationId, hostPids }) => ({
-    kind: 'cgroup',
-    id: operationId,
-    state: 'left',
-    detail:
-      hostPids.length === 0
-        ? `the empty cgroup kybernate/${operationId}`
-        : `the cgroup kybernate/${operationId} of no operation below this run directory, with pids ${hostPids.join(', ')}`,
-    remedy:
-      hostPids.length === 0
-        ? '`kybernate rescue --apply` removes it'
-        : 'another node worker of this machine may own it (KYBERNATE_RUN_DIR); else end its processes',
-    ...(hostPids.length > 0
-      ? {}
-      : {
-          repair: () => {
-            removeOperationCgroup(operationId);
-            return Promise.resolve('removed');
-          },
-        }),
-  }));
+  return (await leftCgroups(settings))
+    .filter(({ hostPids }) => hostPids.length > 0)
+    .map(({ operationId, hostPids }) => ({
+      kind: 'cgroup',
+      id: operationId,
+      state: 'left',
+      detail: `the cgroup kybernate/${operationId} of no operation below this run directory, with pids ${hostPids.join(', ')}`,
+      remedy: 'another node worker of this machine may own it (KYBERNATE_RUN_DIR); else end its processes',
+    }));
 }
 
 /** Roots that a killed runc has left mounted; see restore-leftovers.ts. */

@@ -24,6 +24,8 @@ const run = promisify(execFile);
 const startedAt = performance.now();
 
 interface Environment {
+  readonly dir: string;
+  readonly store: string;
   readonly containerdAddress: string;
   readonly ctr: string;
   readonly uiUrl: string;
@@ -159,6 +161,8 @@ async function main(): Promise<void> {
     '--namespace',
     NAMESPACE,
   );
+  // One that was up already is used as it is, its store too, whatever STORE says.
+  say(`using the environment in ${up.dir}, which stays up (kybernate down ends it); checkpoints go to ${up.store}`);
   const env = { ...process.env, ...up.env };
   const ctr = async (...args: string[]): Promise<string> =>
     (await run(up.ctr, ['--address', up.containerdAddress, '--namespace', NAMESPACE, ...args], { env })).stdout;

@@ -4,6 +4,7 @@ import { readCliConfig } from '../../cli/config.ts';
 import type { Environment } from '../../cli/config.ts';
 import type { Operation, Operations } from '../../cli/operation.ts';
 import { createInterrupts } from '../../cli/terminal.ts';
+import type { OperationSummary } from '../../client/list-operations.ts';
 import type { ListCopiesResult } from '../../core/contract/list-copies.ts';
 
 export interface FakeCli {
@@ -30,6 +31,8 @@ export interface FakeCliOptions {
   readonly answer?: string;
   /** what every started operation does; ends at once with {} without it */
   readonly operation?: Partial<Operation<unknown>>;
+  /** operations of which Temporal knows */
+  readonly operations?: readonly OperationSummary[];
   /** nodes of which Temporal knows */
   readonly nodes?: readonly string[];
   /** what a node answers when it is asked for its copies; throws for one that is away */
@@ -136,6 +139,10 @@ function createFakeOperations(calls: unknown[][], options: FakeCliOptions): Oper
     listCopies: async (request, start) => {
       calls.push(['listCopies', request, start]);
       return { ...made('listCopies:x'), result: async () => options.copies?.(request.node) as never };
+    },
+    list: async (filter) => {
+      calls.push(['list', filter]);
+      return options.operations ?? [];
     },
     nodes: async () => options.nodes ?? [],
     preflight: async (request, start) => {

@@ -303,7 +303,6 @@ describe('checkpoint progress', () => {
       'locking',
       'planning',
       'starting-runner',
-      'saving-gpu',
       'capturing',
       'resuming',
       'committing',

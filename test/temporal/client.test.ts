@@ -1,7 +1,13 @@
 /* The typed client against a real server: what an operator relies on. */
-import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, inject, it, vi } from 'vitest';
 
-import { createKybernateClient, isKybernateError, type KybernateClient } from '../../client/index.ts';
+import {
+  createKybernateClient,
+  isKybernateError,
+  type KybernateClient,
+  type OperationFilter,
+  type OperationSummary,
+} from '../../client/index.ts';
 import '../harness/provided.ts';
 import { NODE, TIMEOUTS, fails, gate, onGpu, openHarness, untilCancelled, type Harness } from './harness.ts';
 
@@ -61,6 +67,46 @@ describe('client', () => {
     expect((await repaired.result()).after.map(({ ok }) => ok)).toEqual([true, true]);
     expect(verified.workflowId).toMatch(/^verifyCheckpoint:ck-1:/);
     expect(repaired.workflowId).toMatch(/^repairCheckpoint:ck-1:/);
+  });
+
+  it.concurrent('lists operations with their node, container and outcome, newest first', async () => {
+    const { script, open } = gate();
+    harness.script('checkpoint:listed-2:1', { steps: { planCheckpoint: script } });
+    const reached = harness.reached('checkpoint:listed-2:1', 'planCheckpoint');
+    await (await client.checkpoint(request('listed'), { generation: '1' })).result();
+    await client.checkpoint(request('listed-2'), { generation: '1' });
+    await reached;
+    const listed = async (filter: OperationFilter): Promise<OperationSummary[]> =>
+      (await client.list({ node: NODE, ...filter })).filter(({ container }) => /listed/.test(container ?? ''));
+    // The visibility store lags.
+    await vi.waitFor(
+      async () => expect((await listed({})).map(({ status }) => status)).toEqual(['RUNNING', 'COMPLETED']),
+      { timeout: 10_000 },
+    );
+    const [newest, ended] = await listed({});
+    const running = await listed({ running: true });
+    const recent = await listed({ endedAfter: Date.now() + 60_000 });
+    const named = await listed({ container: 'listed' });
+    open();
+
+    expect(newest).toMatchObject({
+      workflowId: 'checkpoint:listed-2:1',
+      status: 'RUNNING',
+      container: 'default/listed-2',
+    });
+    expect(ended).toMatchObject({
+      workflowId: 'checkpoint:listed:1',
+      type: 'checkpoint',
+      status: 'COMPLETED',
+      node: NODE,
+      container: 'default/listed',
+      phase: 'done',
+      endedAt: expect.any(String) as string,
+    });
+    expect(running.map(({ workflowId }) => workflowId)).toEqual(['checkpoint:listed-2:1']);
+    expect(recent.map(({ workflowId }) => workflowId)).toEqual(['checkpoint:listed-2:1']);
+    expect(named.map(({ container }) => container)).toEqual(['default/listed']);
+    await expect(client.list({ node: 'a" OR "1"="1' })).rejects.toMatchObject({ type: 'InvalidInput' });
   });
 
   it.concurrent('ends a question that nobody answers in time', async () => {
