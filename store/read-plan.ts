@@ -22,7 +22,7 @@ import { readIndexFromPack, readPackIndex } from './pack-index.ts';
 import { countMemory } from './transfer-memory.ts';
 
 const PARALLEL_INDEXES = 8;
-const PARALLEL_READS = 4;
+const PARALLEL_READS = 6;
 /** About 10 MB. */
 const MAX_KNOWN_INDEXES = 256;
 const READ_BYTES = 4 * 2 ** 20;

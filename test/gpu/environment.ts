@@ -221,6 +221,12 @@ export class Environment {
     await up({ env: this.#env, node: this.node, images: [], namespace: NAMESPACE });
   }
 
+  /** real, effective, saved and file system user of its first process */
+  async uidOf(id: string): Promise<string[]> {
+    const status = readFileSync(`/proc/${await this.initPid(id)}/status`, 'utf8');
+    return (/^Uid:\s+(.*)$/m.exec(status)?.[1] ?? '').split(/\s+/);
+  }
+
   async isFrozen(id: string): Promise<boolean> {
     const cgroup = freezerCgroup(await this.initPid(id));
     if (cgroup === undefined) {

@@ -82,6 +82,20 @@ async function resumeAndRestore(context: CaseContext): Promise<void> {
   await counts(env, restored.id, after);
 }
 
+/** Every process belongs to a user without rights, as most images have it. */
+async function otherUser(context: CaseContext): Promise<void> {
+  const { env } = context;
+  const args = ['/usr/bin/python3', '/w/memory.py', '16', '8'];
+  const id = await env.run('user', PYTHON, args, [...WORKLOADS, '--user', '1000:1000']);
+  const state = await env.readJson<MemoryState>(id);
+  const { checkpointId } = await env.checkpoint(id);
+  await goesOn(env, id, state);
+  await env.remove(id);
+  const restored = await env.restore(checkpointId, 'user-back');
+  await goesOn(env, restored.id, state);
+  assertEqual((await env.uidOf(restored.id)).join(' '), '1000 1000 1000 1000', 'user ids after the restore');
+}
+
 async function again(context: CaseContext): Promise<void> {
   const { env } = context;
   let id = await startCounter(env);
@@ -246,4 +260,5 @@ export const CPU_CASES: readonly Case[] = [
   cpu('cpu-held', held),
   cpu('cpu-through-shim', throughShim),
   cpu('cpu-limited', limited),
+  cpu('cpu-other-user', otherUser),
 ];

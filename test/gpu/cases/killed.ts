@@ -1,6 +1,6 @@
 /*
  * What is killed or cancelled in the middle: the worker alone (its runner goes on), the worker with the runner and CRIU
- * (the next worker undoes), a restore. Afterwards no process is locked, and every program goes on with its memory.
+ * (the next worker undoes, or without one the freeze guard), a restore. Afterwards no process is locked, and every program goes on with its memory.
  */
 import type { RunnerStep } from '../../../core/phases.ts';
 import type { Case, CaseContext } from '../case.ts';
@@ -77,6 +77,28 @@ function allKilled({ step, state: when }: Moment): Case['run'] {
   };
 }
 
+/** No worker comes back: the freeze guard alone lets the program go. */
+function guarded({ step, state: when }: Moment): Case['run'] {
+  return async (context) => {
+    const { env, record } = context;
+    const { id, state } = await startVram(context, [MIB]);
+    const handle = await env.startCheckpoint(id, TIMEOUTS);
+    await untilStep(context, id, step, when);
+    const killed = performance.now();
+    const dead = env.killNodeWorker();
+    killOperationOf(env, id);
+    await dead;
+    await untilUnlocked(context, id, RECOVERY_MS);
+    record('secondsToUnlock', (performance.now() - killed) / 1000);
+    assert(!(await env.isFrozen(id)), 'the container is thawed');
+    await assertGoesOn(context, id, state);
+    await env.startWorkers();
+    record('outcome', await outcomeOf(handle.result()));
+    await env.checkpoint(id);
+    await assertGoesOn(context, id, state);
+  };
+}
+
 function cancelled({ step, state: when }: Moment): Case['run'] {
   return async (context) => {
     const { env, record } = context;
@@ -112,6 +134,7 @@ const gpu = (name: string, run: Case['run']): Case => ({ name, needs: 'gpu', tim
 export const KILLED_CASES: readonly Case[] = [
   ...MOMENTS.map((moment) => gpu(`gpu-worker-killed-${moment.name}`, workerKilled(moment))),
   ...MOMENTS.map((moment) => gpu(`gpu-all-killed-${moment.name}`, allKilled(moment))),
+  ...MOMENTS.map((moment) => gpu(`gpu-guard-${moment.name}`, guarded(moment))),
   ...MOMENTS.slice(0, 3).map((moment) => gpu(`gpu-cancelled-${moment.name}`, cancelled(moment))),
   gpu('gpu-killed-in-restore', killedInRestore),
 ];
