@@ -2,7 +2,7 @@
  * The bundle of the shim's wrapper: one small file for Node, built by esbuild, kept under a hash of what went in. The
  * reader of YAML, three times as large and seldom needed, lies beside it in a file of its own.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -41,7 +41,8 @@ async function bundle(what: BuildOptions, outFile: string): Promise<void> {
     throw new Error(`esbuild wrote no ${outFile}`);
   }
   await mkdir(dirname(outFile), { recursive: true });
-  const temporary = `${outFile}.${process.pid}`;
+  // Two lanes of tests build it in one process, at once.
+  const temporary = `${outFile}.${randomUUID()}`;
   await writeFile(temporary, file.contents);
   await rename(temporary, outFile);
 }

@@ -152,6 +152,14 @@ test('every event of a checkpoint and of a restore comes in its order, with the 
   await stack.removeContainer('hooked-back');
 });
 
+test('with the engine containerd there are two moments, before the freeze and after the dump', async () => {
+  recordAll(['pre-dump', 'post-dump']);
+
+  await stack.checkpoint('hooked', { engine: 'containerd' });
+
+  expect(recorded()).toEqual(['pre-dump THAWED', 'post-dump FROZEN images']);
+});
+
 test.each(['pre-dump', 'network-lock', 'post-dump'] as const)(
   'a hook that refuses at %s leaves the workload running and no checkpoint, and says why',
   async (event) => {
