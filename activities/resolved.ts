@@ -3,12 +3,13 @@ import type { OlderInput, OlderResult, ResolveResult } from '../core/contract/re
 
 /** What the workflow is told of a checkpoint: references and sizes, never the metadata itself. */
 export function resolvedFrom(from: ResolveResult['from'], metadata: Metadata): ResolveResult {
-  const { namespace, id } = metadata.container;
+  const { namespace, id, docker } = metadata.container;
   return {
     from,
     totalBytes: metadata.sizes.totalBytes,
     merkleRoot: metadata.merkleRoot,
     sourceContainer: { namespace, id },
+    ...(docker === undefined ? {} : { dockerName: docker.name }),
     sourceNode: metadata.node.name,
     createdAt: metadata.createdAt,
     gpuProcesses: metadata.gpuProcesses.length,

@@ -1,4 +1,4 @@
-/* Which container a command means: by its containerd id, by its pod, or by the input file. */
+/* Which container a command means: by its containerd id, by its pod, by its name in Docker, or by the input file. */
 import type { ContainerTarget } from '../core/contract/common.ts';
 import type { PodArgument } from './options.ts';
 import { withoutUndefined } from './options.ts';
@@ -6,14 +6,16 @@ import type { FlagNames } from './validate.ts';
 
 export interface ContainerFlags {
   readonly pod?: PodArgument;
+  readonly docker?: string;
   readonly namespace?: string;
 }
 
 export const CONTAINER_FLAGS: FlagNames = {
-  container: '<container> or --pod',
+  container: '<container>, --pod or --docker',
   'container.id': '<container>',
   'container.namespace': '--namespace',
   'container.pod': '--pod',
+  'container.docker': '--docker',
 };
 
 /**
@@ -21,14 +23,17 @@ export const CONTAINER_FLAGS: FlagNames = {
  * sources do not mix.
  */
 export function containerOf(container: string | undefined, flags: ContainerFlags, base: unknown): object {
-  const named = container !== undefined || flags.pod !== undefined;
+  const named = container !== undefined || flags.pod !== undefined || flags.docker !== undefined;
   return withoutUndefined({
     ...(named ? {} : (base as object | undefined)),
-    ...withoutUndefined({ id: container, pod: flags.pod, namespace: flags.namespace }),
+    ...withoutUndefined({ id: container, pod: flags.pod, docker: flags.docker, namespace: flags.namespace }),
   });
 }
 
 /** As people write it. */
-export function containerText({ id, pod }: Partial<Pick<ContainerTarget, 'id' | 'pod'>>): string {
+export function containerText({ id, pod, docker }: Partial<Pick<ContainerTarget, 'id' | 'pod' | 'docker'>>): string {
+  if (docker !== undefined) {
+    return `docker/${docker}`;
+  }
   return pod === undefined ? (id ?? '') : `${pod.namespace}/${pod.name}/${pod.container}`;
 }

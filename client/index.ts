@@ -253,7 +253,10 @@ async function nodesOf(client: Client): Promise<string[]> {
 
 const NODE_ATTRIBUTE = defineSearchAttributeKey(SEARCH_ATTRIBUTES.node, SearchAttributeType.KEYWORD);
 
-function targetOf({ id, pod }: ContainerTarget): string {
+function targetOf({ id, pod, docker }: ContainerTarget): string {
+  if (docker !== undefined) {
+    return `docker/${docker}`;
+  }
   return pod === undefined ? String(id) : `${pod.namespace}/${pod.name}/${pod.container}`;
 }
 

@@ -15,9 +15,13 @@ export type OperationId = Brand<'OperationId'>;
 export const CHECKPOINT_ID_PATTERN = /^[a-z0-9][a-z0-9._-]{0,95}$/;
 /** containerd's own rule for ids (identifiers.Validate), at most 76 characters. */
 export const CONTAINER_ID_PATTERN = /^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$/;
+/** Docker's own rule for names (moby, daemon/names), which ids match too; that of a compose project may be long. */
+export const DOCKER_NAME_PATTERN = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}$/;
 /** A DNS subdomain: Kubernetes' rule for node names. */
 export const NODE_NAME_PATTERN = /^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/;
 export const NAMESPACE_PATTERN = CONTAINER_ID_PATTERN;
+/** containerd namespace of Docker's containers. Source: moby, daemon/config, DefaultContainersNamespace. */
+export const DOCKER_NAMESPACE = 'moby';
 export const OPERATION_ID_PATTERN = /^[0-9a-f]{32}$/;
 
 function parser(what: string, pattern: RegExp): (text: string) => never {

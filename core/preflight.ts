@@ -69,6 +69,10 @@ export const PREFLIGHT_CHECKS = {
     checks: 'the specification of the new container against that of the source',
     remedy: 'restore with the recorded terminal and namespaces',
   },
+  docker: {
+    checks: 'name, runtime, networks and containers that the Docker daemon needs for it',
+    remedy: 'see docs/docker.md',
+  },
   ports: {
     checks: 'listening ports are free in the network namespace of the restore',
     remedy: 'end what listens there, or restore into another network namespace',

@@ -12,6 +12,7 @@ import { surveyProcess, type ProcessSurvey } from './analysis-process.ts';
 import { findWatches } from './analysis-watches.ts';
 import { unixFindings } from './analysis-unix.ts';
 import type { ContainerFacts } from './container-facts.ts';
+import { dockerRefusals } from './docker/source.ts';
 import { estimateBytes } from './estimate.ts';
 import { type HookMount, hookMountsOf } from './gpu/hook-mounts.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -281,6 +282,9 @@ function containerRefusals(facts: ContainerFacts, request: AnalysisRequest): str
       `runc does not know the container below ${facts.runcRoot} (runtime ${facts.record.runtime.name}): ` +
         'use engine "containerd", or a runc runtime',
     );
+  }
+  if (facts.docker !== undefined) {
+    refusals.push(...dockerRefusals(facts.docker, request.after));
   }
   if (facts.foreignHostPids.length > 0) {
     refusals.push(

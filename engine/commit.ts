@@ -46,6 +46,7 @@ export function draftMetadata(
       runtime: facts.record.runtime.name,
       labels: { ...facts.record.labels },
       ...(facts.image === undefined ? {} : { image: facts.image }),
+      ...(facts.docker === undefined ? {} : { docker: facts.docker }),
       ...(facts.pod === undefined ? {} : { pod: facts.pod }),
     },
     node: nodeMetadata(plan),

@@ -1,4 +1,5 @@
 /* What is known of a running container, as plain JSON: it travels to the runner in plan.json. */
+import type { Metadata } from '../core/checkpoint/metadata.ts';
 import type { ContainerRecord } from '../native/containerd/containerd.ts';
 import type { CgroupDir } from '../native/proc/cgroup.ts';
 import type { ProcessInfo } from '../native/proc/tree.ts';
@@ -31,6 +32,9 @@ export interface ProcessFacts extends ProcessInfo {
   /** joined the container by exec: no descendant of init, so CRIU does not dump it and a restore does not have it */
   readonly entered: boolean;
 }
+
+/** As in the metadata of a checkpoint. */
+export type DockerFacts = NonNullable<Metadata['container']['docker']>;
 
 export interface ContainerFacts {
   readonly ref: ContainerId;
@@ -68,6 +72,8 @@ export interface ContainerFacts {
   /** chain id of the image's top layer */
   readonly snapshotParent?: string;
   readonly image?: { readonly ref: string; readonly digest: string };
+  /** absent for a container that is not Docker's */
+  readonly docker?: DockerFacts;
   readonly pod?: {
     readonly namespace: string;
     readonly name: string;

@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerTarget } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
+import { DOCKER_NAMESPACE } from '../core/ids.ts';
 import { parseSpec } from '../core/oci/spec.ts';
 import type { ContainerRecord, TaskRecord, TaskStatus } from '../native/containerd/containerd.ts';
 import { runcRoot } from '../native/containerd/runc-options.ts';
@@ -26,6 +27,7 @@ import {
   rootOf,
   stdioOf,
 } from './inspect-parts.ts';
+import { dockerFacts, resolveDocker } from './docker/source.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { securityOf } from '../native/proc/security.ts';
 
@@ -38,7 +40,10 @@ export type { ContainerFacts, ContainerId, MountFacts, ProcessFacts } from './co
  * @throws ContainerNotFound; ContainerNotRunning when a pod's container has no running task
  */
 export async function resolveContainer(deps: NodeDeps, target: ContainerTarget): Promise<ContainerId> {
-  const { pod } = target;
+  const { pod, docker } = target;
+  if (docker !== undefined) {
+    return resolveDocker(deps, docker);
+  }
   if (pod === undefined) {
     const ref = { namespace: target.namespace ?? 'default', id: target.id ?? '' };
     await requireRecord(deps, ref);
@@ -100,8 +105,18 @@ export async function inspectContainer(deps: NodeDeps, ref: ContainerId): Promis
     security: securityOf(init.hostPid),
     ...(await rootOf(deps, ref, record, init.hostPid)),
     ...(await imageOf(deps, ref, record)),
+    ...(await ofDocker(deps, ref)),
     ...podOf(record),
   };
+}
+
+/** Its image and configuration are Docker's to tell. */
+async function ofDocker({ docker }: NodeDeps, ref: ContainerId): Promise<Pick<ContainerFacts, 'docker' | 'image'>> {
+  if (docker === undefined || ref.namespace !== DOCKER_NAMESPACE) {
+    return {};
+  }
+  const facts = await dockerFacts(docker, ref.id);
+  return { docker: facts, image: { ref: facts.image.ref, digest: facts.image.id } };
 }
 
 /** What stands between containerd and runc may have edited it: the NVIDIA runtime does, and our own wrapper. */

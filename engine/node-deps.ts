@@ -1,5 +1,6 @@
 import type { HookSettings } from '../core/hooks.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
+import type { Docker } from '../native/docker/docker.ts';
 import type { GpuDriverOrNot } from '../native/cuda/gpu-driver.ts';
 import type { Run } from '../native/run/run.ts';
 
@@ -13,6 +14,8 @@ export interface NodeSettings {
   /** tmpfs: `operations/`, `locks/`, `agent.sock` */
   readonly runDir: string;
   readonly containerdAddress: string;
+  /** of the containerd with Docker's containers; absent: the same */
+  readonly dockerContainerdAddress?: string;
   readonly runcPath: string;
   readonly criuPath: string;
   /** PATH of the programs that are started: CRIU's directory first, since runc looks it up there */
@@ -43,6 +46,8 @@ export interface NodeDeps {
   readonly settings: NodeSettings;
   readonly containerd: Containerd;
   readonly run: Run;
+  /** the node's Docker daemon, which may be away; absent: containers are never Docker's */
+  readonly docker?: Docker;
   /** the node's GPU driver, loaded at the first call; a node without one says why */
   readonly gpu: () => GpuDriverOrNot;
 }

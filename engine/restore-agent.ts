@@ -121,7 +121,8 @@ function joinedRecord(deps: NodeDeps, request: PrepareRestoreRequest): RestoreRe
   if (record === undefined || record.state === 'restored' || record.state === 'cold-started') {
     return undefined;
   }
-  const { namespace, id } = record.container;
+  const { namespace } = record.container;
+  const id = record.docker?.id ?? record.container.id;
   refuseEnded(deps, record);
   if (id !== request.container.id || (request.container.namespace ?? namespace) !== namespace) {
     throw new KybernateError(

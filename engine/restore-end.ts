@@ -11,6 +11,7 @@ import { LABELS } from '../core/oci/annotations.ts';
 import { parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { listProcesses } from '../native/proc/tree.ts';
+import { keepInDocker, removeFromDocker } from './docker/undo.ts';
 import { putBackRaises } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { retireToken } from './operation.ts';
@@ -34,13 +35,15 @@ export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): P
     retireToken(deps.settings, ref.container, ref.token);
   }
   const record = readRestore(deps.settings, ref.operationId);
+  const docker = (record ?? readNote(deps.settings, ref.operationId))?.docker;
   await endRuntime(deps, ref, record);
-  const cgroupsPath = await cgroupOf(deps, ref);
-  await removeContainer(deps, ref, record);
+  const cgroupsPath = docker === undefined ? await cgroupOf(deps, ref) : `/docker/${docker.id ?? ''}`;
+  await (docker === undefined ? removeContainer(deps, ref, record) : removeFromDocker(deps, ref.operationId, docker));
   if (record !== undefined) {
     if (record.runcRoot !== undefined) {
-      await clearDeadRestore(deps.run, record.runcRoot, ref.container.id);
-      const ended = await endHalfRestored({ runcRoot: record.runcRoot, id: ref.container.id, cgroupsPath });
+      const id = docker?.id ?? ref.container.id;
+      await clearDeadRestore(deps.run, record.runcRoot, id);
+      const ended = await endHalfRestored({ runcRoot: record.runcRoot, id, cgroupsPath });
       if (ended.length > 0) {
         op.log.warn({ operationId: ref.operationId, hostPids: ended }, 'tasks of a restore that died were ended');
       }
@@ -74,7 +77,8 @@ async function endRuntime(deps: NodeDeps, ref: RestoreRef, record: RestoreRecord
   const deadline = performance.now() + STEP_MS;
   for (;;) {
     const atWork = whoIsAtWork(ref, record);
-    if ((await deps.containerd.getContainer(namespace, id))?.labels[LABELS.operation] === ref.operationId) {
+    const ours = record?.docker === undefined;
+    if (ours && (await deps.containerd.getContainer(namespace, id))?.labels[LABELS.operation] === ref.operationId) {
       await endTask(deps, namespace, id);
     }
     if (atWork === undefined) {
@@ -162,6 +166,9 @@ export async function endRestore(deps: NodeDeps, op: Op, operationId: string): P
   if (record !== undefined) {
     await putBackRaises(deps, op, record);
   }
+  if (known.docker !== undefined) {
+    keepInDocker(settings, operationId, known.docker);
+  }
   forgetRestore(settings, operationId);
   op.log.warn({ operationId, ...container }, 'the workflow of a restore is closed; its processes run and stay');
   return 'kept';
@@ -170,11 +177,15 @@ export async function endRestore(deps: NodeDeps, op: Op, operationId: string): P
 /** A task is there only when the runtime has restored it; `created` is containerd's word for one that nobody started. */
 async function processesRun(deps: NodeDeps, op: Op, ref: RestoreRef): Promise<boolean> {
   const { namespace, id } = ref.container;
+  const { state, docker } = readRestore(deps.settings, ref.operationId) ?? {};
+  if (docker !== undefined) {
+    const found = await deps.docker?.container(docker.id ?? docker.name);
+    return found?.State.Running === true && (state === 'restored' || state === 'cold-started');
+  }
   const container = await deps.containerd.getContainer(namespace, id);
   if (container?.labels[LABELS.operation] !== ref.operationId) {
     return false;
   }
-  const state = readRestore(deps.settings, ref.operationId)?.state;
   const task = await deps.containerd.getTask(namespace, id);
   if (task === undefined || task.status === 'stopped' || task.status === 'unknown') {
     // What ran once and has ended by itself is its owner's.

@@ -5,6 +5,7 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
+import type { DockerTraces } from './docker/undo.ts';
 import type { NodeSettings } from './node-deps.ts';
 import { readJson, type OperationPlan } from './operation.ts';
 
@@ -15,6 +16,8 @@ export interface RestoreNote {
   readonly token: number;
   /** of the snapshot `kybernate-<operationId>`; empty when there is none of ours */
   readonly snapshotter: string;
+  /** as in the record */
+  readonly docker?: DockerTraces;
 }
 
 type Settings = Pick<NodeSettings, 'stateDir'>;

@@ -11,6 +11,7 @@ import type { GpuRestoreFacts } from '../core/contract/restore.ts';
 import { type ErrorType, KybernateError } from '../core/errors.ts';
 import { parseCheckpointId, parseOperationId } from '../core/ids.ts';
 import type { OciMemory } from '../core/oci/spec.ts';
+import type { DockerTraces } from './docker/undo.ts';
 import type { MemoryRaise } from './gpu/gpu-plan.ts';
 import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import type { NodeSettings } from './node-deps.ts';
@@ -66,6 +67,8 @@ export interface RestoreRecord {
   readonly triedAgain?: boolean;
   /** nothing is restored: the runtime starts the container as any other */
   readonly cold?: boolean;
+  /** its container is made by Docker under this name, or is the stopped source */
+  readonly docker?: DockerTraces;
   /** how the GPUs came back */
   readonly gpuFacts?: GpuRestoreFacts;
 }

@@ -19,7 +19,7 @@ import { taskStdio } from './restore-stdio.ts';
 
 const GONE_MS = 20_000;
 /** The wrapper ends a late runc by itself and cleans up; only when that hangs too are we the ones who give up. */
-const WRAPPER_GRACE_MS = 30_000;
+export const WRAPPER_GRACE_MS = 30_000;
 const BEAT_MS = 1000;
 const SIGKILL = 9;
 /** How long a GPU that ran out of memory is waited for, before the second try. */
@@ -165,7 +165,7 @@ async function finishStart(deps: NodeDeps, record: RestoreRecord, task: TaskReco
   };
 }
 
-function startError(deps: NodeDeps, before: RestoreRecord, error: unknown): KybernateError {
+export function startError(deps: NodeDeps, before: RestoreRecord, error: unknown): KybernateError {
   const record = readRestore(deps.settings, before.operationId);
   const { namespace, id } = before.container;
   const lines = record?.state === 'failed' ? (record.errors ?? []) : [];
@@ -224,7 +224,7 @@ export function snapshotKeyOf(operationId: string): string {
   return `kybernate-${operationId}`;
 }
 
-async function withinBudget<Result>(work: Promise<Result>, ms: number): Promise<Result> {
+export async function withinBudget<Result>(work: Promise<Result>, ms: number): Promise<Result> {
   const stop = new AbortController();
   const late = sleep(ms, undefined, { signal: stop.signal }).then(() => {
     throw new KybernateError('RestoreFailed', `containerd did not make the task within ${ms} ms`);

@@ -203,7 +203,14 @@ export function registerRestore(
   const { container, token } = context;
   const owned = context.checkpointId === undefined ? {} : { checkpointId: context.checkpointId };
   claimOperation(settings, operationId, { workflow, ...owned });
-  writeNote(settings, { operationId, workflow, container, token, snapshotter: record.snapshotter });
+  writeNote(settings, {
+    operationId,
+    workflow,
+    container,
+    token,
+    snapshotter: record.snapshotter,
+    ...(record.docker === undefined ? {} : { docker: record.docker }),
+  });
   writeRestore(settings, {
     ...record,
     operationId,
@@ -218,11 +225,11 @@ export function registerRestore(
 }
 
 /** The plan once more, since others may have come between; from here on it is reserved. */
-async function gpuNow(
+export async function gpuNow(
   deps: NodeDeps,
   metadata: Metadata,
   operationId: string,
-  { context, gpuMap, avoidGpus = [] }: CreateContainerInput,
+  { context, gpuMap, avoidGpus = [] }: Pick<CreateContainerInput, 'context' | 'gpuMap' | 'avoidGpus'>,
 ): Promise<GpuRestorePlan | undefined> {
   const answer = await planGpu(deps, metadata, { operationId, map: gpuMap, avoid: avoidGpus });
   refuseFor(answer.findings, context.checkpointId ?? metadata.checkpointId, deps);

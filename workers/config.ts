@@ -95,6 +95,10 @@ export const workerEnv = z.object({
   KYBERNATE_PEER_TOKEN_FILE: absolutePath.optional(),
   /** socket of containerd */
   KYBERNATE_CONTAINERD_ADDRESS: absolutePath.default('/run/containerd/containerd.sock'),
+  /** socket of the Docker daemon's API */
+  KYBERNATE_DOCKER_SOCKET: absolutePath.default('/var/run/docker.sock'),
+  /** socket of the containerd that has Docker's containers, where it is not the node's own; a daemon that starts its own has it at `/run/docker/containerd/containerd.sock` */
+  KYBERNATE_DOCKER_CONTAINERD: absolutePath.optional(),
   /** runc: a path, or a name to look up in PATH */
   KYBERNATE_RUNC: program.default('runc'),
   /** CRIU: a path, or a name to look up in PATH */
@@ -264,6 +268,9 @@ export function nodeSettings(config: NodeConfig): NodeSettings {
     runDir: config.KYBERNATE_RUN_DIR,
     minFreeBytes: config.KYBERNATE_MIN_FREE_BYTES,
     containerdAddress: config.KYBERNATE_CONTAINERD_ADDRESS,
+    ...(config.KYBERNATE_DOCKER_CONTAINERD === undefined
+      ? {}
+      : { dockerContainerdAddress: config.KYBERNATE_DOCKER_CONTAINERD }),
     runcPath,
     criuPath,
     programPath: [...new Set([...first, ...PATH.split(delimiter)])].join(delimiter),

@@ -24,7 +24,8 @@ import { reconcile } from '../engine/reconcile.ts';
 import { keepStandbys } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
-import { connectContainerd } from '../native/containerd/client.ts';
+import { connectContainerds } from '../native/containerd/by-namespace.ts';
+import { connectDocker } from '../native/docker/client.ts';
 import { dataExtents } from '../native/libc/data-extents.ts';
 import { openGpuDriver } from '../native/cuda/open.ts';
 import { runExeca } from '../native/run/run-execa.ts';
@@ -73,7 +74,8 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const settings = { ...nodeSettings(config), ...(await sharing(config, log)) };
   const node: NodeDeps = {
     settings,
-    containerd: connectContainerd(settings.containerdAddress),
+    containerd: connectContainerds(settings),
+    docker: connectDocker(config.KYBERNATE_DOCKER_SOCKET),
     run: runExeca,
     gpu: () => openGpuDriver(settings),
   };

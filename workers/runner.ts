@@ -13,7 +13,7 @@ import { operationPaths, readJson, writeJson, type OperationPlan } from '../engi
 import { directoryOf, runnerPid } from '../engine/runner-process.ts';
 import { Runner } from '../engine/runner.ts';
 import { serveRunner } from '../engine/runner-server.ts';
-import { connectContainerd } from '../native/containerd/client.ts';
+import { connectContainerds } from '../native/containerd/by-namespace.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import { openGpuDriver } from '../native/cuda/open.ts';
 import { exitNow } from '../native/exit-now.ts';
@@ -46,7 +46,7 @@ export async function runnerMain(argument: string): Promise<void> {
     const runner = new Runner(plan, {
       run: runExeca,
       gpu: () => openGpuDriver(plan.settings),
-      containerd: () => (containerd ??= connectContainerd(plan.settings.containerdAddress)),
+      containerd: () => (containerd ??= connectContainerds(plan.settings)),
       log,
     });
     const end = (): never => exitNow(0);

@@ -6,6 +6,7 @@ import {
   type PreflightStepResult,
 } from '../core/contract/preflight.ts';
 import type { ResolveResult } from '../core/contract/restore.ts';
+import { DOCKER_NAMESPACE } from '../core/ids.ts';
 import { Compensation } from './compensation.ts';
 import { failure } from './failures.ts';
 import { runOperation } from './operation.ts';
@@ -71,7 +72,15 @@ async function lookAt(
   return steps.preflight.preflightRestore({
     checkpointId,
     from: found.from === 'store' ? 'store' : 'local',
-    container: { namespace: as.namespace ?? source.namespace, id: as.id ?? source.id },
+    ...(as.docker === undefined
+      ? { container: { namespace: as.namespace ?? source.namespace, id: as.id ?? source.id } }
+      : {
+          container: {
+            namespace: DOCKER_NAMESPACE,
+            id: as.docker === true ? (found.dockerName ?? source.id) : as.docker,
+          },
+          docker: true as const,
+        }),
     tcp,
     gpuMap,
     name: true,

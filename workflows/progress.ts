@@ -159,7 +159,10 @@ export class ProgressTracker {
 
 /** The container as its caller named it. */
 export function targetName(target: ContainerTarget): string {
-  const { pod } = target;
+  const { pod, docker } = target;
+  if (docker !== undefined) {
+    return `docker/${docker}`;
+  }
   return pod === undefined
     ? `${target.namespace ?? 'default'}/${target.id}`
     : `${pod.namespace}/${pod.name}/${pod.container}`;

@@ -9,6 +9,7 @@ import {
   type RestoreResult,
 } from '../core/contract/restore.ts';
 import { messageOf } from '../core/errors.ts';
+import { DOCKER_NAMESPACE } from '../core/ids.ts';
 import { findingDetails, problemsIn } from '../core/preflight.ts';
 import { Compensation } from './compensation.ts';
 import { failure } from './failures.ts';
@@ -87,6 +88,7 @@ async function attempt(run: Attempt, at: Place): Promise<Attempted> {
     context: {
       container: target,
       token,
+      ...(input.container.docker === undefined ? {} : { docker: true as const }),
       ...(checkpointId === undefined ? {} : { checkpointId }),
       ...(path === undefined ? {} : { path }),
     },
@@ -104,7 +106,8 @@ async function attempt(run: Attempt, at: Place): Promise<Attempted> {
   return {
     ...(checkpointId === undefined ? {} : { checkpointId }),
     node,
-    container: target,
+    container: started.docker === undefined ? target : { namespace: target.namespace, id: started.docker.id },
+    ...(started.docker === undefined ? {} : { docker: started.docker }),
     initHostPid: started.initHostPid,
     how: started.how,
     restoreMs: started.restoreMs,
@@ -131,6 +134,7 @@ async function lookFirst({ input, steps, target }: Attempt, at: Place): Promise<
     checkpointId,
     from: image.from,
     container: target,
+    ...(input.container.docker === undefined ? {} : { docker: true as const }),
     tcp,
     gpuMap,
     avoidGpus: at.avoidGpus,
@@ -198,9 +202,16 @@ async function makeCold(run: Attempt, { image }: Place, step: RestoreStepInput):
   };
 }
 
-/** The new container: as asked for, else named after its source. */
+/** The new container: as asked for, else named after its source. One of Docker is known by its name there. */
 export function targetOf(input: RestoreInput, image: ResolveResult): Target {
   const source = image.sourceContainer;
+  const { docker } = input.container;
+  if (docker !== undefined) {
+    return {
+      namespace: DOCKER_NAMESPACE,
+      id: docker === true ? (image.dockerName ?? source?.id ?? 'restored') : docker,
+    };
+  }
   return {
     namespace: input.container.namespace ?? source?.namespace ?? 'default',
     id: input.container.id ?? derivedId(source?.id ?? 'restored', uuid4()),

@@ -3,6 +3,7 @@ import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import type { PreflightRestoreInput, PreflightStepResult } from '../../core/contract/preflight.ts';
 import { parseSpec } from '../../core/oci/spec.ts';
 import type { Captured } from '../../engine/captured.ts';
+import { surveyDockerRestore } from '../../engine/docker/restore.ts';
 import { surveyContainer } from '../../engine/preflight/container.ts';
 import { nameFindings } from '../../engine/preflight/image.ts';
 import { surveyRestore } from '../../engine/preflight/restore.ts';
@@ -32,7 +33,8 @@ async function preflightRestore(
   const captured = await readDescription(deps, op, input);
   const begun = performance.now();
   const { checkpointId, container, from, name = false, ...wish } = input;
-  const { findings } = await surveyRestore(deps.node, captured, {
+  const survey = wish.docker === true ? surveyDockerRestore : surveyRestore;
+  const { findings } = await survey(deps.node, captured, {
     ...wish,
     operationId: op.operationId,
     context: { checkpointId, container },

@@ -2,6 +2,12 @@ import { KybernateError } from '../../core/errors.ts';
 import { createColdContainer } from '../../engine/cold-start.ts';
 import { releaseLease } from '../../engine/restore-operation.ts';
 import { releaseRestoreLease, removeRestored } from '../../engine/restore-end.ts';
+import {
+  createDockerCold,
+  createDockerRestored,
+  planDockerRestore,
+  startDockerRestored,
+} from '../../engine/docker/restore.ts';
 import { createRestoreContainer, planRestore, type OperationRun } from '../../engine/restore.ts';
 import { startRestored, type RestoreRef } from '../../engine/restore-start.ts';
 import type { NodeActivities, NodeControlActivities, RestoreStepInput } from '../contract.ts';
@@ -20,8 +26,20 @@ export function restoreWork(deps: NodeActivityDeps): Pick<NodeActivities, Restor
   const { node } = deps;
   return {
     planRestore: ({ localPath, ...input }) =>
-      withOp({}, (op) => planRestore(node, op, { ...input, ...runOf(op), checkpointDir: localPath })),
-    createContainer: (input) => withOp({}, (op) => createRestoreContainer(node, op, { ...input, ...runOf(op) })),
+      withOp({}, (op) =>
+        (input.context.docker === true ? planDockerRestore : planRestore)(node, op, {
+          ...input,
+          ...runOf(op),
+          checkpointDir: localPath,
+        }),
+      ),
+    createContainer: (input) =>
+      withOp({}, (op) =>
+        (input.context.docker === true ? createDockerRestored : createRestoreContainer)(node, op, {
+          ...input,
+          ...runOf(op),
+        }),
+      ),
     createCold: ({ from, ...input }) =>
       withOp({}, async (op) => {
         const { checkpointId } = input.context;
@@ -29,11 +47,15 @@ export function restoreWork(deps: NodeActivityDeps): Pick<NodeActivities, Restor
           throw new KybernateError('InvalidInput', 'a path has no specification to start a container from');
         }
         const captured = await readDescription(deps, op, { checkpointId, from });
-        await createColdContainer(node, op, { ...input, ...runOf(op), captured });
+        const create = input.context.docker === true ? createDockerCold : createColdContainer;
+        await create(node, op, { ...input, ...runOf(op), captured });
       }),
     startRestored: (input) =>
       withOp({ phase: 'restoring', stallMs: input.restoreBudgetMs + BUDGET_GRACE_MS }, (op) =>
-        startRestored(node, op, { ...input, operationId: op.operationId }),
+        (input.context.docker === true ? startDockerRestored : startRestored)(node, op, {
+          ...input,
+          operationId: op.operationId,
+        }),
       ),
   };
 }

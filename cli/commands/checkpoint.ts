@@ -128,6 +128,7 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
     )
     .argument('[container]', 'containerd id of the container')
     .option('--pod <namespace/name/container>', 'name the container by its Kubernetes pod instead', podArgument)
+    .option('--docker <name>', 'name the container as Docker does instead: its name or id')
     .option('--node <name>', 'node that runs the container (default: KYBERNATE_NODE, or the host name)')
     .option('--namespace <name>', 'containerd namespace (default: "default", or "k8s.io" with --pod)')
     .option('--id <checkpoint id>', 'name of the checkpoint (default: made from the time)')
@@ -161,6 +162,7 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
     examples: [
       ['kybernate checkpoint redis', 'checkpoint the container "redis" of this host and wait until it is stored'],
       ['kybernate checkpoint --pod shop/cart-0/app --node worker-3', 'a container of a Kubernetes pod'],
+      ['kybernate checkpoint --docker web', 'a container of the Docker daemon of this host'],
       [
         'kybernate checkpoint redis --after stop --durability verified --json',
         'end the source once every byte is read back',

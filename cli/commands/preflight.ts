@@ -24,6 +24,7 @@ import { checkRequest, type FlagNames } from '../validate.ts';
 export interface PreflightFlags extends Pick<GpuFlags, 'gpuAllowShared' | 'gpuAssumeSafe'> {
   readonly container?: string;
   readonly pod?: PodArgument;
+  readonly docker?: string | boolean;
   readonly node?: string;
   readonly name?: string;
   readonly namespace?: string;
@@ -48,6 +49,7 @@ export const PREFLIGHT_FLAGS: FlagNames = {
   gpuMap: '--gpu',
   'as.id': '--name',
   'as.namespace': '--namespace',
+  'as.docker': '--docker',
   source: '--source',
   engine: '--engine',
   after: '--after',
@@ -58,12 +60,17 @@ export function preflightRequest(
   flags: PreflightFlags,
   node: () => string,
 ): Record<string, unknown> {
-  const ofContainer = flags.container !== undefined || flags.pod !== undefined;
-  const as = withoutUndefined({ id: flags.name, namespace: flags.namespace });
+  const { docker, pod, namespace } = flags;
+  const named = typeof docker === 'string' ? docker : undefined;
+  const ofContainer = flags.container !== undefined || pod !== undefined || named !== undefined;
+  const source = withoutUndefined({ pod, docker: named, namespace });
+  const as = withoutUndefined(
+    docker === true ? { docker: flags.name ?? true, namespace } : { id: flags.name, namespace },
+  );
   return withoutUndefined({
     checkpointId: checkpoint,
     node: flags.node ?? node(),
-    container: ofContainer ? containerOf(flags.container, flags, undefined) : undefined,
+    container: ofContainer ? containerOf(flags.container, source, undefined) : undefined,
     as: ofContainer || Object.keys(as).length === 0 ? undefined : as,
     tcp: flags.tcp,
     networkNamespace: flags.networkNamespace,
@@ -116,6 +123,10 @@ export function addPreflightCommand(program: Command, cli: Cli): void {
     .argument('[checkpoint]', 'checkpoint id, as `kybernate ls` shows it')
     .option('--container <id>', 'instead of a checkpoint: containerd id of a running container')
     .option('--pod <namespace/name/container>', 'name the container by its Kubernetes pod instead', podArgument)
+    .option(
+      '--docker [name]',
+      'a running container of Docker; of a checkpoint, without a name: would Docker restore it there?',
+    )
     .option('--node <name>', 'node that is looked at (default: KYBERNATE_NODE, or the host name)')
     .option('--namespace <name>', 'containerd namespace of the container, or of the one to be made')
     .option('--name <container id>', 'containerd id of the container to be made')
@@ -144,6 +155,7 @@ export function addPreflightCommand(program: Command, cli: Cli): void {
     examples: [
       ['kybernate preflight nightly --node worker-4', 'would it run there?'],
       ['kybernate preflight nightly --node worker-4 --tcp keep --network-namespace /run/netns/app', 'with connections'],
+      ['kybernate preflight web-1 --name web-copy --docker', 'would Docker restore it here, under that name?'],
       ['kybernate preflight --container redis --json', 'can it be checkpointed on this host?'],
     ],
     exitCodes: exitCodesHelp([

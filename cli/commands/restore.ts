@@ -17,6 +17,7 @@ export interface RestoreFlags {
   readonly unverified?: boolean;
   readonly node?: string;
   readonly name?: string;
+  readonly docker?: boolean;
   readonly namespace?: string;
   readonly tcp?: RestoreRequest['tcp'];
   readonly networkNamespace?: string;
@@ -41,6 +42,7 @@ export const RESTORE_FLAGS: FlagNames = {
   unverified: '--unverified',
   'container.id': '--name',
   'container.namespace': '--namespace',
+  'container.docker': '--docker',
   tcp: '--tcp',
   networkNamespace: '--network-namespace',
   stdio: '--log-file',
@@ -60,11 +62,12 @@ export function restoreRequest(
   base: Readonly<Record<string, unknown>>,
   node: () => string,
 ): Record<string, unknown> {
-  const container = withoutUndefined({
-    ...(base['container'] as object | undefined),
-    id: flags.name ?? (base['container'] as { id?: string } | undefined)?.id,
-    namespace: flags.namespace ?? (base['container'] as { namespace?: string } | undefined)?.namespace,
-  });
+  const named = (base['container'] ?? {}) as { id?: string; namespace?: string; docker?: string | true };
+  const container = withoutUndefined(
+    flags.docker === true || named.docker !== undefined
+      ? { ...named, docker: flags.name ?? named.docker ?? true, namespace: flags.namespace ?? named.namespace }
+      : { ...named, id: flags.name ?? named.id, namespace: flags.namespace ?? named.namespace },
+  );
   return {
     ...base,
     ...withoutUndefined({
@@ -95,7 +98,7 @@ const FROM_TEXT: Readonly<Record<RestoreResult['from'], string>> = {
 
 export function renderRestoreResult(result: RestoreResult): string {
   return renderPairs([
-    ['container', `${result.container.namespace}/${result.container.id} on ${result.node}`],
+    ['container', `${containerOf(result)} on ${result.node}`],
     ['how', howText(result)],
     ['tried', result.rungs.length < 2 ? undefined : result.rungs.map(rungText).join('\n')],
     [
@@ -108,6 +111,12 @@ export function renderRestoreResult(result: RestoreResult): string {
     ['GPU map', result.gpu?.map.map(pairText).join('\n')],
     ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
   ]);
+}
+
+function containerOf({ container, docker }: RestoreResult): string {
+  return docker === undefined
+    ? `${container.namespace}/${container.id}`
+    : `${docker.name} (${docker.id.slice(0, 12)}) of Docker`;
 }
 
 function howText({ how, rungs }: RestoreResult): string {
@@ -154,6 +163,10 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
     .option('--node <name>', 'node to restore on (default: KYBERNATE_NODE, or the host name)')
     .option('--name <container id>', 'containerd id of the new container (default: made from that of the source)')
     .option('--namespace <name>', 'containerd namespace (default: that of the source)')
+    .option(
+      '--docker',
+      'through the Docker daemon of the node: into the source where it is stopped, else into a new container, --name its name',
+    )
     .addOption(new Option('--tcp <policy>', 'captured TCP connections (default: close)').choices(['keep', 'close']))
     .option('--network-namespace <path>', 'join this network namespace (default: as captured)')
     .option('--log-file <path>', 'append stdout and stderr to this file of the node (default: dropped)')
@@ -197,6 +210,8 @@ export function addRestoreCommand(program: Command, cli: Cli): void {
         'kybernate restore nightly --ladder local-copy,other-tier,older-checkpoint,cold-start',
         'back into service whatever it takes; the result says what it took',
       ],
+      ['kybernate restore web-1 --docker', 'a Docker container goes on: the stopped source, or one of its name'],
+      ['kybernate restore web-1 --docker --name web-copy --node worker-4', 'in the Docker daemon of another node'],
       ['kybernate restore --path /srv/images/app --unverified', 'images that `ctr` or `runc` made'],
     ],
     exitCodes: exitCodesHelp([

@@ -23,12 +23,14 @@ export interface ProgramSpec {
   readonly versionArgs?: readonly string[];
   /** the part of the output that holds the version, when it is not the first dotted number */
   readonly versionPattern?: RegExp;
-  readonly subdir: 'bin' | 'sbin';
+  readonly subdir: 'bin' | 'sbin' | 'usr/bin' | 'usr/sbin';
   /** looked at instead of PATH */
   readonly dirs?: readonly string[];
 }
 
 const CONTAINERD = { package: 'containerd', version: '2.4.2', minimum: '2.0', subdir: 'bin' } as const;
+// Never those of the machine: they belong to its services. `debian.ts` unpacks them.
+const DOCKER = { package: 'debian-docker', version: '20.10.24', dirs: [] } as const;
 // Not on PATH: iproute2 has a program named bridge, too.
 const CNI = { package: 'cni', version: '1.9.1', subdir: 'bin', dirs: ['/opt/cni/bin', '/usr/lib/cni'] } as const;
 
@@ -53,6 +55,8 @@ export const PROGRAMS = {
   loopback: CNI,
   'host-local': CNI,
   portmap: CNI,
+  dockerd: { ...DOCKER, subdir: 'usr/sbin' },
+  docker: { ...DOCKER, subdir: 'usr/bin' },
 } as const satisfies Record<string, ProgramSpec>;
 
 export type ProgramName = keyof typeof PROGRAMS;

@@ -4,6 +4,7 @@ import { basename, dirname } from 'node:path';
 
 import { ACCOUNT_STEP } from './account.ts';
 import { aptStep, DEBIAN_PACKAGES } from './apt.ts';
+import { type DebianBundle, unpackDebian } from './debian.ts';
 import { goInstall, type GoModule } from './go-install.ts';
 import { KEEPER_STEP } from './keeper.ts';
 import { runLong } from './long-command.ts';
@@ -95,6 +96,38 @@ function goStep(step: GoStep): Step {
   };
 }
 
+interface DebianStep {
+  readonly name: string;
+  readonly why: string;
+  readonly programs: readonly [ProgramName, ...ProgramName[]];
+  readonly packages: DebianBundle;
+}
+
+const DEBIAN_STEPS: readonly DebianStep[] = [
+  {
+    name: 'Docker',
+    why: 'private Docker daemons of the tests, with the containerd and runc that belong to it',
+    programs: ['dockerd', 'docker'],
+    packages: {
+      'docker.io': '20.10.24',
+      containerd: '1.6.20',
+      runc: '1.1.5',
+      tini: '0.19.0',
+      'libdevmapper1.02.1': '2:1.02.185',
+    },
+  },
+];
+
+function debianStep(step: DebianStep): Step {
+  return {
+    ...step,
+    neededFor: ['test'],
+    remedy: 'kybernate setup --for test; see its log',
+    check: async (env) => checkPrograms(step.programs, env),
+    install: (installation) => unpackDebian(PROGRAMS[step.programs[0]], step.packages, installation),
+  };
+}
+
 const CRIU_STEP: Step = {
   name: 'criu',
   why: 'dumps and restores process memory; Debian has an older one',
@@ -132,6 +165,7 @@ export function setupSteps(purposes: readonly Purpose[]): Step[] {
     KEEPER_STEP,
     ACCOUNT_STEP,
     ...GO_STEPS.map(goStep),
+    ...DEBIAN_STEPS.map(debianStep),
   ];
   return stepsFor(all, purposes);
 }

@@ -30,6 +30,27 @@ export const metadata = z.object({
     /** image reference and digest; absent for a container made from a root file system */
     image: z.object({ ref: z.string(), digest: z.string() }).optional(),
     labels: z.record(z.string(), z.string()),
+    /** how Docker had made it, in Docker's own words; absent for a container that was not Docker's */
+    docker: z
+      .object({
+        name: z.string(),
+        image: z.object({ ref: z.string(), id: z.string() }),
+        config: z.record(z.string(), z.unknown()),
+        hostConfig: z.record(z.string(), z.unknown()),
+        /** network to its endpoint */
+        networks: z.record(z.string(), z.record(z.string(), z.unknown())),
+        mounts: z.array(
+          z.object({
+            type: z.string(),
+            name: z.string().optional(),
+            source: z.string(),
+            destination: z.string(),
+            writable: z.boolean(),
+          }),
+        ),
+        version: z.string(),
+      })
+      .optional(),
     pod: z
       .object({ namespace: z.string(), name: z.string(), uid: z.string().optional(), container: z.string() })
       .optional(),

@@ -1,6 +1,12 @@
 /* Pieces that several contracts share. Every field is plain JSON; times are milliseconds, sizes bytes. */
 import * as z from 'zod';
-import { CHECKPOINT_ID_PATTERN, CONTAINER_ID_PATTERN, NAMESPACE_PATTERN, NODE_NAME_PATTERN } from '../ids.ts';
+import {
+  CHECKPOINT_ID_PATTERN,
+  CONTAINER_ID_PATTERN,
+  DOCKER_NAME_PATTERN,
+  NAMESPACE_PATTERN,
+  NODE_NAME_PATTERN,
+} from '../ids.ts';
 
 export const nodeName = z.string().regex(NODE_NAME_PATTERN, 'a node name: lower case letters, digits, dots, dashes');
 export const checkpointId = z
@@ -12,6 +18,9 @@ export const containerId = z
   .max(76)
   .regex(CONTAINER_ID_PATTERN, 'a containerd id: letters and digits, joined by single dots, dashes or underscores');
 export const namespace = z.string().max(76).regex(NAMESPACE_PATTERN, 'a containerd namespace');
+export const dockerName = z
+  .string()
+  .regex(DOCKER_NAME_PATTERN, 'a name of Docker: letters, digits, dots, dashes, underscores, at least two');
 export const durationMs = z
   .number()
   .int()
@@ -23,7 +32,7 @@ export const absolutePath = z
   .regex(/^\/[^\0]*$/, 'an absolute path')
   .refine((text) => !text.split('/').includes('..'), 'a path must not contain ".."');
 
-/** Which container: by containerd id, or by its place in a Kubernetes pod. */
+/** Which container: by containerd id, by its place in a Kubernetes pod, or by its name in Docker. */
 export const containerTarget = z
   .strictObject({
     /** containerd container id */
@@ -38,8 +47,17 @@ export const containerTarget = z
         container: z.string().min(1).max(253),
       })
       .optional(),
+    /** name or id in the node's Docker daemon */
+    docker: dockerName.optional(),
   })
-  .refine((target) => (target.id === undefined) !== (target.pod === undefined), 'give either id or pod');
+  .refine(
+    ({ id, pod, docker }) => [id, pod, docker].filter((way) => way !== undefined).length === 1,
+    'give one of id, pod and docker',
+  )
+  .refine(
+    ({ docker, namespace: named }) => docker === undefined || named === undefined,
+    'a container of Docker has no namespace to choose',
+  );
 export type ContainerTarget = z.output<typeof containerTarget>;
 
 /** Time limits of the steps; tests shrink them, users of slow machines raise them. */

@@ -9,6 +9,7 @@ import {
   checkpointId,
   containerId,
   containerTarget,
+  dockerName,
   namespace,
   nodeName,
   timeoutsWithDefaults,
@@ -30,7 +31,14 @@ export const preflightInput = z
     /** of a restore: which GPU stands in for which */
     gpuMap: z.array(gpuPair).default([]),
     /** of a restore: the container to be made */
-    as: z.strictObject({ id: containerId.optional(), namespace: namespace.optional() }).prefault({}),
+    as: z
+      .strictObject({
+        id: containerId.optional(),
+        namespace: namespace.optional(),
+        /** by the Docker daemon: under the name of its source, or this one */
+        docker: z.union([z.literal(true), dockerName]).optional(),
+      })
+      .prefault({}),
     /** of a restore: which copy is looked at, and so whether there must be room for one */
     source: z.enum(['auto', 'local', 'store']).default('auto'),
     /** of a checkpoint */
@@ -70,6 +78,7 @@ export interface PreflightRestoreInput {
   readonly checkpointId: string;
   readonly from: 'local' | 'store';
   readonly container: { readonly namespace: string; readonly id: string };
+  readonly docker?: true;
   readonly tcp: 'keep' | 'close';
   readonly networkNamespace?: string;
   readonly gpuMap: ReadonlyArray<{ readonly from: string; readonly to: string }>;

@@ -7,6 +7,7 @@ import {
   absolutePath,
   checkpointId,
   containerId,
+  dockerName,
   durationMs,
   namespace,
   nodeName,
@@ -31,6 +32,14 @@ export const restoreInput = z
         id: containerId.optional(),
         /** containerd namespace; that of the source otherwise */
         namespace: namespace.optional(),
+        /**
+         * made and started by the node's Docker daemon, of a checkpoint of a Docker container: `true` under the name of
+         * its source, which continues when it is there and stopped; or under this name
+         */
+        docker: z.union([z.literal(true), dockerName]).optional(),
+      })
+      .refine(({ id, namespace: named, docker }) => docker === undefined || (id === undefined && named === undefined), {
+        message: 'Docker chooses id and namespace: give docker: <name>',
       })
       .prefault({}),
     /** `keep` needs the same addresses: the source's network namespace or its IP. `close` lets peers reconnect. */
@@ -86,6 +95,8 @@ export interface RestoreResult {
   readonly checkpointId?: string;
   readonly node: string;
   readonly container: { readonly namespace: string; readonly id: string };
+  /** as Docker knows it; absent where containerd alone does */
+  readonly docker?: DockerRef;
   readonly initHostPid: number;
   /** `restored`, or `cold-started` under the policy of that name */
   readonly how: 'restored' | 'cold-started';
@@ -102,6 +113,11 @@ export interface RestoreResult {
   /** how the GPUs came back; absent without a GPU */
   readonly gpu?: GpuRestoreFacts;
   readonly warnings: readonly string[];
+}
+
+export interface DockerRef {
+  readonly id: string;
+  readonly name: string;
 }
 
 export interface GpuRestoreFacts {
@@ -133,6 +149,8 @@ export interface ResolveResult {
   readonly totalBytes: number;
   readonly merkleRoot?: string;
   readonly sourceContainer?: { readonly namespace: string; readonly id: string };
+  /** name of the source in Docker; absent for a container that was not Docker's */
+  readonly dockerName?: string;
   /** node where it was taken, and ISO time of its commit */
   readonly sourceNode?: string;
   readonly createdAt?: string;
@@ -145,6 +163,8 @@ export interface RestoreContext {
   readonly path?: string;
   /** the container to be made */
   readonly container: { readonly namespace: string; readonly id: string };
+  /** the Docker daemon makes it: `container.id` is the name there, since its id is not known before */
+  readonly docker?: true;
   readonly token: number;
 }
 
@@ -187,6 +207,7 @@ export interface StartRestoredResult {
   readonly gpu?: GpuRestoreFacts;
   /** of hook scripts; absent without any */
   readonly warnings?: readonly string[];
+  readonly docker?: DockerRef;
 }
 
 /** A cold start: the specification of the checkpoint, and none of its state. */

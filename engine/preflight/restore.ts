@@ -68,6 +68,7 @@ export async function surveyRestore(
     imageFindings(deps, metadata, context.container.namespace),
   ]);
   const findings = [
+    ...dockersOwn(metadata),
     ...node,
     ...gpu.findings,
     ...image,
@@ -78,6 +79,13 @@ export async function surveyRestore(
     ...room,
   ];
   return { findings, ...(gpu.plan === undefined ? {} : { gpu: gpu.plan }) };
+}
+
+/** Its root file system and its network are made by Docker, and containerd alone has neither. */
+function dockersOwn({ container: { docker } }: Metadata): Finding[] {
+  return docker === undefined
+    ? []
+    : [problem('docker', `it is of the container ${docker.name} of Docker: restore it through Docker (--docker)`)];
 }
 
 /**

@@ -58,6 +58,7 @@ function asks(more: Record<string, string> = {}, env: readonly string[] = []): s
 function deps(more: Partial<WrapperDeps> = {}): WrapperDeps {
   return {
     runcPath: '/bin/runc',
+    runDir: join(dir, 'run'),
     agent: {
       prepareRestore(call) {
         prepared.push(call);

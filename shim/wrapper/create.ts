@@ -13,6 +13,7 @@ import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
 import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
+import { readWish } from '../../engine/restore-wishes.ts';
 import { applyDevShm, applyRootfs } from '../../engine/rootfs-apply.ts';
 import { deleteTable } from '../../native/net/nft.ts';
 import { endTimeWait } from '../../native/net/time-wait.ts';
@@ -39,7 +40,7 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
   const configFile = join(bundle, 'config.json');
   const original = readFileSync(configFile, 'utf8');
   const spec = parseSpec(original, configFile);
-  const wish = restoreWish(spec);
+  const wish = readWish(deps.runDir, create.id) ?? restoreWish(spec);
   if (wish === undefined) {
     return { kind: 'pass-through' };
   }

@@ -9,6 +9,8 @@ import type { PristineRootfs } from './pristine-rootfs.ts';
 
 export interface WrapperDeps {
   readonly runcPath: string;
+  /** of the node worker: wishes for containers lie there */
+  readonly runDir: string;
   readonly agent: Agent;
   readonly run: Run;
   /** starts a program on our own stdin, stdout and stderr: those of the container */

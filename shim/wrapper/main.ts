@@ -7,6 +7,7 @@
  * where the GPU driver's files lie when not at `/`.
  */
 import { appendFileSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { messageOf } from '../../core/errors.ts';
 import { type RuncCommand, parseRuncCheckpoint, parseRuncCreate, runcCommandName } from '../../core/oci/runc-argv.ts';
 import { runInherited, runSpawn } from '../../native/run/run-spawn.ts';
@@ -17,6 +18,7 @@ import type { WrapperDeps } from './job.ts';
 import { connectAgent } from './node-socket.ts';
 
 const EXIT_FAILED = 1;
+const DEFAULT_AGENT = '/run/kybernate/agent.sock';
 
 type Deps = WrapperDeps & CheckpointDeps;
 
@@ -31,7 +33,8 @@ async function main(argv: readonly string[]): Promise<number> {
   process.once('SIGINT', () => stop.abort());
   const deps: Deps = {
     runcPath,
-    agent: connectAgent(agentSocket ?? '/run/kybernate/agent.sock'),
+    runDir: dirname(agentSocket ?? DEFAULT_AGENT),
+    agent: connectAgent(agentSocket ?? DEFAULT_AGENT),
     run: runSpawn,
     runInherited,
     env,

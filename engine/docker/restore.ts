@@ -1,0 +1,298 @@
+/*
+ * A restore through the Docker daemon, so that Docker knows the container: it makes and starts it, with our runtime, whose
+ * wrapper finds the wish beside the container (restore-wishes.ts) and restores instead. `docker start --checkpoint` is not
+ * used: it copies the images twice, passes CRIU no options, and knows neither GPU nor files.
+ *
+ * The steps are those of restore.ts and may be repeated in the same way. The container's name stands for its id, which
+ * Docker chooses: `context.container.id` is the name, `record.docker.id` the id, once there is one.
+ */
+import { existsSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import type {
+  CreateColdInput,
+  CreateContainerInput,
+  PlanRestoreInput,
+  PlanRestoreResult,
+  StartRestoredResult,
+} from '../../core/contract/restore.ts';
+import { KybernateError } from '../../core/errors.ts';
+import type { Op } from '../../core/op.ts';
+import { type Finding, problem, warningTexts } from '../../core/preflight.ts';
+import type { Docker, DockerContainer } from '../../native/docker/docker.ts';
+import { hostNetwork } from '../../native/proc/network-here.ts';
+import { readProcess } from '../../native/proc/tree.ts';
+import { type Captured, readCaptured } from '../captured.ts';
+import { planGpu, reservationOf } from '../gpu/restore-steps.ts';
+import type { GpuRestorePlan } from '../gpu/restore-target.ts';
+import type { NodeDeps } from '../node-deps.ts';
+import { oneAtATime } from '../one-at-a-time.ts';
+import { checkToken } from '../operation.ts';
+import { claimOperation } from '../operation-owner.ts';
+import { asStep } from '../operation-steps.ts';
+import { refuseFor } from '../preflight/refuse.ts';
+import { surveyForeignRestore, type RestoreSurveyInput } from '../preflight/restore.ts';
+import { endEarlierRuns, gpuNow, registerRestore, type OperationRun } from '../restore.ts';
+import { readRestore, requireRestore, takeLease, writeRestore, type RestoreRecord } from '../restore-operation.ts';
+import { isDone, startError, withinBudget, WRAPPER_GRACE_MS } from '../restore-start.ts';
+import { removeNote } from '../restore-notes.ts';
+import { bareImageDir } from '../restore-source.ts';
+import { writeWish } from '../restore-wishes.ts';
+import { createBody, type CreateBody } from './create-body.ts';
+import { setLayerAside } from './layer.ts';
+import { surveyDocker, type DockerTarget } from './preflight.ts';
+import { requireDocker } from './source.ts';
+import { keepInDocker } from './undo.ts';
+
+const BEAT_MS = 1000;
+
+export interface DockerRestoreSurvey {
+  readonly findings: readonly Finding[];
+  readonly target?: DockerTarget;
+  readonly gpu?: GpuRestorePlan;
+}
+
+/** Touches nothing. @throws NodeUnavailable no Docker daemon answers */
+export async function surveyDockerRestore(
+  deps: NodeDeps,
+  { metadata, spec }: Captured,
+  input: RestoreSurveyInput,
+): Promise<DockerRestoreSurvey> {
+  const { operationId, tcp, missingBytes } = input;
+  const gpu = await planGpu(deps, metadata, { operationId, map: input.gpuMap, avoid: input.avoidGpus ?? [] });
+  const disk = await statfs(deps.settings.stateDir);
+  const freeBytes = disk.bavail * disk.bsize;
+  const { findings, target } = await surveyDocker(requireDocker(deps), metadata, spec, {
+    name: input.context.container.id,
+    operationId,
+    tcp,
+    host: hostNetwork(),
+    exists: existsSync,
+  });
+  return {
+    findings: [
+      ...(await surveyForeignRestore(deps, metadata, tcp)),
+      ...gpu.findings,
+      ...findings,
+      ...(freeBytes < missingBytes
+        ? [problem('disk', `${deps.settings.stateDir} has ${freeBytes} bytes free, the copy needs ${missingBytes}`)]
+        : []),
+    ],
+    ...(target === undefined ? {} : { target }),
+    ...(gpu.plan === undefined ? {} : { gpu: gpu.plan }),
+  };
+}
+
+/** As `planRestore`. @throws Incompatible with every reason, LockLost, NodeUnavailable no Docker daemon answers */
+export async function planDockerRestore(
+  deps: NodeDeps,
+  op: Op,
+  input: PlanRestoreInput & OperationRun & { readonly checkpointDir: string },
+): Promise<PlanRestoreResult> {
+  const { context, operationId, checkpointDir, workflow } = input;
+  checkToken(deps.settings, context.container, context.token);
+  await endEarlierRuns(deps, op, input);
+  const { checkpointId } = context;
+  claimOperation(deps.settings, operationId, { workflow, ...(checkpointId === undefined ? {} : { checkpointId }) });
+  if (checkpointId !== undefined) {
+    takeLease(deps.settings, checkpointId, operationId);
+  }
+  const survey = await surveyDockerRestore(deps, readCaptured(checkpointDir), { ...input, missingBytes: 0 });
+  op.signal.throwIfAborted();
+  refuseFor(survey.findings, checkpointId ?? checkpointDir, deps);
+  return { warnings: warningTexts(survey.findings), ...(survey.gpu === undefined ? {} : { gpuMap: survey.gpu.map }) };
+}
+
+/**
+ * Makes the container, or sets the files of the source aside, and leaves the wish for the wrapper. The record comes first.
+ * @throws Incompatible something was taken since the plan, LockLost, Internal with Docker's own words
+ */
+export async function createDockerRestored(
+  deps: NodeDeps,
+  op: Op,
+  input: CreateContainerInput & OperationRun,
+): Promise<void> {
+  return asStep(input.operationId, async () => {
+    const { context, operationId, localPath } = input;
+    const captured = readCaptured(localPath);
+    const record = await makeOnce(deps, op, captured, { ...input, checkpointDir: localPath, isCold: false });
+    const { id = '', upperDir } = record.docker ?? {};
+    checkToken(deps.settings, context.container, context.token);
+    if (upperDir !== undefined) {
+      await setLayerAside(upperDir, operationId);
+    }
+    writeWish(deps.settings.runDir, id, {
+      restoreFrom: context.checkpointId ?? captured.metadata.checkpointId,
+      origin: 'annotation',
+      operationId,
+      onFailure: record.onFailure,
+      tcp: record.tcp,
+      unverified: false,
+    });
+  });
+}
+
+/** Without a wish Docker starts it as any other; the source keeps its files. @throws as `createDockerRestored` */
+export async function createDockerCold(
+  deps: NodeDeps,
+  op: Op,
+  input: Omit<CreateColdInput, 'from'> & OperationRun & { readonly captured: Captured },
+): Promise<void> {
+  return asStep(input.operationId, async () => {
+    await endEarlierRuns(deps, op, input);
+    const afresh = { checkpointDir: '', gpuMap: [], tcp: 'close', onFailure: 'cold-start', isCold: true } as const;
+    await makeOnce(deps, op, input.captured, { ...input, ...afresh });
+  });
+}
+
+interface Making
+  extends OperationRun, Pick<CreateContainerInput, 'context' | 'stdio' | 'gpuMap' | 'avoidGpus' | 'tcp'> {
+  readonly checkpointDir: string;
+  readonly onFailure: 'fail' | 'cold-start';
+  readonly isCold: boolean;
+}
+
+/** @returns the record, with the id of the container */
+async function makeOnce(deps: NodeDeps, op: Op, captured: Captured, making: Making): Promise<RestoreRecord> {
+  const { context, operationId } = making;
+  checkToken(deps.settings, context.container, context.token);
+  const docker = requireDocker(deps);
+  const known = readRestore(deps.settings, operationId);
+  if (known?.docker?.id !== undefined && (await docker.container(known.docker.id)) !== undefined) {
+    return known;
+  }
+  const { metadata } = captured;
+  const checkpointId = context.checkpointId ?? metadata.checkpointId;
+  const { target, findings } = await surveyDockerRestore(deps, captured, { ...making, missingBytes: 0 });
+  refuseFor(findings, making.isCold ? `${checkpointId} started afresh` : checkpointId, deps);
+  const facts = metadata.container.docker;
+  if (target === undefined || facts === undefined) {
+    throw new KybernateError('Internal', `Docker has no place for ${checkpointId}, and nobody says why`);
+  }
+  const name = context.container.id;
+  const same = target.kind === 'same' ? { id: target.id, ...(making.isCold ? {} : { upperDir: target.upperDir }) } : {};
+  await oneAtATime(() => register(deps, making, captured, { name, ...same }));
+  const record = requireRestore(deps.settings, operationId);
+  if (target.kind === 'same') {
+    return record;
+  }
+  const wish = { operationId, checkpointId, sourceId: metadata.container.id, image: target.image };
+  const id = await createInDocker(docker, name, createBody(facts, wish));
+  op.log.info({ operationId, checkpointId, container: name, dockerId: id }, 'container of Docker made');
+  return writeRestore(deps.settings, { ...record, docker: { name, id } });
+}
+
+/** Idempotent: a container of that name is the operation's own, or the survey had refused. */
+async function createInDocker(docker: Docker, name: string, { body, connect }: CreateBody): Promise<string> {
+  const existing = await docker.container(name);
+  const id = existing?.Id ?? (await docker.createContainer(name, body));
+  const joined = existing?.NetworkSettings.Networks ?? {};
+  for (const { network, endpoint } of connect.filter((other) => joined[other.network] === undefined)) {
+    await docker.connectNetwork(network, id, endpoint);
+  }
+  return id;
+}
+
+async function register(
+  deps: NodeDeps,
+  making: Making,
+  { metadata }: Captured,
+  docker: NonNullable<RestoreRecord['docker']>,
+): Promise<void> {
+  const { checkpointDir, tcp, onFailure, isCold } = making;
+  const gpu = isCold ? undefined : await gpuNow(deps, metadata, making.operationId, making);
+  registerRestore(deps, making, {
+    checkpointDir,
+    imageDir: isCold ? '' : bareImageDir(checkpointDir),
+    hasMetadata: !isCold,
+    snapshotter: '',
+    tcp,
+    onFailure,
+    terminal: metadata.stdio.terminal,
+    attempt: 0,
+    // Docker's own start is one try.
+    triedAgain: true,
+    docker,
+    ...(isCold ? { cold: true } : {}),
+    ...reservationOf(gpu),
+  });
+}
+
+/**
+ * Docker starts the container, in which the wrapper restores. Repeated after a success it returns the same.
+ * @throws RestoreFailed with CRIU's last error lines, GpuOutOfMemory; the container is there, and does not run
+ */
+export async function startDockerRestored(
+  deps: NodeDeps,
+  op: Op,
+  input: {
+    readonly context: CreateContainerInput['context'];
+    readonly operationId: string;
+    readonly restoreBudgetMs: number;
+  },
+): Promise<StartRestoredResult> {
+  return asStep(input.operationId, async () => {
+    const { operationId, context, restoreBudgetMs } = input;
+    checkToken(deps.settings, context.container, context.token);
+    const record = requireRestore(deps.settings, operationId);
+    const docker = requireDocker(deps);
+    const id = record.docker?.id ?? '';
+    const now = await docker.container(id);
+    if (!(isDone(record) && now?.State.Running === true)) {
+      await docker.killContainer(id);
+      const begun = writeRestore(deps.settings, { ...record, state: 'registered', restoreBudgetMs });
+      await startWithin(docker, op, begun).catch((error: unknown) => {
+        throw startError(deps, begun, error);
+      });
+    }
+    const ended = requireRestore(deps.settings, operationId);
+    // No wrapper reports a container that it was not asked to restore.
+    const cold = ended.cold === true && !isDone(ended);
+    return finish(deps, docker, cold ? writeRestore(deps.settings, { ...ended, state: 'cold-started' }) : ended);
+  });
+}
+
+async function startWithin(docker: Docker, op: Op, { docker: target, restoreBudgetMs }: RestoreRecord): Promise<void> {
+  const beat = setInterval(() => op.progress({ phase: 'restoring' }), BEAT_MS);
+  try {
+    await withinBudget(docker.startContainer(target?.id ?? ''), restoreBudgetMs + WRAPPER_GRACE_MS);
+  } finally {
+    clearInterval(beat);
+  }
+}
+
+async function finish(deps: NodeDeps, docker: Docker, record: RestoreRecord): Promise<StartRestoredResult> {
+  const { operationId, docker: target, state } = record;
+  const id = target?.id ?? '';
+  const found = await docker.container(id);
+  const initHostPid = found?.State.Pid ?? 0;
+  const process = readProcess(initHostPid)?.state ?? 'gone';
+  if (found === undefined || process === 'gone' || process === 'Z' || process === 'X') {
+    throw new KybernateError(
+      'RestoreFailed',
+      `process ${initHostPid} of container ${target?.name ?? id} of Docker ended right after its restore`,
+    );
+  }
+  if (!isDone(record)) {
+    // A runtime that is not our wrapper, or one of another run directory, started it as any other.
+    throw new KybernateError(
+      'RestoreFailed',
+      `Docker started ${target?.name ?? id}, but its runtime ${found.HostConfig.Runtime ?? '?'} did not restore it: is the ` +
+        `agent of its kybernate-shim.conf ${deps.settings.runDir}/agent.sock? See docs/docker.md`,
+    );
+  }
+  if (target !== undefined) {
+    keepInDocker(deps.settings, operationId, target);
+  }
+  removeNote(deps.settings, operationId);
+  return {
+    initHostPid,
+    restoreMs: record.restoreMs ?? 0,
+    how: state === 'cold-started' ? 'cold-started' : 'restored',
+    docker: { id, name: nameOf(found) },
+    ...(state !== 'restored' || record.gpuFacts === undefined ? {} : { gpu: record.gpuFacts }),
+  };
+}
+
+function nameOf({ Name }: DockerContainer): string {
+  return Name.replace(/^\//, '');
+}

@@ -1,0 +1,215 @@
+/* Containers of a real Docker daemon: Docker makes, stops and starts them, and knows every one that was restored. */
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { RestoreResult } from '../../core/contract/restore.ts';
+import { DOCKER_IMAGES, DockerDaemon } from '../harness/docker.ts';
+import { Stack, until } from '../harness/stack.ts';
+
+const COUNTER =
+  'i=0; echo $$-$(cat /proc/sys/kernel/random/uuid) > /token; while :; do i=$((i+1)); echo $i > /count; sleep 0.05; done';
+
+let daemon: DockerDaemon;
+let stack: Stack;
+
+beforeAll(async () => {
+  daemon = await DockerDaemon.start('d1');
+  await daemon.importImages('busybox');
+  stack = await Stack.open({ env: daemon.variables });
+});
+afterAll(async () => {
+  await stack?.close();
+  await daemon?.close();
+});
+afterEach(async () => {
+  for (const id of (await daemon.docker('ps', '-aq')).split('\n').filter((line) => line !== '')) {
+    await daemon.docker('rm', '-f', '-v', id);
+  }
+});
+
+function read(name: string, path: string): Promise<string> {
+  return daemon.docker('exec', name, 'cat', path);
+}
+
+async function count(name: string): Promise<number> {
+  return Number(await read(name, '/count').catch(() => '0'));
+}
+
+async function run(name: string, flags: readonly string[] = [], script = COUNTER): Promise<void> {
+  const args = ['--runtime', 'kybernate', '--network', 'none', ...flags, DOCKER_IMAGES.busybox, 'sh', '-c', script];
+  await daemon.docker('run', '-d', '--name', name, ...args);
+  await until(`${name} to count`, async () => (await count(name)) > 5);
+}
+
+async function checkpoint(name: string, after: 'resume' | 'stop' = 'resume'): Promise<string> {
+  const handle = await stack.client.checkpoint({
+    node: stack.node,
+    container: { docker: name },
+    durability: 'local',
+    after,
+  });
+  return (await handle.result()).checkpointId;
+}
+
+async function restore(checkpointId: string, docker: string | true = true): Promise<RestoreResult> {
+  const handle = await stack.client.restore({ node: stack.node, checkpointId, container: { docker } });
+  return handle.result();
+}
+
+async function goesOn(name: string, from: number): Promise<void> {
+  const first = await count(name);
+  expect(first).toBeGreaterThanOrEqual(from);
+  expect(first).toBeLessThan(from + 400);
+  await until(`${name} to count on`, async () => (await count(name)) > first);
+}
+
+describe('a restore through Docker', () => {
+  it('continues in the stopped source, with the files of the checkpoint and no others', async () => {
+    await run('same');
+    await daemon.docker('exec', 'same', 'sh', '-c', 'echo kept > /root/kept; rm /bin/vi');
+    const id = await daemon.docker('inspect', '-f', '{{.Id}}', 'same');
+    const then = await count('same');
+    const token = await read('same', '/token');
+    const checkpointId = await checkpoint('same');
+    await goesOn('same', then);
+    await daemon.docker('exec', 'same', 'sh', '-c', 'echo later > /root/later');
+    await daemon.docker('kill', 'same');
+
+    const result = await restore(checkpointId);
+
+    expect(result).toMatchObject({
+      how: 'restored',
+      docker: { id, name: 'same' },
+      container: { namespace: 'moby', id },
+    });
+    await goesOn('same', then);
+    expect(await read('same', '/token')).toBe(token);
+    expect(await daemon.docker('exec', 'same', 'sh', '-c', 'ls /root; ls /bin/vi 2>&1 || true')).toMatch(
+      /^kept\n.*No such/,
+    );
+    expect(await daemon.docker('ps', '--format', '{{.Names}} {{.Status}}')).toMatch(/^same Up/);
+    const upperDir = await daemon.docker('inspect', '-f', '{{.GraphDriver.Data.UpperDir}}', 'same');
+    expect(readdirSync(dirname(upperDir)).filter((name) => name.includes('kybernate'))).toEqual([]);
+    expect(readdirSync(join(stack.runDir, 'wishes'))).toEqual([]);
+  });
+
+  it('goes into a new container with the configuration of its source, volumes included, and starts it afresh later', async () => {
+    await run('old', [
+      '-v',
+      'shared:/shared',
+      '-v',
+      '/anonymous',
+      '-e',
+      'COLOR=blue',
+      '--label',
+      'team=a',
+      '--memory',
+      '64m',
+    ]);
+    await daemon.docker('exec', 'old', 'sh', '-c', 'echo volume > /anonymous/file');
+    const then = await count('old');
+    const checkpointId = await checkpoint('old');
+
+    const result = await restore(checkpointId, 'new');
+
+    expect(result).toMatchObject({ how: 'restored', docker: { name: 'new' } });
+    await goesOn('new', then);
+    await goesOn('old', then);
+    expect(await read('new', '/token')).toBe(await read('old', '/token'));
+    expect(await read('new', '/anonymous/file')).toBe('volume');
+    const format = '{{.Config.Env}} {{.Config.Labels.team}} {{.HostConfig.Memory}} {{.HostConfig.Runtime}}';
+    expect(await daemon.docker('inspect', '-f', format, 'new')).toMatch(/COLOR=blue.* a 67108864 kybernate/);
+    await daemon.docker('restart', '-t', '0', 'new');
+    await until('the fresh start', async () => (await count('new')) > 0);
+    expect(await read('new', '/token')).not.toBe(await read('old', '/token'));
+  });
+
+  it('leaves the source as it was when the images are damaged', async () => {
+    await run('whole');
+    const checkpointId = await checkpoint('whole');
+    await daemon.docker('exec', 'whole', 'sh', '-c', 'echo later > /root/later');
+    await daemon.docker('kill', 'whole');
+    const dir = join(stack.stateDir, 'checkpoints', `checkpoint-${checkpointId}`, 'criu');
+    writeFileSync(join(dir, 'core-1.img'), 'no image');
+
+    await expect(restore(checkpointId)).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
+
+    await daemon.docker('start', 'whole');
+    expect(await read('whole', '/root/later')).toBe('later');
+  });
+});
+
+describe('Docker says no before anything is touched', () => {
+  it('to a stop of a container that it would start again, or remove', async () => {
+    await run('always', ['--restart', 'always']);
+    await run('passing', ['--rm']);
+
+    await expect(checkpoint('always', 'stop')).rejects.toMatchObject({
+      type: 'Incompatible',
+      message: expect.stringContaining('docker update --restart=no always'),
+    });
+    await expect(checkpoint('passing', 'stop')).rejects.toMatchObject({ message: expect.stringContaining('--rm') });
+
+    await goesOn('always', 1);
+    await goesOn('passing', 1);
+  });
+
+  it('to a checkpoint of what it does not have, or does not run', async () => {
+    await run('ended');
+    await daemon.docker('kill', 'ended');
+
+    await expect(checkpoint('nobody')).rejects.toMatchObject({ type: 'ContainerNotFound' });
+    await expect(checkpoint('ended')).rejects.toMatchObject({ type: 'ContainerNotRunning' });
+  });
+
+  it('to a restore into a name, a runtime, a volume, a path or a network that does not fit, each with its reason', async () => {
+    const bound = join(stack.dir, 'bound');
+    mkdirSync(bound);
+    await daemon.docker('network', 'create', '--subnet', '10.213.77.0/24', 'inner');
+    await run('fits', ['--network', 'inner', '-v', 'gone:/gone', '-v', `${bound}:/bound`]);
+    const checkpointId = await checkpoint('fits');
+    await expect(restore(checkpointId)).rejects.toMatchObject({
+      message: expect.stringContaining('the source, is running'),
+    });
+    await daemon.docker('rm', '-f', 'fits');
+    await daemon.docker('volume', 'rm', 'gone');
+    await daemon.docker('network', 'rm', 'inner');
+    await daemon.docker('create', '--name', 'fits', DOCKER_IMAGES.busybox);
+
+    const handle = await stack.client.preflight({ node: stack.node, checkpointId, as: { docker: true } });
+    const { findings } = await handle.result();
+
+    expect(findings.filter(({ severity }) => severity === 'error').map(({ message }) => message)).toEqual([
+      expect.stringMatching(/^Docker has another container fits/),
+      'mount /gone: Docker has no volume gone',
+      'Docker has no network inner',
+    ]);
+    await expect(restore(checkpointId, 'other')).rejects.toMatchObject({ type: 'Incompatible' });
+    expect(existsSync(join(stack.runDir, 'wishes')) ? readdirSync(join(stack.runDir, 'wishes')) : []).toEqual([]);
+  });
+
+  it('to a restore of its container without Docker', async () => {
+    await run('docks');
+    const checkpointId = await checkpoint('docks');
+
+    const handle = await stack.client.restore({ node: stack.node, checkpointId });
+
+    await expect(handle.result()).rejects.toMatchObject({ message: expect.stringContaining('--docker') });
+  });
+});
+
+it.each(['kybernate', 'runc'])(
+  '`docker checkpoint` and `docker start --checkpoint` keep working with the runtime %s',
+  async (runtime) => {
+    await run('own', ['--runtime', runtime]);
+    const then = await count('own');
+    const token = await read('own', '/token');
+
+    await daemon.docker('checkpoint', 'create', 'own', 'c1');
+    await until('the end of the source', async () => (await daemon.docker('ps', '-q')) === '');
+    await daemon.docker('start', '--checkpoint', 'c1', 'own');
+
+    await goesOn('own', then);
+    expect(await read('own', '/token')).toBe(token);
+  },
+);
