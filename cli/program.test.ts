@@ -277,8 +277,8 @@ describe('wrong usage ends with 2, starts nothing and names the flag', () => {
     ['a duration that is too long', ['checkpoint', 'redis', '--freeze-budget', '30d'], '--freeze-budget'],
     ['a label without a value', ['checkpoint', 'redis', '--label', 'x'], '--label'],
     ['a pod without a container', ['checkpoint', '--pod', 'a/b'], '--pod'],
-    ['no container', ['checkpoint'], '<container> or --pod'],
-    ['a container and a pod', ['checkpoint', 'redis', '--pod', 'a/b/c'], '<container> or --pod'],
+    ['no container', ['checkpoint'], '<container>, --pod or --docker'],
+    ['a container and a pod', ['checkpoint', 'redis', '--pod', 'a/b/c'], '<container>, --pod or --docker'],
     ['a container id with a slash', ['checkpoint', 'a/b'], '<container>:'],
     ['a node name in capitals', ['checkpoint', 'redis', '--node', 'Node'], '--node'],
     ['an id that leaves the directory', ['checkpoint', 'redis', '--id', '../x'], '--id'],
@@ -291,7 +291,7 @@ describe('wrong usage ends with 2, starts nothing and names the flag', () => {
     ['a GPU that is no UUID', ['restore', 'ck-1', '--gpu', '0=1'], '--gpu'],
     ['a hook that is no list of words', ['checkpoint', 'redis', '--quiesce', '["a", 1]'], '--quiesce'],
     ['an empty hook', ['checkpoint', 'redis', '--quiesce', ' '], '--quiesce'],
-    ['a rehearsal of nothing', ['gpu', 'rehearse'], '<container> or --pod'],
+    ['a rehearsal of nothing', ['gpu', 'rehearse'], '<container>, --pod or --docker'],
     ['too many arguments', ['restore', 'a', 'b'], 'too many arguments'],
   ])('%s', async (_, args, named) => {
     const fake = createFakeCli();

@@ -69,6 +69,7 @@ export function addGpuRehearseCommand(group: Command, cli: Cli): void {
     )
     .argument('[container]', 'containerd id of the container')
     .option('--pod <namespace/name/container>', 'name the container by its Kubernetes pod instead', podArgument)
+    .option('--docker <name>', 'name the container as Docker does instead: its name or id')
     .option('--node <name>', 'node that runs the container (default: KYBERNATE_NODE, or the host name)')
     .option('--namespace <name>', 'containerd namespace (default: "default", or "k8s.io" with --pod)')
     .option('--gpu-budget <duration>', 'longest time for the GPU to be out of use (default: 2m)', durationArgument);

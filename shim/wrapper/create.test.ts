@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { CompleteRestoreCall, PrepareRestoreCall, PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
+import { writeWish } from '../../engine/restore-wishes.ts';
 import type { RunResult } from '../../native/run/run.ts';
 import { runSpawn } from '../../native/run/run-spawn.ts';
 import { createOrRestore } from './create.ts';
@@ -354,4 +355,21 @@ describe('createOrRestore', () => {
       expect(words).toEqual(['restored', again ? 'failed' : 'cold-started']);
     });
   });
+});
+
+it('restores a container for which a restore is asked beside it, and asks nothing of its specification', async () => {
+  writeFileSync(config(), JSON.stringify({ process: { env: [] } }));
+  writeWish(join(dir, 'run'), 'id', {
+    restoreFrom: 'ck-2',
+    origin: 'annotation',
+    operationId: OPERATION,
+    onFailure: 'fail',
+    tcp: 'keep',
+    unverified: false,
+  });
+
+  const outcome = await createOrRestore(deps(), argv);
+
+  expect(outcome).toEqual({ kind: 'restored' });
+  expect(prepared).toMatchObject([{ restoreFrom: 'ck-2', operationId: OPERATION, tcp: 'keep' }]);
 });

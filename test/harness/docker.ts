@@ -134,11 +134,15 @@ export class DockerDaemon {
     return logTail(readDaemons(this.dir).find(({ name }) => name === NAME)?.logFile ?? '', 60);
   }
 
-  async close(): Promise<void> {
-    const ids = (await this.docker('ps', '-aq').catch(() => '')).split('\n').filter((id) => id !== '');
+  async removeContainers(): Promise<void> {
+    const ids = (await this.docker('ps', '-aq')).split('\n').filter((id) => id !== '');
     if (ids.length > 0) {
-      await this.docker('rm', '-f', '-v', ...ids).catch(() => '');
+      await this.docker('rm', '-f', '-v', ...ids);
     }
+  }
+
+  async close(): Promise<void> {
+    await this.removeContainers().catch(() => undefined);
     await stopDaemon(this.dir, NAME);
     for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n').reverse()) {
       const target = line.split(' ')[4] ?? '';

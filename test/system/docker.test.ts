@@ -1,5 +1,6 @@
 /* Containers of a real Docker daemon: Docker makes, stops and starts them, and knows every one that was restored. */
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { RestoreResult } from '../../core/contract/restore.ts';
@@ -22,13 +23,13 @@ afterAll(async () => {
   await daemon?.close();
 });
 afterEach(async () => {
-  for (const id of (await daemon.docker('ps', '-aq')).split('\n').filter((line) => line !== '')) {
-    await daemon.docker('rm', '-f', '-v', id);
-  }
+  await daemon.removeContainers();
 });
 
-function read(name: string, path: string): Promise<string> {
-  return daemon.docker('exec', name, 'cat', path);
+/** Through a process of the container: no runtime has to be asked. */
+async function read(name: string, path: string): Promise<string> {
+  const pid = (await daemon.api.container(name))?.State.Pid ?? 0;
+  return readFileSync(`/proc/${pid}/root${path}`, 'utf8').trim();
 }
 
 async function count(name: string): Promise<number> {
@@ -36,7 +37,8 @@ async function count(name: string): Promise<number> {
 }
 
 async function run(name: string, flags: readonly string[] = [], script = COUNTER): Promise<void> {
-  const args = ['--runtime', 'kybernate', '--network', 'none', ...flags, DOCKER_IMAGES.busybox, 'sh', '-c', script];
+  const network = flags.includes('--network') ? [] : ['--network', 'none'];
+  const args = ['--runtime', 'kybernate', ...network, ...flags, DOCKER_IMAGES.busybox, 'sh', '-c', script];
   await daemon.docker('run', '-d', '--name', name, ...args);
   await until(`${name} to count`, async () => (await count(name)) > 5);
 }
@@ -139,6 +141,74 @@ describe('a restore through Docker', () => {
   });
 });
 
+describe('with a network and a published port', () => {
+  it('a container answers again at its port, and a port that is taken is told before', async () => {
+    const port = await freePort();
+    await daemon.docker('network', 'create', '--subnet', '10.213.78.0/24', 'web');
+    const publish = ['--network', 'web', '-p', `127.0.0.1:${port}:80`];
+    await run('web', publish, `httpd -p 80 -h /; ${COUNTER}`);
+    const answer = async (): Promise<number> => Number(await (await fetch(`http://127.0.0.1:${port}/count`)).text());
+    const then = await answer();
+    const checkpointId = await checkpoint('web');
+    await expect(restore(checkpointId, 'web-2')).rejects.toMatchObject({
+      message: expect.stringContaining(`port ${port} of 127.0.0.1 is taken`),
+    });
+    await daemon.docker('kill', 'web');
+
+    await restore(checkpointId);
+
+    expect(await answer()).toBeGreaterThanOrEqual(then);
+    await goesOn('web', then);
+  });
+});
+
+it('a checkpoint goes into another Docker daemon, which has the image', async () => {
+  const other = await DockerDaemon.start('d2');
+  const archive = join(stack.dir, 'image.tar');
+  try {
+    await run('moves');
+    const then = await count('moves');
+    const token = await read('moves', '/token');
+    const checkpointId = await checkpoint('moves', 'stop');
+    await moveTo(other);
+    await expect(restore(checkpointId)).rejects.toMatchObject({
+      type: 'Incompatible',
+      message: expect.stringContaining(`Docker has not the image ${DOCKER_IMAGES.busybox}`),
+    });
+    await daemon.docker('save', '-o', archive, DOCKER_IMAGES.busybox);
+    await other.docker('load', '-i', archive);
+
+    const result = await restore(checkpointId);
+
+    const pid = (await other.api.container('moves'))?.State.Pid ?? 0;
+    const inside = (path: string): string => readFileSync(`/proc/${pid}/root${path}`, 'utf8').trim();
+    expect(result).toMatchObject({ how: 'restored', docker: { name: 'moves' }, initHostPid: pid });
+    expect(inside('/token')).toBe(token);
+    const first = Number(inside('/count'));
+    expect(first).toBeGreaterThanOrEqual(then);
+    await until('it to count on', () => Number(inside('/count')) > first);
+  } finally {
+    await moveTo(daemon);
+    await other.close();
+  }
+});
+
+/** The node's worker has one Docker daemon. */
+async function moveTo(to: DockerDaemon): Promise<void> {
+  await stack.stopNodeWorker();
+  Object.assign(stack.variables, to.variables);
+  await stack.startWorkers();
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
+}
+
 describe('Docker says no before anything is touched', () => {
   it('to a stop of a container that it would start again, or remove', async () => {
     await run('always', ['--restart', 'always']);
@@ -174,7 +244,7 @@ describe('Docker says no before anything is touched', () => {
     await daemon.docker('rm', '-f', 'fits');
     await daemon.docker('volume', 'rm', 'gone');
     await daemon.docker('network', 'rm', 'inner');
-    await daemon.docker('create', '--name', 'fits', DOCKER_IMAGES.busybox);
+    await daemon.docker('create', '--name', 'fits', DOCKER_IMAGES.busybox, 'true');
 
     const handle = await stack.client.preflight({ node: stack.node, checkpointId, as: { docker: true } });
     const { findings } = await handle.result();
@@ -198,18 +268,24 @@ describe('Docker says no before anything is touched', () => {
   });
 });
 
-it.each(['kybernate', 'runc'])(
-  '`docker checkpoint` and `docker start --checkpoint` keep working with the runtime %s',
-  async (runtime) => {
-    await run('own', ['--runtime', runtime]);
-    const then = await count('own');
-    const token = await read('own', '/token');
+it('`docker checkpoint` and `docker start --checkpoint` keep working with our runtime', async () => {
+  await run('own');
+  const then = await count('own');
+  const token = await read('own', '/token');
 
-    await daemon.docker('checkpoint', 'create', 'own', 'c1');
-    await until('the end of the source', async () => (await daemon.docker('ps', '-q')) === '');
-    await daemon.docker('start', '--checkpoint', 'c1', 'own');
+  await daemon.docker('checkpoint', 'create', 'own', 'c1');
+  await until('the end of the source', async () => (await daemon.api.container('own'))?.State.Running === false);
+  // Docker's own race, with any runtime: its containerd has not yet collected the images of the create (moby 20.10).
+  await until('Docker to take its images again', () =>
+    daemon.docker('start', '--checkpoint', 'c1', 'own').then(
+      () => true,
+      (error: unknown) => {
+        expect(String(error)).toContain('already exists');
+        return false;
+      },
+    ),
+  );
 
-    await goesOn('own', then);
-    expect(await read('own', '/token')).toBe(token);
-  },
-);
+  await goesOn('own', then);
+  expect(await read('own', '/token')).toBe(token);
+});

@@ -1,0 +1,59 @@
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { bringBackLayer, dropLayer, setLayerAside } from './layer.ts';
+
+let dir: string;
+let upper: string;
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'layer-'));
+  upper = join(dir, 'diff');
+  mkdirSync(upper, { mode: 0o711 });
+  writeFileSync(join(upper, 'file'), 'old');
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+it('a layer is set aside once, with an empty one of the same mode in its place, and brought back as it was', async () => {
+  await setLayerAside(upper, 'op');
+  writeFileSync(join(upper, 'file'), 'new');
+  await setLayerAside(upper, 'op');
+
+  expect(readFileSync(join(upper, 'file'), 'utf8')).toBe('new');
+  expect(statSync(upper).mode & 0o7777).toBe(0o711);
+  await bringBackLayer(upper, 'op');
+  await bringBackLayer(upper, 'op');
+  expect(readFileSync(join(upper, 'file'), 'utf8')).toBe('old');
+  expect(readdirSync(dir)).toEqual(['diff']);
+});
+
+it('a crash between the two renames is finished, or undone, by the next call', async () => {
+  await setLayerAside(upper, 'op');
+  rmSync(upper, { recursive: true });
+
+  await setLayerAside(upper, 'op');
+  expect(existsSync(upper)).toBe(true);
+  rmSync(upper, { recursive: true });
+  await bringBackLayer(upper, 'op');
+
+  expect(readFileSync(join(upper, 'file'), 'utf8')).toBe('old');
+});
+
+it('what was kept goes when the restore has succeeded', async () => {
+  await setLayerAside(upper, 'op');
+
+  dropLayer(upper, 'op');
+
+  await bringBackLayer(upper, 'op');
+  expect(readdirSync(upper)).toEqual([]);
+});
