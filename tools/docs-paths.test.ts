@@ -11,6 +11,7 @@ const DOCUMENTS = [
   'docs/errors.md',
   'docs/format.md',
   'docs/gpu.md',
+  'docs/docker.md',
   'docs/operations.md',
   'docs/reliability.md',
   'docs/support.md',

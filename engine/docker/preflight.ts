@@ -87,7 +87,7 @@ async function chooseTarget(
   if (there !== undefined && there.Config.Labels?.['kybernate.io/operation'] !== operationId) {
     const remedy = 'remove or rename it, or choose another name with --name';
     return {
-      findings: [problem('docker', `Docker has another container ${name} (${there.Id.slice(0, 12)})`, { remedy })],
+      findings: [problem('name', `Docker has another container ${name} (${there.Id.slice(0, 12)})`, { remedy })],
     };
   }
   const { ref, id } = facts.image;

@@ -5,7 +5,7 @@
  */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { inject } from 'vitest';
+
 import { buildImage } from '../../cli/dev/images.ts';
 import { logTail, readDaemons, startDaemon, stopDaemon } from '../../cli/dev/process.ts';
 import { shimDirOf } from '../../cli/dev/shim.ts';
@@ -15,7 +15,7 @@ import { PROGRAMS, requireProgram } from '../../cli/setup/programs.ts';
 import { connectDocker } from '../../native/docker/client.ts';
 import type { Docker } from '../../native/docker/docker.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
-import './provided.ts';
+import { fromLane } from './provided.ts';
 
 const NAME = 'dockerd';
 export const DOCKER_IMAGES = {
@@ -35,7 +35,7 @@ export class DockerDaemon {
     this.dir = dir;
     this.socket = join(dir, 'docker.sock');
     this.api = connectDocker(this.socket);
-    const { criu } = inject('programs');
+    const { criu } = fromLane('programs');
     const own = [dirname(requireProgram('dockerd', process.env)), dirname(requireProgram('docker', process.env))];
     this.env = {
       PATH: [...own, dirname(criu), process.env['PATH'] ?? ''].join(':'),
@@ -55,7 +55,7 @@ export class DockerDaemon {
 
   /** @param name short: sockets lie below it */
   static async start(name: string, config: object = {}): Promise<DockerDaemon> {
-    const { dir } = inject('containerd');
+    const { dir } = fromLane('containerd');
     const daemon = new DockerDaemon(join(dir, name));
     mkdirSync(daemon.dir, { recursive: true });
     const file = join(daemon.dir, 'daemon.json');

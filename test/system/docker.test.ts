@@ -2,9 +2,13 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { shimDirOf } from '../../cli/dev/shim.ts';
 import type { RestoreResult } from '../../core/contract/restore.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
 import { DOCKER_IMAGES, DockerDaemon } from '../harness/docker.ts';
+import { fromLane } from '../harness/provided.ts';
 import { Stack, until } from '../harness/stack.ts';
 
 const COUNTER =
@@ -126,18 +130,36 @@ describe('a restore through Docker', () => {
     expect(await read('new', '/token')).not.toBe(await read('old', '/token'));
   });
 
-  it('leaves the source as it was when the images are damaged', async () => {
+  it('that fails in the runtime leaves the source as it was', async () => {
     await run('whole');
     const checkpointId = await checkpoint('whole');
     await daemon.docker('exec', 'whole', 'sh', '-c', 'echo later > /root/later');
     await daemon.docker('kill', 'whole');
-    const dir = join(stack.stateDir, 'checkpoints', `checkpoint-${checkpointId}`, 'criu');
-    writeFileSync(join(dir, 'core-1.img'), 'no image');
 
-    await expect(restore(checkpointId)).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
+    await withoutCriu(() =>
+      expect(restore(checkpointId)).rejects.toMatchObject({
+        type: 'RestoreFailed',
+        message: expect.stringContaining('runc restore failed'),
+      }),
+    );
 
     await daemon.docker('start', 'whole');
     expect(await read('whole', '/root/later')).toBe('later');
+    expect(readdirSync(join(stack.runDir, 'wishes'))).toEqual([]);
+  });
+
+  it('is what the example shows', async () => {
+    const script = fileURLToPath(new URL('../../examples/docker/run.sh', import.meta.url));
+    const PATH = `${daemon.env['PATH'] ?? ''}`;
+    const env = { ...stack.variables, ...daemon.env, PATH, IMAGE: DOCKER_IMAGES.busybox };
+
+    const result = await runExeca('/bin/sh', [script], { env });
+
+    expect(result.stderr).not.toContain('kybernate:');
+    const counts = [...result.stdout.matchAll(/^(?:killed|back|and).* (\d+)$/gm)].map(([, number]) => Number(number));
+    expect(counts).toHaveLength(3);
+    expect(counts[1]).toBeLessThan((counts[0] ?? 0) + 100);
+    expect(counts[2]).toBeLessThan((counts[0] ?? 0) + 100);
   });
 });
 
@@ -148,6 +170,8 @@ describe('with a network and a published port', () => {
     const publish = ['--network', 'web', '-p', `127.0.0.1:${port}:80`];
     await run('web', publish, `httpd -p 80 -h /; ${COUNTER}`);
     const answer = async (): Promise<number> => Number(await (await fetch(`http://127.0.0.1:${port}/count`)).text());
+    const answers = (): Promise<boolean> => answer().then(Number.isFinite, () => false);
+    await until('the first answer', answers);
     const then = await answer();
     const checkpointId = await checkpoint('web');
     await expect(restore(checkpointId, 'web-2')).rejects.toMatchObject({
@@ -157,6 +181,7 @@ describe('with a network and a published port', () => {
 
     await restore(checkpointId);
 
+    await until('an answer of the restored one', answers);
     expect(await answer()).toBeGreaterThanOrEqual(then);
     await goesOn('web', then);
   });
@@ -198,6 +223,20 @@ async function moveTo(to: DockerDaemon): Promise<void> {
   await stack.stopNodeWorker();
   Object.assign(stack.variables, to.variables);
   await stack.startWorkers();
+}
+
+/** The runtime finds a CRIU that does nothing. */
+async function withoutCriu(act: () => Promise<void>): Promise<void> {
+  const conf = join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime/kybernate-shim.conf');
+  const before = readFileSync(conf, 'utf8');
+  const criu = join(stack.dir, 'criu');
+  writeFileSync(criu, '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+  writeFileSync(conf, before.replace(/^criu=.*$/m, `criu=${criu}`));
+  try {
+    await act();
+  } finally {
+    writeFileSync(conf, before);
+  }
 }
 
 function freePort(): Promise<number> {
