@@ -289,6 +289,7 @@ async function finish(deps: NodeDeps, docker: Docker, record: RestoreRecord): Pr
     restoreMs: record.restoreMs ?? 0,
     how: state === 'cold-started' ? 'cold-started' : 'restored',
     docker: { id, name: nameOf(found) },
+    ...(record.warnings === undefined ? {} : { warnings: record.warnings }),
     ...(state !== 'restored' || record.gpuFacts === undefined ? {} : { gpu: record.gpuFacts }),
   };
 }
