@@ -35,7 +35,7 @@ export interface DockerPlace {
   readonly exists: (path: string) => boolean;
 }
 
-/** @throws NodeUnavailable no daemon answers */
+/** @throws RuntimeUnavailable no daemon answers */
 export async function surveyDocker(
   docker: Docker,
   metadata: Metadata,

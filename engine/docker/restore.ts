@@ -51,7 +51,7 @@ export interface DockerRestoreSurvey {
   readonly gpu?: GpuRestorePlan;
 }
 
-/** Touches nothing. @throws NodeUnavailable no Docker daemon answers */
+/** Touches nothing. @throws RuntimeUnavailable no Docker daemon answers */
 export async function surveyDockerRestore(
   deps: NodeDeps,
   { metadata, spec }: Captured,
@@ -82,7 +82,7 @@ export async function surveyDockerRestore(
   };
 }
 
-/** As `planRestore`. @throws Incompatible with every reason, LockLost, NodeUnavailable no Docker daemon answers */
+/** As `planRestore`. @throws Incompatible with every reason, LockLost, RuntimeUnavailable no Docker daemon answers */
 export async function planDockerRestore(
   deps: NodeDeps,
   op: Op,

@@ -15,7 +15,7 @@ export function requireDocker({ docker, settings }: NodeDeps): Docker {
 
 /**
  * @param name name or id in Docker
- * @throws ContainerNotFound, ContainerNotRunning, NodeUnavailable no daemon answers, Incompatible
+ * @throws ContainerNotFound, ContainerNotRunning, RuntimeUnavailable no daemon answers, Incompatible
  */
 export async function resolveDocker(deps: NodeDeps, name: string): Promise<ContainerId> {
   const { settings, containerd } = deps;

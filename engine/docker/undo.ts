@@ -15,7 +15,7 @@ export interface DockerTraces {
 
 /**
  * The undo: a container that the operation made is removed; the source is as it was before. Idempotent.
- * @throws NodeUnavailable no daemon answers, Internal it does not end; call it again
+ * @throws RuntimeUnavailable no daemon answers, Internal it does not end; call it again
  */
 export async function removeFromDocker(deps: NodeDeps, operationId: string, traces: DockerTraces): Promise<void> {
   const docker = requireDocker(deps);

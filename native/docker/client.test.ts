@@ -50,7 +50,7 @@ it('a start of what runs already is success, a refusal carries the words of Dock
 
 it('a daemon that is away is told by its socket', async () => {
   await expect(connectDocker(join(dir, 'none')).info()).rejects.toMatchObject({
-    type: 'NodeUnavailable',
+    type: 'RuntimeUnavailable',
     message: expect.stringContaining(join(dir, 'none')),
   });
 });

@@ -73,7 +73,7 @@ function exchange(socketPath: string, { method, path, timeoutMs, body }: Call): 
   return new Promise((resolve, reject) => {
     const unavailable = (why: string, cause: unknown): void =>
       reject(
-        new KybernateError('NodeUnavailable', `no Docker daemon answers at ${socketPath} (${why})`, {
+        new KybernateError('RuntimeUnavailable', `no Docker daemon answers at ${socketPath} (${why})`, {
           cause,
           details: { socketPath },
         }),

@@ -72,7 +72,7 @@ export interface DockerPort {
   readonly HostPort?: string;
 }
 
-/** Calls throw NodeUnavailable when no daemon answers, else Internal with Docker's own message and `details.status`. */
+/** Calls throw RuntimeUnavailable when no daemon answers, else Internal with Docker's own message and `details.status`. */
 export interface Docker {
   info(): Promise<DockerInfo>;
   /** @param name name or id, also a short one */
