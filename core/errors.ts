@@ -143,7 +143,7 @@ export const ERRORS = {
     actor: 'operator',
     workload: 'running',
     exitCode: 25,
-    remedy: 'start containerd, or check the address that the message names; containers run on without it',
+    remedy: 'start containerd or Docker, or check the address that the message names; containers run on without it',
   },
   StorageUnavailable: {
     retryable: true,
