@@ -104,6 +104,7 @@ const CONTROL_STEPS: ReadonlySet<string> = new Set<keyof ControlActivities | key
   'requestLock',
   'isRunClosed',
   'findCheckpoint',
+  'olderStored',
   'condemnGarbage',
   'confirmGarbage',
   'deleteGarbage',
@@ -115,6 +116,7 @@ const CONTROL_STEPS: ReadonlySet<string> = new Set<keyof ControlActivities | key
 const SHORT_STEPS: ReadonlySet<string> = new Set<keyof NodeControlActivities>([
   'probeNode',
   'resolveLocal',
+  'olderLocal',
   'listCopies',
   'confirmUpload',
 ]);

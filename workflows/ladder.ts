@@ -21,6 +21,9 @@ import type { ContainerLockClient } from './lock-client.ts';
 import type { ProgressTracker } from './progress.ts';
 import type { NodeProxies } from './proxies.ts';
 
+/** The one undo that may fail: a lease runs out by itself, and keeps no container from being made elsewhere. */
+const LEASE = 'releaseRestoreLease';
+
 /** Where an attempt takes place, and what it takes. */
 export interface Place {
   readonly node: string;
@@ -67,6 +70,7 @@ export class Ladder {
   readonly run: LadderInput;
   readonly #rungs: RungReport[] = [];
   readonly #damaged: DamagedCopy[] = [];
+  readonly #warnings: string[] = [];
   /** rungs that are still to come */
   #left: Rung[] = [];
   /** of the last attempt that found something */
@@ -110,8 +114,9 @@ export class Ladder {
   ): Promise<Attempted | undefined> {
     const { undo } = this.run;
     const depth = undo.depth;
+    let image: ResolveResult | undefined;
     try {
-      const image = await find();
+      image = await find();
       if (image === undefined) {
         this.#tell({ ...at, outcome: 'not-there' });
         this.type ??= 'CheckpointNotFound';
@@ -130,12 +135,16 @@ export class Ladder {
       this.#tell({ ...at, outcome: done.how });
       return done;
     } catch (error) {
-      await this.#failed(at, error, depth);
+      await this.#failed(at, error, { depth, found: image !== undefined });
       return undefined;
     }
   }
 
-  async #failed(at: Where, error: unknown, depth: number): Promise<void> {
+  /**
+   * @param how.depth of the undo stack before the attempt
+   * @param how.found it failed on the node that restores, not where it looked for a copy
+   */
+  async #failed(at: Where, error: unknown, { depth, found }: { depth: number; found: boolean }): Promise<void> {
     const { undo, progress, lock } = this.run;
     if (isCancellation(error) || !(error instanceof Error) || CancellationScope.current().consideredCancelled) {
       throw error;
@@ -151,6 +160,11 @@ export class Ladder {
     const noPlace = at.rung === 'another-gpu' && type === 'Incompatible';
     if (noPlace) {
       this.skip(at, reason);
+    } else if (at.rung === 'peer' && !found && canHelp('another-node', type) && !canHelp('peer', type)) {
+      // A peer that cannot be asked says nothing of the other peers, nor of the copies that were tried before.
+      this.#tell({ ...at, outcome: 'failed', type, reason });
+      this.#error ??= error;
+      this.type ??= 'CheckpointNotFound';
     } else {
       this.#note(at, error, { type, reason });
     }
@@ -161,8 +175,12 @@ export class Ladder {
     if (undo.depth > depth) {
       progress.enter('rolling-back');
       const report = await CancellationScope.nonCancellable(() => undo.run(depth));
-      if (report.failed.length > 0) {
+      if (report.failed.some(({ name }) => name !== LEASE)) {
         throw outcomeOf(this.#error ?? error, report, at.node);
+      }
+      for (const { message } of report.failed) {
+        log.warn('the lease on the images was not released', { node: at.node, error: message });
+        this.#warnings.push(`the lease on the images was not released: ${message}`);
       }
       await lock.delivered();
     }
@@ -214,7 +232,8 @@ export class Ladder {
       const where = place === 'node' ? `on ${node}` : 'in the store';
       return `the copy of ${checkpointId} ${where} was damaged (${reason}): ${now}`;
     });
-    return { ...done, rungs: this.#rungs, damaged: this.#damaged, warnings: [...damaged, ...done.warnings] };
+    const warnings = [...damaged, ...this.#warnings, ...done.warnings];
+    return { ...done, rungs: this.#rungs, damaged: this.#damaged, warnings };
   }
 
   /** What the operation fails with; a single attempt's error stays as it is. */

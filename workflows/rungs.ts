@@ -2,9 +2,9 @@
  * The rungs of a restore, each a place to try: what it needs, where it looks for the checkpoint, and how the attempt there
  * differs. ladder.ts runs the attempt, undoes it and decides whether the next rung may help.
  */
-import { isCancellation } from '@temporalio/workflow';
+import { isCancellation, patched } from '@temporalio/workflow';
 import { canHelp, type Rung } from '../core/contract/ladder.ts';
-import type { OlderInput, ResolveResult, RestoreResult } from '../core/contract/restore.ts';
+import type { OlderInput, OlderResult, ResolveResult, RestoreResult } from '../core/contract/restore.ts';
 import { messageOf } from '../core/errors.ts';
 import { asFailure } from './failures.ts';
 import type { Attempted, Ladder, TryAt, Where } from './ladder.ts';
@@ -12,6 +12,8 @@ import { checkProtocol, checkSidecar } from './probe.ts';
 
 /** As many older checkpoints as are tried. */
 const MAX_OLDER = 5;
+/** Operations that run since before this skip the rung when one of the two places cannot be asked. */
+const EACH_PLACE = 'older-of-each-place';
 
 /** @throws the error of the last attempt */
 export function climbLadder(ladder: Ladder, tryAt: TryAt): Promise<RestoreResult> {
@@ -155,19 +157,40 @@ async function tryOlder(ladder: Ladder, at: Where, tryAt: TryAt): Promise<Attemp
   return undefined;
 }
 
-/** @returns undefined when they cannot be listed, which is told */
+/**
+ * Of the node's disk and of the store. A place that cannot be asked is told, and keeps nobody from what the other has.
+ * @returns undefined when there is nothing to try, which is told
+ */
 async function olderCandidates(ladder: Ladder, at: Where, wish: OlderInput): Promise<readonly string[] | undefined> {
+  const { input, stepsOn, control } = ladder.run;
+  const local = await olderIn(ladder, { at, place: `on ${at.node}` }, () => stepsOn(at.node).probe.olderLocal(wish));
+  if (local === undefined && !patched(EACH_PLACE)) {
+    return undefined;
+  }
+  const askStore = (): Promise<OlderResult> =>
+    input.source === 'local' ? Promise.resolve({ checkpoints: [] }) : control.olderStored(wish);
+  const stored = await olderIn(ladder, { at, place: 'in the store' }, askStore);
+  if (stored === undefined && (local === undefined || !patched(EACH_PLACE))) {
+    return undefined;
+  }
+  const all = new Map([...(local ?? []), ...(stored ?? [])].map((one) => [one.checkpointId, one.createdAt]));
+  const newestFirst = [...all].sort(([, a], [, b]) => (a < b ? 1 : -1)).slice(0, MAX_OLDER);
+  return newestFirst.map(([checkpointId]) => checkpointId);
+}
+
+/** @returns undefined when they cannot be listed, which is told */
+async function olderIn(
+  ladder: Ladder,
+  { at, place }: { readonly at: Where; readonly place: string },
+  list: () => Promise<OlderResult>,
+): Promise<OlderResult['checkpoints'] | undefined> {
   try {
-    const local = await ladder.run.stepsOn(at.node).probe.olderLocal(wish);
-    const stored = ladder.run.input.source === 'local' ? [] : (await ladder.run.control.olderStored(wish)).checkpoints;
-    const all = new Map([...local.checkpoints, ...stored].map((one) => [one.checkpointId, one.createdAt]));
-    const newestFirst = [...all].sort(([, a], [, b]) => (a < b ? 1 : -1)).slice(0, MAX_OLDER);
-    return newestFirst.map(([checkpointId]) => checkpointId);
+    return (await list()).checkpoints;
   } catch (error) {
     if (isCancellation(error)) {
       throw error;
     }
-    ladder.skip(at, `older checkpoints cannot be listed: ${messageOf(asFailure(error, at.node))}`);
+    ladder.skip(at, `older checkpoints ${place} cannot be listed: ${messageOf(asFailure(error, at.node))}`);
     return undefined;
   }
 }

@@ -5,8 +5,6 @@ import type { ResumeResult } from '../../core/contract/checkpoint.ts';
 import { nodeControlQueue, nodeQueue } from '../../core/task-queues.ts';
 import '../harness/provided.ts';
 import {
-  NODE,
-  TIMEOUTS,
   fails,
   nodeQueues,
   once,
@@ -17,6 +15,7 @@ import {
   untilCancelled,
   type Harness,
 } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 let harness: Harness;
 beforeAll(async () => {

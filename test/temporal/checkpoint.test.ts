@@ -9,18 +9,8 @@ import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { OPERATION_TYPES } from '../../workflows/unknown-type.ts';
 import '../harness/provided.ts';
-import {
-  NODE,
-  TIMEOUTS,
-  fails,
-  gate,
-  onGpu,
-  openHarness,
-  outcomeOf,
-  stepsOf,
-  type Harness,
-  type Script,
-} from './harness.ts';
+import { fails, gate, onGpu, openHarness, outcomeOf, stepsOf, type Harness, type Script } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 let harness: Harness;
 beforeAll(async () => {

@@ -9,7 +9,8 @@ import {
   type OperationSummary,
 } from '../../client/index.ts';
 import '../harness/provided.ts';
-import { NODE, TIMEOUTS, fails, gate, onGpu, openHarness, untilCancelled, type Harness } from './harness.ts';
+import { fails, gate, onGpu, openHarness, untilCancelled, type Harness } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 let harness: Harness;
 let client: KybernateClient;

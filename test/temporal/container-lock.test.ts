@@ -7,7 +7,8 @@ import type { LockState } from '../../core/contract/lock.ts';
 import { lockWorkflowId } from '../../core/ids.ts';
 import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import '../harness/provided.ts';
-import { NODE, TIMEOUTS, fails, gate, openHarness, outcomeOf, stepsOf, type Harness, type Script } from './harness.ts';
+import { fails, gate, openHarness, outcomeOf, stepsOf, type Harness, type Script } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 let harness: Harness;
 beforeAll(async () => {

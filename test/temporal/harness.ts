@@ -3,10 +3,25 @@
  * and its sidecar on their four queues. A scenario is found by its workflow id, so that many run at once over the same
  * workers.
  */
+import { join } from 'node:path';
 import { Context } from '@temporalio/activity';
 import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
-import { ApplicationFailure, CancelledFailure, defaultPayloadConverter, type Payload } from '@temporalio/common';
-import { NativeConnection, Runtime, DefaultLogger, Worker, makeTelemetryFilterString } from '@temporalio/worker';
+import {
+  ApplicationFailure,
+  CancelledFailure,
+  TerminatedFailure,
+  defaultPayloadConverter,
+  type Payload,
+} from '@temporalio/common';
+import {
+  NativeConnection,
+  Runtime,
+  DefaultLogger,
+  Worker,
+  bundleWorkflowCode,
+  makeTelemetryFilterString,
+  type WorkflowBundleOption,
+} from '@temporalio/worker';
 
 import { lockActivities } from '../../activities/control/locks.ts';
 import { mapErrorsInterceptor } from '../../activities/map-errors.ts';
@@ -35,6 +50,7 @@ import {
 } from '../../core/task-queues.ts';
 import { workflowBundlePath } from '../../workers/build-bundle.ts';
 import { happyActivities } from './happy.ts';
+import { NODE, checkpointOf, prefetchOf, rehearseOf, restoreOf } from './requests.ts';
 
 export type AllActivities = NodeActivities &
   NodeControlActivities &
@@ -52,14 +68,12 @@ export interface Scenario {
   readonly steps?: Partial<Record<StepName, Script>>;
 }
 
-export const NODE = 'node-a';
-/** Small enough that a test does not wait, large enough for a busy machine. */
-export const TIMEOUTS = { nodePickupMs: 5000, heartbeatMs: 1000, lockWaitMs: 20_000, stepMs: 20_000, uploadMs: 30_000 };
-
 export interface HarnessOptions {
   readonly server: { readonly address: string; readonly namespace: string };
   /** how locks watch their holders and end */
   readonly lock?: LockInput;
+  /** workflow interceptors to bundle with the workflows; absent: the bundle as it is shipped */
+  readonly interceptors?: readonly string[];
 }
 
 export interface Harness {
@@ -69,9 +83,13 @@ export interface Harness {
   rehearse(id: string, scenario?: Scenario, request?: Partial<RehearseRequest>): Promise<WorkflowHandle>;
   prefetch(id: string, scenario?: Scenario, request?: Partial<PrefetchRequest>): Promise<WorkflowHandle>;
   collectGarbage(id: string, scenario?: Scenario, request?: CollectGarbageRequest): Promise<WorkflowHandle>;
+  /** any workflow, with the request as it is */
+  start(type: string, id: string, scenario: Scenario, request: object, memo?: object): Promise<WorkflowHandle>;
   script(workflowId: string, scenario: Scenario): void;
-  /** resolves when the step of this workflow has begun */
-  reached(workflowId: string, step: StepName): Promise<void>;
+  /** steps of this workflow whose activity runs right now */
+  running(workflowId: string): string[];
+  /** resolves when the step of this workflow has begun; @param nth activity of the step, from 1 */
+  reached(workflowId: string, step: StepName, nth?: number): Promise<void>;
   /** starts workers for queues of another node; the result stops them */
   serve(queues: readonly string[]): Promise<() => Promise<void>>;
   close(): Promise<void>;
@@ -124,17 +142,32 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
   const { address, namespace } = options.server;
   const scenarios = new Map<string, Scenario>();
   const begun = new Map<string, () => void>();
+  /** ids of the activities of a step, in the order in which they began */
+  const activitiesOf = new Map<string, Set<string>>();
+  const running = new Set<Call>();
   const [native, connection] = await Promise.all([
     NativeConnection.connect({ address }),
     Connection.connect({ address }),
   ]);
   const client = new Client({ connection, namespace, identity: IDENTITY });
-  const activities = scripted({ ...happyActivities, ...lockActivities(options.lock) }, scenarios, begun);
+  const activities = scripted({ ...happyActivities, ...lockActivities(options.lock) }, scenarios, (call) => {
+    const key = `${call.workflowId} ${call.step}`;
+    const ids = (activitiesOf.get(key) ?? new Set()).add(call.activityId);
+    activitiesOf.set(key, ids);
+    begun.get(`${key} ${ids.size}`)?.();
+    running.add(call);
+    return () => running.delete(call);
+  });
   const common = {
     connection: native,
     namespace,
     identity: IDENTITY,
     interceptors: { activity: [mapErrorsInterceptor] },
+    // A step that hangs keeps its slot.
+    maxConcurrentActivityTaskExecutions: 1000,
+    maxConcurrentActivityTaskPolls: 3,
+    // A cancellation arrives with the answer to a heartbeat.
+    maxHeartbeatThrottleInterval: 200,
   };
   const serve = async (queues: readonly string[]): Promise<() => Promise<void>> => {
     const workers = await Promise.all(queues.map((taskQueue) => Worker.create({ ...common, taskQueue, activities })));
@@ -144,17 +177,24 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
       await running;
     };
   };
-  const workflowBundle = { codePath: await workflowBundlePath() };
+  const workflowBundle = await bundleWith(options.interceptors);
   const control = await Worker.create({ ...common, taskQueue: CONTROL_QUEUE, activities, workflowBundle });
   const controlRuns = control.run();
   const stopNode = await serve(nodeQueues(NODE));
 
-  const start = (type: string, id: string, scenario: Scenario, request: object): Promise<WorkflowHandle> => {
+  const start: Harness['start'] = (type, id, scenario, request, memo = {}) => {
     scenarios.set(id, scenario);
-    return client.workflow.start(type, { workflowId: id, taskQueue: CONTROL_QUEUE, args: [request] });
+    return client.workflow.start(type, {
+      workflowId: id,
+      taskQueue: CONTROL_QUEUE,
+      args: [request],
+      memo: { ...memo },
+    });
   };
   return {
     client,
+    start,
+    running: (workflowId) => [...running].filter((call) => call.workflowId === workflowId).map(({ step }) => step),
     checkpoint: (id, scenario = {}, request = {}) => start('checkpoint', id, scenario, checkpointOf(id, request)),
     restore: (id, scenario = {}, request = {}) => start('restore', id, scenario, restoreOf(id, request)),
     rehearse: (id, scenario = {}, request = {}) => start('rehearse', id, onGpu(scenario), rehearseOf(id, request)),
@@ -163,9 +203,9 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
     script(workflowId, scenario) {
       scenarios.set(workflowId, scenario);
     },
-    reached: (workflowId, step) =>
+    reached: (workflowId, step, nth = 1) =>
       new Promise((resolve) => {
-        begun.set(`${workflowId} ${step}`, resolve);
+        begun.set(`${workflowId} ${step} ${nth}`, resolve);
       }),
     serve,
     async close() {
@@ -177,20 +217,15 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
   };
 }
 
-function checkpointOf(id: string, request: Partial<CheckpointRequest>): CheckpointRequest {
-  return { node: NODE, container: { id }, checkpointId: `ck-${id.toLowerCase()}`, timeouts: TIMEOUTS, ...request };
-}
-
-function restoreOf(id: string, request: Partial<RestoreRequest>): RestoreRequest {
-  return { node: NODE, checkpointId: `ck-${id.toLowerCase()}`, container: { id }, timeouts: TIMEOUTS, ...request };
-}
-
-function rehearseOf(id: string, request: Partial<RehearseRequest>): RehearseRequest {
-  return { node: NODE, container: { id }, timeouts: TIMEOUTS, ...request };
-}
-
-function prefetchOf(id: string, request: Partial<PrefetchRequest>): PrefetchRequest {
-  return { nodes: [NODE], checkpointId: `ck-${id.toLowerCase()}`, timeouts: TIMEOUTS, ...request };
+async function bundleWith(modules: readonly string[] | undefined): Promise<WorkflowBundleOption> {
+  if (modules === undefined) {
+    return { codePath: await workflowBundlePath() };
+  }
+  return bundleWorkflowCode({
+    workflowsPath: join(import.meta.dirname, '../../workflows/index.ts'),
+    workflowInterceptorModules: [...modules],
+    logger: new DefaultLogger('WARN'),
+  });
 }
 
 /** A container whose one process holds 1 GiB of VRAM. */
@@ -210,17 +245,28 @@ export function nodeQueues(node: string): string[] {
   return [nodeQueue(node), nodeControlQueue(node), fetchQueue(node), verifyQueue(node), transferQueue(node)];
 }
 
+interface Call {
+  readonly workflowId: string;
+  readonly step: string;
+  readonly activityId: string;
+}
+
 function scripted(
   happy: AllActivities,
   scenarios: ReadonlyMap<string, Scenario>,
-  begun: ReadonlyMap<string, () => void>,
+  begin: (call: Call) => () => void,
 ): AllActivities {
   const wrap = (name: string, run: (input: never) => Promise<unknown>): unknown => {
     return async (input: never): Promise<unknown> => {
-      const workflowId = Context.current().info.workflowExecution?.workflowId ?? '';
-      begun.get(`${workflowId} ${name}`)?.();
+      const { activityId, workflowExecution } = Context.current().info;
+      const workflowId = workflowExecution?.workflowId ?? '';
+      const end = begin({ workflowId, step: name, activityId });
       const script = scenarios.get(workflowId)?.steps?.[name as StepName];
-      return script === undefined ? run(input) : script(input, () => run(input));
+      try {
+        return await (script === undefined ? run(input) : script(input, () => run(input)));
+      } finally {
+        end();
+      }
     };
   };
   const steps = Object.entries(happy) as Array<[string, (input: never) => Promise<unknown>]>;
@@ -263,6 +309,9 @@ export async function outcomeOf(handle: WorkflowHandle): Promise<Outcome> {
     const cause = error instanceof WorkflowFailedError ? error.cause : error;
     if (cause instanceof CancelledFailure) {
       return { type: 'Cancelled', message: cause.message };
+    }
+    if (cause instanceof TerminatedFailure) {
+      return { type: 'Terminated', message: cause.message };
     }
     if (cause instanceof ApplicationFailure) {
       return { type: cause.type ?? '', message: cause.message, details: cause.details?.[0] };

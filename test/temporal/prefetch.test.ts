@@ -2,8 +2,9 @@ import { Context } from '@temporalio/activity';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { PrefetchResult } from '../../core/contract/prefetch.ts';
 import { nodeControlQueue } from '../../core/task-queues.ts';
-import { fails, nodeQueues, NODE, openHarness, outcomeOf, stepsOf, untilCancelled, type Harness } from './harness.ts';
-import { TIMEOUTS, type Script } from './harness.ts';
+import { fails, nodeQueues, openHarness, outcomeOf, stepsOf, untilCancelled, type Harness } from './harness.ts';
+import type { Script } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 const OTHER = 'node-b';
 let harness: Harness;

@@ -9,12 +9,11 @@ import type { WorkflowHandle } from '@temporalio/client';
 import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
 import { format, resolveConfig } from 'prettier';
 
+import type { Rung } from '../../core/contract/ladder.ts';
 import { lockWorkflowId } from '../../core/ids.ts';
 import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import { openTestServers } from '../harness/dev-servers.ts';
 import {
-  NODE,
-  TIMEOUTS,
   fails,
   nodeQueues,
   onGpu,
@@ -24,8 +23,11 @@ import {
   silent,
   untilCancelled,
   type Harness,
+  type Scenario,
   type Script,
+  type StepName,
 } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 export const HISTORIES_DIR = join(import.meta.dirname, '..', 'histories');
 
@@ -34,9 +36,27 @@ type Recording = (harness: Harness) => Promise<WorkflowHandle>;
 /** Somebody still works in the store when it is looked at first. */
 const waitingOnce = once(async (_input, happy) => ({ ...((await happy()) as object), waitingFor: ['upload-x'] }));
 
-function onCopies(harness: Harness, type: string, request: object): Promise<WorkflowHandle> {
+const damaged = (): Script =>
+  once(async (_input, happy) => ({ ...((await happy()) as object), ok: false, problemCount: 1 }));
+
+function onCopies(harness: Harness, type: string, request: object, workflowId = type): Promise<WorkflowHandle> {
   const args = [{ checkpointId: 'ck-copies', node: NODE, timeouts: TIMEOUTS, ...request }];
-  return harness.client.workflow.start(type, { workflowId: type, taskQueue: CONTROL_QUEUE, args });
+  return harness.client.workflow.start(type, { workflowId, taskQueue: CONTROL_QUEUE, args });
+}
+
+/** Cancels or terminates the operation inside the step. */
+async function stopped(
+  harness: Harness,
+  how: 'cancel' | 'terminate',
+  step: StepName,
+  start: (id: string, scenario: Scenario) => Promise<WorkflowHandle>,
+): Promise<WorkflowHandle> {
+  const id = `${how}-in-${step}`;
+  const reached = harness.reached(id, step);
+  const handle = await start(id, { steps: { [step]: once(untilCancelled) } });
+  await reached;
+  await (how === 'cancel' ? handle.cancel() : handle.terminate());
+  return handle;
 }
 
 const RECORDINGS: Record<string, Recording> = {
@@ -49,12 +69,32 @@ const RECORDINGS: Record<string, Recording> = {
     harness.checkpoint('poisoned', {
       steps: { captureContainer: fails('DumpFailed'), resumeContainer: fails('Poisoned') },
     }),
-  'checkpoint-cancelled-in-capture': async (harness) => {
-    const reached = harness.reached('cancelled', 'captureContainer');
-    const handle = await harness.checkpoint('cancelled', { steps: { captureContainer: once(untilCancelled) } });
-    await reached;
-    await handle.cancel();
-    return handle;
+  'checkpoint-cancelled-in-capture': (harness) =>
+    stopped(harness, 'cancel', 'captureContainer', (id, scenario) => harness.checkpoint(id, scenario)),
+  'checkpoint-cancelled-in-upload': (harness) =>
+    stopped(harness, 'cancel', 'uploadImage', (id, scenario) => harness.checkpoint(id, scenario)),
+  'checkpoint-terminated': (harness) =>
+    stopped(harness, 'terminate', 'commitLocal', (id, scenario) => harness.checkpoint(id, scenario)),
+  'rehearse-cancelled': (harness) =>
+    stopped(harness, 'cancel', 'saveGpuState', (id, scenario) => harness.rehearse(id, scenario)),
+  'restore-cancelled': (harness) =>
+    stopped(harness, 'cancel', 'startRestored', (id, scenario) => harness.restore(id, scenario)),
+  'restore-undo-failed': (harness) =>
+    harness.restore('undo-failed', {
+      steps: { startRestored: fails('RestoreFailed'), removeRestored: fails('Poisoned') },
+    }),
+  'prefetch-cancelled': (harness) =>
+    stopped(harness, 'cancel', 'prefetchPacks', (id, scenario) => harness.prefetch(id, scenario)),
+  'collect-garbage-cancelled': (harness) =>
+    stopped(harness, 'cancel', 'condemnGarbage', (id, scenario) => harness.collectGarbage(id, scenario)),
+  'verify-failed': (harness) => {
+    harness.script('verifyFailed', { steps: { surveyStored: fails('StorageDenied') } });
+    return onCopies(harness, 'verifyCheckpoint', {}, 'verifyFailed');
+  },
+  'repair-failed': (harness) => {
+    const steps = { surveyStored: damaged(), repairStored: fails('CheckpointCorrupt') };
+    harness.script('repairFailed', { steps });
+    return onCopies(harness, 'repairCheckpoint', {}, 'repairFailed');
   },
   'checkpoint-node-lost': async (harness) => {
     const stop = await harness.serve(nodeQueues('node-lost'));
@@ -78,6 +118,21 @@ const RECORDINGS: Record<string, Recording> = {
       (input as { from: string }).from === 'local' ? fails('CheckpointCorrupt')(input, happy) : happy();
     return harness.restore('climbed', { steps: { fetchImage: damaged } });
   },
+  'restore-another-node': async (harness) => {
+    const stop = await harness.serve(nodeQueues('node-b'));
+    const steps = { fetchImage: once(fails('DiskFull')), releaseRestoreLease: once(fails('Internal')) };
+    const ladder = { ladder: ['local-copy', 'another-node'] as Rung[], otherNodes: ['node-b'] };
+    const handle = await harness.restore('elsewhere', { steps }, ladder);
+    await outcomeOf(handle);
+    await stop();
+    return handle;
+  },
+  'restore-older': (harness) => {
+    const older: Script = () =>
+      Promise.resolve({ checkpoints: [{ checkpointId: 'ck-older', createdAt: '2026-02-01T00:00:00.000Z' }] });
+    const steps = { fetchImage: once(fails('CheckpointCorrupt')), olderLocal: fails('Internal'), olderStored: older };
+    return harness.restore('older', { steps }, { ladder: ['local-copy', 'older-checkpoint'] });
+  },
   preflight: (harness) => onCopies(harness, 'preflight', {}),
   'prefetch-partial': (harness) => {
     const timeouts = { ...TIMEOUTS, nodePickupMs: 500 };
@@ -96,9 +151,16 @@ const RECORDINGS: Record<string, Recording> = {
     harness.collectGarbage('uncollected', { steps: { confirmGarbage: fails('CheckpointCorrupt') } }),
   'verify-checkpoint': (harness) => onCopies(harness, 'verifyCheckpoint', { mode: 'full' }),
   'repair-checkpoint': (harness) => {
-    const damaged = once(async (_input, happy) => ({ ...((await happy()) as object), ok: false, problemCount: 1 }));
-    harness.script('repairCheckpoint', { steps: { surveyStored: damaged } });
+    harness.script('repairCheckpoint', { steps: { surveyStored: damaged() } });
     return onCopies(harness, 'repairCheckpoint', {});
+  },
+  'container-lock-of-a-dead-holder': async (harness) => {
+    const container = { container: { id: 'dead' }, durability: 'local' } as const;
+    await stopped(harness, 'terminate', 'planCheckpoint', (id, scenario) =>
+      harness.checkpoint(id, scenario, container),
+    );
+    await (await harness.checkpoint('lock-after-dead', {}, container)).result();
+    return harness.client.workflow.getHandle(lockWorkflowId({ node: NODE, namespace: 'default', id: 'dead' }));
   },
   'container-lock': async (harness) => {
     const container = { container: { id: 'shared' }, durability: 'local' } as const;

@@ -30,7 +30,8 @@ import { uploadCheckpoint } from '../../store/upload.ts';
 import { makeCheckpoint, noise, sampleFiles, testOp } from '../harness/checkpoint-dir.ts';
 import '../harness/provided.ts';
 import { happyActivities } from './happy.ts';
-import { TIMEOUTS, openHarness, type Harness } from './harness.ts';
+import { openHarness, type Harness } from './harness.ts';
+import { TIMEOUTS } from './requests.ts';
 
 const REAL_NODE = 'node-real';
 

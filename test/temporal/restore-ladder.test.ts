@@ -16,9 +16,8 @@ import {
   type Outcome,
   type Scenario,
   type Script,
-  NODE,
-  TIMEOUTS,
 } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 let harness: Harness;
 let stopOther: () => Promise<void>;
@@ -105,6 +104,34 @@ describe('the ladder of a restore', () => {
       ...words('resolveLocal findCheckpoint resolveLocal probeNode findCheckpoint'),
       ...words('uploadImage publishManifest confirmUpload'),
     ]);
+  });
+
+  it.concurrent('asks the next peer when one is gone, and fails with that when no other has a copy', async () => {
+    const onPeer: Script = (input, happy) =>
+      (input as { node: string }).node === 'node-b' ? happy() : Promise.resolve({});
+    const steps = { resolveLocal: onPeer, findCheckpoint: NOT_THERE };
+    const timeouts = { ...TIMEOUTS, nodePickupMs: 1000 };
+
+    const asked = await ended('ladder-next-peer', steps, { peers: ['node-gone', 'node-b'], timeouts });
+    const alone = await ended('ladder-no-peer', steps, { peers: ['node-gone'], timeouts });
+
+    const nowhere = ['local-copy not-there', 'other-tier not-there', 'peer NodeUnavailable'];
+    expect(asked.rungs).toEqual([...nowhere, 'peer restored']);
+    expect(alone.rungs.slice(0, 3)).toEqual(nowhere);
+    expect(alone.outcome).toMatchObject({ type: 'NodeUnavailable' });
+  });
+
+  it.concurrent('goes on when only the lease of an attempt could not be given back, and says so', async () => {
+    const steps = { fetchImage: once(fails('DiskFull')), releaseRestoreLease: once(fails('Internal')) };
+    const { outcome, rungs } = await ended('ladder-lease', steps, {
+      ladder: ['local-copy', 'another-node'],
+      otherNodes: ['node-b'],
+    });
+
+    expect(rungs).toEqual(['local-copy DiskFull', 'another-node restored']);
+    expect(outcome).toMatchObject({
+      result: { warnings: [expect.stringContaining('the lease on the images was not released') as string] },
+    });
   });
 
   it.concurrent('takes other GPUs when those of the plan have no room', async () => {

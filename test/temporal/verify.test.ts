@@ -7,8 +7,6 @@ import { CONTROL_QUEUE } from '../../core/task-queues.ts';
 import '../harness/provided.ts';
 import { wholeCopy } from './happy.ts';
 import {
-  NODE,
-  TIMEOUTS,
   fails,
   openHarness,
   outcomeOf,
@@ -18,6 +16,7 @@ import {
   type Scenario,
   type Script,
 } from './harness.ts';
+import { NODE, TIMEOUTS } from './requests.ts';
 
 let harness: Harness;
 beforeAll(async () => {

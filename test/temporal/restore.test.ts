@@ -1,9 +1,8 @@
-/* Every step of `restore` × (throws, cancelled): what is undone, and in which order. */
+/* Where `restore` looks for the checkpoint, and what it says of it; its faults are in fault-table.test.ts. */
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 
 import '../harness/provided.ts';
-import { gate, openHarness, outcomeOf, stepsOf, type Harness, type Scenario, type StepName } from './harness.ts';
-import { SCRIPTED_TYPE, endingWhenCancelledIn, endingWhenStepThrows, upTo } from './order.ts';
+import { gate, openHarness, outcomeOf, stepsOf, type Harness, type Scenario } from './harness.ts';
 
 const STORY = [
   'resolveLocal',
@@ -18,23 +17,6 @@ const STORY = [
   'releaseRestoreLease',
   'releaseLock',
 ];
-const AFTER_FETCH = ['releaseRestoreLease', 'releaseLock'];
-const AFTER_CREATE = ['removeRestored', 'releaseRestoreLease', 'releaseLock'];
-
-type Table = ReadonlyArray<readonly [step: StepName, undo: readonly string[]]>;
-
-const THROWS: Table = [
-  ['resolveLocal', []],
-  ['findCheckpoint', []],
-  ['probeNode', []],
-  ['preflightRestore', []],
-  ['requestLock', ['releaseLock']],
-  ['fetchImage', AFTER_FETCH],
-  ['planRestore', AFTER_FETCH],
-  ['createContainer', AFTER_CREATE],
-  ['startRestored', AFTER_CREATE],
-];
-const CANCELLED: Table = THROWS;
 
 let harness: Harness;
 beforeAll(async () => {
@@ -114,28 +96,5 @@ describe('restore', () => {
     expect(outcome).toMatchObject({
       result: { warnings: [expect.stringContaining('lease on the images was not released') as string] },
     });
-  });
-});
-
-describe('restore whose step throws', () => {
-  it.concurrent.each(THROWS)('%s is followed by %j', async (step, undo) => {
-    const id = `restore-throws-${step}`;
-
-    const ending = await endingWhenStepThrows((script) => harness.restore(id, notLocal(script)), step);
-
-    expect(ending.steps).toEqual(upTo(STORY, step, undo));
-    expect(ending.outcome).toMatchObject({ type: SCRIPTED_TYPE });
-  });
-});
-
-describe('restore cancelled inside a step', () => {
-  it.concurrent.each(CANCELLED)('%s is followed by %j', async (step, undo) => {
-    const id = `restore-cancelled-${step}`;
-
-    const start = (script: Scenario) => harness.restore(id, notLocal(script));
-    const ending = await endingWhenCancelledIn(harness, id, start, step);
-
-    expect(ending.steps).toEqual(upTo(STORY, step, undo));
-    expect(ending.outcome).toMatchObject({ type: 'Cancelled' });
   });
 });
