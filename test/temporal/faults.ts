@@ -263,20 +263,12 @@ export async function lockIsFree(harness: Harness, container: string): Promise<b
 /** Every step fails at its first attempt, as if by chance. */
 export async function endingWhenEveryStepStumbles(harness: Harness, id: string, story: Story): Promise<Ending> {
   const base = story.steps?.() ?? {};
-  const names = new Set(story.order.filter((step) => !NEVER_REPEATED.has(step) && step !== 'releaseLock'));
+  const names = new Set(story.order.filter((step) => step !== 'releaseLock'));
   const steps = Object.fromEntries([...names].map((step) => [step, stumbles(base[step as StepName])]));
   const memo = { served: Object.keys(base) };
   const handle = await start(harness, id, story, { steps: { ...base, ...steps } }, memo);
   return seen(harness, handle);
 }
-
-/** A probe answers at once or the operation does not begin. */
-export const NEVER_REPEATED: ReadonlySet<string> = new Set<StepName>([
-  'probeNode',
-  'resolveLocal',
-  'olderLocal',
-  'listCopies',
-]);
 
 async function listed(handle: WorkflowHandle): Promise<(string | undefined)[]> {
   const { events } = await handle.fetchHistory();
