@@ -5,6 +5,7 @@
 import { statSync, type Stats } from 'node:fs';
 import { ownedSockets, type OwnedSocket } from '../native/net/socket-kinds.ts';
 import { openFds, type OpenFd } from '../native/proc/fds.ts';
+import { limitsKeptBy } from '../native/proc/limits-access.ts';
 import { readMounts } from '../native/proc/mounts.ts';
 import { readMaps, type Mapping } from '../native/proc/maps.ts';
 import type { ProcessFacts } from './container-facts.ts';
@@ -59,6 +60,7 @@ export function surveyProcess(process: ProcessFacts): ProcessSurvey {
     usesGpu: fds.some((open) => GPU_DEVICE.test(open.target)) || maps.some((mapping) => GPU_DEVICE.test(mapping.path)),
     refusals: [
       ...tracerRefusals(process, name),
+      ...limitRefusals(process.hostPid, name),
       ...anonRefusals(name, fds, maps),
       ...deviceRefusals(process.hostPid, name, fds),
       ...outsideRefusals(process.hostPid, name, fds),
@@ -92,6 +94,17 @@ function tracerRefusals(process: ProcessFacts, name: string): string[] {
   return process.tracerPid === 0
     ? []
     : [`${name} is traced by process ${process.tracerPid}, and CRIU must trace it: detach the debugger`];
+}
+
+/** CRIU's words are "Can't get rlimit 0: Operation not permitted". */
+function limitRefusals(hostPid: number, name: string): string[] {
+  const user = limitsKeptBy(hostPid);
+  return user === undefined
+    ? []
+    : [
+        `${name} runs as ${user}, and root on this machine lacks CAP_SYS_RESOURCE, without which CRIU cannot read the ` +
+          'limits of another user: run it as root or in a user namespace, or give the node worker the capability',
+      ];
 }
 
 function anonRefusals(name: string, fds: readonly OpenFd[], maps: readonly Mapping[]): string[] {
