@@ -5,12 +5,14 @@
 import { existsSync } from 'node:fs';
 import type { CreateColdInput } from '../core/contract/restore.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
+import { isOwnLayer } from '../core/oci/foreign-spec.ts';
 import { namespaceReasons, restoredSpec } from '../core/oci/restored-spec.ts';
-import type { OciSpec } from '../core/oci/spec.ts';
+import { bindSources, type OciSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { problem } from '../core/preflight.ts';
 import { type Captured, specInput } from './captured.ts';
 import { planGpu } from './gpu/restore-steps.ts';
+import { withImageHere } from './imported-image.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { asStep } from './operation-steps.ts';
@@ -44,7 +46,8 @@ export async function createColdContainer(deps: NodeDeps, op: Op, input: ColdSta
 type ColdStart = Omit<CreateColdInput, 'from'> & OperationRun & { readonly captured: Captured };
 
 async function createOnce(deps: NodeDeps, op: Op, input: ColdStart): Promise<void> {
-  const { context, operationId, captured } = input;
+  const { context, operationId } = input;
+  const captured = await withImageHere(deps, context.container.namespace, input.captured);
   const { metadata } = captured;
   checkToken(deps.settings, context.container, context.token);
   const gpu = await planGpu(deps, metadata, { operationId, map: [] });
@@ -56,6 +59,9 @@ async function createOnce(deps: NodeDeps, op: Op, input: ColdStart): Promise<voi
     ...gpu.findings,
     ...(await imageFindings(deps, metadata, context.container.namespace)),
     ...namespaceReasons(spec, existsSync).map((message) => problem('container', message)),
+    ...bindSources(spec)
+      .filter(isOwnLayer)
+      .map((source) => problem('mounts', `${source} is in the imported layer, which a cold start does not have`)),
     ...missing.map(({ destination, source }) =>
       problem('mounts', `mount ${destination}: ${source} does not exist on this node`),
     ),

@@ -46,9 +46,7 @@ export async function resolveSource(settings: Settings, access: SourceAccess, wi
     refuseUnless(settings.restoreFromEnvironment, 'the variable RESTORE_FROM is switched off on this node');
     refuseUnless(!isPath, 'the variable RESTORE_FROM takes checkpoint ids only, no paths');
   }
-  const source = isPath
-    ? await sourceAtPath(settings, access, wish)
-    : await sourceById(settings, access, wish.restoreFrom);
+  const source = isPath ? await sourceAtPath(settings, access, wish) : await sourceById(settings, access, wish);
   checkPod(source, wish);
   return source;
 }
@@ -66,7 +64,8 @@ function checkPod(source: RestoreSource, wish: Wish): void {
   );
 }
 
-async function sourceById(settings: Settings, access: SourceAccess, text: string): Promise<RestoreSource> {
+async function sourceById(settings: Settings, access: SourceAccess, wish: Wish): Promise<RestoreSource> {
+  const text = wish.restoreFrom;
   refuseUnless(CHECKPOINT_ID_PATTERN.test(text), `${JSON.stringify(text)} is neither a checkpoint id nor a path`);
   const checkpointId = parseCheckpointId(text);
   const local = join(settings.stateDir, 'checkpoints', checkpointDirName(checkpointId));
@@ -75,12 +74,13 @@ async function sourceById(settings: Settings, access: SourceAccess, text: string
   if (isLocal) {
     await access.verifyCheckpoint?.(checkpointDir);
   }
-  return {
-    checkpointId,
-    checkpointDir,
-    imageDir: join(checkpointDir, CRIU_DIR),
-    metadata: readMetadata(checkpointDir),
-  };
+  const metadata = readMetadata(checkpointDir);
+  refuseUnless(
+    metadata.origin === undefined || wish.unverified,
+    `checkpoint ${checkpointId} was imported from an archive of ${metadata.origin?.format ?? ''}, which nobody has signed; ` +
+      'set kybernate.io/unverified to allow it',
+  );
+  return { checkpointId, checkpointDir, imageDir: join(checkpointDir, CRIU_DIR), metadata };
 }
 
 async function sourceAtPath(settings: Settings, access: SourceAccess, wish: Wish): Promise<RestoreSource> {

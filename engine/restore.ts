@@ -19,6 +19,7 @@ import { encodeRuncOptions } from '../native/containerd/runc-options.ts';
 import { type Captured, readCaptured, specInput } from './captured.ts';
 import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import { planGpu, reservationOf } from './gpu/restore-steps.ts';
+import { withImageHere } from './imported-image.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { checkToken, listOperations, type OperationPlan } from './operation.ts';
@@ -86,7 +87,7 @@ export async function createRestoreContainer(
 async function createOnce(deps: NodeDeps, op: Op, input: CreateContainerInput & OperationRun): Promise<void> {
   const { context, operationId, localPath } = input;
   checkToken(deps.settings, context.container, context.token);
-  const captured = readCaptured(localPath);
+  const captured = await withImageHere(deps, context.container.namespace, readCaptured(localPath));
   const { snapshotKey } = snapshotFor(captured.metadata, operationId);
   const spec = await oneAtATime(() => register(deps, input, captured, snapshotKey));
   await makeContainer(deps, op, { context, operationId, metadata: captured.metadata, spec });

@@ -3,31 +3,27 @@
  * those of a fetch: manifest, metadata and signature first, all of it checked before a file is made; then exactly the
  * files of the manifest, in its order, every chunk compared before it is written; the directory gets its name last.
  */
-import { mkdir, open, readdir, rename, rm, statfs, type FileHandle } from 'node:fs/promises';
-import { createZstdDecompress, constants } from 'node:zlib';
+import { mkdir, open, rm, statfs, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { Readable } from 'node:stream';
 import { checkpointDirName, METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import type { Manifest, ManifestFile } from '../core/checkpoint/manifest.ts';
-import { KybernateError, messageOf } from '../core/errors.ts';
+import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { readArchiveHead, refusedArchive, type ArchiveHead } from './archive-head.ts';
-import { ByteSource } from './byte-source.ts';
+import { ofArchive, openPlain } from './archives/plain.ts';
+import type { ByteSource } from './byte-source.ts';
 import { chunksOf } from './chunk-list.ts';
 import { isZero } from './chunk-jobs.ts';
 import { digestOf } from './digest.ts';
-import { errnoOf, mapDiskFull, syncDir, writeAll, writeSynced } from './files.ts';
-import { committedRoot } from './metadata.ts';
+import { mapDiskFull, syncDir, writeAll, writeSynced } from './files.ts';
+import { isThere, removeLeftovers, renameIntoPlace, stagingPath } from './import-place.ts';
 import { readPadding, readTarEntry, type TarEntry } from './tar.ts';
 import { damage } from './verify.ts';
 
 const SPARE_BYTES = 8 * 2 ** 20;
-const ZSTD_MAGIC = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
-/** 128 MiB, the most that `zstd --long` asks for. */
-const ZSTD_WINDOW_LOG = 27;
 
 export interface ImportRequest {
-  /** the archive, plain or as one zstd stream */
+  /** the archive, plain or packed by zstd or gzip */
   readonly stream: AsyncIterable<Uint8Array>;
   /** the directory of checkpoints: the new one gets its usual name there */
   readonly checkpointsDir: string;
@@ -51,7 +47,7 @@ export interface Imported {
  */
 export async function importCheckpoint(request: ImportRequest): Promise<Imported> {
   const { checkpointsDir, op } = request;
-  const source = await plainSource(request.stream);
+  const { source } = await openPlain(request.stream);
   try {
     const { head, first } = await readArchiveHead(source);
     request.accept?.(head);
@@ -63,7 +59,7 @@ export async function importCheckpoint(request: ImportRequest): Promise<Imported
     }
     await mkdir(checkpointsDir, { recursive: true, mode: 0o700 });
     await removeLeftovers(checkpointsDir);
-    const staging = join(checkpointsDir, `.import-${process.pid}-${checkpointId}`);
+    const staging = stagingPath(checkpointsDir, checkpointId);
     await rm(staging, { recursive: true, force: true });
     try {
       await checkRoom(checkpointsDir, manifest);
@@ -81,43 +77,6 @@ export async function importCheckpoint(request: ImportRequest): Promise<Imported
   } finally {
     await source.close();
   }
-}
-
-/** Looks for zstd by its magic number, so that a pipe needs no name. */
-async function plainSource(stream: AsyncIterable<Uint8Array>): Promise<ByteSource> {
-  const source = new ByteSource(stream);
-  if (Buffer.compare(await source.peek(ZSTD_MAGIC.length), ZSTD_MAGIC) !== 0) {
-    return source;
-  }
-  const params = { [constants.ZSTD_d_windowLogMax]: ZSTD_WINDOW_LOG };
-  const packed = Readable.from(source.remaining(), { objectMode: false });
-  const plain = createZstdDecompress({ params });
-  packed.on('error', (error) => plain.destroy(error));
-  return new ByteSource(packed.pipe(plain) as AsyncIterable<Uint8Array>);
-}
-
-/** What zlib throws is about the archive. */
-function ofArchive(error: unknown): unknown {
-  const code = errnoOf(error) ?? '';
-  return code.startsWith('ZSTD_') || code.startsWith('Z_') || code === 'ERR_STREAM_PREMATURE_CLOSE'
-    ? new KybernateError('CheckpointCorrupt', `the archive cannot be decompressed: ${messageOf(error)}`, {
-        cause: error,
-      })
-    : error;
-}
-
-/** @throws InvalidInput another checkpoint, or a directory that somebody else is making, has this name */
-async function isThere(path: string, root: string): Promise<boolean> {
-  const present = await committedRoot(path);
-  if (present === root) {
-    return true;
-  }
-  if (present !== undefined) {
-    throw new KybernateError('InvalidInput', `${path} is another checkpoint of the same id; nothing was imported`, {
-      details: { present, imported: root },
-    });
-  }
-  return false;
 }
 
 async function checkRoom(dir: string, manifest: Manifest): Promise<void> {
@@ -213,36 +172,4 @@ async function makeDirs(top: string, dir: string): Promise<string[]> {
     dirs.push(current);
   }
   return dirs;
-}
-
-async function renameIntoPlace(staging: string, path: string): Promise<void> {
-  try {
-    await rename(staging, path);
-  } catch (error) {
-    if (errnoOf(error) === 'ENOTEMPTY' || errnoOf(error) === 'EEXIST') {
-      const message = `${path} is being made by somebody else, or was left half-made: remove it with \`kybernate rm\``;
-      throw new KybernateError('InvalidInput', message, { details: { path }, cause: error });
-    }
-    throw error;
-  }
-  await syncDir(dirname(path));
-}
-
-/** What imports left that were killed. */
-async function removeLeftovers(checkpointsDir: string): Promise<void> {
-  for (const name of await readdir(checkpointsDir)) {
-    const pid = /^\.import-(\d+)-/.exec(name)?.[1];
-    if (pid !== undefined && !isAlive(Number(pid))) {
-      await rm(join(checkpointsDir, name), { recursive: true, force: true });
-    }
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return errnoOf(error) === 'EPERM';
-  }
 }

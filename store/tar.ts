@@ -18,6 +18,7 @@ const MAX_PAX_BYTES = 16_384;
 const MAX_OCTAL = 8 ** 11 - 1;
 const MAGIC = 'ustar\u000000';
 const FILE = '0';
+const DIRECTORY = '5';
 const PAX = 'x';
 
 /** Ends an archive. */
@@ -28,32 +29,51 @@ export interface TarFile {
   readonly bytes: number;
   /** s since 1970 */
   readonly mtimeS: number;
+  /** default 0600 */
+  readonly mode?: number;
 }
 
 /** What stands before the content of a file of root that nobody else may read. */
-export function tarHeader({ name, bytes, mtimeS }: TarFile): Uint8Array {
-  const fits = /^[\u0020-\u007e]{1,100}$/.test(name);
-  const records = [
-    ...(fits ? [] : [paxRecord('path', name)]),
-    ...(bytes > MAX_OCTAL ? [paxRecord('size', String(bytes))] : []),
-  ];
-  const shortName = fits ? name : `pax/${name.replaceAll(/[^\u0020-\u007e]/g, '_').slice(-96)}`;
-  const header = ustar(shortName, FILE, { bytes: bytes > MAX_OCTAL ? 0 : bytes, mtimeS });
-  if (records.length === 0) {
-    return header;
-  }
-  const pax = Buffer.from(records.join(''));
-  return Buffer.concat([ustar('pax-header', PAX, { bytes: pax.length, mtimeS }), pax, padding(pax.length), header]);
+export function tarHeader({ name, bytes, mtimeS, mode }: TarFile): Uint8Array {
+  const fits = fitsHeader(name);
+  const records = new Map([
+    ...(fits ? [] : [['path', Buffer.from(name).toString('latin1')] as const]),
+    ...(bytes > MAX_OCTAL ? [['size', String(bytes)] as const] : []),
+  ]);
+  const header = ustar(shortened(name), FILE, {
+    bytes: bytes > MAX_OCTAL ? 0 : bytes,
+    mtimeS,
+    ...(mode === undefined ? {} : { mode }),
+  });
+  return records.size === 0 ? header : Buffer.concat([paxHeader(records), header]);
 }
 
-/** The zeros behind a content. */
-export function padding(bytes: number): Uint8Array {
-  return new Uint8Array((BLOCK - (bytes % BLOCK)) % BLOCK);
+/** A directory of root. */
+export function tarDirectory(name: string, mtimeS: number, mode = 0o700): Uint8Array {
+  const path = Buffer.from(`${name}/`).toString('latin1');
+  const header = ustar(shortened(path), DIRECTORY, { bytes: 0, mtimeS, mode });
+  return fitsHeader(path) ? header : Buffer.concat([paxHeader(new Map([['path', path]])), header]);
+}
+
+function fitsHeader(name: string): boolean {
+  return /^[\u0020-\u007e]{1,100}$/.test(name);
+}
+
+/** A name that old readers can print; the pax record before has the right one. */
+function shortened(name: string): string {
+  return fitsHeader(name) ? name : `pax/${name.replaceAll(/[^\u0020-\u007e]/g, '_').slice(-96)}`;
+}
+
+/** A pax header with these records, keys and values as byte strings (one character a byte). */
+export function paxHeader(records: ReadonlyMap<string, string>): Uint8Array {
+  const text = [...records].map(([key, value]) => byteRecord(key, value)).join('');
+  const bytes = Buffer.from(text, 'latin1');
+  return Buffer.concat([ustar('pax-header', PAX, { bytes: bytes.length, mtimeS: 0 }), bytes, padding(bytes.length)]);
 }
 
 /** `<length> <key>=<value>\n`, where the length counts itself. */
-function paxRecord(key: string, value: string): string {
-  const rest = Buffer.byteLength(` ${key}=${value}\n`);
+function byteRecord(key: string, value: string): string {
+  const rest = key.length + value.length + 3;
   let length = rest + 1;
   while (String(length).length + rest !== length) {
     length = String(length).length + rest;
@@ -61,13 +81,18 @@ function paxRecord(key: string, value: string): string {
   return `${length} ${key}=${value}\n`;
 }
 
-function ustar(name: string, type: string, { bytes, mtimeS }: Pick<TarFile, 'bytes' | 'mtimeS'>): Uint8Array {
+/** The zeros behind a content. */
+export function padding(bytes: number): Uint8Array {
+  return new Uint8Array((BLOCK - (bytes % BLOCK)) % BLOCK);
+}
+
+function ustar(name: string, type: string, { bytes, mtimeS, mode = 0o600 }: Omit<TarFile, 'name'>): Uint8Array {
   const header = Buffer.alloc(BLOCK);
   const octal = (value: number, at: number, digits: number): void => {
     header.write(value.toString(8).padStart(digits, '0'), at);
   };
   header.write(name);
-  octal(0o600, 100, 7);
+  octal(mode, 100, 7);
   octal(0, 108, 7);
   octal(0, 116, 7);
   octal(bytes, 124, 11);

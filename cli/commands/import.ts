@@ -7,8 +7,9 @@ import type { Command } from 'commander';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
 import type { Backend } from '../../store/backend/backend.ts';
-import type { Imported, ImportRequest } from '../../store/import.ts';
+import type { AnyImport, AnyImported } from '../../store/archives/any-archive.ts';
 import { checkpointsDir, withStore } from '../all-checkpoints.ts';
+import { addArchiveOptions, foreignImport, type ArchiveFlags } from '../archive-options.ts';
 import type { Cli } from '../cli.ts';
 import type { CliConfig } from '../config.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
@@ -17,7 +18,7 @@ import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 import { formatBytes } from '../units.ts';
 
-interface ImportFlags {
+interface ImportFlags extends ArchiveFlags {
   readonly store?: string | true;
   readonly json?: boolean;
 }
@@ -27,19 +28,24 @@ export function addImportCommand(program: Command, cli: Cli): void {
     .command('import')
     .summary('take a checkpoint from a file or a pipe')
     .description(
-      'Makes a checkpoint of this node from an archive that `kybernate export` wrote, plain or compressed by zstd. Who ' +
-        'signed it is checked first (KYBERNATE_SIGNATURES), then every byte while it is written; after every error ' +
-        'nothing of it is left.',
+      'Makes a checkpoint of this node from an archive: of `kybernate export`, or of Podman, CRI-O or containerd ' +
+        '(`podman container checkpoint -e`, the checkpoint API of the kubelet), plain or compressed by zstd or gzip; or ' +
+        'from an OCI image layout with a checkpoint image. Who signed an archive of ours is checked first ' +
+        '(KYBERNATE_SIGNATURES), then every byte while it is written. The others are signed by nobody: they are read ' +
+        'under limits, and their specification is cleaned. After every error nothing is left. See docs/archives.md.',
     )
-    .argument('<file>', 'archive, or - for standard input')
+    .argument('<file>', 'archive, directory with an OCI image layout ([:tag] behind it), or - for standard input')
     .option(
       '--store [url]',
       'put it into a store and not on this node; unpacked below TMPDIR (default: KYBERNATE_STORE)',
     )
     .addOption(jsonOption());
+  addArchiveOptions(command);
   addHelpTexts(command, {
     examples: [
       ['kybernate import nightly.tar.zst', 'to this node, as root'],
+      ['kybernate import podman.tar.gz --id web', 'what `podman container checkpoint -e` wrote'],
+      ['kybernate import ./layout:web', 'a checkpoint image, from an OCI image layout'],
       ['ssh other kybernate export nightly | kybernate import - --store', 'to the store'],
     ],
     exitCodes: exitCodesHelp([
@@ -65,9 +71,12 @@ async function runImport(cli: Cli, file: string, flags: ImportFlags): Promise<vo
   const work = { output, title: `import of ${file}`, phase: 'importing', name: file } as const;
   const result = await runLocally(cli, work, async (op) => {
     const request = {
-      stream: file === '-' ? cli.terminal.input() : readArchive(file),
+      file,
+      input: () => cli.terminal.input(),
       op,
       accept: await acceptor(config, op),
+      acceptForeign: foreignAcceptor(config),
+      foreign: await foreignImport(flags, storeUrl === undefined),
     };
     try {
       return await (storeUrl === undefined ? toNode(config, request) : toStore(config, storeUrl, request));
@@ -78,9 +87,10 @@ async function runImport(cli: Cli, file: string, flags: ImportFlags): Promise<vo
   output.result(result, () => {
     const { checkpointId, totalBytes, created } = result;
     const where = 'remote' in result ? result.remote : result.path;
-    return created
+    const first = created
       ? `imported ${checkpointId}, ${formatBytes(totalBytes)}: ${where}`
       : `${checkpointId} was there: ${where}`;
+    return [first, ...reportLines(result)].join('\n');
   });
 }
 
@@ -102,12 +112,37 @@ async function* readArchive(file: string): AsyncGenerator<Uint8Array> {
   }
 }
 
-type Archive = Pick<ImportRequest, 'stream' | 'op'> & { readonly accept: NonNullable<ImportRequest['accept']> };
+/** What was changed, and what nobody could know, for an archive of another engine. */
+function reportLines({ origin, warnings }: Pick<AnyImported, 'origin' | 'warnings'>): string[] {
+  const changes = origin?.specChanges ?? [];
+  return [
+    ...(origin === undefined ? [] : [`from ${origin.format}, image ${origin.image?.name ?? 'unknown'}`]),
+    ...changes.map(({ field, why }) => `changed: ${field}: ${why}`),
+    ...warnings.map((warning) => `warning: ${warning}`),
+  ];
+}
 
-async function toNode(config: CliConfig, archive: Archive): Promise<Imported> {
-  const { importCheckpoint } = await import('../../store/import.ts');
+type Archive = Omit<AnyImport, 'stream' | 'checkpointsDir' | 'accept'> & {
+  readonly file: string;
+  readonly input: () => AsyncIterable<Uint8Array>;
+  readonly accept: NonNullable<AnyImport['accept']>;
+};
+
+/** From a file, a pipe or an OCI image layout. */
+async function importInto(checkpoints: string, { file, input, ...archive }: Archive): Promise<AnyImported> {
+  const { importArchive, importImage } = await import('../../store/archives/any-archive.ts');
+  const { findLayout } = await import('../../store/archives/oci-layout.ts');
+  const layout = file === '-' ? undefined : await findLayout(file);
+  if (layout !== undefined) {
+    return importImage({ ...archive, checkpointsDir: checkpoints }, layout);
+  }
+  const stream = file === '-' ? input() : readArchive(file);
+  return importArchive({ ...archive, stream, checkpointsDir: checkpoints });
+}
+
+async function toNode(config: CliConfig, archive: Archive): Promise<AnyImported> {
   try {
-    const imported = await importCheckpoint({ ...archive, checkpointsDir: checkpointsDir(config) });
+    const imported = await importInto(checkpointsDir(config), archive);
     await shareWithSidecar(config, imported.path);
     return imported;
   } catch (error) {
@@ -134,28 +169,40 @@ async function shareWithSidecar({ group }: CliConfig, path: string): Promise<voi
   }
 }
 
-type StoredImport = Omit<Imported, 'path'> & { readonly remote: string };
+type StoredImport = Omit<AnyImported, 'path'> & { readonly remote: string };
 
 /** Crash: a directory `kybernate-import-*` below TMPDIR; in the store nothing, or the checkpoint. */
 async function toStore(config: CliConfig, url: string, archive: Archive): Promise<StoredImport> {
-  const { importCheckpoint } = await import('../../store/import.ts');
   const { uploadCheckpoint } = await import('../../store/upload.ts');
   const { publishManifest } = await import('../../store/publish.ts');
   const { localCatalog } = await import('../../store/local-catalog.ts');
   const work = await mkdtemp(join(tmpdir(), 'kybernate-import-'));
   try {
     const fill = async (backend: Backend): Promise<StoredImport> => {
-      const { checkpointId, path: dir, totalBytes } = await importCheckpoint({ ...archive, checkpointsDir: work });
+      const { path: dir, ...imported } = await importInto(work, archive);
+      const { checkpointId } = imported;
       const manifest = await localCatalog(work).manifest(checkpointId);
       const upload = { checkpointId, dir, backend, op: archive.op, ledgerPath: join(work, 'upload.ledger') };
       await uploadCheckpoint({ ...upload, manifest });
       const { remote, created } = await publishManifest(upload);
-      return { checkpointId, totalBytes, created, remote };
+      return { ...imported, created, remote };
     };
     return await withStore(config, url, fill, 'write');
   } finally {
     await rm(work, { recursive: true, force: true });
   }
+}
+
+/** An archive of another engine has no signature that could be checked. */
+function foreignAcceptor(config: CliConfig): AnyImport['acceptForeign'] {
+  return (where) => {
+    if (config.signatures === 'required') {
+      throw new KybernateError(
+        'SignatureInvalid',
+        `${where} is signed by nobody, and KYBERNATE_SIGNATURES=required; nothing was imported`,
+      );
+    }
+  };
 }
 
 /** Refuses, before a file is made, what nobody trusted has signed, as far as this host's settings ask for it. */

@@ -51,6 +51,9 @@ export const PROGRAMS = {
     subdir: 'bin',
   },
   versitygw: { package: 'versitygw', version: '1.8.0', minimum: '1.0.12', versionArgs: ['--version'], subdir: 'bin' },
+  // The version is Debian's: 4.3 in release 12, 5.4 in release 13.
+  podman: { package: 'podman', version: 'debian', minimum: '4.0', versionArgs: ['--version'], subdir: 'bin' },
+  checkpointctl: { package: 'checkpointctl', version: '1.4.0', subdir: 'bin' },
   bridge: CNI,
   loopback: CNI,
   'host-local': CNI,

@@ -8,6 +8,7 @@ import { type DebianBundle, unpackDebian } from './debian.ts';
 import { goInstall, type GoModule } from './go-install.ts';
 import { KEEPER_STEP } from './keeper.ts';
 import { runLong } from './long-command.ts';
+import { PODMAN_STEP } from './podman.ts';
 import { prerequisiteSteps, toolPath } from './prerequisites.ts';
 import {
   askVersion,
@@ -64,6 +65,13 @@ const GO_STEPS: readonly GoStep[] = [
     neededFor: ['s3', 'test'],
     programs: ['versitygw'],
     module: { packages: ['github.com/versity/versitygw/cmd/versitygw'] },
+  },
+  {
+    name: 'checkpointctl',
+    why: 'reads exported archives in the tests',
+    neededFor: ['test'],
+    programs: ['checkpointctl'],
+    module: { packages: ['github.com/checkpoint-restore/checkpointctl'] },
   },
   {
     name: 'temporal',
@@ -164,6 +172,7 @@ export function setupSteps(purposes: readonly Purpose[]): Step[] {
     CRIU_STEP,
     KEEPER_STEP,
     ACCOUNT_STEP,
+    PODMAN_STEP,
     ...GO_STEPS.map(goStep),
     ...DEBIAN_STEPS.map(debianStep),
   ];

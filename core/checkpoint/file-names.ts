@@ -37,6 +37,9 @@ export const FS_FILES = {
   devShm: 'fs/dev-shm.tar',
 } as const;
 
+/** What an archive of another engine had and a checkpoint of ours has no place for; as it was. */
+export const ORIGIN_DIR = 'origin';
+
 export const LOGS_DIR = 'logs';
 export const LOG_FILES = {
   dump: 'logs/dump.log',

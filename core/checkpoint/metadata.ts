@@ -165,6 +165,21 @@ export const metadata = z.object({
   /** Merkle root of manifest.json: fixes every byte of every file */
   merkleRoot: z.string(),
   parent: z.string().optional(),
+  /** where it was imported from an archive of another engine: nobody vouches for it but the one who imported it */
+  origin: z
+    .object({
+      format: z.enum(['podman', 'cri-o', 'containerd']),
+      form: z.enum(['archive', 'oci-image']),
+      /** image of the root file system as that engine named it; the node that restores must have it */
+      image: z.object({ name: z.string(), configDigest: z.string().optional() }).optional(),
+      /** what was changed in its specification, whose original is origin/spec.dump */
+      specChanges: z.array(z.object({ field: z.string(), why: z.string() })),
+      /** files that such archives may have and this one had not */
+      missing: z.array(z.string()),
+      /** files that are carried as they were, below origin/ */
+      carried: z.array(z.string()),
+    })
+    .optional(),
   warnings: z.array(z.string()),
 });
 export type Metadata = z.output<typeof metadata>;

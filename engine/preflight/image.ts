@@ -21,6 +21,9 @@ export async function imageFindings(
     image === undefined || here === undefined || here.digest === image.digest
       ? []
       : [caution('image', `${image.ref} is another image here`, { recorded: image.digest, here: here.digest })];
+  if (metadata.origin !== undefined && parent === undefined) {
+    return [imageOfOrigin(metadata, namespace)];
+  }
   if (snapshotter === undefined || parent === undefined) {
     return other;
   }
@@ -73,4 +76,15 @@ export async function nameFindings(
   return (await containerd.getContainer(namespace, id)) === undefined
     ? []
     : [problem('name', `${namespace}/${id} exists already on ${settings.node}`, { here: `${namespace}/${id}` })];
+}
+
+/** Nothing but its name is known of an image that another engine had. */
+function imageOfOrigin({ origin }: Metadata, namespace: string): Finding {
+  const name = origin?.image?.name;
+  return problem(
+    'image',
+    name === undefined
+      ? 'the archive does not name the image of its root file system'
+      : `the image ${name} is not in namespace ${namespace} of containerd: pull it there, or import it, under this name`,
+  );
 }

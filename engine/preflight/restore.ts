@@ -6,9 +6,11 @@ import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import type { NodeFacts } from '../../core/contract/checkpoint.ts';
 import type { RestoreContext } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
+import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { namespaceReasons, restoredSpec } from '../../core/oci/restored-spec.ts';
 import { namespaceKind, namespacePath, type OciSpec } from '../../core/oci/spec.ts';
@@ -25,6 +27,7 @@ import { limitsToPutBack } from '../gpu/reservations.ts';
 import { planGpu } from '../gpu/restore-steps.ts';
 import type { GpuRestorePlan } from '../gpu/restore-target.ts';
 import type { NodeDeps } from '../node-deps.ts';
+import { withImageHere } from '../imported-image.ts';
 import { hookFindings } from './hooks.ts';
 import { imageFindings } from './image.ts';
 import { criuTooOld, lsmFindings, nodeFindings } from './node.ts';
@@ -51,14 +54,15 @@ export interface RestoreSurvey {
   readonly gpu?: GpuRestorePlan;
 }
 
-/** @param captured the checkpoint's own metadata and specification */
+/** @param checkpoint its own metadata and specification */
 export async function surveyRestore(
   deps: NodeDeps,
-  captured: Captured,
+  checkpoint: Captured,
   input: RestoreSurveyInput,
 ): Promise<RestoreSurvey> {
-  const { metadata } = captured;
   const { operationId, context } = input;
+  const captured = await withImageHere(deps, context.container.namespace, checkpoint);
+  const { metadata } = captured;
   const gpu = await planGpu(deps, metadata, { operationId, map: input.gpuMap, avoid: input.avoidGpus ?? [] });
   const target = restoredSpec({ ...specInput(captured, { ...input, fit: gpu.plan?.fit }), onFailure: 'fail' });
   const [node, network, room, image] = await Promise.all([
@@ -97,7 +101,8 @@ export async function surveyForeignRestore(
   metadata: Metadata,
   tcp: 'keep' | 'close',
 ): Promise<readonly Finding[]> {
-  const image = await imageFindings(deps, metadata, metadata.container.namespace);
+  // An archive of another engine does not say in which namespace of this containerd its image is, if in any.
+  const image = metadata.origin === undefined ? await imageFindings(deps, metadata, metadata.container.namespace) : [];
   return [...(await nodeReasons(deps, metadata, tcp)), ...image];
 }
 
@@ -109,12 +114,19 @@ async function nodeReasons(deps: NodeDeps, metadata: Metadata, tcp: 'keep' | 'cl
   const profiles = lsm === 'apparmor' ? apparmorProfiles() : undefined;
   return [
     ...criuTooOld(here.criuVersion),
-    ...nodeFindings(metadata.node, here),
+    ...nodeFindings(knownOf(metadata, here), here),
     ...(unlocks ? [] : [problem('criu-features', 'its connections are kept, and this CRIU cannot lock by nftables')]),
     ...(await missingPrograms(deps)),
     ...hookFindings(deps.settings.hooks, { operation: 'restore', kind: 'container' }),
     ...lsmFindings(metadata.security, { kind: lsm, ...(profiles === undefined ? {} : { profiles }) }),
   ];
+}
+
+/** What an archive of another engine does not tell compares with nothing. */
+function knownOf({ node, origin }: Metadata, here: NodeFacts): Metadata['node'] {
+  return origin === undefined
+    ? node
+    : { ...node, arch: node.arch === 'unknown' ? here.arch : node.arch, cgroupVersion: here.cgroupVersion };
 }
 
 function containerReasons(
@@ -137,7 +149,7 @@ function containerReasons(
       imageDir: input.checkpointDir,
       workDir: '/',
       tcp: input.tcp,
-      presentSources: new Set(sources.filter((path) => existsSync(path))),
+      presentSources: new Set(sources.filter((path) => isOwnLayer(path) || existsSync(path))),
       ...(fit === undefined ? {} : { gpu: fit }),
     });
     findings.push(...warnings.map((message) => caution('container', message)));

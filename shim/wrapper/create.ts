@@ -10,6 +10,7 @@ import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import { ANNOTATIONS, restoreWish } from '../../core/oci/annotations.ts';
 import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
+import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
 import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
@@ -97,7 +98,11 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
     workDir,
     tcp,
     presentSources: new Set(
-      captured === undefined ? [] : sourcesToCheck([captured.spec, job.spec], hookSources, prepared.gpu).filter(exists),
+      captured === undefined
+        ? []
+        : sourcesToCheck([captured.spec, job.spec], hookSources, prepared.gpu).filter(
+            (source) => isOwnLayer(source) || exists(source),
+          ),
     ),
     ...(prepared.gpu === undefined ? {} : { gpu: prepared.gpu }),
   });
@@ -137,7 +142,8 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
 /** The rw layer through the mounted root, and a /dev/shm that lies outside of it. */
 async function applyFiles(deps: WrapperDeps, job: Job, checkpointDir: string, spec: OciSpec): Promise<void> {
   const has = (name: string): boolean => exists(join(checkpointDir, name));
-  const shmSource = (spec.mounts ?? []).find((mount) => mount.destination === '/dev/shm' && isBind(mount))?.source;
+  const shm = (spec.mounts ?? []).find((mount) => mount.destination === '/dev/shm' && isBind(mount))?.source;
+  const shmSource = shm === undefined ? undefined : resolve(job.bundle, shm);
   if (has(FS_FILES.rootfsDiff) || has(FS_FILES.deletedFiles) || has(FS_FILES.linkRemap)) {
     const rootfs = resolve(job.bundle, job.spec.root?.path ?? 'rootfs');
     job.pristine = rememberRootfs(rootfs);

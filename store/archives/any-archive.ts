@@ -1,0 +1,57 @@
+/* An archive of a checkpoint, of ours or of another engine: told by how it begins. */
+import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import { importCheckpoint, type Imported, type ImportRequest } from '../import.ts';
+import { type ForeignImport, importForeign } from './import-foreign.ts';
+import { readImageArchive } from './oci-layout.ts';
+import { limited, ofArchive, openPlain } from './plain.ts';
+
+/** Of a tar header: the name. */
+const NAME_BYTES = 100;
+/** Nothing else writes such a name first. */
+const OURS = /^checkpoint-[^/]+\/manifest\.json\0/;
+
+export interface AnyImport extends ImportRequest {
+  readonly foreign: Omit<ForeignImport, 'source' | 'form' | 'checkpointsDir' | 'op'>;
+  /** called for an archive of another engine, which nobody has signed: throws where it must not be taken */
+  readonly acceptForeign: (where: string) => void;
+}
+
+export interface AnyImported extends Imported {
+  /** absent for an archive of ours */
+  readonly origin?: NonNullable<Metadata['origin']>;
+  readonly warnings: readonly string[];
+}
+
+/** Errors and what a crash leaves: as `importCheckpoint` and `importForeign`. */
+export async function importArchive(request: AnyImport): Promise<AnyImported> {
+  return importStream(request, 'archive');
+}
+
+/**
+ * The archive in a checkpoint image of an OCI layout. What is not read of the layer, since the archive ends before, must
+ * still be what the image's manifest says.
+ */
+export async function importImage(
+  request: Omit<AnyImport, 'stream'>,
+  { dir, tag }: { readonly dir: string; readonly tag?: string },
+): Promise<AnyImported> {
+  return importStream({ ...request, stream: readImageArchive(dir, tag) }, 'oci-image');
+}
+
+async function importStream(request: AnyImport, form: ForeignImport['form']): Promise<AnyImported> {
+  const { acceptForeign, foreign, checkpointsDir, op } = request;
+  const plain = await openPlain(request.stream);
+  const { source } = plain;
+  try {
+    if (OURS.test(Buffer.from(await source.peek(NAME_BYTES)).toString('latin1', 0, NAME_BYTES))) {
+      return { ...(await importCheckpoint({ ...request, stream: source.remaining() })), warnings: [] };
+    }
+    acceptForeign(form === 'archive' ? 'an archive of another engine' : 'a checkpoint image');
+    const limits = limited(plain, foreign.limits);
+    return await importForeign({ ...foreign, source: limits, form, checkpointsDir, op });
+  } catch (error) {
+    throw ofArchive(error);
+  } finally {
+    await source.close();
+  }
+}

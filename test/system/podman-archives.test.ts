@@ -1,0 +1,96 @@
+/* Checkpoints go from Podman to us and back, and the ecosystem's own tool reads ours. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Podman } from '../harness/podman.ts';
+import { runCli, runCliJson } from '../harness/run-cli.ts';
+import { BUSYBOX, Stack, until } from '../harness/stack.ts';
+
+const COUNTER = [
+  '/bin/sh',
+  '-c',
+  'i=0; echo mine > /data/own; rm /bin/vi; echo volume > /kept/y; echo shm > /dev/shm/x; while true; do i=$((i+1)); echo $i > /tmp/n; sleep 0.02; done',
+];
+
+let stack: Stack;
+let podman: Podman;
+let dir = '';
+
+beforeAll(async () => {
+  stack = await Stack.open();
+  dir = mkdtempSync(join(tmpdir(), 'kyb-pod-'));
+  podman = new Podman(join(dir, 'p'));
+  const image = join(dir, 'image.tar');
+  await stack.ctr('images', 'export', '--local', image, BUSYBOX);
+  await podman.run('load', '--input', image);
+});
+afterAll(async () => {
+  await podman.close();
+  rmSync(dir, { recursive: true, force: true });
+  await stack.close();
+});
+
+interface ImportedJson {
+  readonly checkpointId: string;
+  readonly path: string;
+  readonly origin: { readonly format: string; readonly specChanges: ReadonlyArray<{ readonly field: string }> };
+  readonly warnings: readonly string[];
+}
+
+test('what Podman exported is imported, and a container of containerd goes on where it stood', async () => {
+  await podman.start('source', BUSYBOX, COUNTER, ['--volume', 'kept:/kept']);
+  await until('the counter to move', async () => Number(await podman.run('exec', 'source', '/bin/cat', '/tmp/n')) > 5);
+  const archive = join(dir, 'source.tar.zst');
+  await podman.run('container', 'checkpoint', '--export', archive, 'source');
+  await podman.run('rm', 'source');
+  await podman.run('volume', 'rm', 'kept');
+
+  const imported = await runCliJson<ImportedJson>(stack.variables, 'import', archive, '--id', 'from-podman');
+  await stack.restore('from-podman', 'back');
+
+  const first = Number(await stack.read('back', '/tmp/n'));
+  expect(first).toBeGreaterThan(5);
+  await until('the counter to go on', async () => Number(await stack.read('back', '/tmp/n')) > first);
+  expect((await stack.read('back', '/data/own')).trim()).toBe('mine');
+  expect((await stack.read('back', '/dev/shm/x')).trim()).toBe('shm');
+  expect((await stack.read('back', '/kept/y')).trim()).toBe('volume');
+  await expect(stack.read('back', '/bin/vi')).rejects.toThrow();
+  expect(imported.origin.format).toBe('podman');
+  expect(imported.origin.specChanges.map(({ field }) => field)).toEqual(
+    expect.arrayContaining([
+      'root.path',
+      'linux.cgroupsPath',
+      'mounts[/etc/hosts]',
+      'mounts[/dev/shm]',
+      'mounts[/kept]',
+    ]),
+  );
+});
+
+test('a checkpoint image that Podman pushed to an OCI layout is imported, and a damaged one refused', async () => {
+  await podman.start('imaged', BUSYBOX, COUNTER, ['--volume', 'kept:/kept']);
+  await until('the counter to move', async () => Number(await podman.run('exec', 'imaged', '/bin/cat', '/tmp/n')) > 5);
+  const archive = join(dir, 'imaged.tar');
+  await podman.run('container', 'checkpoint', '--compress', 'none', '--export', archive, 'imaged');
+  // An image from scratch with the archive as its layer: what --create-image makes, which wants the host's policy.json.
+  await podman.run('import', archive, 'localhost/imaged:1');
+  const layout = join(dir, 'layout');
+  await podman.run('push', 'localhost/imaged:1', `oci:${layout}:one`);
+
+  const imported = await runCliJson<ImportedJson>(stack.variables, 'import', `${layout}:one`, '--id', 'from-image');
+  await stack.restore('from-image', 'image-back');
+
+  const first = Number(await stack.read('image-back', '/tmp/n'));
+  await until('the counter to go on', async () => Number(await stack.read('image-back', '/tmp/n')) > first);
+  expect(first).toBeGreaterThan(5);
+  expect(imported.origin).toMatchObject({ format: 'podman', form: 'oci-image' });
+  const blobs = join(layout, 'blobs/sha256');
+  const layer =
+    readdirSync(blobs).sort((a, b) => statSync(join(blobs, b)).size - statSync(join(blobs, a)).size)[0] ?? '';
+  const bytes = readFileSync(join(blobs, layer));
+  bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1;
+  writeFileSync(join(blobs, layer), bytes);
+  const again = await runCli(stack.variables, 'import', layout, '--id', 'damaged');
+  expect(again.exitCode).toBe(15);
+});
