@@ -55,6 +55,10 @@ export function findShims(address: string): Shim[] {
     if (!basename(argv[0] ?? '').startsWith('containerd-shim-') || !argv.includes('-address')) {
       continue;
     }
+    // containerd's own call that cleans up after one that has died.
+    if (argv.includes('delete')) {
+      continue;
+    }
     const stat = readProcStat(Number(entry));
     if (after('-address') === address && stat !== undefined && stat.state !== 'Z') {
       const shim = { pid: Number(entry), startTicks: stat.startTicks };
