@@ -38,6 +38,7 @@ import type {
   RestoreContext,
   StartRestoredResult,
 } from '../core/contract/restore.ts';
+import type { RestoredProcess, RestoreProcessOptions } from '../core/contract/process.ts';
 import type { NodeRepair, PlaceReport, StoreRepair, VerifyMode } from '../core/contract/verify.ts';
 import type { ContainerRef } from '../core/ids.ts';
 
@@ -66,6 +67,12 @@ export interface StartRestoredInput extends RestoreStepInput {
 export interface FetchImageInput extends RestoreStepInput {
   /** `local` and `path` verify what is on the node; `store` brings it there, every chunk checked */
   readonly from: 'local' | 'store' | 'path';
+}
+
+export interface RestoreProcessStep extends RestoreStepInput, RestoreProcessOptions {
+  /** directory of the checkpoint on the node, as `fetchImage` returned it */
+  readonly localPath: string;
+  readonly restoreBudgetMs: number;
 }
 
 /** Absent means: looked, and it is not there. A place that cannot be looked at is an error. */
@@ -111,6 +118,9 @@ export interface NodeActivities {
   /** makes the container of a cold start; `startRestored` starts it */
   createCold(input: CreateColdInput): Promise<void>;
   startRestored(input: StartRestoredInput): Promise<StartRestoredResult>;
+  /** would the processes of this checkpoint come back here? Touches nothing */
+  planProcessRestore(input: RestoreProcessStep): Promise<{ readonly warnings: readonly string[] }>;
+  restoreProcess(input: RestoreProcessStep): Promise<RestoredProcess>;
 }
 
 /** Queue `kybernate-node-<node>-ctl`: never waits behind work; every one may be repeated. */
@@ -136,6 +146,8 @@ export interface NodeControlActivities {
   preflightCheckpoint(input: PreflightCheckpointInput): Promise<PreflightStepResult>;
   removeRestored(input: RestoreStepInput): Promise<void>;
   releaseRestoreLease(input: RestoreStepInput): Promise<void>;
+  /** ends what a restore of processes has made, whole or half */
+  removeRestoredProcess(input: RestoreStepInput): Promise<void>;
 }
 
 /** Queue `kybernate-node-<node>-fetch`: from the store, through the sidecar, to files of root. */

@@ -6,6 +6,7 @@ import type { OperationProgress } from '../core/contract/progress.ts';
 import type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
 import type { ListCopiesRequest, ListCopiesResult } from '../core/contract/list-copies.ts';
 import type { PreflightRequest, PreflightResult } from '../core/contract/preflight.ts';
+import type { RestoreProcessRequest, RestoreProcessResult } from '../core/contract/process.ts';
 import type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 import type { OperationFilter, OperationSummary } from '../client/list-operations.ts';
 import type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
@@ -32,6 +33,10 @@ export interface Operations {
   readonly controlWorkers?: () => Promise<number>;
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
+  restoreProcess(
+    request: RestoreProcessRequest,
+    options: { workflowId?: string },
+  ): Promise<Operation<RestoreProcessResult>>;
   rehearse(request: RehearseRequest, options: { workflowId?: string }): Promise<Operation<RehearseResult>>;
   verify(request: VerifyRequest, options: { workflowId?: string }): Promise<Operation<VerifyResult>>;
   repair(request: RepairRequest, options: { workflowId?: string }): Promise<Operation<RepairResult>>;

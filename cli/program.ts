@@ -18,6 +18,7 @@ import { addLsCommand } from './commands/ls.ts';
 import { addPrefetchCommand } from './commands/prefetch.ts';
 import { addPreflightCommand } from './commands/preflight.ts';
 import { addPsCommand } from './commands/ps.ts';
+import { addProcessCommand } from './commands/process.ts';
 import { addRepairCommand } from './commands/repair.ts';
 import { addRescueCommand } from './commands/rescue.ts';
 import { addRestoreCommand } from './commands/restore.ts';
@@ -59,6 +60,7 @@ export function createProgram(cli: Cli): Command {
   addCancelCommand(program, cli);
   addReleaseCommand(program, cli);
   addGpuCommand(program, cli);
+  addProcessCommand(program, cli);
   program.commandsGroup('Checkpoints:');
   addLsCommand(program, cli);
   addInspectCommand(program, cli);

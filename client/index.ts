@@ -17,6 +17,11 @@ import { rehearseInput, type RehearseRequest, type RehearseResult } from '../cor
 import { parseInput } from '../core/contract/parse.ts';
 import { prefetchInput, type PrefetchRequest, type PrefetchResult } from '../core/contract/prefetch.ts';
 import { listCopiesInput, type ListCopiesRequest, type ListCopiesResult } from '../core/contract/list-copies.ts';
+import {
+  restoreProcessInput,
+  type RestoreProcessRequest,
+  type RestoreProcessResult,
+} from '../core/contract/process.ts';
 import { preflightInput, type PreflightRequest, type PreflightResult } from '../core/contract/preflight.ts';
 import { restoreInput, type RestoreRequest, type RestoreResult } from '../core/contract/restore.ts';
 import {
@@ -49,6 +54,7 @@ export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 export type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
 export type { ListCopiesRequest, ListCopiesResult } from '../core/contract/list-copies.ts';
 export type { PreflightRequest, PreflightResult } from '../core/contract/preflight.ts';
+export type { RestoreProcessRequest, RestoreProcessResult } from '../core/contract/process.ts';
 export type { OperationProgress } from '../core/contract/progress.ts';
 export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts';
 export type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
@@ -88,6 +94,11 @@ export interface KybernateClient {
   checkpoint(request: CheckpointRequest, options?: StartOptions): Promise<OperationHandle<CheckpointResult>>;
   /** @throws InvalidInput before anything is started */
   restore(request: RestoreRequest, options?: StartOptions): Promise<OperationHandle<RestoreResult>>;
+  /** A checkpoint of processes of the host. @throws InvalidInput before anything is started */
+  restoreProcess(
+    request: RestoreProcessRequest,
+    options?: StartOptions,
+  ): Promise<OperationHandle<RestoreProcessResult>>;
   /**
    * Saves and restores the GPU state of a container in place. A job that the driver cannot bring back is lost by it.
    * @throws InvalidInput before anything is started
@@ -143,7 +154,7 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
     namespace,
     checkpoint(request, start = {}) {
       const input = parseInput(checkpointInput, request);
-      const target = targetOf(input.container);
+      const target = input.container === undefined ? `process-${input.process?.pid}` : targetOf(input.container);
       return startOperation(client, 'checkpoint', request, {
         workflowId: start.workflowId ?? checkpointWorkflowId(target, start.generation ?? newGeneration()),
         summary: `checkpoint ${target} on ${input.node}`,
@@ -155,6 +166,14 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'restore', request, {
         workflowId: start.workflowId ?? restoreWorkflowId(target, start.generation ?? newGeneration()),
         summary: `restore ${target} on ${input.node}`,
+      });
+    },
+    restoreProcess(request, start = {}) {
+      const input = parseInput(restoreProcessInput, request);
+      const target = String(input.checkpointId ?? input.path);
+      return startOperation(client, 'restoreProcess', request, {
+        workflowId: start.workflowId ?? restoreWorkflowId(target, start.generation ?? newGeneration()),
+        summary: `restore the processes of ${target} on ${input.node}`,
       });
     },
     rehearse(request, start = {}) {

@@ -14,6 +14,7 @@ export async function startOperation<Result>(
     | 'listCopies'
     | 'preflight'
     | 'restore'
+    | 'restoreProcess'
     | 'rehearse'
     | 'prefetch'
     | 'verifyCheckpoint'

@@ -39,6 +39,13 @@ export const ERRORS = {
     exitCode: 4,
     remedy: 'start the container first; only a running container can be checkpointed',
   },
+  ProcessNotFound: {
+    retryable: false,
+    actor: 'caller',
+    workload: 'none',
+    exitCode: 24,
+    remedy: 'check the pid, and that it is of that node: `kybernate process analyze <pid>` looks at it',
+  },
   CheckpointNotFound: {
     retryable: false,
     actor: 'caller',

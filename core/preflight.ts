@@ -73,6 +73,14 @@ export const PREFLIGHT_CHECKS = {
     checks: 'name, runtime, networks and containers that the Docker daemon needs for it',
     remedy: 'see docs/docker.md',
   },
+  'open-files': {
+    checks: 'files that the processes had open are there, and as long as they were',
+    remedy: 'bring the file back as it was, for example by `truncate --size`; CRIU refuses another length',
+  },
+  terminal: {
+    checks: 'the terminal of a process',
+    remedy: 'restore it from a terminal: `kybernate process restore <id> --attach`',
+  },
   ports: {
     checks: 'listening ports are free in the network namespace of the restore',
     remedy: 'end what listens there, or restore into another network namespace',

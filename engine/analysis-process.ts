@@ -46,8 +46,11 @@ function isKnownDevice(rdev: number): boolean {
 
 const GPU_DEVICE = /^\/dev\/nvidia/;
 
+/** What the process belongs to: the word of the messages. */
+export type Subject = 'container' | 'process';
+
 /** A process that ends meanwhile has nothing. */
-export function surveyProcess(process: ProcessFacts): ProcessSurvey {
+export function surveyProcess(process: ProcessFacts, subject: Subject = 'container'): ProcessSurvey {
   const fds = openFds(process.hostPid);
   const maps = readMaps(process.hostPid);
   const sockets = ownedSockets(process.hostPid);
@@ -63,7 +66,7 @@ export function surveyProcess(process: ProcessFacts): ProcessSurvey {
       ...limitRefusals(process.hostPid, name),
       ...anonRefusals(name, fds, maps),
       ...deviceRefusals(process.hostPid, name, fds),
-      ...outsideRefusals(process.hostPid, name, fds),
+      ...outsideRefusals(process.hostPid, name, fds, subject),
       ...sockets
         .filter((socket) => socket.name === 'other')
         .map((socket) => `${name} has a socket of a kind that CRIU cannot dump (${socket.text}): close it`),
@@ -75,7 +78,7 @@ export function surveyProcess(process: ProcessFacts): ProcessSurvey {
  * A file that was opened through a mount of the host: CRIU finds no such mount in the container ("Can't lookup mount").
  * Terminals are led from outside, and have an option of their own.
  */
-function outsideRefusals(hostPid: number, name: string, fds: readonly OpenFd[]): string[] {
+function outsideRefusals(hostPid: number, name: string, fds: readonly OpenFd[], subject: Subject): string[] {
   const mounts = new Set(readMounts(hostPid).map((mount) => mount.id));
   if (mounts.size === 0) {
     return [];
@@ -85,8 +88,10 @@ function outsideRefusals(hostPid: number, name: string, fds: readonly OpenFd[]):
     .filter((open) => open.mountId !== 0 && !mounts.has(open.mountId))
     .map(
       (open) =>
-        `${name} holds ${open.target} of the host as descriptor ${open.fd}, which CRIU cannot dump: start the container ` +
-        'without inherited standard streams (ctr: --null-io), or restore it from a checkpoint of one that was',
+        subject === 'process'
+          ? `${name} holds ${open.target} as descriptor ${open.fd}, through a mount that it does not see: close the file`
+          : `${name} holds ${open.target} of the host as descriptor ${open.fd}, which CRIU cannot dump: start the ` +
+            'container without inherited standard streams (ctr: --null-io), or restore it from a checkpoint of one that was',
     );
 }
 

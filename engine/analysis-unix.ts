@@ -2,6 +2,7 @@
  * Unix sockets with an end outside of the container. CRIU dumps such an end only for datagrams to a named socket of the
  * same network namespace. Source: criu/sk-unix.c, __dump_external_socket and dump_one_unix_fd.
  */
+import type { Subject } from './analysis-process.ts';
 import type { UnixPeer } from '../native/net/unix-peers.ts';
 import { openFds } from '../native/proc/fds.ts';
 import { listProcesses } from '../native/proc/tree.ts';
@@ -17,15 +18,20 @@ interface Owner {
   readonly command: string;
 }
 
+interface UnixOptions {
+  /** who outside has a socket; a socket that nobody has lies in a queue, and CRIU takes it with its queue */
+  readonly ownerOf?: (inode: number) => Owner | undefined;
+  readonly subject?: Subject;
+}
+
 /**
- * @param inodes the container's own unix sockets, with a process that has it
+ * @param inodes the tree's own unix sockets, with a process that has it
  * @param peers of the container's network namespace
- * @param ownerOf who outside has a socket; a socket that nobody has lies in a queue, and CRIU takes it with its queue
  */
 export function unixFindings(
   inodes: ReadonlyMap<number, Owner>,
   peers: readonly UnixPeer[],
-  ownerOf: (inode: number) => Owner | undefined = findOwner,
+  { ownerOf = findOwner, subject = 'container' }: UnixOptions = {},
 ): UnixFindings {
   const known = new Map(peers.map((peer) => [peer.inode, peer]));
   const refusals: string[] = [];
@@ -41,7 +47,7 @@ export function unixFindings(
       continue;
     }
     const name = `process ${owner.hostPid} (${owner.command})`;
-    const other = `process ${outside.hostPid} (${outside.command}) outside of the container`;
+    const other = `process ${outside.hostPid} (${outside.command}) outside of the ${subject === 'process' ? 'tree' : subject}`;
     if (far?.type === 'datagram' && far.path !== undefined) {
       externalDatagram ??= `${name} sends datagrams to ${far.path} of ${other}`;
     } else {

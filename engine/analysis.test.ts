@@ -72,11 +72,11 @@ const stream = (inode: number, peerInode: number): UnixPeer => ({ type: 'stream'
 test('a connection inside the container needs nothing', () => {
   const inside = new Map([...OURS, [11, { hostPid: 2, command: 'worker' }]]);
 
-  expect(unixFindings(inside, [stream(10, 11), stream(11, 10)], outside)).toEqual({ refusals: [] });
+  expect(unixFindings(inside, [stream(10, 11), stream(11, 10)], { ownerOf: outside })).toEqual({ refusals: [] });
 });
 
 test('an end that nobody holds lies in a queue and needs nothing', () => {
-  expect(unixFindings(OURS, [stream(10, 11), stream(11, 10)], () => undefined)).toEqual({ refusals: [] });
+  expect(unixFindings(OURS, [stream(10, 11), stream(11, 10)], { ownerOf: () => undefined })).toEqual({ refusals: [] });
 });
 
 test('datagrams to a named socket outside need ext-unix-sk', () => {
@@ -85,7 +85,7 @@ test('datagrams to a named socket outside need ext-unix-sk', () => {
     { type: 'datagram', inode: 20, peerInode: 0, path: '/dev/log' },
   ];
 
-  const findings = unixFindings(OURS, peers, outside);
+  const findings = unixFindings(OURS, peers, { ownerOf: outside });
 
   expect(findings.refusals).toEqual([]);
   expect(findings.externalDatagram).toMatch(/app.*\/dev\/log.*journald/);
@@ -95,7 +95,7 @@ test.each<[string, UnixPeer[]]>([
   ['a stream connection to the outside', [stream(10, 20), stream(20, 10)]],
   ['a connection into another network namespace', [{ type: 'datagram', inode: 10, peerInode: 20 }]],
 ])('%s is refused and names both ends', (_title, peers) => {
-  expect(unixFindings(OURS, peers, outside).refusals).toEqual([
+  expect(unixFindings(OURS, peers, { ownerOf: outside }).refusals).toEqual([
     expect.stringMatching(/process 1 \(app\).*process 7 \(journald\)/),
   ]);
 });

@@ -15,7 +15,6 @@ import { CRIU_OPTIONS, NO_PLUGINS } from '../core/oci/criu-options.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
 import { dumpErrorLines } from '../native/criu/log.ts';
 import { rearmExpiredTimers } from '../native/criu/timers.ts';
-import { holdConnections } from '../native/net/nft.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { installActionScript, listenToCriu, makeEventPipes, type ScriptEvent } from './criu-events.ts';
@@ -25,8 +24,7 @@ import { freeze, thaw } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { hasGpu } from './gpu-section.ts';
 import { createHooks, type HookEvent, type Hooks } from './hooks.ts';
-import { holdsConnections, networkHoldTable } from './network-locks.ts';
-import { liveConnections } from './live-processes.ts';
+import { holdNetwork } from './network-hold.ts';
 import { checkToken } from './operation.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
 
@@ -277,21 +275,7 @@ class CriuCapture implements Capture {
       await this.#rootfs;
       await captureLinkRemap({ run }, plan.facts.upperDir, plan.checkpointDir);
     }
-    await this.#holdNetwork();
-  }
-
-  async #holdNetwork(): Promise<void> {
-    const { plan, run } = this.#context;
-    if (!holdsConnections(plan)) {
-      return;
-    }
-    const connections = liveConnections(plan.facts);
-    if (connections.length === 0) {
-      return;
-    }
-    const table = networkHoldTable(plan.operationId);
-    await holdConnections(run, plan.facts.initHostPid, table, connections);
-    this.#networkHold = { table, networkNamespace: plan.facts.networkNamespace.path ?? '' };
+    this.#networkHold = await holdNetwork(plan, run);
   }
 
   async #dumpByContainerd(): Promise<void> {

@@ -1,8 +1,10 @@
 /*
  * One way to take a running container's state, in four acts: `plan` before anything is touched, `freeze` until the
  * workload may run again as far as the capture is concerned, `release` lets it run, `finish` does what needs no frozen
- * workload. Plain CRIU stands behind it (capture-criu.ts); faster methods come behind the same four acts.
+ * workload. Plain CRIU stands behind it: of containers (capture-criu.ts), and of processes of the host
+ * (capture-process.ts).
  */
+import type { ProcessTree } from '../core/checkpoint/metadata.ts';
 import type { Logger } from '../core/op.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import type { Run } from '../native/run/run.ts';
@@ -33,6 +35,8 @@ export interface CaptureOutcome {
   readonly deletedFiles: number;
   readonly rootfsMethod: 'overlay' | 'diff-service' | 'none';
   readonly warnings: readonly string[];
+  /** of a tree of processes */
+  readonly process?: ProcessTree;
   readonly networkHold?: { readonly table: string; readonly networkNamespace: string };
 }
 
@@ -43,11 +47,13 @@ export interface Capture {
   plan(): Promise<void>;
   /**
    * Freezes the workload and takes all that must be taken while it stands still. On return it is frozen, complete and
-   * free of CRIU. On a throw it may be in any state: the caller undoes.
+   * free of CRIU, or held by a CRIU that is done and waits. On a throw it may be in any state: the caller undoes.
    */
   freeze(): Promise<void>;
   /** Lets the workload run. */
   release(): Promise<void>;
+  /** The workload was ended in place of its release: ends what has waited for that. */
+  abandon?(): Promise<void>;
   /** What needs no frozen workload: sizes, logs, later: pages. */
   finish(): Promise<CaptureOutcome>;
   /** Copies what the tools logged, never while the workload stands still. Absent logs are success. */

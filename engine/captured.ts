@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { OWN_FILES } from '../core/checkpoint/file-names.ts';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
 import type { RestoreContext } from '../core/contract/restore.ts';
+import { KybernateError } from '../core/errors.ts';
+import { findingDetails, problem, type Finding } from '../core/preflight.ts';
 import type { GpuFit } from '../core/oci/gpu-fit.ts';
 import type { restoredSpec } from '../core/oci/restored-spec.ts';
 import { type OciSpec, parseSpec } from '../core/oci/spec.ts';
@@ -17,8 +19,26 @@ export interface Captured {
 /** @throws CheckpointNotFound, CheckpointCorrupt */
 export function readCaptured(checkpointDir: string): Captured {
   const metadata = readMetadata(checkpointDir);
+  refuseProcesses(metadata);
   const file = join(checkpointDir, OWN_FILES.spec);
   return { metadata, spec: parseSpec(readFileSync(file, 'utf8'), file) };
+}
+
+/** Processes of a host have no specification to make a container of. */
+export function noContainer({ checkpointId }: Pick<Metadata, 'checkpointId'>): Finding {
+  return problem('container', `${checkpointId} is of processes of a host, not of a container`, {
+    remedy: `kybernate process restore ${checkpointId}`,
+  });
+}
+
+/** @throws Incompatible */
+export function refuseProcesses(metadata: Metadata): void {
+  if (metadata.process !== undefined) {
+    const finding = noContainer(metadata);
+    throw new KybernateError('Incompatible', `${finding.message}: ${finding.remedy}`, {
+      details: findingDetails([finding]),
+    });
+  }
 }
 
 export interface SpecWish {

@@ -74,6 +74,7 @@ export function draftMetadata(
       threads,
     })),
     ...gpuMetadata(plan, memory),
+    ...(outcome.process === undefined ? {} : { process: outcome.process }),
     stdio: facts.stdio,
     mounts: facts.mounts.map((mount) => ({ ...mount, options: [...mount.options] })),
     ...(analysis.hookMounts === undefined ? {} : { hookMounts: analysis.hookMounts.map((mount) => ({ ...mount })) }),
@@ -107,13 +108,15 @@ function nodeMetadata({ nodeFacts }: OperationPlan): Metadata['node'] {
   return { ...rest, name: node, cpuFlags: [...cpuFlags], ...(gpuDriver === undefined ? {} : { gpuDriver }) };
 }
 
-/** Writes the draft, the captured specification and the state of the GPU. Not synced: the commit does that. */
+/** Writes the draft, a container's specification and the state of the GPU. Not synced: the commit does that. */
 export async function writeDraft(
   plan: OperationPlan,
   draft: MetadataDraft,
   memory: readonly GpuMemoryUse[],
 ): Promise<void> {
-  await writeFile(join(plan.checkpointDir, OWN_FILES.spec), plan.facts.record.spec, { mode: 0o600 });
+  if (plan.facts.tree === undefined) {
+    await writeFile(join(plan.checkpointDir, OWN_FILES.spec), plan.facts.record.spec, { mode: 0o600 });
+  }
   if (plan.gpu.processes.length > 0) {
     await mkdir(join(plan.checkpointDir, CUDA_DIR), { recursive: true, mode: 0o700 });
     await writeFile(join(plan.checkpointDir, CUDA_FILES.state), gpuStateFile(plan, memory), { mode: 0o600 });

@@ -1,8 +1,8 @@
 /* What is known of a running container, as plain JSON: it travels to the runner in plan.json. */
-import type { Metadata } from '../core/checkpoint/metadata.ts';
+import type { Metadata, ProcessTree } from '../core/checkpoint/metadata.ts';
 import type { ContainerRecord } from '../native/containerd/containerd.ts';
-import type { CgroupDir } from '../native/proc/cgroup.ts';
 import type { ProcessInfo } from '../native/proc/tree.ts';
+import type { Freezer } from './freezer.ts';
 
 export interface ContainerId {
   readonly namespace: string;
@@ -36,6 +36,10 @@ export interface ProcessFacts extends ProcessInfo {
 /** As in the metadata of a checkpoint. */
 export type DockerFacts = NonNullable<Metadata['container']['docker']>;
 
+/**
+ * A tree of processes of the host has the same facts, and `tree`: no record of containerd stands behind it, so its `record`
+ * is empty, and nobody made its mounts.
+ */
 export interface ContainerFacts {
   readonly ref: ContainerId;
   readonly record: ContainerRecord;
@@ -43,9 +47,11 @@ export interface ContainerFacts {
   readonly initStartTime: number;
   /** root first */
   readonly processes: readonly ProcessFacts[];
-  readonly freezer: CgroupDir;
+  readonly freezer: Freezer;
   /** processes in the container's cgroup that live in another pid namespace, outside of the container */
   readonly foreignHostPids: readonly number[];
+  /** absent for a container; what its restore needs to know of a tree of processes */
+  readonly tree?: Omit<ProcessTree, 'files'>;
   /** runc's `--root` for this container */
   readonly runcRoot: string;
   /** absent when runc does not know the container */

@@ -8,11 +8,14 @@ import { locateProgram, runcVersion } from '../native/runc/runc.ts';
 import { AT_MINSIGSTKSZ, auxiliaryValue } from '../native/proc/auxiliary.ts';
 import type { NodeDeps } from './node-deps.ts';
 
+/** What a question to a program of this node needs. */
+export type ProgramDeps = Pick<NodeDeps, 'settings' | 'run'>;
+
 /** Answers of programs, kept as long as the program's file is the same one: a set-up that replaces it is seen. */
 const answers = new Map<string, Promise<unknown>>();
 
 /** @param what names the question; a failed answer is not kept */
-export async function askProgram<T>(deps: NodeDeps, program: string, what: string, ask: () => Promise<T>): Promise<T> {
+export async function askProgram<T>(deps: ProgramDeps, program: string, what: string, ask: () => Promise<T>): Promise<T> {
   const file = await locateProgram(program, deps.settings.programPath);
   if (file === undefined) {
     return ask();
@@ -34,10 +37,19 @@ export async function askProgram<T>(deps: NodeDeps, program: string, what: strin
  */
 export async function probeNodeFacts(deps: NodeDeps): Promise<NodeFacts> {
   const { settings, run } = deps;
-  const [criu, runc, containerdVersion, cpu, gpuDriver] = await Promise.all([
-    askProgram(deps, settings.criuPath, 'version', () => criuVersion(run, settings.criuPath)),
+  const [facts, runc, containerdVersion] = await Promise.all([
+    probeHostFacts(deps),
     askProgram(deps, settings.runcPath, 'version', () => runcVersion(run, settings.runcPath)),
     deps.containerd.version(),
+  ]);
+  return { ...facts, runcVersion: runc, containerdVersion };
+}
+
+/** The same without the programs of containers, which processes do not need. @throws Incompatible CRIU does not run */
+export async function probeHostFacts(deps: ProgramDeps): Promise<NodeFacts> {
+  const { settings, run } = deps;
+  const [criu, cpu, gpuDriver] = await Promise.all([
+    askProgram(deps, settings.criuPath, 'version', () => criuVersion(run, settings.criuPath)),
     cpuFacts(),
     nvidiaDriver(),
   ]);
@@ -51,14 +63,14 @@ export async function probeNodeFacts(deps: NodeDeps): Promise<NodeFacts> {
     ...(signalFrameBytes === undefined ? {} : { signalFrameBytes }),
     cgroupVersion: cgroupVersion(),
     criuVersion: criu,
-    runcVersion: runc,
-    containerdVersion,
+    runcVersion: '',
+    containerdVersion: '',
     ...(gpuDriver === undefined ? {} : { gpuDriver }),
   };
 }
 
 /** Can CRIU lock connections by nftables on this kernel? Built without libnftables it cannot. */
-export function canLockByNftables(deps: NodeDeps): Promise<boolean> {
+export function canLockByNftables(deps: ProgramDeps): Promise<boolean> {
   const { criuPath } = deps.settings;
   const feature = 'network_lock_nftables';
   return askProgram(deps, criuPath, feature, () => hasCriuFeature(deps.run, criuPath, feature));

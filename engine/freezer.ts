@@ -8,6 +8,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../core/errors.ts';
+import { continueTree, signalState, stopTree, type SignalFreezer } from './signal-freezer.ts';
 
 export interface FreezerCgroup {
   readonly version: 1 | 2;
@@ -15,9 +16,15 @@ export interface FreezerCgroup {
   readonly path: string;
 }
 
+/** A cgroup of the workload's own, or, where it has none, signals. */
+export type Freezer = FreezerCgroup | SignalFreezer;
+
 export type FreezerState = 'thawed' | 'freezing' | 'frozen' | 'gone';
 
-export function freezerState(cgroup: FreezerCgroup): FreezerState {
+export function freezerState(cgroup: Freezer): FreezerState {
+  if (cgroup.version === 'signals') {
+    return signalState(cgroup);
+  }
   try {
     if (cgroup.version === 1) {
       const text = readFileSync(join(cgroup.path, 'freezer.state'), 'utf8').trim();
@@ -35,11 +42,18 @@ export function freezerState(cgroup: FreezerCgroup): FreezerState {
 }
 
 /** What freezes and thaws is written here. */
-export function freezerFile(cgroup: FreezerCgroup): string {
+export function freezerFile(cgroup: Freezer): string {
+  if (cgroup.version === 'signals') {
+    return cgroup.path;
+  }
   return join(cgroup.path, cgroup.version === 1 ? 'freezer.state' : 'cgroup.freeze');
 }
 
-function write(cgroup: FreezerCgroup, frozen: boolean): void {
+function write(cgroup: Freezer, frozen: boolean): void {
+  if (cgroup.version === 'signals') {
+    (frozen ? stopTree : continueTree)(cgroup);
+    return;
+  }
   const [on, off] = cgroup.version === 1 ? ['FROZEN', 'THAWED'] : ['1', '0'];
   writeFileSync(freezerFile(cgroup), frozen ? on : off);
 }
@@ -50,7 +64,7 @@ function write(cgroup: FreezerCgroup, frozen: boolean): void {
  * @throws DumpFailed when it does not come to rest; the cgroup is thawed again
  * Crash: the cgroup stays frozen; the journal says so.
  */
-export async function freeze(cgroup: FreezerCgroup, timeoutMs: number): Promise<void> {
+export async function freeze(cgroup: Freezer, timeoutMs: number): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   write(cgroup, true);
   for (;;) {
@@ -73,14 +87,18 @@ export async function freeze(cgroup: FreezerCgroup, timeoutMs: number): Promise<
 }
 
 /** Asks for the freeze without waiting: what an undo does before it kills CRIU. */
-export function freezeNow(cgroup: FreezerCgroup): void {
+export function freezeNow(cgroup: Freezer): void {
   if (freezerState(cgroup) !== 'gone') {
     write(cgroup, true);
   }
 }
 
 /** Lets the tasks run. A cgroup that is gone is success. Idempotent. */
-export async function thaw(cgroup: FreezerCgroup): Promise<void> {
+export async function thaw(cgroup: Freezer): Promise<void> {
+  if (cgroup.version === 'signals') {
+    // Also where its root has ended: others of the tree may be stopped.
+    continueTree(cgroup);
+  }
   for (let attempt = 0; attempt < 200; attempt += 1) {
     const state = freezerState(cgroup);
     if (state === 'gone') {

@@ -102,12 +102,18 @@ export class Held {
    * @throws Poisoned
    */
   async resume(holder: Holder): Promise<ResumeResult> {
-    await this.letGo(holder, () =>
+    const unlock = (): Promise<void> =>
       removeNetworkLocks(this.#plan, this.#deps.run).catch((error: unknown) => {
         // The verification tells whether a lock is left; the workload runs in any case.
         this.#deps.log.error({ error: messageOf(error) }, 'the network locks could not be removed');
-      }),
-    );
+      });
+    if (this.#plan.facts.tree === undefined) {
+      await this.letGo(holder, unlock);
+    } else {
+      // The CRIU that holds it takes its own lock away, when its sockets are in order.
+      await this.letGo(holder);
+      await unlock();
+    }
     const verified = await verifyRunning(this.#plan, this.#deps, this.#deps.log);
     const result = { ...verified, ...(this.#gpuFacts === undefined ? {} : { gpu: this.#gpuFacts }) };
     this.#journal('resumed', 'done', { ...result });
@@ -129,9 +135,10 @@ export class Held {
   }
 
   /** Ends the frozen workload. @throws Poisoned it outlives that */
-  async end(): Promise<ResumeResult> {
+  async end({ method }: Holder): Promise<ResumeResult> {
     this.#journal('killed', 'begin');
     await killFrozen(this.#plan);
+    await method?.abandon?.();
     const left = hasGpu(this.#plan) ? await putBackLimits(this.#plan) : [];
     left.forEach((warning) => this.#deps.log.warn({ operationId: this.#plan.operationId }, warning));
     this.#frozen = false;

@@ -8,12 +8,16 @@ import { cgroupPids } from '../native/proc/cgroup.ts';
 import { tcpSockets } from '../native/proc/sockets.ts';
 import { readProcess, type ProcessInfo } from '../native/proc/tree.ts';
 import type { ContainerFacts } from './container-facts.ts';
+import { treeProcesses } from './signal-freezer.ts';
 
-/** Processes in the container's cgroup and those of the plan that still are the same ones. */
+/** Processes in the container's cgroup, or below the root of the tree, and those of the plan that still are the same ones. */
 export function liveProcesses(facts: ContainerFacts): ProcessInfo[] {
   const planned = facts.processes.filter((process) => readProcess(process.hostPid)?.startTime === process.startTime);
   const foreign = new Set(facts.foreignHostPids);
-  const pids = new Set([...cgroupPids(facts.freezer.path), ...planned.map((process) => process.hostPid)]);
+  const { freezer } = facts;
+  const members =
+    freezer.version === 'signals' ? treeProcesses(freezer).map(({ hostPid }) => hostPid) : cgroupPids(freezer.path);
+  const pids = new Set([...members, ...planned.map((process) => process.hostPid)]);
   return [...pids]
     .filter((pid) => !foreign.has(pid))
     .map((pid) => readProcess(pid))

@@ -15,6 +15,9 @@ const ROOT = '/sys/fs/cgroup';
 /** v1 hierarchies by which service managers and runtimes end a whole group. */
 const V1_HIERARCHIES = ['unified', 'systemd', 'pids', 'memory', 'devices', 'freezer'];
 
+/** Begin of the names of groups of restored processes. */
+const PROCESSES = 'process-';
+
 function hierarchies(): string[] {
   if (existsSync(join(ROOT, 'cgroup.controllers'))) {
     return [ROOT];
@@ -37,6 +40,30 @@ export function joinGuardCgroup(pid: number): void {
     hierarchies().map((root) => join(root, 'kybernate', 'guards')),
     pid,
   );
+}
+
+/** Where the restored processes of an operation live on: a group that is neither the worker's nor the operation's. */
+function processDirs(operationId: string): string[] {
+  return hierarchies().map((root) => join(root, 'kybernate', `${PROCESSES}${parseOperationId(operationId)}`));
+}
+
+/** Moves restored processes out of reach of what ends a worker or an operation. */
+export function joinProcessCgroup(operationId: string, pids: readonly number[]): void {
+  pids.forEach((pid) => joinGroups(processDirs(operationId), pid));
+}
+
+/** Those that a restore has brought back, and their children, as long as they live. */
+export function restoredPids(operationId: string): number[] {
+  return pidsIn(processDirs(operationId));
+}
+
+/** Groups whose processes have all ended. */
+function sweepProcessCgroups(): void {
+  for (const root of hierarchies()) {
+    const dir = join(root, 'kybernate');
+    const names = existsSync(dir) ? readdirSync(dir).filter((name) => name.startsWith(PROCESSES)) : [];
+    names.forEach((name) => tryRemove(join(dir, name)));
+  }
 }
 
 function joinGroups(dirs: readonly string[], pid: number): void {
@@ -69,8 +96,12 @@ function enter(dir: string, pid: number): void {
 
 /** Host pids of every process in the operation's cgroup but the caller itself. */
 export function operationPids(operationId: string): number[] {
+  return pidsIn(groupDirs(operationId));
+}
+
+function pidsIn(dirs: readonly string[]): number[] {
   const pids = new Set<number>();
-  for (const dir of groupDirs(operationId)) {
+  for (const dir of dirs) {
     let text = '';
     try {
       text = readFileSync(join(dir, 'cgroup.procs'), 'utf8');
@@ -110,12 +141,14 @@ export async function killOperation(operationId: string): Promise<number[]> {
 
 /** Removes the empty groups; a group that still has processes stays (`kybernate doctor` shows it). */
 export function removeOperationCgroup(operationId: string): void {
-  for (const dir of groupDirs(operationId)) {
-    try {
-      rmdirSync(dir);
-    } catch {
-      // ENOENT: never made. EBUSY: a process is left in it.
-    }
+  groupDirs(operationId).forEach(tryRemove);
+}
+
+function tryRemove(dir: string): void {
+  try {
+    rmdirSync(dir);
+  } catch {
+    // ENOENT: never made. EBUSY: a process is left in it.
   }
 }
 
@@ -141,4 +174,5 @@ export async function leftCgroups(settings: Pick<NodeSettings, 'runDir'>): Promi
 /** Removes the groups of ended operations. One with a process in it cannot be removed, so nobody else's is. */
 export async function sweepOperationCgroups(settings: Pick<NodeSettings, 'runDir'>): Promise<void> {
   (await leftCgroups(settings)).forEach(({ operationId }) => removeOperationCgroup(operationId));
+  sweepProcessCgroups();
 }

@@ -15,6 +15,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { workloadName } from '../core/contract/process.ts';
 import type { HealthCheck, NodeFacts } from '../core/contract/checkpoint.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { HookPlan } from '../core/hooks.ts';
@@ -31,7 +32,8 @@ export interface OperationPlan {
   readonly workflow: { readonly workflowId: string; readonly runId: string };
   readonly container: { readonly namespace: string; readonly id: string };
   readonly token: number;
-  readonly engine: 'runc' | 'containerd';
+  /** `criu` for a tree of processes */
+  readonly engine: 'runc' | 'containerd' | 'criu';
   readonly tcp: 'keep' | 'close';
   readonly after: 'resume' | 'hold' | 'stop';
   readonly freezeBudgetMs: number;
@@ -172,8 +174,8 @@ export function checkToken(
   if (token < newest) {
     throw new KybernateError(
       'LockLost',
-      `container ${container.namespace}/${container.id}: token ${token} is older than ${newest}, ` +
-        `so another operation owns the container now; this one did nothing more`,
+      `${workloadName(container)}: token ${token} is older than ${newest}, ` +
+        `so another operation owns it now; this one did nothing more`,
       { details: { token, newest } },
     );
   }

@@ -7,21 +7,24 @@ import { mkdir, readdir, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { checkpointDirName } from '../core/checkpoint/file-names.ts';
 import type { PlanStepInput, PlanStepResult } from '../core/contract/checkpoint.ts';
+import type { ProcessTarget } from '../core/contract/process.ts';
 import { KybernateError } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
 import { discardCapture } from './attach.ts';
 import { analyzeContainer } from './analysis.ts';
 import { probeNodeFacts } from './facts.ts';
-import { analyzeGpu } from './gpu/analysis.ts';
+import { analyzeTree } from './analysis-tree.ts';
+import { analyzeGpu, NO_FINDINGS } from './gpu/analysis.ts';
 import { planHooks } from './hooks.ts';
 import { inspectContainer } from './inspect.ts';
+import { inspectProcess } from './inspect-process.ts';
 import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
-import { bootId, checkToken, listOperations, readPlan, writePlan, type OperationPlan } from './operation.ts';
+import { bootId, checkToken, listOperations, operationPaths, readPlan, writePlan, type OperationPlan } from './operation.ts';
 import { isEarlierRun } from './operation-owner.ts';
-import { checkSource } from './preflight/source.ts';
+import { checkSource, type Source } from './preflight/source.ts';
 
 const HOOKED = { operation: 'checkpoint', kind: 'container' } as const;
 
@@ -40,7 +43,7 @@ export function checkpointDir(deps: NodeDeps, checkpointId: string): string {
 
 /**
  * Idempotent: a plan that this operation has made already is returned again.
- * @throws ContainerNotFound, ContainerNotRunning, Incompatible, GpuUnsupported, DiskFull, LockLost, InvalidInput (the
+ * @throws ContainerNotFound, ContainerNotRunning, ProcessNotFound, Incompatible, GpuUnsupported, DiskFull, LockLost, InvalidInput (the
  * checkpoint id is taken)
  */
 export function planCheckpoint(deps: NodeDeps, op: Op, request: PlanRequest): Promise<PlanStepResult> {
@@ -58,18 +61,9 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   const dir = request.imagesOnlyIn ?? checkpointDir(deps, context.checkpointId);
   await refuseTakenId(deps, dir, request.operationId, context.checkpointId);
   const nodeFacts = await probeNodeFacts(deps);
-  const facts = await inspectContainer(deps, context.container);
-  const analysis = await analyzeContainer(deps, facts, {
-    engine: request.engine,
-    tcp: request.tcp,
-    after: request.after,
-  });
-  const gpu = await analyzeGpu(deps, facts, analysis.gpuHolders, {
-    operationId: request.operationId,
-    options: request.gpu,
-    freezeBudgetMs: request.freezeBudgetMs,
-    rehearsal: request.rehearsal === true,
-  });
+  const { facts, analysis, gpu } = await (request.process === undefined
+    ? surveyContainer(deps, request)
+    : surveyTree(deps, request, request.process));
   op.signal.throwIfAborted();
   const hooked = request.rehearsal !== true;
   const hooks = hooked ? planHooks(deps.settings.hooks, HOOKED) : undefined;
@@ -90,7 +84,7 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     workflow: request.workflow,
     container: context.container,
     token: context.token,
-    engine: request.engine,
+    engine: facts.tree === undefined ? request.engine : 'criu',
     tcp: request.tcp,
     after: request.after,
     freezeBudgetMs: request.freezeBudgetMs,
@@ -110,6 +104,28 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
   };
   writePlan(plan);
   return resultOf(plan);
+}
+
+type Survey = Pick<Source, 'facts' | 'analysis' | 'gpu'>;
+
+async function surveyContainer(deps: NodeDeps, request: PlanRequest): Promise<Survey> {
+  const { engine, tcp, after } = request;
+  const facts = await inspectContainer(deps, request.context.container);
+  const analysis = await analyzeContainer(deps, facts, { engine, tcp, after });
+  const gpu = await analyzeGpu(deps, facts, analysis.gpuHolders, {
+    operationId: request.operationId,
+    options: request.gpu,
+    freezeBudgetMs: request.freezeBudgetMs,
+    rehearsal: request.rehearsal === true,
+  });
+  return { facts, analysis, gpu };
+}
+
+/** @throws ProcessNotFound */
+async function surveyTree(deps: NodeDeps, request: PlanRequest, target: ProcessTarget): Promise<Survey> {
+  const facts = inspectProcess(target, operationPaths(deps.settings, request.operationId).dir);
+  const { surveys: _surveys, ...analysis } = await analyzeTree(deps, facts, request);
+  return { facts, analysis, gpu: NO_FINDINGS };
 }
 
 function resultOf({ analysis, facts, gpu, reservedBytes }: OperationPlan): PlanStepResult {
@@ -167,7 +183,7 @@ export async function checkDisk(deps: NodeDeps, dir: string, operationId: string
       `${dir} has ${freeBytes} bytes free, the checkpoint may need ${neededBytes}` +
         (reservedBytes > 0 ? ` and others have reserved ${reservedBytes}` : '') +
         (minFreeBytes > 0 ? `, with ${minFreeBytes} kept free (KYBERNATE_MIN_FREE_BYTES)` : '') +
-        '; the container was not touched',
+        '; the workload was not touched',
       { details: { freeBytes, neededBytes, reservedBytes, minFreeBytes } },
     );
   }

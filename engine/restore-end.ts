@@ -12,6 +12,7 @@ import { parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { listProcesses } from '../native/proc/tree.ts';
 import { keepInDocker, removeFromDocker } from './docker/undo.ts';
+import { settledRestore } from './restore-process.ts';
 import { putBackRaises } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { retireToken } from './operation.ts';
@@ -151,7 +152,8 @@ export async function endRestore(deps: NodeDeps, op: Op, operationId: string): P
   const { settings } = deps;
   const known = readRestore(settings, operationId) ?? readNote(settings, operationId);
   if (known === undefined) {
-    // A fetch: the copy that it had not finished goes with it.
+    // A fetch: the copy that it had not finished goes with it; of a restore of processes what is half-made.
+    await settledRestore(deps, operationId);
     await rm(join(settings.stateDir, 'checkpoints', `.fetch-${operationId}`), { recursive: true, force: true });
     forgetRestore(settings, operationId);
     return 'removed';

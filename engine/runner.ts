@@ -11,6 +11,7 @@
  * comes back after every thaw (gpu-section.ts). What is held of the workload, and how it is let go: held.ts.
  */
 import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
+import { workloadName } from '../core/contract/process.ts';
 import { isKybernateError, KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { RunnerStep } from '../core/phases.ts';
@@ -20,6 +21,7 @@ import type { Run } from '../native/run/run.ts';
 import { handedOverError } from './undo-dead.ts';
 import type { Capture } from './capture.ts';
 import { createCriuCapture } from './capture-criu.ts';
+import { createProcessCapture } from './capture-process.ts';
 import { draftMetadata, writeDraft } from './commit.ts';
 import { takeContainerLock } from './container-flock.ts';
 import { asDiskFull } from './disk-full.ts';
@@ -172,7 +174,7 @@ export class Runner {
       return this.#release.current;
     }
     this.#giveUp();
-    return this.#release.by(() => this.#held.end());
+    return this.#release.by(() => this.#held.end(this.#holder()));
   }
 
   /** The hold has no end of its own any more. */
@@ -181,9 +183,13 @@ export class Runner {
       return;
     }
     checkToken(this.plan.settings, this.plan.container, this.plan.token);
-    if (!this.#held.frozen) {
-      const { namespace, id } = this.plan.container;
-      throw new KybernateError('Internal', `container ${namespace}/${id} is not held by this operation; it runs on`);
+    // A tree is held by a CRIU that somebody else may have ended.
+    const hasSlipped = this.plan.facts.tree !== undefined && initIsAlive(this.plan) && !this.#held.isHeld();
+    if (!this.#held.frozen || hasSlipped) {
+      throw new KybernateError(
+        'Internal',
+        `${workloadName(this.plan.container)} is not held by this operation (any more); it runs on`,
+      );
     }
     this.#journal('handover', 'done');
     this.#handedOver = true;
@@ -277,7 +283,8 @@ export class Runner {
   }
 
   #createMethod(timer: PhaseTimer): Capture {
-    return createCriuCapture({
+    const create = this.plan.facts.tree === undefined ? createCriuCapture : createProcessCapture;
+    return create({
       plan: this.plan,
       paths: this.#paths,
       run: this.#deps.run,

@@ -6,7 +6,7 @@
  */
 import type { ResumeResult } from '../core/contract/checkpoint.ts';
 import type { Logger } from '../core/op.ts';
-import { leaveTcpRepair } from '../native/net/tcp-repair.ts';
+import { leaveTcpRepair, socketsInRepair } from '../native/net/tcp-repair.ts';
 import { endDump } from './end-dump.ts';
 import { freezeNow, thaw } from './freezer.ts';
 import { hasGpu, resumeGpuSection } from './gpu-section.ts';
@@ -89,7 +89,7 @@ export function entriesOf(plan: OperationPlan, log: Logger): readonly JournalEnt
 
 /** What a dump that ended in the middle leaves in the processes' sockets and in their network. */
 async function undoDump(plan: OperationPlan, deps: UndoDeps, log: Logger, freesNetwork: boolean): Promise<void> {
-  if (initIsAlive(plan)) {
+  if (initIsAlive(plan) && mustStandStill(plan)) {
     freezeNow(plan.facts.freezer);
   }
   const failed = (error: unknown): void =>
@@ -105,4 +105,12 @@ async function undoDump(plan: OperationPlan, deps: UndoDeps, log: Logger, freesN
   if (freesNetwork) {
     await removeNetworkLocks(plan, deps.run).catch(failed);
   }
+}
+
+/** A stop by signals is seen by the tree's parents: only for the sake of sockets that cannot be used as they are. */
+function mustStandStill({ facts }: OperationPlan): boolean {
+  return (
+    facts.freezer.version !== 'signals' ||
+    liveProcesses(facts).some((process) => socketsInRepair(process.hostPid).length > 0)
+  );
 }

@@ -14,13 +14,13 @@ import { Compensation } from './compensation.ts';
 import { ContainerLockClient } from './lock-client.ts';
 import { releaseSignal } from './messages.ts';
 import { runOperation } from './operation.ts';
-import { checkStore, resolvedContainer } from './probe.ts';
+import { checkStore, resolvedTarget } from './probe.ts';
 import { ProgressTracker, parseRequest, targetName } from './progress.ts';
 import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 import { pushResume, resumeWarnings } from './resume-source.ts';
 
 /**
- * Checkpoints a running container. The source stands still only inside `captureContainer` (and until it is let go with
+ * Checkpoints a running container, or a tree of processes. The source stands still only inside `captureContainer` (and until it is let go with
  * `after: hold | stop`). Until the local commit every failure removes what was made; after it nothing takes the
  * checkpoint back: a failed upload leaves it on the node, marked as pending; a cancelled one leaves it there unmarked.
  */
@@ -28,7 +28,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
   const input = parseRequest(checkpointInput, request);
   const { node, timeouts } = input;
   const checkpointId = input.checkpointId ?? newCheckpointId(workflowInfo().startTime.toISOString(), uuid4());
-  const container = targetName(input.container);
+  const container = input.container === undefined ? `process ${input.process?.pid}` : targetName(input.container);
   const progress = new ProgressTracker({ node, container, checkpointId, firstPhase: 'probing' });
   const summary = `${container} on ${node}`;
   const lock = new ContainerLockClient(lockProxy(summary));
@@ -39,8 +39,12 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
 
   return runOperation({ node, undo, progress, delivered: () => lock.delivered() }, async () => {
     const store = input.durability === 'local' ? {} : { store: true };
-    const probe = await steps.probe.probeNode({ container: input.container, ...store });
-    const source = resolvedContainer(probe, node);
+    const asked = {
+      ...(input.container === undefined ? {} : { container: input.container }),
+      ...(input.process === undefined ? {} : { process: input.process }),
+    };
+    const probe = await steps.probe.probeNode({ ...asked, ...store });
+    const { source, process } = resolvedTarget(probe, input);
     checkStore(probe, input);
     progress.resolved(`${source.namespace}/${source.id}`);
 
@@ -56,6 +60,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     const { engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu, health } = input;
     const plan = await steps.capture.planCheckpoint({
       context,
+      ...(process === undefined ? {} : { process }),
       engine,
       tcp,
       after,

@@ -8,6 +8,7 @@ export { preflight } from './preflight.ts';
 export { rehearse } from './rehearse.ts';
 export { repairCheckpoint } from './repair-checkpoint.ts';
 export { restore } from './restore.ts';
+export { restoreProcess } from './restore-process.ts';
 export { verifyCheckpoint } from './verify-checkpoint.ts';
 // Temporal calls the default export for every other type; it knows no other way to name one.
 export { unknownType as default } from './unknown-type.ts';

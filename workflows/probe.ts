@@ -1,5 +1,6 @@
 /* What a probe's answer must say before anything else is done on the node. */
 import { STEP_PROTOCOL_VERSION, type CheckpointInput, type ProbeResult } from '../core/contract/checkpoint.ts';
+import { processRef, type ProcessId } from '../core/contract/process.ts';
 import { failure, noSidecar } from './failures.ts';
 
 /** @throws Incompatible the node's worker speaks another version of the steps */
@@ -21,6 +22,28 @@ export function resolvedContainer(probe: ProbeResult, node: string): { namespace
   }
   const { namespace, id } = probe.container;
   return { namespace, id };
+}
+
+export interface ResolvedTarget {
+  /** under which it is locked */
+  readonly source: { readonly namespace: string; readonly id: string };
+  /** of a process */
+  readonly process?: ProcessId;
+}
+
+/** @throws Incompatible; ContainerNotFound a node that answered without what it was asked for */
+export function resolvedTarget(probe: ProbeResult, input: CheckpointInput): ResolvedTarget {
+  if (input.process === undefined) {
+    return { source: resolvedContainer(probe, input.node) };
+  }
+  checkProtocol(probe, input.node);
+  const { process } = probe;
+  if (process === undefined) {
+    throw failure('Incompatible', `the worker of node ${input.node} knows no processes: upgrade it`, {
+      node: input.node,
+    });
+  }
+  return { source: processRef(process), process };
 }
 
 /** @throws NodeUnavailable nobody would take a step that reads or writes the store */

@@ -158,7 +158,13 @@ export interface NodeProxies {
   readonly capture: Pick<NodeActivities, 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer'>;
   readonly work: Pick<
     NodeActivities,
-    'commitLocal' | 'planRestore' | 'createContainer' | 'createCold' | 'startRestored'
+    | 'commitLocal'
+    | 'planRestore'
+    | 'createContainer'
+    | 'createCold'
+    | 'startRestored'
+    | 'planProcessRestore'
+    | 'restoreProcess'
   >;
   readonly thaw: Pick<
     NodeControlActivities,

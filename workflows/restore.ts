@@ -1,4 +1,4 @@
-import { CancellationScope, log, patched, uuid4 } from '@temporalio/workflow';
+import { patched, uuid4 } from '@temporalio/workflow';
 import type { RestoreStepInput } from '../activities/contract.ts';
 import {
   restoreInput,
@@ -8,13 +8,13 @@ import {
   type RestoreRequest,
   type RestoreResult,
 } from '../core/contract/restore.ts';
-import { messageOf } from '../core/errors.ts';
 import { DOCKER_NAMESPACE } from '../core/ids.ts';
 import { findingDetails, problemsIn } from '../core/preflight.ts';
 import { Compensation } from './compensation.ts';
 import { failure } from './failures.ts';
 import { type Attempted, Ladder, type Place } from './ladder.ts';
 import { ContainerLockClient } from './lock-client.ts';
+import { letGo } from './let-go.ts';
 import { runOperation } from './operation.ts';
 import { checkProtocol } from './probe.ts';
 import { ProgressTracker, parseRequest } from './progress.ts';
@@ -225,29 +225,4 @@ export function derivedId(source: string, random: string): string {
   const suffix = `-r${random.replaceAll('-', '').slice(0, 8)}`;
   const stem = source.slice(0, MAX_CONTAINER_ID - suffix.length).replace(/[._-]+$/, '');
   return stem + suffix;
-}
-
-/**
- * The processes run: what is left is tidying, which neither a cancellation nor an error may turn into a failed restore.
- */
-async function letGo(
-  steps: NodeProxies,
-  step: RestoreStepInput,
-  lock: ContainerLockClient,
-  undo: Compensation,
-): Promise<string[]> {
-  const warnings: string[] = [];
-  await CancellationScope.nonCancellable(async () => {
-    try {
-      await steps.thaw.releaseRestoreLease(step);
-    } catch (error) {
-      // Any failure of the step: the lease runs out by itself, the container is unharmed.
-      log.warn('the lease on the images was not released', { error: messageOf(error) });
-      warnings.push(`the lease on the images was not released: ${messageOf(error)}`);
-    }
-    lock.release();
-  });
-  undo.settle('releaseRestoreLease');
-  undo.settle('releaseLock');
-  return warnings;
 }

@@ -8,6 +8,7 @@ import { fetchImage } from './fetch.ts';
 import { listCopies } from './list-copies.ts';
 import { preflightControl } from './preflight.ts';
 import { probeNode } from './probe.ts';
+import { processControl, processWork } from './process.ts';
 import { restoreControl, restoreWork } from './restore.ts';
 import { surveyStored, verifyStored } from './stored.ts';
 
@@ -15,7 +16,7 @@ export type { NodeActivityDeps } from './deps.ts';
 
 /** Queue `kybernate-node-<node>`. */
 export function createNodeActivities(deps: NodeActivityDeps): NodeActivities {
-  return { ...checkpointWork(deps), ...restoreWork(deps) };
+  return { ...checkpointWork(deps), ...restoreWork(deps), ...processWork(deps) };
 }
 
 /** Queue `kybernate-node-<node>-ctl`. */
@@ -25,6 +26,7 @@ export function createNodeControlActivities(deps: NodeActivityDeps): NodeControl
     probeNode: (input) => withOp({}, () => probeNode(deps, input)),
     ...checkpointControl(deps),
     ...restoreControl(deps),
+    ...processControl(deps),
     ...preflightControl(deps),
   };
 }

@@ -2,7 +2,7 @@
 import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import type { PreflightRestoreInput, PreflightStepResult } from '../../core/contract/preflight.ts';
 import { parseSpec } from '../../core/oci/spec.ts';
-import type { Captured } from '../../engine/captured.ts';
+import { refuseProcesses, type Captured } from '../../engine/captured.ts';
 import { surveyDockerRestore } from '../../engine/docker/restore.ts';
 import { surveyContainer } from '../../engine/preflight/container.ts';
 import { nameFindings } from '../../engine/preflight/image.ts';
@@ -57,6 +57,7 @@ export async function readDescription(
       : await openStoredCopy(await backend(), checkpointId, op);
   try {
     const metadata = parseMetadata(copy.metadataText, `metadata of ${checkpointId}`);
+    refuseProcesses(metadata);
     return { metadata, spec: parseSpec(await textOf(copy, OWN_FILES.spec), `${OWN_FILES.spec} of ${checkpointId}`) };
   } finally {
     await copy.close();

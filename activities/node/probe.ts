@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { STEP_PROTOCOL_VERSION, type ProbeInput, type ProbeResult } from '../../core/contract/checkpoint.ts';
+import { processRef } from '../../core/contract/process.ts';
 import { KybernateError, isKybernateError } from '../../core/errors.ts';
 import { probeNodeFacts } from '../../engine/facts.ts';
 import { resolveContainer } from '../../engine/inspect.ts';
+import { resolveProcess } from '../../engine/inspect-process.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import { newestToken } from '../../engine/operation.ts';
 import type { NodeActivityDeps } from './deps.ts';
@@ -11,18 +13,20 @@ import type { NodeActivityDeps } from './deps.ts';
 const SIDECAR_ATTEMPTS = 8;
 const SIDECAR_PAUSE_MS = 500;
 
-/** Touches nothing. @throws ContainerNotFound, ContainerNotRunning, Incompatible */
+/** Touches nothing. @throws ContainerNotFound, ContainerNotRunning, ProcessNotFound, Incompatible */
 export async function probeNode(deps: NodeActivityDeps, input: ProbeInput): Promise<ProbeResult> {
   const { node } = deps;
   const facts = await probeNodeFacts(node);
   const container = input.container === undefined ? undefined : await runningContainer(node, input.container);
-  const subject = container ?? input.target;
+  const process = input.process === undefined ? undefined : resolveProcess(input.process);
+  const subject = container ?? (process === undefined ? input.target : processRef(process));
   const store = input.store === true ? await storeUrl(deps) : undefined;
   return {
     facts,
     protocolVersion: STEP_PROTOCOL_VERSION,
     newestToken: subject === undefined ? 0 : newestToken(node.settings, subject),
     ...(container === undefined ? {} : { container }),
+    ...(process === undefined ? {} : { process }),
     ...(store === undefined ? {} : { store }),
   };
 }

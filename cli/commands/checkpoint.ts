@@ -219,7 +219,7 @@ async function runCheckpoint(cli: Cli, container: string | undefined, flags: Che
     (operations) => operations.checkpoint(request, withoutUndefined({ workflowId: flags.workflowId })),
     {
       output,
-      title: `checkpoint of ${containerText(request.container)} on ${request.node}`,
+      title: `checkpoint of ${request.container === undefined ? `process ${request.process?.pid}` : containerText(request.container)} on ${request.node}`,
       detach: flags.detach,
       render: renderCheckpointResult,
     },

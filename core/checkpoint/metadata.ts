@@ -16,6 +16,30 @@ const phaseTimes = z.object({
   parts: z.record(z.string(), z.number()),
 });
 
+/** A tree of processes of the host. Its files are the host's: they are not in the checkpoint, and must be as they were. */
+const processTree = z.object({
+  /** pid and start time of the source's root */
+  pid: z.number(),
+  startTime: z.number(),
+  args: z.array(z.string()),
+  cwd: z.string(),
+  uid: z.number(),
+  gid: z.number(),
+  /** every pid and thread id, which a restore takes again */
+  ids: z.array(z.number()),
+  /** whether its session is led by one of its own processes */
+  session: z.enum(['own', 'outside']),
+  /** a terminal is open whose master is outside of the tree: a restore needs another one */
+  terminal: z.boolean(),
+  /** namespaces that are its own: net, ipc, uts */
+  ownNamespaces: z.array(z.string()),
+  /** pipes with an end outside of the tree, by the name that CRIU's images give them */
+  pipes: z.array(z.object({ key: z.string(), fd: z.number(), write: z.boolean() })),
+  /** regular files that were open, with their length at the freeze: CRIU refuses another one */
+  files: z.array(z.object({ path: z.string(), bytes: z.number() })),
+});
+export type ProcessTree = z.output<typeof processTree>;
+
 export const metadata = z.object({
   version: z.literal(METADATA_VERSION),
   checkpointId: z.string(),
@@ -73,7 +97,8 @@ export const metadata = z.object({
     gpuDriver: z.string().optional(),
   }),
   capture: z.object({
-    engine: z.enum(['runc', 'containerd']),
+    /** who called CRIU; `criu`: we did, by its RPC, for a tree of processes */
+    engine: z.enum(['runc', 'containerd', 'criu']),
     /** capture method behind the engine: `criu` is the plain one */
     method: z.string(),
     tcp: z.enum(['keep', 'close']),
@@ -103,6 +128,8 @@ export const metadata = z.object({
       threads: z.number(),
     }),
   ),
+  /** what the captured tree is when it is no container: processes of the host */
+  process: processTree.optional(),
   /** VRAM is inside CRIU's images: the driver moves it to memory of the process */
   gpuProcesses: z.array(
     z.object({

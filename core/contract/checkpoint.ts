@@ -3,6 +3,7 @@
  */
 import * as z from 'zod';
 import { checkpointId, containerTarget, durationMs, nodeName, timeoutsWithDefaults } from './common.ts';
+import { processTarget, type ProcessId, type ProcessTarget } from './process.ts';
 import { gpuOptionsWithDefaults, type GpuOptions } from './gpu.ts';
 
 /** A program of the container that exits with 0 while the workload is well. */
@@ -18,7 +19,9 @@ export const checkpointInput = z
   .strictObject({
     /** node that runs the container; its worker serves the queue `kybernate-node-<node>` */
     node: nodeName,
-    container: containerTarget,
+    container: containerTarget.optional(),
+    /** in place of a container: a process of the node, with all below it; its files stay the node's */
+    process: processTarget.optional(),
     /** chosen by the caller to make the call idempotent; made from the start time otherwise */
     checkpointId: checkpointId.optional(),
     /**
@@ -51,7 +54,10 @@ export const checkpointInput = z
     labels: z.record(z.string().max(63), z.string().max(255)).default({}),
     timeouts: timeoutsWithDefaults,
   })
-  .refine((input) => input.after !== 'hold' || input.container !== undefined, 'hold needs a container');
+  .refine((input) => (input.container === undefined) !== (input.process === undefined), {
+    message: 'give either container or process',
+    path: ['container'],
+  });
 export type CheckpointInput = z.output<typeof checkpointInput>;
 /** What a caller writes: every field with a default may be left out. */
 export type CheckpointRequest = z.input<typeof checkpointInput>;
@@ -71,7 +77,7 @@ export interface PhaseTimes {
 export interface CheckpointResult {
   readonly checkpointId: string;
   readonly node: string;
-  /** containerd namespace and id of the source */
+  /** containerd namespace and id of the source; of a process `process` and `<pid>-<start time>` */
   readonly container: { readonly namespace: string; readonly id: string };
   /** what was reached */
   readonly durability: 'local' | 'remote' | 'verified';
@@ -110,6 +116,8 @@ export interface StepContext {
 export interface ProbeInput {
   /** resolve this container too (`ContainerNotFound`, `ContainerNotRunning`) */
   readonly container?: z.output<typeof containerTarget>;
+  /** resolve this process too (`ProcessNotFound`) */
+  readonly process?: ProcessTarget;
   /** a container that is still to be made: only the newest token is looked up */
   readonly target?: { readonly namespace: string; readonly id: string };
   /** a store is needed: ask the sidecar of the node which one it serves */
@@ -139,7 +147,9 @@ export interface ProbeResult {
   /** version of the step contracts that the worker speaks */
   readonly protocolVersion: number;
   readonly container?: { readonly namespace: string; readonly id: string; readonly initHostPid: number };
-  /** newest fencing token that the node has seen for the container */
+  /** the process that was asked for, with its start time */
+  readonly process?: ProcessId;
+  /** newest fencing token that the node has seen for the container or process */
   readonly newestToken: number;
   /** URL of the store that the node's sidecar serves, when it was asked for; absent: no sidecar answers */
   readonly store?: string;
@@ -147,6 +157,8 @@ export interface ProbeResult {
 
 export interface PlanStepInput {
   readonly context: StepContext;
+  /** the target is this tree of processes, named by the context */
+  readonly process?: ProcessTarget;
   readonly engine: 'runc' | 'containerd';
   readonly tcp: 'keep' | 'close';
   readonly after: 'resume' | 'hold' | 'stop';

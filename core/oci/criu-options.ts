@@ -216,3 +216,57 @@ export function criuOptionNamed(spelling: string): CriuOption | undefined {
   const bare = word.replace(/^--/, '');
   return ROWS.find(([name, row]) => name === bare || row.criu === bare || row.runc?.slice(2) === bare)?.[0];
 }
+
+/** Options of CRIU's RPC as native/criu/rpc/messages.ts spells them. */
+export interface CriuRpcOptions {
+  readonly tcpEstablished?: boolean;
+  readonly tcpClose?: boolean;
+  readonly tcpSkipInFlight?: boolean;
+  readonly extUnixSk?: boolean;
+  readonly shellJob?: boolean;
+  readonly fileLocks?: boolean;
+  readonly manageCgroups?: boolean;
+  readonly manageCgroupsMode?: 'IGNORE';
+  readonly ghostLimit?: number;
+  readonly irmapScanPaths?: readonly string[];
+  readonly networkLock?: 'NFTABLES' | 'SKIP';
+}
+
+/**
+ * Chosen options (`tcp-established`, `ghost-limit 4096`) for a call by RPC.
+ * @param use those of the other use are left out
+ */
+export function criuRpcOptions(chosen: readonly string[], use: 'dump' | 'restore'): CriuRpcOptions {
+  return chosen.reduce<CriuRpcOptions>((options, spelling) => {
+    const name = criuOptionNamed(spelling);
+    const value = spelling.slice(spelling.indexOf(' ') + 1);
+    return name === undefined || ![use, 'both'].includes(CRIU_OPTIONS[name].use)
+      ? options
+      : { ...options, ...rpcOption(name, value, options) };
+  }, {});
+}
+
+function rpcOption(name: CriuOption, value: string, before: CriuRpcOptions): CriuRpcOptions {
+  switch (name) {
+    case 'tcpEstablished':
+    case 'tcpClose':
+    case 'tcpSkipInFlight':
+    case 'fileLocks':
+      return { [name]: true };
+    case 'externalUnixSockets':
+      return { extUnixSk: true };
+    case 'terminal':
+      return { shellJob: true };
+    case 'manageCgroups':
+      return { manageCgroups: true, manageCgroupsMode: 'IGNORE' };
+    case 'ghostLimit':
+      return { ghostLimit: Number(value) };
+    case 'irmapScanPath':
+      return { irmapScanPaths: [...(before.irmapScanPaths ?? []), value] };
+    case 'networkLock':
+      return { networkLock: value === 'nftables' ? 'NFTABLES' : 'SKIP' };
+    default:
+      // Directories and stages are said by who calls.
+      return {};
+  }
+}

@@ -10,14 +10,14 @@ import type { Logger } from '../../core/op.ts';
 import { CudaError, CudaTimeout } from '../../native/cuda/error.ts';
 import type { GpuDriver } from '../../native/cuda/gpu-driver.ts';
 import { readProcess } from '../../native/proc/tree.ts';
-import { freezerState, type FreezerCgroup } from '../freezer.ts';
+import { freezerState, type Freezer } from '../freezer.ts';
 import type { GpuProcess } from './gpu-plan.ts';
 
 /** GPU processes of one container that are saved or brought back together. */
 export interface GpuTarget {
   readonly driver: GpuDriver;
   readonly processes: readonly GpuProcess[];
-  readonly freezer: FreezerCgroup;
+  readonly freezer: Freezer;
   /** `<namespace>/<id>`, for messages */
   readonly container: string;
   readonly log: Logger;

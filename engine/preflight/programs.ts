@@ -9,7 +9,7 @@ const PROGRAMS: Readonly<Record<string, string>> = {
 };
 
 /** Programs that are started in the middle of a checkpoint or a restore. */
-export async function missingPrograms(deps: NodeDeps): Promise<Finding[]> {
+export async function missingPrograms(deps: Pick<NodeDeps, 'settings'>): Promise<Finding[]> {
   const found = await Promise.all(
     Object.entries(PROGRAMS).map(async ([name, from]) =>
       (await locateProgram(name, deps.settings.programPath)) === undefined

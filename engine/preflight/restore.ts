@@ -20,8 +20,8 @@ import { freeHugePages } from '../../native/proc/huge-pages.ts';
 import { pathFacts } from '../../native/proc/path-facts.ts';
 import { readProc } from '../../native/proc/read.ts';
 import { activeLsm, apparmorProfiles } from '../../native/proc/security.ts';
-import { type Captured, specInput } from '../captured.ts';
-import { canLockByNftables, probeNodeFacts } from '../facts.ts';
+import { type Captured, noContainer, specInput } from '../captured.ts';
+import { canLockByNftables, probeNodeFacts, type ProgramDeps } from '../facts.ts';
 import { ancestorRaises } from '../gpu/restore-memory.ts';
 import { limitsToPutBack } from '../gpu/reservations.ts';
 import { planGpu } from '../gpu/restore-steps.ts';
@@ -101,13 +101,25 @@ export async function surveyForeignRestore(
   metadata: Metadata,
   tcp: 'keep' | 'close',
 ): Promise<readonly Finding[]> {
+  if (metadata.process !== undefined) {
+    return [noContainer(metadata)];
+  }
   // An archive of another engine does not say in which namespace of this containerd its image is, if in any.
   const image = metadata.origin === undefined ? await imageFindings(deps, metadata, metadata.container.namespace) : [];
   return [...(await nodeReasons(deps, metadata, tcp)), ...image];
 }
 
 async function nodeReasons(deps: NodeDeps, metadata: Metadata, tcp: 'keep' | 'close'): Promise<Finding[]> {
-  const here = await probeNodeFacts(deps);
+  return machineReasons(deps, await probeNodeFacts(deps), metadata, tcp);
+}
+
+/** What holds for containers and processes alike. */
+export async function machineReasons(
+  deps: ProgramDeps,
+  here: NodeFacts,
+  metadata: Metadata,
+  tcp: 'keep' | 'close',
+): Promise<Finding[]> {
   const locked = metadata.capture.criuOptions.some(({ option }) => option === 'network-lock nftables');
   const unlocks = !locked || tcp === 'close' || (await canLockByNftables(deps));
   const lsm = activeLsm();

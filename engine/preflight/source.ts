@@ -1,6 +1,7 @@
 /* May this container be captured on this node? Nothing is touched, and every reason is told. */
 import { freemem } from 'node:os';
 import type { NodeFacts } from '../../core/contract/checkpoint.ts';
+import { workloadName } from '../../core/contract/process.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { caution, findingDetails, type Finding, problem, problemsIn } from '../../core/preflight.ts';
 import type { Analysis } from '../analysis.ts';
@@ -52,7 +53,7 @@ export async function checkSource(deps: NodeDeps, source: Source): Promise<void>
     const why = problems.map(({ message }) => message).join('; ');
     throw new KybernateError(
       source.gpu.unsupported.length > 0 ? 'GpuUnsupported' : 'Incompatible',
-      `container ${ref.namespace}/${ref.id} on ${deps.settings.node} cannot be checkpointed: ${why}; the container was not touched`,
+      `${workloadName(ref)} on ${deps.settings.node} cannot be checkpointed: ${why}; the ${source.facts.tree === undefined ? 'container' : 'process'} was not touched`,
       { details: findingDetails(problems) },
     );
   }

@@ -16,6 +16,7 @@ interface Libc {
   readonly getsockopt: (fd: number, level: number, option: number, value: Int32Array, length: Uint32Array) => number;
   readonly setsockopt: (fd: number, level: number, option: number, value: Int32Array, length: number) => number;
   readonly socketpair: (domain: number, type: number, protocol: number, fds: Int32Array) => number;
+  readonly waitpid: (pid: number, status: Int32Array, options: number) => number;
   readonly send: (fd: number, data: Uint8Array, bytes: number, flags: number) => number;
   /** writes into the buffers of the message; only `controllen` and `flags` of it change */
   readonly recvmsg: (fd: number, message: MessageHeader, flags: number) => number;
@@ -70,6 +71,7 @@ export function libc(): Libc {
         'int setsockopt(int fd, int level, int option, const int *value, uint32_t length)',
       ) as Libc['setsockopt'],
       socketpair: lib.func('int socketpair(int domain, int type, int protocol, _Out_ int *fds)') as Libc['socketpair'],
+      waitpid: lib.func('int waitpid(int pid, _Out_ int *status, int options)') as Libc['waitpid'],
       send: lib.func('long send(int fd, const uint8_t *data, size_t bytes, int flags)') as Libc['send'],
       recvmsg: lib.func('long recvmsg(int fd, _Inout_ KybMsghdr *message, int flags)') as Libc['recvmsg'],
       poll: (fd, timeoutMs) =>

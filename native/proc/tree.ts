@@ -89,3 +89,15 @@ export function processTree(rootHostPid: number, hostPids: readonly number[]): P
   [...outside, ...all.values()].forEach(visit);
   return ordered;
 }
+
+/** Pids of a process and of all below it, parents first; empty when it is gone. CRIU walks the same lists. */
+export function descendantPids(rootHostPid: number): number[] {
+  const pids = numericEntries(`/proc/${rootHostPid}/task`).length === 0 ? [] : [rootHostPid];
+  for (const pid of pids) {
+    for (const thread of numericEntries(`/proc/${pid}/task`)) {
+      const children = readProc(`/proc/${pid}/task/${thread}/children`) ?? '';
+      pids.push(...children.split(' ').filter((text) => text.trim() !== '').map(Number));
+    }
+  }
+  return pids;
+}

@@ -61,8 +61,8 @@ export async function runExeca(file: string, args: readonly string[], options: R
   const limit = options.maxOutputBytes ?? DEFAULT_OUTPUT_BYTES;
   const stdout = new Tail(limit);
   const stderr = new Tail(limit);
-  const stdio: ['ignore' | 'pipe', 'pipe', 'pipe', ...3[]] = [
-    options.input === undefined ? 'ignore' : 'pipe',
+  const stdio: ['ignore' | 'pipe' | 'inherit', 'pipe', 'pipe', ...3[]] = [
+    options.inheritInput === true ? 'inherit' : options.input === undefined ? 'ignore' : 'pipe',
     'pipe',
     'pipe',
     // execa's types stop at 9, execa itself does not

@@ -8,6 +8,8 @@ export interface RunOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
   readonly input?: string | Uint8Array;
+  /** standard input is our own: a terminal; default: none */
+  readonly inheritInput?: boolean;
   /** inherited as fd 3, 4, ... */
   readonly extraFds?: readonly number[];
   /** called with the pid as soon as it is known */

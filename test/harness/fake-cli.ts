@@ -116,6 +116,10 @@ function createFakeOperations(calls: unknown[][], options: FakeCliOptions): Oper
       calls.push(['restore', request, start]);
       return made('restore:x');
     },
+    restoreProcess: async (request, start) => {
+      calls.push(['restoreProcess', request, start]);
+      return made('restore:x');
+    },
     rehearse: async (request, start) => {
       calls.push(['rehearse', request, start]);
       return made('rehearse:x');

@@ -161,4 +161,15 @@ export const happyActivities: Scripted = {
     }),
   removeRestored: () => Promise.resolve(),
   releaseRestoreLease: () => Promise.resolve(),
+  planProcessRestore: () => Promise.resolve({ warnings: [] }),
+  restoreProcess: () =>
+    Promise.resolve({
+      checkpointId: 'ck-1',
+      pid: 77,
+      startTime: 1000,
+      processes: 1,
+      restoreMs: 100,
+      warnings: [],
+    }),
+  removeRestoredProcess: () => Promise.resolve(),
 };

@@ -49,6 +49,8 @@ export interface CriuCallOptions {
   /** inherited by CRIU as 4, 5, ... */
   readonly fds?: readonly number[];
   readonly onSpawn?: (pid: number) => void;
+  /** CRIU takes the terminal of our standard input for that of the processes (`shellJob`) */
+  readonly inheritInput?: boolean;
   /** Aborted, the next event is refused. CRIU is never killed here: that is not harmless to what it dumps. */
   readonly signal?: AbortSignal;
 }
@@ -188,6 +190,7 @@ async function exchange(deps: CriuDeps, request: CriuRequest, options: CriuCallO
   try {
     const ended = deps.run(deps.criuPath, ['swrk', '3'], {
       extraFds: [theirs, ...(options.fds ?? [])],
+      ...(options.inheritInput === true ? { inheritInput: true } : {}),
       onSpawn: (pid) => {
         // Only CRIU has it now: its end is seen as the end of the connection.
         closeTheirs();

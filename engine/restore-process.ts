@@ -1,0 +1,258 @@
+/*
+ * A tree of processes brought back by one call of CRIU's RPC. Until CRIU's event `post-restore` nothing of it has run, and
+ * whatever fails before leaves nothing of it; at that event it is noted, and moved into a cgroup of its own, where the end
+ * of a worker does not reach it. From there on nothing here ends it.
+ */
+import { closeSync, cpSync, mkdirSync, openSync, rmSync, type PathLike } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CRIU_DIR } from '../core/checkpoint/file-names.ts';
+import type { Metadata, ProcessTree } from '../core/checkpoint/metadata.ts';
+import type { RestoreProcessOptions, RestoredProcess } from '../core/contract/process.ts';
+import { isKybernateError, KybernateError, messageOf } from '../core/errors.ts';
+import type { Op } from '../core/op.ts';
+import { criuRpcOptions } from '../core/oci/criu-options.ts';
+import { warningTexts } from '../core/preflight.ts';
+import { criuRestore, CriuError } from '../native/criu/rpc/rpc.ts';
+import { deleteTable } from '../native/net/nft.ts';
+import { descendantPids, readProcess } from '../native/proc/tree.ts';
+import type { ProgramDeps } from './facts.ts';
+import { joinOperationCgroup, joinProcessCgroup, killOperation, operationPids } from './operation-cgroup.ts';
+import { operationPaths, readJson, writeJson } from './operation.ts';
+import { surveyProcessRestore, type ProcessRestoreWish } from './preflight/process.ts';
+import { refuseFor } from './preflight/refuse.ts';
+import { pruneLogs, restoreLogsDir } from './restore-operation.ts';
+import { readMetadata } from './restore-source.ts';
+
+export interface ProcessRestore extends RestoreProcessOptions {
+  readonly operationId: string;
+  /** committed and verified */
+  readonly checkpointDir: string;
+  readonly restoreBudgetMs: number;
+  /** the processes become children of this one, on its terminal and its streams; absent: they are on their own */
+  readonly attach?: { readonly terminal: boolean };
+}
+
+interface Restored {
+  readonly pid: number;
+  readonly startTime: number;
+}
+
+/** CRIU that lost its peer fails at its next event, or has nothing left to do. */
+const CRIU_ENDS_MS = 10_000;
+
+/** Everything that can be known before anything is made. @throws Incompatible with every reason */
+export async function planProcessRestore(
+  deps: ProgramDeps,
+  restore: Omit<ProcessRestore, 'operationId' | 'restoreBudgetMs'>,
+): Promise<{ readonly metadata: Metadata; readonly warnings: readonly string[] }> {
+  const metadata = readMetadata(restore.checkpointDir);
+  const findings = await surveyProcessRestore(deps, metadata, wishOf(restore));
+  refuseFor(findings, metadata.checkpointId, deps);
+  return { metadata, warnings: warningTexts(findings) };
+}
+
+function wishOf({ attach, ...rest }: Omit<ProcessRestore, 'operationId' | 'restoreBudgetMs'>): ProcessRestoreWish {
+  return { ...rest, attached: attach !== undefined, hasTerminal: attach?.terminal === true };
+}
+
+/**
+ * Repeated after a success it returns the same; what an attempt that died has left half-made is ended first.
+ * @throws Incompatible; RestoreFailed with CRIU's last error lines: nothing of the processes is left
+ */
+export async function restoreProcess(deps: ProgramDeps, op: Op, restore: ProcessRestore): Promise<RestoredProcess> {
+  const { operationId } = restore;
+  const begun = performance.now();
+  const known = await settledRestore(deps, operationId);
+  if (known !== undefined) {
+    const { checkpointId, process: tree } = readMetadata(restore.checkpointDir);
+    return { ...known, checkpointId, processes: tree?.ids.length ?? 1, restoreMs: 0, warnings: [] };
+  }
+  const { metadata, warnings } = await planProcessRestore(deps, restore);
+  const tree = metadata.process;
+  if (tree === undefined) {
+    throw new KybernateError('Internal', `${metadata.checkpointId} has no processes`);
+  }
+  op.signal.throwIfAborted();
+  const pid = await callCriu(deps, op, restore, metadata, tree);
+  const hold = metadata.capture.networkHold;
+  if (hold !== undefined) {
+    // Kept from the capture until somebody has taken the connections over.
+    await deleteTable(deps.run, pid, { family: 'inet', name: hold.table });
+  }
+  return {
+    checkpointId: metadata.checkpointId,
+    pid,
+    startTime: readProcess(pid)?.startTime ?? 0,
+    processes: metadata.processes.length,
+    restoreMs: performance.now() - begun,
+    warnings,
+  };
+}
+
+/** Ends CRIU and what it has half made; a tree that runs stays. @returns the tree that runs */
+export async function settledRestore({ settings }: ProgramDeps, operationId: string): Promise<Restored | undefined> {
+  const deadline = performance.now() + CRIU_ENDS_MS;
+  // One that is at its end finishes: what it has let go must not be killed.
+  while (restoredNote(settings, operationId) !== undefined && performance.now() < deadline) {
+    if (!operationPids(operationId).some((pid) => readProcess(pid)?.command === 'criu')) {
+      break;
+    }
+    await sleep(20);
+  }
+  await killOperation(operationId);
+  const note = restoredNote(settings, operationId);
+  const live = note === undefined ? undefined : readProcess(note.pid);
+  return live !== undefined && live.state !== 'Z' && live.startTime === note?.startTime ? note : undefined;
+}
+
+/** The undo of a restore whose result nobody got. Idempotent. */
+export async function removeRestoredProcess(deps: ProgramDeps, operationId: string): Promise<void> {
+  const live = await settledRestore(deps, operationId);
+  if (live !== undefined) {
+    for (const pid of descendantPids(live.pid)) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // ESRCH: it has ended with its parent.
+      }
+    }
+  }
+  rmSync(noteFile(deps.settings, operationId), { force: true });
+}
+
+function noteFile(settings: ProgramDeps['settings'], operationId: string): string {
+  return join(operationPaths(settings, operationId).dir, 'restored-process.json');
+}
+
+function restoredNote(settings: ProgramDeps['settings'], operationId: string): Restored | undefined {
+  return readJson(noteFile(settings, operationId)) as Restored | undefined;
+}
+
+async function callCriu(
+  deps: ProgramDeps,
+  op: Op,
+  restore: ProcessRestore,
+  metadata: Metadata,
+  tree: ProcessTree,
+): Promise<number> {
+  const { settings, run } = deps;
+  const { operationId, checkpointDir, tcp, attach } = restore;
+  const paths = operationPaths(settings, operationId);
+  const workDir = join(paths.dir, 'criu-restore');
+  rmSync(workDir, { recursive: true, force: true });
+  mkdirSync(workDir, { recursive: true, mode: 0o700 });
+  const { tcpEstablished: _kept, ...options } = criuRpcOptions(
+    metadata.capture.criuOptions.map(({ option }) => option),
+    'restore',
+  );
+  const budget = AbortSignal.timeout(restore.restoreBudgetMs);
+  const signal = AbortSignal.any([op.signal, budget]);
+  // One that works between two events hears of nothing else: what it has made so far ends with it.
+  const abort = (): void => void killOperation(operationId);
+  signal.addEventListener('abort', abort, { once: true });
+  const inherited = openInherited(restore, tree);
+  try {
+    return await criuRestore(
+      { run, criuPath: settings.criuPath },
+      {
+        ...options,
+        ...(tcp === 'keep' ? { tcpEstablished: true } : { tcpClose: true }),
+        imagesDir: join(checkpointDir, CRIU_DIR),
+        inheritFd: inherited.map(({ key }, index) => ({ key, fd: FIRST_FD + index })),
+        rstSibling: attach !== undefined,
+        logLevel: 4,
+      },
+      {
+        workDir,
+        fds: inherited.map(({ fd }) => fd),
+        signal,
+        inheritInput: attach?.terminal === true,
+        onSpawn: (pid) => joinOperationCgroup(operationId, pid),
+        onEvent: ({ name, pid }) => {
+          if (name === 'post-restore') {
+            signal.removeEventListener('abort', abort);
+            noteRestored(deps, operationId, pid);
+          }
+          return undefined;
+        },
+      },
+    );
+  } catch (error) {
+    await killOperation(operationId);
+    op.signal.throwIfAborted();
+    const logs = join(restoreLogsDir(settings), `restore-${operationId}`);
+    cpSync(workDir, logs, { recursive: true });
+    pruneLogs(restoreLogsDir(settings), logs);
+    throw restoreFailed(error, { metadata, budget, budgetMs: restore.restoreBudgetMs, logs });
+  } finally {
+    signal.removeEventListener('abort', abort);
+    inherited.filter(({ own }) => own).forEach(({ fd }) => closeSync(fd));
+  }
+}
+
+/** The descriptors of `CriuCallOptions.fds`, as CRIU has them. */
+const FIRST_FD = 4;
+
+function noteRestored({ settings }: ProgramDeps, operationId: string, pid: number): void {
+  const startTime = readProcess(pid)?.startTime;
+  if (startTime === undefined) {
+    throw new KybernateError('RestoreFailed', `process ${pid} ended while it was restored`);
+  }
+  writeJson(noteFile(settings, operationId), { pid, startTime } satisfies Restored);
+  joinProcessCgroup(operationId, descendantPids(pid));
+}
+
+interface Inherited {
+  readonly key: string;
+  readonly fd: number;
+  /** opened here */
+  readonly own: boolean;
+}
+
+/** What comes in place of pipes to the outside, and of the working directory, by the names that CRIU's images give them. */
+function openInherited({ stdio, attach, directory }: ProcessRestore, { pipes, cwd }: ProcessTree): Inherited[] {
+  const opened: Inherited[] = [];
+  const add = (key: string, path: PathLike, flags: string): void =>
+    void opened.push({ key, fd: openSync(path, flags, 0o600), own: true });
+  for (const { key, fd, write } of pipes) {
+    const wanted = [stdio.stdin, stdio.stdout, stdio.stderr][fd];
+    if (wanted !== undefined && wanted !== 'null') {
+      add(key, wanted, write ? 'a' : 'r');
+    } else if (wanted === undefined && attach !== undefined && fd <= 2) {
+      opened.push({ key, fd, own: false });
+    } else {
+      add(key, '/dev/null', write ? 'a' : 'r');
+    }
+  }
+  if (directory !== undefined && directory !== cwd) {
+    // CRIU knows files by their path without its first slash.
+    add(cwd.slice(1), directory, 'r');
+  }
+  return opened;
+}
+
+function restoreFailed(
+  error: unknown,
+  facts: {
+    readonly metadata: Metadata;
+    readonly budget: AbortSignal;
+    readonly budgetMs: number;
+    readonly logs: string;
+  },
+): unknown {
+  if (isKybernateError(error)) {
+    return error;
+  }
+  const { metadata, budget, budgetMs, logs } = facts;
+  const why = budget.aborted
+    ? `it took longer than its budget of ${budgetMs} ms`
+    : error instanceof CriuError
+      ? error.message
+      : messageOf(error);
+  return new KybernateError(
+    'RestoreFailed',
+    `CRIU could not restore the processes of ${metadata.checkpointId}: ${why}; nothing of them is left`,
+    { cause: error, details: { logs } },
+  );
+}

@@ -1,0 +1,81 @@
+/*
+ * A tree of processes without a cgroup of its own has no freezer to itself: CRIU's ptrace makes it stand still, and where
+ * CRIU is gone or must be ended, SIGSTOP does. Whom we have stopped lies in a file before the signal is sent, so that
+ * whoever undoes continues those and nobody whom their user had stopped. To the parents of the tree it looks like a stop
+ * from outside, and a shell says so: that is why a dump that ends by itself is never stopped on top.
+ */
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { descendantPids, readProcess, type ProcessInfo } from '../native/proc/tree.ts';
+
+export interface SignalFreezer {
+  readonly version: 'signals';
+  /** file in the operation's directory: whom we have stopped */
+  readonly path: string;
+  readonly rootHostPid: number;
+  readonly rootStartTime: number;
+}
+
+interface Stopped {
+  readonly hostPid: number;
+  readonly startTime: number;
+}
+
+/** The tree as it is now; empty when its root has gone, or its pid is another's by now. */
+export function treeProcesses({ rootHostPid, rootStartTime }: SignalFreezer): ProcessInfo[] {
+  return readProcess(rootHostPid)?.startTime === rootStartTime
+    ? descendantPids(rootHostPid)
+        .map((pid) => readProcess(pid))
+        .filter((process) => process !== undefined)
+    : [];
+}
+
+/** Idempotent. A process that is traced stops when its tracer lets it go. */
+export function stopTree(freezer: SignalFreezer): void {
+  const running = treeProcesses(freezer).filter(({ state }) => !['T', 'Z', 'X'].includes(state));
+  const known = stoppedBy(freezer);
+  const added = running.filter(({ hostPid }) => !known.some((stopped) => stopped.hostPid === hostPid));
+  const all = [...known, ...added.map(({ hostPid, startTime }) => ({ hostPid, startTime }))];
+  writeFileSync(`${freezer.path}.tmp`, JSON.stringify(all), { mode: 0o600 });
+  renameSync(`${freezer.path}.tmp`, freezer.path);
+  running.forEach(({ hostPid }) => signal(hostPid, 'SIGSTOP'));
+}
+
+/** Those that we have stopped, and no others. Idempotent. */
+export function continueTree(freezer: SignalFreezer): void {
+  for (const { hostPid, startTime } of stoppedBy(freezer)) {
+    if (readProcess(hostPid)?.startTime === startTime) {
+      signal(hostPid, 'SIGCONT');
+    }
+  }
+  rmSync(freezer.path, { force: true });
+}
+
+export function signalState(freezer: SignalFreezer): 'thawed' | 'frozen' | 'gone' {
+  if (stoppedBy(freezer).length > 0) {
+    return 'frozen';
+  }
+  const processes = treeProcesses(freezer);
+  if (processes.length === 0) {
+    return 'gone';
+  }
+  return processes.some(({ tracerPid }) => tracerPid !== 0 && readProcess(tracerPid)?.command === 'criu')
+    ? 'frozen'
+    : 'thawed';
+}
+
+function stoppedBy({ path }: SignalFreezer): readonly Stopped[] {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as Stopped[];
+  } catch {
+    // ENOENT: nobody was stopped. It is renamed into its place whole.
+    return [];
+  }
+}
+
+function signal(hostPid: number, name: 'SIGSTOP' | 'SIGCONT'): void {
+  try {
+    process.kill(hostPid, name);
+  } catch {
+    // ESRCH: it has ended.
+  }
+}
