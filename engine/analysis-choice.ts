@@ -141,10 +141,7 @@ export async function chooseWatches(
 }
 
 /** @returns one that has a name elsewhere: CRIU will make a link for it */
-export function chooseFiles(
-  surveys: readonly ProcessSurvey[],
-  choice: Choice,
-): DeletedFile | undefined {
+export function chooseFiles(surveys: readonly ProcessSurvey[], choice: Choice): DeletedFile | undefined {
   const deleted = surveys.flatMap((survey) => survey.deletedFiles);
   const linked = deleted.find((file) => file.links > 0);
   if (linked !== undefined) {

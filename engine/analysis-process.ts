@@ -86,12 +86,11 @@ function outsideRefusals(hostPid: number, name: string, fds: readonly OpenFd[], 
   return fds
     .filter((open) => ['file', 'device'].includes(open.kind) && !/^\/dev\/(?:pts\/|tty|console|ptmx)/.test(open.target))
     .filter((open) => open.mountId !== 0 && !mounts.has(open.mountId))
-    .map(
-      (open) =>
-        subject === 'process'
-          ? `${name} holds ${open.target} as descriptor ${open.fd}, through a mount that it does not see: close the file`
-          : `${name} holds ${open.target} of the host as descriptor ${open.fd}, which CRIU cannot dump: start the ` +
-            'container without inherited standard streams (ctr: --null-io), or restore it from a checkpoint of one that was',
+    .map((open) =>
+      subject === 'process'
+        ? `${name} holds ${open.target} as descriptor ${open.fd}, through a mount that it does not see: close the file`
+        : `${name} holds ${open.target} of the host as descriptor ${open.fd}, which CRIU cannot dump: start the ` +
+          'container without inherited standard streams (ctr: --null-io), or restore it from a checkpoint of one that was',
     );
 }
 

@@ -159,7 +159,9 @@ function conditions({ hostPid, command, state, tracerPid }: ProcessFacts): Held[
 function surroundings({ initHostPid, tree }: ContainerFacts): Held[] {
   const cgroups = (readProc(`/proc/${initHostPid}/cgroup`) ?? '').split('\n');
   // The unified hierarchy, or where service managers keep theirs on v1.
-  const path = cgroups.map((line) => /^\d+:(?:name=systemd)?:(\/.*)$/.exec(line)?.[1]).find((found) => found !== undefined);
+  const path = cgroups
+    .map((line) => /^\d+:(?:name=systemd)?:(\/.*)$/.exec(line)?.[1])
+    .find((found) => found !== undefined);
   return [
     ...(tree?.ownNamespaces ?? []).map((type) => ({ kind: 'own namespace', text: type })),
     ...(tree?.session === 'outside' ? [{ kind: 'session led from outside', text: `pid ${initHostPid}` }] : []),

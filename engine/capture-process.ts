@@ -135,6 +135,7 @@ class ProcessCapture implements Capture {
         // ESRCH: it has ended with its last process.
       }
     }
+    this.#answer.reject(new KybernateError('DumpFailed', 'the processes were ended'));
     await this.#dump?.catch(() => undefined);
     if (plan.facts.networkNamespace.private) {
       return;

@@ -15,7 +15,12 @@ export type ProgramDeps = Pick<NodeDeps, 'settings' | 'run'>;
 const answers = new Map<string, Promise<unknown>>();
 
 /** @param what names the question; a failed answer is not kept */
-export async function askProgram<T>(deps: ProgramDeps, program: string, what: string, ask: () => Promise<T>): Promise<T> {
+export async function askProgram<T>(
+  deps: ProgramDeps,
+  program: string,
+  what: string,
+  ask: () => Promise<T>,
+): Promise<T> {
   const file = await locateProgram(program, deps.settings.programPath);
   if (file === undefined) {
     return ask();

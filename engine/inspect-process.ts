@@ -19,7 +19,8 @@ const CAPTURED_NAMESPACES: readonly NamespaceType[] = ['net', 'ipc', 'uts'];
 export function resolveProcess({ pid, startTime }: ProcessTarget): ProcessId {
   const found = readProcess(pid);
   if (found === undefined || found.state === 'Z' || found.state === 'X') {
-    const what = found === undefined ? 'there is no such process' : 'it has ended, and its parent has not asked for that';
+    const what =
+      found === undefined ? 'there is no such process' : 'it has ended, and its parent has not asked for that';
     throw new KybernateError('ProcessNotFound', `process ${pid}: ${what}`, { details: { pid } });
   }
   if (startTime !== undefined && found.startTime !== startTime) {

@@ -22,7 +22,15 @@ import { inspectProcess } from './inspect-process.ts';
 import { readMetadata } from './commit.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
-import { bootId, checkToken, listOperations, operationPaths, readPlan, writePlan, type OperationPlan } from './operation.ts';
+import {
+  bootId,
+  checkToken,
+  listOperations,
+  operationPaths,
+  readPlan,
+  writePlan,
+  type OperationPlan,
+} from './operation.ts';
 import { isEarlierRun } from './operation-owner.ts';
 import { checkSource, type Source } from './preflight/source.ts';
 

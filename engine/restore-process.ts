@@ -38,6 +38,7 @@ interface Restored {
   readonly startTime: number;
 }
 
+const REAPED_MS = 3000;
 /** CRIU that lost its peer fails at its next event, or has nothing left to do. */
 const CRIU_ENDS_MS = 10_000;
 
@@ -47,9 +48,18 @@ export async function planProcessRestore(
   restore: Omit<ProcessRestore, 'operationId' | 'restoreBudgetMs'>,
 ): Promise<{ readonly metadata: Metadata; readonly warnings: readonly string[] }> {
   const metadata = readMetadata(restore.checkpointDir);
+  await untilReaped(metadata.process?.ids ?? []);
   const findings = await surveyProcessRestore(deps, metadata, wishOf(restore));
   refuseFor(findings, metadata.checkpointId, deps);
   return { metadata, warnings: warningTexts(findings) };
+}
+
+/** A source that has just been ended keeps its pids until its parents have asked for its end. */
+async function untilReaped(ids: readonly number[]): Promise<void> {
+  const deadline = performance.now() + REAPED_MS;
+  while (performance.now() < deadline && ids.some((id) => readProcess(id)?.state === 'Z')) {
+    await sleep(20);
+  }
 }
 
 function wishOf({ attach, ...rest }: Omit<ProcessRestore, 'operationId' | 'restoreBudgetMs'>): ProcessRestoreWish {

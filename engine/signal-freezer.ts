@@ -54,7 +54,8 @@ export function signalState(freezer: SignalFreezer): 'thawed' | 'frozen' | 'gone
   if (stoppedBy(freezer).length > 0) {
     return 'frozen';
   }
-  const processes = treeProcesses(freezer);
+  // One that was killed stays its tracer's until that ends, and stands still no more.
+  const processes = treeProcesses(freezer).filter(({ state }) => state !== 'Z' && state !== 'X');
   if (processes.length === 0) {
     return 'gone';
   }

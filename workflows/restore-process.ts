@@ -109,7 +109,8 @@ async function find(input: RestoreProcessInput, steps: NodeProxies): Promise<Res
       ? undefined
       : (await controlProxy(`${checkpointId} on ${node}`).findCheckpoint({ checkpointId })).found;
   if (stored === undefined) {
-    const places = source === 'auto' ? `on ${node} nor in the store` : source === 'local' ? `on ${node}` : 'in the store';
+    const places =
+      source === 'auto' ? `on ${node} nor in the store` : source === 'local' ? `on ${node}` : 'in the store';
     throw failure('CheckpointNotFound', `there is no checkpoint ${checkpointId ?? path} ${places}`, { node });
   }
   return stored;

@@ -11,9 +11,7 @@ import type { NodeActivityDeps } from './deps.ts';
 /** Beyond the budget: what an attempt that died has left is ended first. */
 const GRACE_MS = 60_000;
 
-export function processWork({
-  node,
-}: NodeActivityDeps): Pick<NodeActivities, 'planProcessRestore' | 'restoreProcess'> {
+export function processWork({ node }: NodeActivityDeps): Pick<NodeActivities, 'planProcessRestore' | 'restoreProcess'> {
   // Who finds the rest of it asks whether it is still wanted; a fetch of a path has not claimed it.
   const claim = ({ operationId, workflow }: ActivityOp, { checkpointId }: RestoreContext): void =>
     claimOperation(node.settings, operationId, { workflow, ...(checkpointId === undefined ? {} : { checkpointId }) });
@@ -35,9 +33,7 @@ export function processWork({
   };
 }
 
-export function processControl({
-  node,
-}: NodeActivityDeps): Pick<NodeControlActivities, 'removeRestoredProcess'> {
+export function processControl({ node }: NodeActivityDeps): Pick<NodeControlActivities, 'removeRestoredProcess'> {
   return {
     removeRestoredProcess: ({ context }) =>
       withOp({}, async (op) => {

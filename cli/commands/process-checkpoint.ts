@@ -4,7 +4,14 @@ import type { Command } from 'commander';
 import type { CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
-import { addHelpTexts, countArgument, durationArgument, jsonOption, labelArgument, withoutUndefined } from '../options.ts';
+import {
+  addHelpTexts,
+  countArgument,
+  durationArgument,
+  jsonOption,
+  labelArgument,
+  withoutUndefined,
+} from '../options.ts';
 import { createOutput, renderPairs } from '../output.ts';
 import { runOperation } from '../run-operation.ts';
 import { formatBytes, formatDuration } from '../units.ts';
@@ -26,7 +33,11 @@ export function addProcessCheckpointCommand(group: Command, cli: Cli): void {
         'is touched. Files are not captured: a restore needs those that were open as they were.',
     )
     .argument('<pid>', 'root of the tree, as the node sees it', countArgument)
-    .option('--start-time <ticks>', 'refuse another process that has the pid by now (`process analyze` tells it)', countArgument)
+    .option(
+      '--start-time <ticks>',
+      'refuse another process that has the pid by now (`process analyze` tells it)',
+      countArgument,
+    )
     .option('--node <name>', 'node of the process (default: KYBERNATE_NODE, or the host name)')
     .option('--id <checkpoint id>', 'name of the checkpoint (default: made from the time)')
     .addOption(
@@ -49,7 +60,10 @@ export function addProcessCheckpointCommand(group: Command, cli: Cli): void {
   addHelpTexts(command, {
     examples: [
       ['kybernate process checkpoint 4711', 'capture it, let it run on, store the checkpoint'],
-      ['kybernate process checkpoint 4711 --after stop --durability local', 'end it when the checkpoint is on this disk'],
+      [
+        'kybernate process checkpoint 4711 --after stop --durability local',
+        'end it when the checkpoint is on this disk',
+      ],
       ['kybernate process checkpoint $(pidof redis-server) --freeze-budget 1s --json', 'from a script'],
     ],
     exitCodes: exitCodesHelp([

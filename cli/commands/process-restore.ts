@@ -154,7 +154,10 @@ export function renderRestoredProcess(
 ): string {
   return renderPairs([
     ['checkpoint', result.checkpointId],
-    ['process', `${result.pid} on ${result.node}${result.processes > 1 ? `, and ${result.processes - 1} below it` : ''}`],
+    [
+      'process',
+      `${result.pid} on ${result.node}${result.processes > 1 ? `, and ${result.processes - 1} below it` : ''}`,
+    ],
     ['restored in', formatDuration(result.restoreMs)],
     ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
   ]);

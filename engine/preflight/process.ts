@@ -59,6 +59,10 @@ function idFindings({ ids, pid, startTime }: ProcessTree): Finding[] {
   return ids.flatMap((id): Finding[] => {
     const holder = readProcess(id);
     if (holder !== undefined) {
+      if (holder.state === 'Z') {
+        const message = `pid ${id} is that of ${holder.command}, which has ended: process ${holder.parentHostPid} has not asked for it`;
+        return [problem('pids', message, { recorded: String(id), remedy: `end process ${holder.parentHostPid}` })];
+      }
       const group = Number(/^Tgid:\s*(\d+)$/m.exec(readProc(`/proc/${id}/status`) ?? '')?.[1] ?? id);
       const who = group === id ? holder.command : `a thread of process ${group}, ${holder.command}`;
       const compared = { recorded: String(id), remedy: `end process ${group}, or restore on another node` };

@@ -96,7 +96,12 @@ export function descendantPids(rootHostPid: number): number[] {
   for (const pid of pids) {
     for (const thread of numericEntries(`/proc/${pid}/task`)) {
       const children = readProc(`/proc/${pid}/task/${thread}/children`) ?? '';
-      pids.push(...children.split(' ').filter((text) => text.trim() !== '').map(Number));
+      pids.push(
+        ...children
+          .split(' ')
+          .filter((text) => text.trim() !== '')
+          .map(Number),
+      );
     }
   }
   return pids;

@@ -1,0 +1,252 @@
+/* Processes of the host: what comes back after a checkpoint, and what is refused before anything is touched. */
+import { createServer, type AddressInfo, type Server } from 'node:net';
+import { closeSync, openSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
+import type { RestoreProcessRequest, RestoreProcessResult } from '../../core/contract/process.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
+import { readProcess } from '../../native/proc/tree.ts';
+import { Processes } from '../harness/processes.ts';
+import { Stack, until } from '../harness/stack.ts';
+
+let stack: Stack;
+let processes: Processes;
+let round = 0;
+
+beforeAll(async () => {
+  stack = await Stack.open();
+  processes = new Processes(stack.dir);
+});
+afterEach(async () => {
+  await processes.endAll();
+});
+afterAll(async () => {
+  await stack.close();
+});
+
+async function checkpoint(pid: number, request: Partial<CheckpointRequest> = {}): Promise<CheckpointResult> {
+  round += 1;
+  const handle = await stack.client.checkpoint({
+    node: stack.node,
+    process: { pid },
+    checkpointId: `ck-process-${round}`,
+    durability: 'local',
+    ...request,
+  });
+  return handle.result();
+}
+
+async function restore(
+  checkpointId: string,
+  request: Partial<RestoreProcessRequest> = {},
+): Promise<RestoreProcessResult> {
+  const handle = await stack.client.restoreProcess({ node: stack.node, checkpointId, ...request });
+  const result = await handle.result();
+  processes.adopt(result.pid);
+  return result;
+}
+
+const gone = (pid: number): Promise<void> => until('its pid to be free', () => readProcess(pid) === undefined);
+
+/** Answers every number with itself. */
+async function echoServer(): Promise<{ server: Server; port: number }> {
+  const server = createServer((socket) => socket.on('error', () => undefined).pipe(socket));
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return { server, port: (server.address() as AddressInfo).port };
+}
+
+test.each(['counter', 'threads', 'fds', 'deleted', 'unix'])(
+  'a process with %s is captured, ended, and goes on with what it had',
+  async (kind) => {
+    const pid = await processes.start(kind);
+    const before = processes.read(kind);
+
+    const { source, checkpointId } = await checkpoint(pid, { after: 'stop' });
+    await gone(pid);
+    const atEnd = processes.read(kind);
+    const restored = await restore(checkpointId);
+    const after = await processes.countsOn(kind);
+
+    expect(source).toBe('stopped');
+    expect(restored).toMatchObject({ pid, from: 'local', warnings: [] });
+    expect(after.token).toBe(before?.token);
+    expect(after.count).toBeGreaterThan(atEnd?.count ?? Number.MAX_SAFE_INTEGER);
+  },
+);
+
+test('a process runs on after its checkpoint, which is stored, read back and restored from the store', async () => {
+  const pid = await processes.start('counter');
+
+  const result = await checkpoint(pid, { durability: 'verified' });
+  const later = await processes.countsOn('counter');
+  await processes.end(pid);
+  stack.removeLocal(result.checkpointId);
+  const restored = await restore(result.checkpointId);
+  const back = await processes.countsOn('counter');
+
+  expect(result).toMatchObject({ source: 'running', durability: 'verified', warnings: [] });
+  expect(result.freezeMs).toBeGreaterThan(0);
+  expect(Math.abs(result.phases.unaccountedMs)).toBeLessThanOrEqual(Math.max(2, result.phases.totalMs * 0.02));
+  expect(restored.from).toBe('store');
+  expect(back.token).toBe(later.token);
+});
+
+test('a redis server keeps its data', async () => {
+  const program = processes.fileOf('redis-server');
+  symlinkSync('/usr/bin/redis-check-rdb', program);
+  const socket = processes.fileOf('redis.sock');
+  const args = ['--port', '0', '--unixsocket', socket, '--save', '', '--appendonly', 'no', '--dir', stack.dir];
+  const pid = await processes.spawn(program, args);
+  const redis = async (...command: string[]): Promise<string> =>
+    (await runExeca('redis-cli', ['-s', socket, ...command])).stdout.trim();
+  await until('redis', async () => (await redis('ping')) === 'PONG');
+  await redis('set', 'token', 'in memory alone');
+
+  const { checkpointId } = await checkpoint(pid, { after: 'stop' });
+  await gone(pid);
+  await restore(checkpointId);
+
+  expect(await redis('get', 'token')).toBe('in memory alone');
+  expect(await redis('incr', 'count')).toBe('1');
+});
+
+test('a TCP connection to the outside goes on without a gap, across the end of the source', async () => {
+  const { server, port } = await echoServer();
+  try {
+    const pid = await processes.start('tcp', { argument: String(port) });
+
+    const { checkpointId } = await checkpoint(pid, { after: 'stop', tcp: 'keep' });
+    await gone(pid);
+    const atEnd = processes.read('tcp');
+    await restore(checkpointId, { tcp: 'keep' });
+    const after = await processes.countsOn('tcp');
+
+    expect(after.token).toBe(atEnd?.token);
+    expect(after.count).toBeGreaterThan(atEnd?.count ?? Number.MAX_SAFE_INTEGER);
+  } finally {
+    server.close();
+  }
+});
+
+test('a connection that runs on after a checkpoint is none the worse for it', async () => {
+  const { server, port } = await echoServer();
+  try {
+    const pid = await processes.start('tcp', { argument: String(port) });
+
+    await checkpoint(pid, { tcp: 'keep' });
+
+    await processes.countsOn('tcp');
+    const { stdout } = await runExeca('nft', ['list', 'tables']);
+    expect(stdout).not.toMatch(/CRIU-|kybernate-/);
+  } finally {
+    server.close();
+  }
+});
+
+test('the output of a process that wrote to a pipe goes where the restore says', async () => {
+  const log = processes.fileOf('output.log');
+  const sink = openSync(processes.fileOf('sink'), 'w');
+  const pid = await processes.start('output', { stdio: ['ignore', 'pipe', sink] });
+  closeSync(sink);
+
+  const { checkpointId, warnings } = await checkpoint(pid, { after: 'stop' });
+  await gone(pid);
+  await restore(checkpointId, { stdio: { stdout: log } });
+  const { token } = await processes.countsOn('output');
+
+  expect(warnings.join()).toMatch(/descriptor 1 writes to pipe:\[\d+\], whose other end is outside/);
+  await until('its output', () => new RegExp(`^${token} \\d+\\n${token} \\d+\\n`).test(readFileSync(log, 'utf8')));
+});
+
+test('another working directory takes the place of the first', async () => {
+  const pid = await processes.start('counter');
+  const { checkpointId } = await checkpoint(pid, { after: 'stop' });
+  await gone(pid);
+
+  const restored = await restore(checkpointId, { directory: stack.dir });
+
+  await processes.countsOn('counter');
+  const { stdout } = await runExeca('readlink', [`/proc/${restored.pid}/cwd`]);
+  expect(stdout.trim()).toBe(stack.dir);
+});
+
+test('held, it stands still after its commit, and runs on when it is released', async () => {
+  const pid = await processes.start('counter');
+  round += 1;
+  const handle = await stack.client.checkpoint({
+    node: stack.node,
+    process: { pid },
+    checkpointId: `ck-process-${round}`,
+    durability: 'local',
+    after: 'hold',
+  });
+  await until('the hold', async () => (await handle.progress())?.phase === 'holding');
+  const held = processes.read('counter');
+  expect(readProcess(pid)?.state).toBe('t');
+  expect(processes.read('counter')).toEqual(held);
+
+  await handle.release();
+
+  expect((await handle.result()).source).toBe('running');
+  await processes.countsOn('counter');
+});
+
+test.each([
+  ['linked', /lives on under another one/],
+  ['outside', /connected by a stream socket to process .* outside of the tree.*close the connection/],
+])('a process with %s is refused before anything is touched, with the reason', async (kind, reason) => {
+  const path = processes.fileOf('outside.sock');
+  const server = createServer().listen(path);
+  try {
+    const pid = await processes.start(kind, { argument: path });
+
+    await expect(checkpoint(pid)).rejects.toMatchObject({
+      type: 'Incompatible',
+      message: expect.stringMatching(reason) as string,
+    });
+
+    await processes.countsOn(kind);
+    expect(stack.operations()).toEqual([]);
+  } finally {
+    server.close();
+  }
+});
+
+test('who is not there, and who has the pid by now, is told', async () => {
+  const pid = await processes.start('counter');
+
+  await expect(checkpoint(4_194_000)).rejects.toMatchObject({ type: 'ProcessNotFound' });
+  await expect(checkpoint(pid, { process: { pid, startTime: 1 } })).rejects.toMatchObject({
+    type: 'ProcessNotFound',
+    message: expect.stringContaining('is another one by now') as string,
+  });
+  await expect(checkpoint(process.ppid)).rejects.toMatchObject({
+    type: expect.stringMatching(/Incompatible|InvalidInput/) as string,
+  });
+  await processes.countsOn('counter');
+});
+
+test('a restore beside its source, and with a file of another length, is refused with every reason', async () => {
+  const input = processes.fileOf('input');
+  writeFileSync(input, 'four');
+  const fd = openSync(input, 'r');
+  const pid = await processes.start('counter', { stdio: [fd, 'ignore', 'ignore'] });
+  closeSync(fd);
+  const { checkpointId } = await checkpoint(pid);
+
+  await expect(restore(checkpointId)).rejects.toMatchObject({
+    type: 'Incompatible',
+    message: expect.stringContaining('the source still runs') as string,
+  });
+  await processes.countsOn('counter');
+  await processes.end(pid);
+  truncateSync(input, 2);
+  await expect(restore(checkpointId)).rejects.toMatchObject({
+    type: 'Incompatible',
+    message: expect.stringMatching(/input was 4 bytes long at the checkpoint and is 2 now/) as string,
+  });
+  writeFileSync(input, 'four');
+
+  await restore(checkpointId);
+  await processes.countsOn('counter');
+});
