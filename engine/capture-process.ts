@@ -18,6 +18,7 @@ import { deleteTable } from '../native/net/nft.ts';
 import { openFds } from '../native/proc/fds.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { endDump } from './end-dump.ts';
+import { createHooks, type Hooks } from './hooks.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { liveProcesses } from './live-processes.ts';
 import { holdNetwork } from './network-hold.ts';
@@ -29,6 +30,7 @@ export function createProcessCapture(context: CaptureContext): Capture {
   return new ProcessCapture(context);
 }
 
+const HOOKS_LOG = 'hooks.log';
 /** Files that are told to the restore; a tree that has more open is restored without this look at the others. */
 const MAX_FILES = 4096;
 
@@ -37,6 +39,7 @@ class ProcessCapture implements Capture {
   readonly #context: CaptureContext;
   readonly #imageDir: string;
   readonly #workDir: string;
+  readonly #hooks: Hooks;
   readonly #answer = Promise.withResolvers<void>();
   /** of CRIU: settled when the tree is free of it */
   #dump: Promise<void> | undefined;
@@ -49,6 +52,21 @@ class ProcessCapture implements Capture {
     this.#context = context;
     this.#imageDir = join(context.plan.checkpointDir, CRIU_DIR);
     this.#workDir = join(context.paths.dir, 'criu-work');
+    const { plan, signal, log } = context;
+    this.#hooks = createHooks(
+      plan.hooks,
+      { signal, log },
+      {
+        operation: 'checkpoint',
+        kind: 'process',
+        operationId: plan.operationId,
+        checkpointId: plan.checkpointId,
+        node: plan.settings.node,
+        imageDir: this.#imageDir,
+        pid: plan.facts.initHostPid,
+        logFile: join(this.#workDir, HOOKS_LOG),
+      },
+    );
     // One that is refused before CRIU asks is told by its own error.
     this.#answer.promise.catch(() => undefined);
   }
@@ -162,7 +180,7 @@ class ProcessCapture implements Capture {
       rootfsBytes: 0,
       deletedFiles: 0,
       rootfsMethod: 'none',
-      warnings: [],
+      warnings: this.#hooks.warnings,
       process: { ...treeOf(plan.facts), files: this.#files },
       ...(this.#networkHold === undefined ? {} : { networkHold: this.#networkHold }),
     };
@@ -170,7 +188,7 @@ class ProcessCapture implements Capture {
 
   async saveLogs(logs: string): Promise<void> {
     await mkdir(logs, { recursive: true, mode: 0o700 });
-    for (const name of ['dump.log', 'stats-dump']) {
+    for (const name of ['dump.log', 'stats-dump', ...(this.#hooks.events.length > 0 ? [HOOKS_LOG] : [])]) {
       const from = join(this.#workDir, name);
       try {
         await rename(from, join(logs, name));
@@ -182,8 +200,12 @@ class ProcessCapture implements Capture {
   }
 
   /** @throws when the dump must not go on; CRIU undoes its part */
-  async #onEvent({ name }: CriuEvent, onComplete: () => void): Promise<void> {
+  async #onEvent(event: CriuEvent, onComplete: () => void): Promise<void> {
     const { plan, timer, onFreezing, onFrozen } = this.#context;
+    const { name } = event;
+    if (name !== 'post-dump') {
+      await this.#runHooks(event);
+    }
     if (name === 'pre-dump') {
       // The last moment before the workload is touched: CRIU took its time to start.
       checkToken(plan.settings, plan.container, plan.token);
@@ -195,9 +217,17 @@ class ProcessCapture implements Capture {
       timer.part('post-dump');
       this.#files = this.#openFiles();
       this.#networkHold = await holdNetwork(plan, this.#context.run);
+      await this.#runHooks(event);
       this.#isComplete = true;
       onComplete();
       await this.#answer.promise;
+    }
+  }
+
+  /** A part of its own in the phase times; within the freeze its time counts against the budget, whose end ends a hook. */
+  async #runHooks(event: CriuEvent): Promise<void> {
+    if (this.#hooks.events.some((name) => name === event.name)) {
+      await this.#context.timer.within(`hook-${event.name}`, () => this.#hooks.onEvent(event));
     }
   }
 

@@ -34,8 +34,6 @@ import {
 import { isEarlierRun } from './operation-owner.ts';
 import { checkSource, type Source } from './preflight/source.ts';
 
-const HOOKED = { operation: 'checkpoint', kind: 'container' } as const;
-
 export interface PlanRequest extends PlanStepInput {
   readonly operationId: string;
   readonly workflow: { readonly workflowId: string; readonly runId: string };
@@ -74,13 +72,14 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     : surveyTree(deps, request, request.process));
   op.signal.throwIfAborted();
   const hooked = request.rehearsal !== true;
-  const hooks = hooked ? planHooks(deps.settings.hooks, HOOKED) : undefined;
+  const hookUse = { operation: 'checkpoint', kind: facts.tree === undefined ? 'container' : 'process' } as const;
+  const hooks = hooked ? planHooks(deps.settings.hooks, hookUse) : undefined;
   await checkSource(deps, {
     facts,
     analysis,
     gpu,
     nodeFacts,
-    ...(hooked ? { hooks: { ...HOOKED, engine: request.engine } } : {}),
+    ...(hooked ? { hooks: { ...hookUse, ...(facts.tree === undefined ? { engine: request.engine } : {}) } } : {}),
   });
   await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
   // the driver moves VRAM into memory of the processes, where CRIU dumps it; a rehearsal writes nothing

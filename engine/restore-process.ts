@@ -19,6 +19,7 @@ import { descendantPids, readProcess } from '../native/proc/tree.ts';
 import type { ProgramDeps } from './facts.ts';
 import { joinOperationCgroup, joinProcessCgroup, killOperation, operationPids } from './operation-cgroup.ts';
 import { operationPaths, readJson, writeJson } from './operation.ts';
+import { createHooks, planHooks, type Hooks } from './hooks.ts';
 import { surveyProcessRestore, type ProcessRestoreWish } from './preflight/process.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { pruneLogs, restoreLogsDir } from './restore-operation.ts';
@@ -38,6 +39,7 @@ interface Restored {
   readonly startTime: number;
 }
 
+const HOOKED = { operation: 'restore', kind: 'process' } as const;
 const REAPED_MS = 3000;
 /** CRIU that lost its peer fails at its next event, or has nothing left to do. */
 const CRIU_ENDS_MS = 10_000;
@@ -79,12 +81,13 @@ export async function restoreProcess(deps: ProgramDeps, op: Op, restore: Process
     return { ...known, checkpointId, processes: tree?.ids.length ?? 1, restoreMs: 0, warnings: [] };
   }
   const { metadata, warnings } = await planProcessRestore(deps, restore);
+  const hooks = hooksOf(deps, op, restore, metadata);
   const tree = metadata.process;
   if (tree === undefined) {
     throw new KybernateError('Internal', `${metadata.checkpointId} has no processes`);
   }
   op.signal.throwIfAborted();
-  const pid = await callCriu(deps, op, restore, metadata, tree);
+  const pid = await callCriu(deps, op, restore, { metadata, tree, hooks });
   const hold = metadata.capture.networkHold;
   if (hold !== undefined) {
     // Kept from the capture until somebody has taken the connections over.
@@ -96,7 +99,7 @@ export async function restoreProcess(deps: ProgramDeps, op: Op, restore: Process
     startTime: readProcess(pid)?.startTime ?? 0,
     processes: metadata.processes.length,
     restoreMs: performance.now() - begun,
-    warnings,
+    warnings: [...warnings, ...hooks.warnings],
   };
 }
 
@@ -143,8 +146,7 @@ async function callCriu(
   deps: ProgramDeps,
   op: Op,
   restore: ProcessRestore,
-  metadata: Metadata,
-  tree: ProcessTree,
+  { metadata, tree, hooks }: { readonly metadata: Metadata; readonly tree: ProcessTree; readonly hooks: Hooks },
 ): Promise<number> {
   const { settings, run } = deps;
   const { operationId, checkpointDir, tcp, attach } = restore;
@@ -179,10 +181,17 @@ async function callCriu(
         signal,
         inheritInput: attach?.terminal === true,
         onSpawn: (pid) => joinOperationCgroup(operationId, pid),
-        onEvent: ({ name, pid }) => {
-          if (name === 'post-restore') {
+        onEvent: async (event) => {
+          try {
+            await hooks.onEvent(event);
+          } finally {
+            if (event.fd !== undefined) {
+              closeSync(event.fd);
+            }
+          }
+          if (event.name === 'post-restore') {
             signal.removeEventListener('abort', abort);
-            noteRestored(deps, operationId, pid);
+            noteRestored(deps, operationId, event.pid);
           }
           return undefined;
         },
@@ -199,6 +208,17 @@ async function callCriu(
     signal.removeEventListener('abort', abort);
     inherited.filter(({ own }) => own).forEach(({ fd }) => closeSync(fd));
   }
+}
+
+function hooksOf(deps: ProgramDeps, op: Op, { operationId, checkpointDir }: ProcessRestore, metadata: Metadata): Hooks {
+  const { settings } = deps;
+  return createHooks(planHooks(settings.hooks, HOOKED), op, {
+    ...HOOKED,
+    operationId,
+    checkpointId: metadata.checkpointId,
+    node: settings.node,
+    imageDir: join(checkpointDir, CRIU_DIR),
+  });
 }
 
 /** The descriptors of `CriuCallOptions.fds`, as CRIU has them. */

@@ -11,6 +11,7 @@ import { hostNetwork } from '../../native/proc/network-here.ts';
 import { readProc } from '../../native/proc/read.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { probeHostFacts, type ProgramDeps } from '../facts.ts';
+import { hookFindings } from './hooks.ts';
 import { machineReasons } from './restore.ts';
 import { networkFindings } from './resources.ts';
 
@@ -36,6 +37,7 @@ export async function surveyProcessRestore(
     : networkFindings(metadata.capture, wish.tcp, { name: 'the network of the node', ...hostNetwork() });
   return [
     ...(await machineReasons(deps, await probeHostFacts(deps), metadata, wish.tcp)),
+    ...hookFindings(deps.settings.hooks, { operation: 'restore', kind: 'process' }),
     ...idFindings(tree),
     ...fileFindings(tree, wish),
     ...streamFindings(tree, wish),
