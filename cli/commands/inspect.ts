@@ -162,7 +162,7 @@ export function renderCheckpoint(seen: SeenCheckpoint): string {
   const summary = renderPairs([
     ['checkpoint', seen.checkpointId],
     ['created', `${formatTime(metadata.createdAt)} UTC`],
-    ['container', `${container.namespace}/${container.id}, runtime ${container.runtime}`],
+    ...sourceOf(metadata),
     ['pod', container.pod && `${container.pod.namespace}/${container.pod.name}/${container.pod.container}`],
     ['image', container.image && `${container.image.ref} ${container.image.digest}`],
     ['node', `${node.name}: Linux ${node.kernel} ${node.arch}, ${node.cpuModel}`],
@@ -187,6 +187,16 @@ export function renderCheckpoint(seen: SeenCheckpoint): string {
     renderProcesses(metadata),
     ...(metadata.gpu === undefined ? [] : [renderGpus(metadata.gpu.devices)]),
   ].join('\n\n');
+}
+
+function sourceOf({ container, process: tree }: Metadata): Array<readonly [string, string | undefined]> {
+  return tree === undefined
+    ? [['container', `${container.namespace}/${container.id}, runtime ${container.runtime}`]]
+    : [
+        ['process', `${tree.pid}: ${tree.args.join(' ')}`],
+        ['user, directory', `${tree.uid}, ${tree.cwd}`],
+        ['open files', textOrAbsent(tree.files.map(({ path, bytes }) => `${path}, ${formatBytes(bytes)}`))],
+      ];
 }
 
 function captureText({ capture, stdio }: Metadata): string {

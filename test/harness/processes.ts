@@ -36,6 +36,13 @@ export class Processes {
     return pid;
   }
 
+  /** In a session of a shell, with something behind its command: `| cat`. */
+  async startJob(kind: string, rest: string): Promise<void> {
+    const command = `python3 ${SCRIPT} ${kind} ${this.fileOf(kind)} ${rest}`;
+    await this.spawn('sh', ['-c', `${command}; true`]);
+    await until(`${kind} to count`, () => (this.read(kind)?.count ?? 0) > 1);
+  }
+
   async spawn(program: string, args: readonly string[], stdio: StdioOptions = 'ignore'): Promise<number> {
     // detached: setsid, so that its session is its own
     const child = spawn(program, args, { stdio, detached: true, cwd: '/' });
