@@ -18,7 +18,6 @@ import { checkDirectorySignature, openTrust } from '../store/crypto/signing.ts';
 import { verifyLocal } from '../store/verify.ts';
 import { openLocalCatalog } from './all-checkpoints.ts';
 import type { Cli } from './cli.ts';
-import { renderRestoredProcess } from './commands/process-restore.ts';
 import { runLocally } from './local-work.ts';
 import { createOutput } from './output.ts';
 import { requireProgram } from './setup/programs.ts';
@@ -27,13 +26,14 @@ import { requireProgram } from './setup/programs.ts';
 const SIGNAL_EXIT = 128;
 const DEFAULT_BUDGET_MS = 300_000;
 
-export interface RestoreHereFlags {
+export interface RestoreHereOptions {
+  readonly render: (result: RestoredProcess & { readonly node: string }) => string;
   readonly attach?: boolean;
   readonly json?: boolean;
 }
 
 /** @throws CheckpointNotFound, CheckpointCorrupt, SignatureInvalid, Incompatible, RestoreFailed */
-export async function restoreHere(cli: Cli, request: RestoreProcessRequest, flags: RestoreHereFlags): Promise<void> {
+export async function restoreHere(cli: Cli, request: RestoreProcessRequest, flags: RestoreHereOptions): Promise<void> {
   const output = createOutput(cli.streams, flags);
   const deps = programDeps(cli);
   const dir = await directoryOf(cli, request);
@@ -62,7 +62,7 @@ export async function restoreHere(cli: Cli, request: RestoreProcessRequest, flag
   }
   const result = { ...restored, node: deps.settings.node };
   if (flags.attach !== true) {
-    output.result(result, () => renderRestoredProcess(result));
+    output.result(result, () => flags.render(result));
     return;
   }
   output.note(`process ${restored.pid} runs${restored.warnings.map((text) => `\nnote: ${text}`).join('')}`);

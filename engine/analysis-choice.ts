@@ -6,7 +6,7 @@ import { ownedSockets } from '../native/net/socket-kinds.ts';
 import { unixPeers } from '../native/net/unix-peers.ts';
 import type { CriuConfigOption } from '../native/criu/config-file.ts';
 import { tcpSockets, type TcpSocket } from '../native/proc/sockets.ts';
-import type { Analysis, AnalysisRequest, ChosenOption } from './analysis.ts';
+import type { Analysis, AnalysisRequest, ChosenOption } from './analysis-result.ts';
 import type { DeletedFile, ProcessSurvey, Subject } from './analysis-process.ts';
 import { findWatches } from './analysis-watches.ts';
 import { unixFindings } from './analysis-unix.ts';

@@ -1,10 +1,11 @@
 /* What the processes of a tree hold, one row a kind, for people who want to know whether it can be checkpointed. */
+import { assertNever } from '../core/errors.ts';
 import type { ProcessTarget } from '../core/contract/process.ts';
 import { openFds, type OpenFd } from '../native/proc/fds.ts';
 import { readProc } from '../native/proc/read.ts';
 import { tcpSockets } from '../native/proc/sockets.ts';
 import { ownedSockets } from '../native/net/socket-kinds.ts';
-import type { ChosenOption } from './analysis.ts';
+import type { ChosenOption } from './analysis-result.ts';
 import { analyzeTree, treeOf, type TreeAnalysis } from './analysis-tree.ts';
 import type { ContainerFacts, ProcessFacts } from './container-facts.ts';
 import { inspectProcess, isTerminal } from './inspect-process.ts';
@@ -130,8 +131,12 @@ function kindOf(open: OpenFd, outside: ReadonlySet<string>): string | undefined 
     }
     case 'device':
       return isTerminal(open) ? 'terminal' : 'device';
-    default:
+    case 'file':
+    case 'memfd':
+    case 'other':
       return open.kind;
+    default:
+      return assertNever(open.kind);
   }
 }
 

@@ -8,7 +8,7 @@ import { hugePagesOf } from '../native/proc/huge-pages.ts';
 import { readMaps } from '../native/proc/maps.ts';
 import { namespaceInode, type NamespaceType } from '../native/proc/ns.ts';
 import { listProcesses } from '../native/proc/tree.ts';
-import type { Analysis } from './analysis.ts';
+import type { Analysis } from './analysis-result.ts';
 import { Choice, chooseFiles, chooseTcp, chooseTerminal, chooseUnix, chooseWatches } from './analysis-choice.ts';
 import { surveyProcess, type ProcessSurvey } from './analysis-process.ts';
 import type { ContainerFacts } from './container-facts.ts';

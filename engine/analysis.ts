@@ -3,55 +3,15 @@
  * and every reason why it cannot be called at all, before anything is touched.
  */
 import { criuConfigText } from '../native/criu/config-file.ts';
-import { hugePagesOf, type HugePageUse } from '../native/proc/huge-pages.ts';
-import type { Endpoint } from '../native/proc/sockets.ts';
+import { hugePagesOf } from '../native/proc/huge-pages.ts';
 import { surveyProcess } from './analysis-process.ts';
+import type { Analysis, AnalysisRequest } from './analysis-result.ts';
 import { Choice, chooseFiles, chooseTcp, chooseTerminal, chooseUnix, chooseWatches } from './analysis-choice.ts';
 import type { ContainerFacts } from './container-facts.ts';
 import { dockerRefusals } from './docker/source.ts';
 import { estimateBytes } from './estimate.ts';
 import { type HookMount, hookMountsOf } from './gpu/hook-mounts.ts';
 import type { NodeDeps } from './node-deps.ts';
-
-export interface AnalysisRequest {
-  readonly engine: 'runc' | 'containerd';
-  readonly tcp: 'keep' | 'close';
-  readonly after: 'resume' | 'hold' | 'stop';
-}
-
-export interface ChosenOption {
-  /** as in CRIU's own words, with its value: `tcp-established`, `ghost-limit 4194304` */
-  readonly option: string;
-  readonly reason: string;
-}
-
-export interface Analysis {
-  readonly options: readonly ChosenOption[];
-  /** those that runc must be told: what it sends to CRIU overrules the configuration file */
-  readonly runcFlags: readonly string[];
-  /** lines of the file that CRIU_CONFIG_FILE names */
-  readonly criuConfig: readonly string[];
-  /** CRIU will make `link_remap.*` files, which the diff of the rw layer must take in the post-dump script */
-  readonly linkRemap: boolean;
-  /** local ports of its TCP sockets, each once */
-  readonly tcpPorts: readonly number[];
-  /** where it listens, and its own addresses of open connections; absent in plans of an older version */
-  readonly listening?: readonly Endpoint[];
-  readonly connectedAddresses?: readonly string[];
-  /** memory in reserved huge pages, by the size of a page; absent in plans of an older version */
-  readonly hugePages?: readonly HugePageUse[];
-  /** network lock that CRIU will use */
-  readonly networkLock: 'nftables' | 'skip';
-  /** host pids of those that have descriptors or mappings of NVIDIA devices; what they are, the driver is asked */
-  readonly gpuHolders: readonly number[];
-  /** mounts of the driver that the specification does not know; absent without any */
-  readonly hookMounts?: readonly HookMount[];
-  /** memory, rw layer and tmpfs of the tree: what the checkpoint will take, roughly, before any compression */
-  readonly estimatedBytes: number;
-  readonly warnings: readonly string[];
-  /** why CRIU cannot dump this container, each with its fix; empty when it can */
-  readonly refusals: readonly string[];
-}
 
 /** Reads only; the workload runs on. What it finds may change until the freeze: CRIU has the last word. */
 export async function analyzeContainer(

@@ -20,7 +20,7 @@ import type { HealthCheck, NodeFacts } from '../core/contract/checkpoint.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { HookPlan } from '../core/hooks.ts';
 import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
-import type { Analysis } from './analysis.ts';
+import type { Analysis } from './analysis-result.ts';
 import type { GpuPlan } from './gpu/gpu-plan.ts';
 import type { ContainerFacts } from './inspect.ts';
 import type { NodeSettings } from './node-deps.ts';

@@ -44,6 +44,7 @@ export interface CheckpointFlags extends ContainerFlags, GpuFlags {
 export const CHECKPOINT_FLAGS: FlagNames = {
   node: '--node',
   ...CONTAINER_FLAGS,
+  process: '`kybernate process checkpoint`',
   ...GPU_FLAGS,
   checkpointId: '--id',
   after: '--after',

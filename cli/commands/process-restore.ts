@@ -2,6 +2,7 @@
  * `kybernate process restore`: by the workflow `restoreProcess`, or here: a directory, and whatever is to run on the
  * caller's own terminal and streams, which no worker has.
  */
+import { resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { RestoreProcessResult } from '../../core/contract/process.ts';
@@ -112,7 +113,6 @@ async function runProcessRestore(cli: Cli, checkpoint: string, flags: ProcessRes
     );
   }
   const isPath = checkpoint.includes('/');
-  const { resolve } = await import('node:path');
   const { restoreProcessInput } = await import('../../core/contract/process.ts');
   const stdio = { stdin: fileOf(flags.stdin), stdout: fileOf(flags.stdout), stderr: fileOf(flags.stderr) };
   function fileOf(path: string | undefined): string | undefined {
@@ -134,7 +134,7 @@ async function runProcessRestore(cli: Cli, checkpoint: string, flags: ProcessRes
   if (isPath || flags.attach === true) {
     needsRoot(cli, `process restore ${isPath ? checkpoint : '--attach'}`);
     const { restoreHere } = await import('../process-here.ts');
-    await restoreHere(cli, request, flags);
+    await restoreHere(cli, request, { ...flags, render: renderRestoredProcess });
     return;
   }
   await runOperation(

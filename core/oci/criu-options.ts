@@ -2,6 +2,7 @@
  * One table of CRIU's options as each program spells them: the only place that maps. A checkpoint records the options of
  * its dump by our names, and the restore finds in the same row what it has to pass.
  */
+import { assertNever } from '../errors.ts';
 
 /** Where a value for an option can be put. An absent field: that program has no way to set it. */
 export interface CriuOptionRow {
@@ -265,8 +266,19 @@ function rpcOption(name: CriuOption, value: string, before: CriuRpcOptions): Cri
       return { irmapScanPaths: [...(before.irmapScanPaths ?? []), value] };
     case 'networkLock':
       return { networkLock: value === 'nftables' ? 'NFTABLES' : 'SKIP' };
-    default:
-      // Directories and stages are said by who calls.
+    case 'imageDir':
+    case 'workDir':
+    case 'parentDir':
+    case 'leaveRunning':
+    case 'emptyNamespaces':
+    case 'linkRemap':
+    case 'pluginDir':
+    case 'lazyPages':
+    case 'preDump':
+    case 'autoDedup':
+      // Said by who calls, or not used by RPC.
       return {};
+    default:
+      return assertNever(name);
   }
 }

@@ -4,7 +4,7 @@ import type { NodeFacts } from '../../core/contract/checkpoint.ts';
 import { workloadName } from '../../core/contract/process.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { caution, findingDetails, type Finding, problem, problemsIn } from '../../core/preflight.ts';
-import type { Analysis } from '../analysis.ts';
+import type { Analysis } from '../analysis-result.ts';
 import type { ContainerFacts } from '../container-facts.ts';
 import { canLockByNftables } from '../facts.ts';
 import type { GpuFindings } from '../gpu/analysis.ts';
