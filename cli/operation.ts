@@ -29,8 +29,8 @@ export interface Operations {
   readonly namespace: string;
   /** `host:port` of the Temporal server; absent where nobody needs to be told */
   readonly address?: string;
-  /** how many workers take operations there; absent where nobody needs to be told */
-  readonly controlWorkers?: () => Promise<number>;
+  /** how many workers live that could take the operation; absent where nobody needs to be told */
+  readonly controlWorkers?: (operation: Pick<Operation<unknown>, 'workflowId' | 'runId'>) => Promise<number>;
   checkpoint(request: CheckpointRequest, options: { workflowId?: string }): Promise<Operation<CheckpointResult>>;
   restore(request: RestoreRequest, options: { workflowId?: string }): Promise<Operation<RestoreResult>>;
   restoreProcess(

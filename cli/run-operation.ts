@@ -71,7 +71,7 @@ async function followToEnd<Result>(
     // Nobody is asked on behalf of a program that reads JSON.
     terminal: output.json ? withoutPerson(cli.terminal) : cli.terminal,
     note: output.note,
-    unserved: { afterMs: UNSERVED_MS, look: () => unservedText(operations) },
+    unserved: { afterMs: UNSERVED_MS, look: () => unservedText(operations, operation) },
     pollMs: stream.isTTY === true ? POLL_TERMINAL_MS : POLL_PLAIN_MS,
   });
   if (followed.kind === 'detached') {
@@ -88,8 +88,9 @@ async function followToEnd<Result>(
   }
 }
 
-async function unservedText({ address, namespace, controlWorkers }: Operations): Promise<string | undefined> {
-  if (controlWorkers === undefined || (await controlWorkers()) > 0) {
+async function unservedText(operations: Operations, operation: Operation<unknown>): Promise<string | undefined> {
+  const { address, namespace, controlWorkers } = operations;
+  if (controlWorkers === undefined || (await controlWorkers(operation)) > 0) {
     return undefined;
   }
   return (

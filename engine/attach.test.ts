@@ -11,7 +11,7 @@ import { NO_GPU } from './gpu/gpu-plan.ts';
 import { appendJournal, readJournal } from './journal.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 import { checkToken, operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
-import { forgetOperation, reconcile } from './reconcile.ts';
+import { forgetOperation, reconcile, undoAbandoned } from './reconcile.ts';
 import { undoWithoutRunner } from './undo-dead.ts';
 
 const ID = '0'.repeat(32);
@@ -164,4 +164,23 @@ describe('a live runner of a workload that stands still', () => {
     expect((await reconcile(deps, opWith(), () => Promise.resolve(undefined))).undone).toEqual([ID]);
     expect(freezeFile()).toBe('0');
   });
+
+  test('is undone also when its hook, which is over, might have taken an hour', async () => {
+    const at = new Date(Date.now() - 60_000).toISOString();
+    const quiescing = { at, step: 'quiescing', state: 'begin', data: { allowMs: 3_600_000 } };
+    const entries = [quiescing, { at, step: 'freezing', state: 'begin' }];
+    writeFileSync(journal(), entries.map((entry) => `${JSON.stringify(entry)}\n`).join(''));
+    writePlan(plan);
+
+    expect(await undoAbandoned(deps, opWith())).toEqual({ undone: [ID], failed: [] });
+    expect(freezeFile()).toBe('0');
+  });
+});
+
+test('what stands still without a runner is let go before anything is cleaned', async () => {
+  appendJournal(journal(), { step: 'freezing', state: 'begin' });
+
+  expect(await undoAbandoned(deps, opWith())).toEqual({ undone: [ID], failed: [] });
+  expect(freezeFile()).toBe('0');
+  expect(existsSync(operationPaths(deps.settings, ID).dir)).toBe(true);
 });

@@ -127,33 +127,6 @@ export function mayHoldGpu(entries: readonly JournalEntry[]): boolean {
   return last !== undefined && GPU_BEGINS.includes(last.step);
 }
 
-export interface Budgets {
-  readonly freezeBudgetMs: number;
-  readonly holdBudgetMs: number;
-  readonly gpu?: { readonly estimatedRestoreMs: number };
-}
-
-/**
- * When a runner must have let the workload go by itself, in ms since the epoch; undefined while nothing stands still.
- * The budget runs from the first lock or freeze, that of a hold from the hold. A step that may take longer, a hook of
- * the workload, says so by `allowMs`.
- */
-export function releaseDueMs(entries: readonly JournalEntry[], budgets: Budgets): number | undefined {
-  if (!mayBeFrozen(entries) || handedOver(entries)) {
-    return undefined;
-  }
-  const allowed = entries.flatMap(({ at, data }) =>
-    data?.['allowMs'] === undefined ? [] : [Date.parse(at) + Number(data['allowMs'])],
-  );
-  const held = lastDone(entries, 'held');
-  const begun = begunAt(entries);
-  if (held !== undefined) {
-    const dueMs = Date.parse(held.at) + budgets.holdBudgetMs + (budgets.gpu?.estimatedRestoreMs ?? 0);
-    return Math.max(dueMs, ...allowed);
-  }
-  return Math.max(begun === undefined ? 0 : Date.parse(begun.at) + budgets.freezeBudgetMs, ...allowed);
-}
-
 /** The first lock or freeze of what is under way: what was undone before is over, a step on a busy GPU is tried again. */
 export function begunAt(entries: readonly JournalEntry[]): JournalEntry | undefined {
   return sinceUndone(entries).find(({ step }) => step === 'gpu-locking' || step === 'freezing');

@@ -10,7 +10,8 @@ import type { Op } from '../core/op.ts';
 import { releaseHugePages } from './gpu/huge-pages.ts';
 import { discardCapture } from './attach.ts';
 import { sweepDisk } from './disk-leftovers.ts';
-import { mayBeFrozen, mustBeUndone, readJournal, releaseDueMs } from './journal.ts';
+import { guardDue } from './freeze-budget.ts';
+import { mayBeFrozen, mustBeUndone, readJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { sweepOperationCgroups } from './operation-cgroup.ts';
 import { runnerPid } from './runner-process.ts';
@@ -21,8 +22,8 @@ import { listNotes, readNote } from './restore-notes.ts';
 import { undoWithoutRunner } from './undo-dead.ts';
 import { readRestore } from './restore-operation.ts';
 
-/** What a runner may take beyond its budget for a clean undo. One that is later hangs. */
-const RUNNER_GRACE_MS = 30_000;
+/** What a runner without a guard may take for a clean undo, after a guard would have ended it. One that is later hangs. */
+const RUNNER_GRACE_MS = 10_000;
 /** Between the making of an operation's directory and the first file in it. */
 const EMPTY_DIR_MS = 60_000;
 
@@ -40,30 +41,58 @@ export interface ReconcileResult {
 export type IsRunClosed = (workflow: OperationPlan['workflow']) => Promise<boolean | undefined>;
 
 export async function reconcile(deps: NodeDeps, op: Op, isRunClosed: IsRunClosed): Promise<ReconcileResult> {
-  const undone: string[] = [];
-  const cleaned: string[] = [];
-  const failed: { operationId: string; error: string }[] = [];
   const { settings } = deps;
+  const { undone, failed: standing } = await undoAbandoned(deps, op);
+  const inVain = new Set(standing.map(({ operationId }) => operationId));
+  const { done: cleaned, failed } = await ofEach(deps, op, async (operationId) => {
+    if (inVain.has(operationId) || !(await isOver(settings, operationId, isRunClosed))) {
+      return false;
+    }
+    const plan = readPlan(settings, operationId);
+    await (plan === undefined ? endRestore(deps, op, operationId) : discardCapture(deps, op, plan));
+    return true;
+  });
+  // Held by an operation whose directory is gone: a removal that died half-way.
+  releaseHugePages(settings).forEach((warning) => op.log.warn({}, warning));
+  await sweepOperationCgroups(settings);
+  return { undone, cleaned, removed: await sweepDisk(settings, op), failed: [...standing, ...failed] };
+}
+
+/**
+ * What no workload waits for longer than it must: those that stand still without a live runner are let go. It needs
+ * neither Temporal nor a look at the disk, so a worker that starts does it before its first task.
+ */
+export async function undoAbandoned(deps: NodeDeps, op: Op): Promise<Pick<ReconcileResult, 'undone' | 'failed'>> {
+  const { done: undone, failed } = await ofEach(deps, op, async (operationId) => {
+    const plan = readPlan(deps.settings, operationId);
+    if (plan === undefined || !isAbandoned(plan)) {
+      return false;
+    }
+    await undoWithoutRunner(deps, op, plan);
+    return true;
+  });
+  return { undone, failed };
+}
+
+/** One that fails keeps nobody from the others. @param act tells whether there was something to do */
+async function ofEach(
+  { settings }: NodeDeps,
+  op: Op,
+  act: (operationId: string) => Promise<boolean>,
+): Promise<{ done: string[]; failed: Array<ReconcileResult['failed'][number]> }> {
+  const done: string[] = [];
+  const failed: Array<ReconcileResult['failed'][number]> = [];
   for (const operationId of new Set([...(await listOperations(settings)), ...listNotes(settings)])) {
     try {
-      const plan = readPlan(settings, operationId);
-      if (plan !== undefined && isAbandoned(plan)) {
-        await undoWithoutRunner(deps, op, plan);
-        undone.push(operationId);
-      }
-      if (await isOver(settings, operationId, isRunClosed)) {
-        await (plan === undefined ? endRestore(deps, op, operationId) : discardCapture(deps, op, plan));
-        cleaned.push(operationId);
+      if (await act(operationId)) {
+        done.push(operationId);
       }
     } catch (error) {
       op.log.error({ operationId, error: messageOf(error) }, 'operation could not be reconciled');
       failed.push({ operationId, error: messageOf(error) });
     }
   }
-  // Held by an operation whose directory is gone: a removal that died half-way.
-  releaseHugePages(settings).forEach((warning) => op.log.warn({}, warning));
-  await sweepOperationCgroups(settings);
-  return { undone, cleaned, removed: await sweepDisk(settings, op), failed };
+  return { done, failed };
 }
 
 /** Does nobody drive it any more? A restore that others asked for ends with its bundle (`sweepRestores`). */
@@ -93,8 +122,8 @@ export function isAbandoned(plan: OperationPlan): boolean {
   if (runnerPid(paths) === undefined) {
     return mustBeUndone(entries);
   }
-  const dueMs = releaseDueMs(entries, plan);
-  return dueMs !== undefined && Date.now() > dueMs + RUNNER_GRACE_MS;
+  const due = guardDue(entries, plan);
+  return due !== undefined && Date.now() > due.atMs + RUNNER_GRACE_MS;
 }
 
 /** After the commit the operation's directory has served, unless a dead runner left the workload standing still. */

@@ -20,7 +20,7 @@ import type { Logger, Op } from '../core/op.ts';
 import { fetchQueue, nodeControlQueue, nodeQueue, verifyQueue } from '../core/task-queues.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { isAgentOperation, isUnderWay } from '../engine/operation-owner.ts';
-import { reconcile } from '../engine/reconcile.ts';
+import { reconcile, undoAbandoned, type ReconcileResult } from '../engine/reconcile.ts';
 import { keepStandbys } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
@@ -171,7 +171,7 @@ function sourceAccess(deps: NodeActivityDeps, op: Op): SourceAccess {
   };
 }
 
-/** Once before the first task is taken, then every 30 s. */
+/** Workloads that stand still are let go before the first task is taken; the rest comes beside the work, every 30 s. */
 async function startReconciling(node: NodeDeps, op: Op, client: Client): Promise<() => void> {
   const closed = async (workflow: { workflowId: string; runId: string }): Promise<boolean | undefined> => {
     const { workflowId, runId } = workflow;
@@ -185,24 +185,27 @@ async function startReconciling(node: NodeDeps, op: Op, client: Client): Promise
       return undefined;
     }
   };
+  const told = async (run: () => Promise<Partial<ReconcileResult>>): Promise<void> => {
+    try {
+      const result = await run();
+      if (Object.values(result).some((list) => list.length > 0)) {
+        op.log.warn({ ...result }, 'operations reconciled');
+      }
+    } catch (error) {
+      op.log.error({ error: messageOf(error) }, 'reconciliation failed');
+    }
+  };
   let busy = false;
   const once = async (): Promise<void> => {
     if (busy) {
       return;
     }
     busy = true;
-    try {
-      const { undone, cleaned, removed, failed } = await reconcile(node, op, closed);
-      if (undone.length + cleaned.length + removed.length + failed.length > 0) {
-        op.log.warn({ undone, cleaned, removed, failed }, 'operations reconciled');
-      }
-    } catch (error) {
-      op.log.error({ error: messageOf(error) }, 'reconciliation failed');
-    } finally {
-      busy = false;
-    }
+    await told(() => reconcile(node, op, closed));
+    busy = false;
   };
-  await once();
+  await told(() => undoAbandoned(node, op));
+  void once();
   const timer = setInterval(() => void once(), RECONCILE_MS);
   return () => clearInterval(timer);
 }

@@ -3,6 +3,7 @@ import { Connection } from '@temporalio/client';
 import { msToTs } from '@temporalio/common/lib/time.js';
 import { describe, expect, inject, it } from 'vitest';
 
+import { connectOperations, countPollers } from '../../cli/connect.ts';
 import { messageOf } from '../../core/errors.ts';
 import { startControlWorker } from '../../workers/control.ts';
 import '../harness/provided.ts';
@@ -13,6 +14,28 @@ const env = (): Record<string, string> => {
   const { address, namespace } = inject('temporal');
   return { TEMPORAL_ADDRESS: address, TEMPORAL_NAMESPACE: namespace, KYBERNATE_NODE: 'node-a' };
 };
+
+describe('the control workers that could take an operation', () => {
+  it('are none as soon as the last has ended: the server lists it for minutes more', async () => {
+    const operations = await connectOperations(env());
+    const workers = (operation: { workflowId: string }): Promise<number> | undefined =>
+      operations.controlWorkers?.(operation);
+    const first = await startControlWorker({ env: env(), log });
+    await expect.poll(() => countPollers(env(), inject('temporal').address, operations.namespace)).toBeGreaterThan(0);
+    first.shutdown();
+    await first.done;
+
+    const operation = await operations.preflight({ node: 'nobody', checkpointId: 'ck-x' }, {});
+    await expect.poll(() => workers(operation)).toBe(0);
+
+    const second = await startControlWorker({ env: env(), log });
+    await expect.poll(() => workers(operation), { timeout: 30_000 }).toBeGreaterThan(0);
+    await operation.cancel();
+    second.shutdown();
+    await second.done;
+    await operations.close();
+  });
+});
 
 describe('control worker', () => {
   it('starts, and ends when it is told to', async () => {
