@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import {
   existsSync,
   mkdirSync,
@@ -291,6 +292,25 @@ describe('a hook that runs', () => {
 
     await expect(run).rejects.toThrow('was not done after 300 ms and was ended');
     expect(performance.now() - begun).toBeLessThan(5000);
+    await gone(Number(readFileSync(join(dir, 'pid'), 'utf8')));
+  });
+
+  it('of a restore dies with whoever runs it', async () => {
+    put('hooks.d/pre-restore/10-a', `#!/bin/sh\necho $$ >${dir}/pid\nexec sleep 1000\n`);
+    const known = facts({ operation: 'restore' });
+    const call = [planHooks(settings(), known), known, trust()].map((value) => JSON.stringify(value));
+    const program = `
+      import { createHooks } from ${JSON.stringify(new URL('hooks.ts', import.meta.url).href)};
+      const log = { debug() {}, info() {}, warn() {}, error() {} };
+      const op = { signal: new AbortController().signal, log };
+      await createHooks(${call[0]}, op, ${call[1]}, ${call[2]}).onEvent({ name: 'pre-restore' });`;
+    const runner = spawn(process.execPath, ['--input-type=module', '--eval', program], { stdio: 'ignore' });
+    while (!existsSync(join(dir, 'pid')) || readFileSync(join(dir, 'pid'), 'utf8') === '') {
+      await sleep(5);
+    }
+
+    runner.kill('SIGKILL');
+
     await gone(Number(readFileSync(join(dir, 'pid'), 'utf8')));
   });
 

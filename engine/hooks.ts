@@ -22,7 +22,7 @@ import {
 } from '../core/hooks.ts';
 import type { Logger } from '../core/op.ts';
 import { runInGroup } from '../native/run/run-spawn.ts';
-import type { RunResult } from '../native/run/run.ts';
+import type { RunOptions, RunResult } from '../native/run/run.ts';
 import { HOOK_PATH, openHook, type Trust } from './hook-file.ts';
 
 /** What an operation is, for the environment of its hooks. */
@@ -210,7 +210,7 @@ async function runHook(path: string, { op, facts, event, timeoutMs, trust }: Hoo
   }
   let result: RunResult;
   try {
-    result = await runInGroup(`/proc/self/fd/${HOOK_FD}`, [], {
+    result = await start(facts.operation, {
       cwd: '/',
       env: environmentOf(path, facts, event, timeoutMs),
       extraFds: [opened.fd, ...(event.fd === undefined ? [] : [event.fd])],
@@ -229,6 +229,21 @@ async function runHook(path: string, { op, facts, event, timeoutMs, trust }: Hoo
     ...output,
   ]);
   return how === undefined ? undefined : [`hook ${path} at ${event.name} ${how}`, cut(output.join(' | '))].join('');
+}
+
+/**
+ * What is left of a checkpoint whose runner died is ended with its cgroup. Who restores, the wrapper among them, may be killed
+ * with nobody behind it: its hook dies with it (setpriv of util-linux; without it, or left alone, it runs to its end).
+ */
+async function start(operation: HookOperation, options: RunOptions): Promise<RunResult> {
+  const file = `/proc/self/fd/${HOOK_FD}`;
+  if (operation === 'restore') {
+    const bound = await runInGroup('setpriv', ['--pdeathsig', 'KILL', '--', file], options);
+    if (bound.startError !== 'ENOENT') {
+      return bound;
+    }
+  }
+  return runInGroup(file, [], options);
 }
 
 function howItEnded(result: RunResult, timeoutMs: number): string | undefined {
