@@ -196,25 +196,24 @@ test('a hook that may only warn does, in the result of the checkpoint and of the
   await stack.removeContainer('warned');
 });
 
-test.each(['pre-restore', 'post-restore'] as const)(
-  'a hook that refuses a restore at %s leaves no container, and the checkpoint restores without it',
-  async (event) => {
-    const { checkpointId } = await stack.checkpoint('hooked');
-    const file = hook(event, 'echo not here; exit 1');
+test('a hook that refuses a restore leaves no container, and the checkpoint restores without it', async () => {
+  const { checkpointId } = await stack.checkpoint('hooked');
 
+  for (const event of ['pre-restore', 'post-restore'] as const) {
+    const file = hook(event, 'echo not here; exit 1');
     await expect(stack.restore(checkpointId, 'refused')).rejects.toMatchObject({
       type: 'HookFailed',
       message: expect.stringContaining(`hook ${file} at ${event} ended with exit code 1: not here`) as string,
     });
     expect(await stack.ctr('containers', 'ls', '-q')).not.toContain('refused');
     rmSync(file);
-    const restored = await stack.restore(checkpointId, 'refused');
+  }
+  const restored = await stack.restore(checkpointId, 'refused');
 
-    expect(restored.how).toBe('restored');
-    await countsOn('refused');
-    await stack.removeContainer('refused');
-  },
-);
+  expect(restored.how).toBe('restored');
+  await countsOn('refused');
+  await stack.removeContainer('refused');
+});
 
 test('a hook that hangs in the freeze is ended at its limit, with what it started, and the workload runs on', async () => {
   hook('network-lock', `sleep 1000 & echo $! >${dir}/pid; wait`);
