@@ -7,6 +7,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupPids } from '../native/proc/cgroup.ts';
+import { openFds } from '../native/proc/fds.ts';
 import { listProcesses, readProcess } from '../native/proc/tree.ts';
 import type { Run } from '../native/run/run.ts';
 import { freezeNow } from './freezer.ts';
@@ -51,7 +52,8 @@ function dumpPids(plan: OperationPlan): number[] {
 /**
  * With the engine `containerd` runc and CRIU are children of the shim, outside the operation's cgroup. That runc is known
  * by its parent and by the image directory in its arguments: the directory alone also stands in those of a `tail` or an
- * editor that somebody has on it. CRIU is below that runc.
+ * editor that somebody has on it. CRIU is below that runc, or has lost its parents: the half of `criu swrk` that dumps goes
+ * on when the other one is killed. It has the image directory open.
  */
 function foreignDumpPids(plan: OperationPlan): number[] {
   if (plan.engine !== 'containerd') {
@@ -68,6 +70,10 @@ function foreignDumpPids(plan: OperationPlan): number[] {
       )
       .map(({ hostPid }) => hostPid),
   );
+  processes
+    .filter(({ command, hostPid }) => command === 'criu' && !own.has(hostPid))
+    .filter(({ hostPid }) => openFds(hostPid).some(({ target }) => `${target}/`.startsWith(`${plan.checkpointDir}/`)))
+    .forEach(({ hostPid }) => pids.add(hostPid));
   for (let before = -1; before !== pids.size;) {
     before = pids.size;
     processes
