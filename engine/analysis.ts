@@ -12,6 +12,7 @@ import { dockerRefusals } from './docker/source.ts';
 import { estimateBytes } from './estimate.ts';
 import { type HookMount, hookMountsOf } from './gpu/hook-mounts.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { runtimeRefusals } from './runtime-refusals.ts';
 
 /** Reads only; the workload runs on. What it finds may change until the freeze: CRIU has the last word. */
 export async function analyzeContainer(
@@ -23,7 +24,11 @@ export async function analyzeContainer(
   const surveys = tree.map((process) => surveyProcess(process));
   const choice = new Choice();
   const warnings: string[] = [];
-  const refusals = [...surveys.flatMap((survey) => survey.refusals), ...containerRefusals(facts, request)];
+  const refusals = [
+    ...surveys.flatMap((survey) => survey.refusals),
+    ...(await runtimeRefusals(deps.run, facts, request.engine)),
+    ...containerRefusals(facts, request),
+  ];
 
   choice.flag('manage-cgroups-mode', 'the cgroup of a restored container is made by its runtime', 'ignore');
   const tcp = chooseTcp(facts, request, choice, warnings);
@@ -70,12 +75,6 @@ function chooseHookMounts(facts: ContainerFacts, choice: Choice, refusals: strin
 
 function containerRefusals(facts: ContainerFacts, request: AnalysisRequest): string[] {
   const refusals: string[] = [];
-  if (request.engine === 'runc' && facts.bundle === undefined) {
-    refusals.push(
-      `runc does not know the container below ${facts.runcRoot} (runtime ${facts.record.runtime.name}): ` +
-        'use engine "containerd", or a runc runtime',
-    );
-  }
   if (facts.docker !== undefined) {
     refusals.push(...dockerRefusals(facts.docker, request.after));
   }

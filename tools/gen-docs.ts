@@ -27,6 +27,7 @@ import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
 import { PREFLIGHT_CHECKS } from '../core/preflight.ts';
 import { controlEnv, nodeEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
+import { ALL_KINDS, KINDS, type Outcome, readRows } from '../test/harness/matrix-data.ts';
 import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -36,6 +37,7 @@ export const GENERATED_FILES = [
   'docs/configuration.md',
   'docs/operations.md',
   'docs/hooks.md',
+  'docs/support.md',
 ] as const;
 
 /** Every generated section, by its name. */
@@ -60,6 +62,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['timeouts', fieldTable(timeouts, comments('common', 'timeouts'))],
     ['annotations', annotationTable()],
     ['variables', variableTable()],
+    ['matrix', matrixTable()],
     ['cli', cliReference()],
   ]);
 }
@@ -153,6 +156,27 @@ function annotationTable(): string {
     ['Annotation', 'Meaning'],
     Object.entries(ANNOTATIONS).map(([name, key]) => [`\`${key}\``, said.get(name) ?? '']),
   );
+}
+
+/** Reasons are footnotes, each told once. */
+function matrixTable(): string {
+  const reasons: string[] = [];
+  const cell = (outcome: Outcome | undefined): string => {
+    if (outcome === undefined || outcome === 'passed') {
+      return outcome ?? 'not run';
+    }
+    if (!reasons.includes(outcome.refused)) {
+      reasons.push(outcome.refused);
+    }
+    return `refused (${reasons.indexOf(outcome.refused) + 1})`;
+  };
+  const rows = readRows().map(({ platform, runtime, cells }) => [
+    platform,
+    runtime,
+    ...ALL_KINDS.map((kind) => cell(cells[kind])),
+  ]);
+  const notes = reasons.map((reason, at) => `${at + 1}. ${reason}`);
+  return [table(['Platform', 'Runtime', ...ALL_KINDS.map((kind) => KINDS[kind])], rows), ...notes].join('\n\n');
 }
 
 function comments(file: string, constName: string): Map<string, string> {

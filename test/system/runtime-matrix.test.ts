@@ -1,0 +1,354 @@
+/*
+ * Workloads on platforms and runtimes. In `make test` a few cells, which must come out as recorded; `npm run matrix` runs
+ * all of them and records what came out.
+ */
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { shimDirOf } from '../../cli/dev/shim.ts';
+import { librariesOf } from '../../cli/setup/debian.ts';
+import { packageDir, type ProgramName, PROGRAMS, requireProgram } from '../../cli/setup/programs.ts';
+import { connectContainerd } from '../../native/containerd/client.ts';
+import type { Containerd } from '../../native/containerd/containerd.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
+import { DOCKER_IMAGES, DockerDaemon } from '../harness/docker.ts';
+import { ALL_KINDS, type Kind, readRows, recordRow, RUNC_VERSIONS } from '../harness/matrix-data.ts';
+import { type Platform, runCell, WORKLOADS_DIR } from '../harness/matrix.ts';
+import { fromLane } from '../harness/provided.ts';
+import { PYTHON, REDIS, Stack } from '../harness/stack.ts';
+import { workload } from '../harness/workloads.ts';
+
+/** `all`, or parts of `platform/runtime` by commas: these are run whole and recorded. */
+const WANTED = process.env['KYBERNATE_MATRIX'];
+const isWhole = WANTED !== undefined;
+
+function isWanted(platform: string, runtime: string): boolean {
+  return (
+    WANTED === 'all' || (WANTED ?? '').split(',').some((part) => part !== '' && `${platform}/${runtime}`.includes(part))
+  );
+}
+
+let stack: Stack;
+let docker: DockerDaemon;
+let containerd: Containerd;
+let serial = 0;
+
+beforeAll(async () => {
+  docker = await DockerDaemon.start('dm');
+  await docker.importImages('python', ...(isWhole ? (['redis'] as const) : []));
+  stack = await Stack.open({ env: docker.variables });
+  containerd = connectContainerd(fromLane('containerd').address);
+});
+afterAll(async () => {
+  containerd?.close();
+  await stack?.close();
+  await docker?.close();
+});
+
+class OnContainerd implements Platform {
+  readonly stateDir: string;
+  readonly #flags: readonly string[];
+  #id = '';
+  #checkpointId = '';
+  #terminal: ChildProcess | undefined;
+
+  constructor(flags: readonly string[], stateDir = '/state') {
+    this.stateDir = stateDir;
+    this.#flags = flags;
+  }
+
+  async pid(): Promise<number> {
+    return (await containerd.getTask(stack.namespace, this.#id))?.pid ?? 0;
+  }
+
+  async start(kind: Kind, command: readonly string[]): Promise<void> {
+    serial += 1;
+    this.#id = `m${serial}`;
+    const image = kind === 'redis' ? REDIS : PYTHON;
+    const flags = [...this.#flags, ...workload()];
+    if (kind !== 'tty') {
+      await stack.runContainer(this.#id, image, command, flags);
+      return;
+    }
+    // `ctr run -t` wants a terminal of its own: `script` gives it one.
+    const { address, path } = fromLane('containerd');
+    const words = ['ctr', '-a', address, '-n', stack.namespace, 'run', '-t', ...flags, image, this.#id, ...command];
+    const env = { PATH: path, TERM: 'xterm', CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS: '1' };
+    this.#terminal = spawn('script', ['-qfc', words.join(' '), '/dev/null'], { env, stdio: 'ignore' });
+  }
+
+  async checkpoint(): Promise<void> {
+    this.#checkpointId = (await stack.checkpoint(this.#id, { after: 'stop' })).checkpointId;
+  }
+
+  async restore(): Promise<void> {
+    await stack.removeContainer(this.#id);
+    this.#id = `${this.#id}r`;
+    await stack.restore(this.#checkpointId, this.#id);
+  }
+
+  async remove(): Promise<void> {
+    await stack.removeContainer(this.#id);
+    this.#terminal?.kill();
+  }
+}
+
+class OnDocker implements Platform {
+  readonly #runtime: string;
+  #name = '';
+  #checkpointId = '';
+
+  constructor(runtime: string) {
+    this.#runtime = runtime;
+  }
+
+  async pid(): Promise<number> {
+    return (await docker.api.container(this.#name))?.State.Pid ?? 0;
+  }
+
+  async start(kind: Kind, command: readonly string[]): Promise<void> {
+    serial += 1;
+    this.#name = `m${serial}`;
+    const image = kind === 'redis' ? DOCKER_IMAGES.redis : DOCKER_IMAGES.python;
+    const flags = [...(kind === 'tty' ? ['-t'] : []), '--runtime', this.#runtime, '-v', `${WORKLOADS_DIR}:/w:ro`];
+    await docker.docker('run', '-d', '-i', '--network', 'none', '--name', this.#name, ...flags, image, ...command);
+  }
+
+  async checkpoint(): Promise<void> {
+    const handle = await stack.client.checkpoint({
+      node: stack.node,
+      container: { docker: this.#name },
+      durability: 'local',
+      after: 'stop',
+    });
+    this.#checkpointId = (await handle.result()).checkpointId;
+  }
+
+  /** In place with our runtime; that of another runtime goes into a new container. */
+  async restore(): Promise<void> {
+    const name = this.#runtime === 'kybernate' ? this.#name : `${this.#name}r`;
+    const checkpointId = this.#checkpointId;
+    const handle = await stack.client.restore({ node: stack.node, checkpointId, container: { docker: name } });
+    await handle.result();
+    this.#name = name;
+  }
+
+  async remove(): Promise<void> {
+    await docker.removeContainers();
+  }
+}
+
+/** Podman's own checkpoint and restore, with our wrapper as its runtime: what it says no to, we cannot do better. */
+class OnPodman implements Platform {
+  readonly #globals: readonly string[];
+  readonly #env: Readonly<Record<string, string>>;
+  readonly #dir: string;
+  #name = '';
+
+  constructor() {
+    this.#dir = join(stack.dir, 'p');
+    mkdirSync(this.#dir, { recursive: true });
+    writeFileSync(join(this.#dir, 'containers.conf'), '');
+    this.#env = {
+      PATH: process.env['PATH'] ?? '',
+      CONTAINERS_CONF: join(this.#dir, 'containers.conf'),
+    };
+    const runtime = join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime/runc');
+    this.#globals = [
+      ...['--root', join(this.#dir, 'r'), '--runroot', join(this.#dir, 'u'), '--tmpdir', join(this.#dir, 't')],
+      ...[
+        '--storage-driver',
+        'overlay',
+        '--cgroup-manager',
+        'cgroupfs',
+        '--events-backend',
+        'none',
+        '--runtime',
+        runtime,
+      ],
+    ];
+  }
+
+  async #run(...args: string[]): Promise<string> {
+    const result = await runExeca(podmanPath(), [...this.#globals, ...args], {
+      env: { ...this.#env },
+      timeoutMs: 60_000,
+    });
+    if (result.exitCode !== 0) {
+      throw new Error(result.startError ?? result.stderr.trim().replace(/^Error: /, ''));
+    }
+    return result.stdout.trim();
+  }
+
+  async pid(): Promise<number> {
+    return Number(await this.#run('inspect', '--format', '{{.State.Pid}}', this.#name).catch(() => '0'));
+  }
+
+  async start(kind: Kind, command: readonly string[]): Promise<void> {
+    serial += 1;
+    this.#name = `m${serial}`;
+    const image = kind === 'redis' ? 'redis' : 'python';
+    const archive = join(stack.dir, `${image}.tar`);
+    if (!existsSync(archive)) {
+      await docker.docker('save', '-o', archive, DOCKER_IMAGES[image]);
+    }
+    await this.#run('load', '--input', archive);
+    // runc cannot raise limits where root lacks CAP_SYS_RESOURCE.
+    const limits = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1000:1000'];
+    const flags = [...limits, ...(kind === 'tty' ? ['-t'] : []), '-v', `${WORKLOADS_DIR}:/w:ro`];
+    const from = `docker.io/${DOCKER_IMAGES[image]}`;
+    await this.#run('run', '-d', '--name', this.#name, '--network', 'none', ...flags, from, ...command);
+  }
+
+  async checkpoint(kind: Kind): Promise<void> {
+    await this.#run('container', 'checkpoint', ...flagsOf(kind), this.#name);
+  }
+
+  async restore(kind: Kind): Promise<void> {
+    await this.#run('container', 'restore', ...flagsOf(kind), this.#name);
+  }
+
+  async remove(): Promise<void> {
+    await this.#run('rm', '--force', '--time', '0', this.#name);
+    await runExeca('umount', ['--lazy', join(this.#dir, 'r/overlay')], { timeoutMs: 10_000 });
+  }
+}
+
+function flagsOf(kind: Kind): string[] {
+  return kind === 'tcp' ? ['--tcp-established'] : [];
+}
+
+/** Unpacked by set-up. */
+function podmanPath(): string {
+  return join(packageDir({ package: 'podman', version: 'debian', subdir: 'bin' }, process.env), 'bin/podman');
+}
+
+interface Subject {
+  readonly platform: string;
+  readonly runtime: string;
+  /** in `make test` */
+  readonly short: readonly Kind[];
+  readonly make: () => Platform;
+}
+
+const version = (name: ProgramName): string => PROGRAMS[name].version;
+
+/** Debian's crun needs a library that the machine may lack. */
+function crun(): string {
+  const launcher = join(stack.dir, 'crun');
+  const libraries = librariesOf(PROGRAMS.crun, process.env);
+  writeFileSync(launcher, `#!/bin/sh\nLD_LIBRARY_PATH=${libraries} exec ${requireProgram('crun', process.env)} "$@"\n`);
+  chmodSync(launcher, 0o755);
+  return launcher;
+}
+
+const SUBJECTS: readonly Subject[] = [
+  {
+    platform: `containerd ${version('containerd')}`,
+    runtime: `runc ${version('runc')}`,
+    short: [],
+    make: () => new OnContainerd([]),
+  },
+  {
+    platform: `containerd ${version('containerd')}, in a user namespace`,
+    runtime: `runc ${version('runc')}`,
+    short: ['counter'],
+    make: () => new OnContainerd(['--uidmap', '0:100000:65536', '--gidmap', '0:100000:65536']),
+  },
+  {
+    platform: `containerd ${version('containerd')}, as user 1000`,
+    runtime: `runc ${version('runc')}`,
+    short: [],
+    make: () => new OnContainerd(['--user', '1000:1000'], '/dev/shm'),
+  },
+  {
+    platform: `containerd ${version('containerd')}`,
+    runtime: `crun ${version('crun')}`,
+    short: ['counter'],
+    make: () => new OnContainerd(['--runc-binary', crun()]),
+  },
+  {
+    platform: `Docker ${version('dockerd')}`,
+    runtime: `\`kybernate\` (runc ${version('runc')})`,
+    short: ['tty', 'deleted'],
+    make: () => new OnDocker('kybernate'),
+  },
+  {
+    platform: `Docker ${version('dockerd')}`,
+    runtime: "Docker's own (runc 1.1.5), restored by `kybernate`",
+    short: ['threads'],
+    make: () => new OnDocker('runc'),
+  },
+  {
+    platform: 'Podman 4.3.1',
+    runtime: `our wrapper as \`--runtime\` (runc ${version('runc')})`,
+    short: existsSync(podmanPath()) ? ['counter'] : [],
+    make: () => new OnPodman(),
+  },
+];
+
+/** Containers of the stack come back by the runtime whose runc this names; the node worker checkpoints with it, too. */
+async function withRunc(path: string, act: () => Promise<void>): Promise<void> {
+  const conf = join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime/kybernate-shim.conf');
+  const before = readFileSync(conf, 'utf8');
+  const variable = stack.variables['KYBERNATE_RUNC'] ?? '';
+  const restart = async (runc: string): Promise<void> => {
+    await stack.stopNodeWorker();
+    stack.variables['KYBERNATE_RUNC'] = runc;
+    await stack.startWorkers();
+  };
+  writeFileSync(conf, before.replace(/^runc=.*$/m, `runc=${path}`));
+  await restart(path);
+  try {
+    await act();
+  } finally {
+    writeFileSync(conf, before);
+    await restart(variable);
+  }
+}
+
+/** Of other versions, each for what starts, checkpoints and restores: Debian's, and those that `npm run matrix` has built. */
+function olderRuncs(): Array<readonly [version: string, path: string]> {
+  const debian = join(dirname(requireProgram('docker', process.env)), '../sbin/runc');
+  const built = RUNC_VERSIONS.map((is) => [
+    is,
+    join(packageDir({ ...PROGRAMS.runc, version: is }, process.env), 'bin/runc'),
+  ]);
+  return [['1.1.5', debian] as const, ...built.map(([is = '', path = '']) => [is, path] as const)];
+}
+
+describe.each(SUBJECTS)('$platform with $runtime', (subject) => {
+  const { platform, runtime, short, make } = subject;
+  const kinds = isWhole && isWanted(platform, runtime) ? ALL_KINDS : short;
+  it.each(isWhole && kinds === short ? [] : kinds)('%s passes, or is refused and runs on', async (kind) => {
+    const outcome = await runCell(make(), kind);
+
+    if (isWhole) {
+      recordRow({ platform, runtime, cells: { [kind]: outcome } });
+    } else {
+      const recorded = readRows().find((row) => row.platform === platform && row.runtime === runtime)?.cells[kind];
+      expect(outcome === 'passed' ? outcome : 'refused').toBe(recorded === 'passed' ? recorded : 'refused');
+    }
+  });
+});
+
+describe.runIf(isWhole)('other versions of runc', () => {
+  it.each(isWhole ? olderRuncs() : [])(
+    '%s',
+    async (is, path) => {
+      const platform = `containerd ${version('containerd')}`;
+      const runtime = `runc ${is}`;
+      if (!isWanted(platform, runtime)) {
+        return;
+      }
+      await withRunc(path, async () => {
+        for (const kind of ALL_KINDS) {
+          const outcome = await runCell(new OnContainerd(['--runc-binary', path]), kind);
+          recordRow({ platform, runtime, cells: { [kind]: outcome } });
+        }
+      });
+    },
+    900_000,
+  );
+});
