@@ -15,6 +15,7 @@ import { RESTORE_FROM_VARIABLE } from './annotations.ts';
 import { CRIU_OPTIONS, criuOptionNamed, NO_PLUGINS } from './criu-options.ts';
 import type { CriuOptionRow } from './criu-options.ts';
 import { type GpuFit, hookMountLines, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
+import { withLoopback } from './loopback.ts';
 import type { RuncCreate } from './runc-argv.ts';
 import { runcRestoreArgv } from './runc-argv.ts';
 import type { OciDeviceRule, OciHook, OciLinux, OciMount, OciSpec } from './spec.ts';
@@ -61,7 +62,7 @@ export interface RestorePlan {
 export function restorePlan(input: RestorePlanInput): RestorePlan {
   const reasons: string[] = [];
   const warnings: string[] = [];
-  const spec = fitSpec(withOwnDriver(input, warnings), reasons, warnings);
+  const spec = withLoopback(fitSpec(withOwnDriver(input, warnings), reasons, warnings));
   const hookMounts = hookMountLines(input.metadata?.hookMounts ?? [], input, reasons, warnings);
   if (reasons.length > 0) {
     throw new KybernateError(

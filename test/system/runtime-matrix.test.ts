@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { shimDirOf } from '../../cli/dev/shim.ts';
 import { librariesOf } from '../../cli/setup/debian.ts';
-import { packageDir, type ProgramName, PROGRAMS, requireProgram } from '../../cli/setup/programs.ts';
+import { describeProgram, packageDir, type ProgramName, PROGRAMS, requireProgram } from '../../cli/setup/programs.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
@@ -27,6 +27,12 @@ function isWanted(platform: string, runtime: string): boolean {
   return (
     WANTED === 'all' || (WANTED ?? '').split(',').some((part) => part !== '' && `${platform}/${runtime}`.includes(part))
   );
+}
+
+/** With KYBERNATE_MATRIX_MISSING=1 those that are not recorded: a run that was cut off goes on. */
+function wantedKinds(platform: string, runtime: string): Kind[] {
+  const row = readRows().find((known) => known.platform === platform && known.runtime === runtime);
+  return ALL_KINDS.filter((kind) => process.env['KYBERNATE_MATRIX_MISSING'] !== '1' || row?.cells[kind] === undefined);
 }
 
 let stack: Stack;
@@ -155,23 +161,13 @@ class OnPodman implements Platform {
       CONTAINERS_CONF: join(this.#dir, 'containers.conf'),
     };
     const runtime = join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime/runc');
-    this.#globals = [
-      ...['--root', join(this.#dir, 'r'), '--runroot', join(this.#dir, 'u'), '--tmpdir', join(this.#dir, 't')],
-      ...[
-        '--storage-driver',
-        'overlay',
-        '--cgroup-manager',
-        'cgroupfs',
-        '--events-backend',
-        'none',
-        '--runtime',
-        runtime,
-      ],
-    ];
+    const dirs = ['--root', join(this.#dir, 'r'), '--runroot', join(this.#dir, 'u'), '--tmpdir', join(this.#dir, 't')];
+    const plain = ['--storage-driver', 'overlay', '--cgroup-manager', 'cgroupfs', '--events-backend', 'none'];
+    this.#globals = [...dirs, ...plain, '--runtime', runtime];
   }
 
   async #run(...args: string[]): Promise<string> {
-    const result = await runExeca(podmanPath(), [...this.#globals, ...args], {
+    const result = await runExeca(requireProgram('podman', process.env), [...this.#globals, ...args], {
       env: { ...this.#env },
       timeoutMs: 60_000,
     });
@@ -219,11 +215,6 @@ function flagsOf(kind: Kind): string[] {
   return kind === 'tcp' ? ['--tcp-established'] : [];
 }
 
-/** Unpacked by set-up. */
-function podmanPath(): string {
-  return join(packageDir({ package: 'podman', version: 'debian', subdir: 'bin' }, process.env), 'bin/podman');
-}
-
 interface Subject {
   readonly platform: string;
   readonly runtime: string;
@@ -247,7 +238,7 @@ const SUBJECTS: readonly Subject[] = [
   {
     platform: `containerd ${version('containerd')}`,
     runtime: `runc ${version('runc')}`,
-    short: [],
+    short: ['tcp'],
     make: () => new OnContainerd([]),
   },
   {
@@ -281,9 +272,9 @@ const SUBJECTS: readonly Subject[] = [
     make: () => new OnDocker('runc'),
   },
   {
-    platform: 'Podman 4.3.1',
+    platform: `Podman ${describeProgram('podman', process.env)?.version ?? ''}`,
     runtime: `our wrapper as \`--runtime\` (runc ${version('runc')})`,
-    short: existsSync(podmanPath()) ? ['counter'] : [],
+    short: ['counter'],
     make: () => new OnPodman(),
   },
 ];
@@ -320,7 +311,7 @@ function olderRuncs(): Array<readonly [version: string, path: string]> {
 
 describe.each(SUBJECTS)('$platform with $runtime', (subject) => {
   const { platform, runtime, short, make } = subject;
-  const kinds = isWhole && isWanted(platform, runtime) ? ALL_KINDS : short;
+  const kinds = isWhole && isWanted(platform, runtime) ? wantedKinds(platform, runtime) : short;
   it.each(isWhole && kinds === short ? [] : kinds)('%s passes, or is refused and runs on', async (kind) => {
     const outcome = await runCell(make(), kind);
 
@@ -343,7 +334,7 @@ describe.runIf(isWhole)('other versions of runc', () => {
         return;
       }
       await withRunc(path, async () => {
-        for (const kind of ALL_KINDS) {
+        for (const kind of wantedKinds(platform, runtime)) {
           const outcome = await runCell(new OnContainerd(['--runc-binary', path]), kind);
           recordRow({ platform, runtime, cells: { [kind]: outcome } });
         }
