@@ -24,6 +24,15 @@ export type Outcome = 'passed' | { readonly refused: string };
 /** Built by `npm run matrix`. Modules of 1.2 replace others, which `go install` refuses; Debian has 1.1. */
 export const RUNC_VERSIONS = ['1.3.6', '1.4.3'] as const;
 
+/** Of an error's message, without what belongs to one run. */
+export function reasonIn(message: string): string {
+  return message
+    .replace(/^[^]*cannot be checkpointed: /, '')
+    .replace(/; the container was not touched[^]*$/, '')
+    .replaceAll(/\bprocess \d+/g, 'process')
+    .replaceAll(/\/tmp\/\S+\//g, '');
+}
+
 export interface Row {
   /** with its version, as the table shows it */
   readonly platform: string;

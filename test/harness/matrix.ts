@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf } from '../../core/errors.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
-import type { Kind, Outcome } from './matrix-data.ts';
+import { type Kind, type Outcome, reasonIn } from './matrix-data.ts';
 import { until } from './stack.ts';
 
 export interface Platform {
@@ -87,7 +87,7 @@ export async function runCell(platform: Platform, kind: Kind): Promise<Outcome> 
     try {
       await platform.checkpoint(kind);
     } catch (error) {
-      refused = messageOf(error);
+      refused = reasonIn(messageOf(error));
     }
     if (refused === undefined) {
       await platform.restore(kind);

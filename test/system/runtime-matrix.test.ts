@@ -244,7 +244,7 @@ const SUBJECTS: readonly Subject[] = [
   {
     platform: `containerd ${version('containerd')}, in a user namespace`,
     runtime: `runc ${version('runc')}`,
-    short: ['counter'],
+    short: [],
     make: () => new OnContainerd(['--uidmap', '0:100000:65536', '--gidmap', '0:100000:65536']),
   },
   {
@@ -262,13 +262,13 @@ const SUBJECTS: readonly Subject[] = [
   {
     platform: `Docker ${version('dockerd')}`,
     runtime: `\`kybernate\` (runc ${version('runc')})`,
-    short: ['tty', 'deleted'],
+    short: ['deleted'],
     make: () => new OnDocker('kybernate'),
   },
   {
     platform: `Docker ${version('dockerd')}`,
     runtime: "Docker's own (runc 1.1.5), restored by `kybernate`",
-    short: ['threads'],
+    short: [],
     make: () => new OnDocker('runc'),
   },
   {
