@@ -56,6 +56,7 @@ class OnContainerd implements Platform {
   readonly stateDir: string;
   readonly #flags: readonly string[];
   #id = '';
+  #source = '';
   #checkpointId = '';
   #terminal: ChildProcess | undefined;
 
@@ -88,14 +89,16 @@ class OnContainerd implements Platform {
     this.#checkpointId = (await stack.checkpoint(this.#id, { after: 'stop' })).checkpointId;
   }
 
+  /** The source has ended; its record keeps the layer that ctr has made for its user namespace. */
   async restore(): Promise<void> {
-    await stack.removeContainer(this.#id);
+    this.#source = this.#id;
     this.#id = `${this.#id}r`;
     await stack.restore(this.#checkpointId, this.#id);
   }
 
   async remove(): Promise<void> {
     await stack.removeContainer(this.#id);
+    await stack.removeContainer(this.#source);
     this.#terminal?.kill();
   }
 }
@@ -309,10 +312,16 @@ function olderRuncs(): Array<readonly [version: string, path: string]> {
   return [['1.1.5', debian] as const, ...built.map(([is = '', path = '']) => [is, path] as const)];
 }
 
-describe.each(SUBJECTS)('$platform with $runtime', (subject) => {
-  const { platform, runtime, short, make } = subject;
-  const kinds = isWhole && isWanted(platform, runtime) ? wantedKinds(platform, runtime) : short;
-  it.each(isWhole && kinds === short ? [] : kinds)('%s passes, or is refused and runs on', async (kind) => {
+function kindsOf({ platform, runtime, short }: Subject): readonly Kind[] {
+  if (!isWhole) {
+    return short;
+  }
+  return isWanted(platform, runtime) ? wantedKinds(platform, runtime) : [];
+}
+
+describe.each(SUBJECTS.filter((subject) => kindsOf(subject).length > 0))('$platform with $runtime', (subject) => {
+  const { platform, runtime, make } = subject;
+  it.each(kindsOf(subject))('%s passes, or is refused and runs on', async (kind) => {
     const outcome = await runCell(make(), kind);
 
     if (isWhole) {
