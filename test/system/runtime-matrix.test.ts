@@ -259,7 +259,7 @@ const SUBJECTS: readonly Subject[] = [
   {
     platform: `containerd ${version('containerd')}`,
     runtime: `crun ${version('crun')}`,
-    short: ['counter'],
+    short: [],
     make: () => new OnContainerd(['--runc-binary', crun()]),
   },
   {
@@ -277,7 +277,7 @@ const SUBJECTS: readonly Subject[] = [
   {
     platform: `Podman ${describeProgram('podman', process.env)?.version ?? ''}`,
     runtime: `our wrapper as \`--runtime\` (runc ${version('runc')})`,
-    short: ['counter'],
+    short: [],
     make: () => new OnPodman(),
   },
 ];
