@@ -96,8 +96,12 @@ function fileFindings({ files, cwd }: ProcessTree, { directory, stdio }: Process
   const wanted = directory ?? cwd;
   const isDirectory = statSync(wanted, { throwIfNoEntry: false })?.isDirectory() === true;
   const outputs = [stdio.stdout, stdio.stderr].flatMap((path) => (path === undefined || path === 'null' ? [] : [path]));
+  // CRIU cannot tell it from the root directory, which would be replaced with it.
+  const isRoot = directory !== undefined && directory !== cwd && cwd === '/';
+  const rootRemedy = 'leave --directory away: the root directory is on every node';
   return [
     ...missing,
+    ...(isRoot ? [problem('open-files', 'its working directory was /, which stays it', { remedy: rootRemedy })] : []),
     ...(isDirectory
       ? []
       : [

@@ -29,9 +29,12 @@ export class Processes {
   }
 
   /** Returns when it counts. @returns its pid */
-  async start(kind: string, options: { name?: string; argument?: string; stdio?: StdioOptions } = {}): Promise<number> {
-    const { name = kind, argument = '', stdio = 'ignore' } = options;
-    const pid = await this.spawn('python3', [SCRIPT, kind, this.fileOf(name), argument], stdio);
+  async start(
+    kind: string,
+    options: { name?: string; argument?: string; stdio?: StdioOptions; cwd?: string } = {},
+  ): Promise<number> {
+    const { name = kind, argument = '', stdio = 'ignore', cwd = '/' } = options;
+    const pid = await this.spawn('python3', [SCRIPT, kind, this.fileOf(name), argument], stdio, cwd);
     await until(`${name} to count`, () => (this.read(name)?.count ?? 0) > 1);
     return pid;
   }
@@ -43,9 +46,9 @@ export class Processes {
     await until(`${kind} to count`, () => (this.read(kind)?.count ?? 0) > 1);
   }
 
-  async spawn(program: string, args: readonly string[], stdio: StdioOptions = 'ignore'): Promise<number> {
+  async spawn(program: string, args: readonly string[], stdio: StdioOptions = 'ignore', cwd = '/'): Promise<number> {
     // detached: setsid, so that its session is its own
-    const child = spawn(program, args, { stdio, detached: true, cwd: '/' });
+    const child = spawn(program, args, { stdio, detached: true, cwd });
     await once(child, 'spawn');
     child.unref();
     this.#pids.add(child.pid ?? 0);
