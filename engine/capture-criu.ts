@@ -7,7 +7,7 @@
  * With the engine `containerd` the freeze begins before the call, and there is no post-dump moment.
  * Hooks run there too: those of `pre-dump` before the freeze, the others at CRIU's own moments.
  */
-import { mkdir, readdir, rename, stat, writeFile } from 'node:fs/promises';
+import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
@@ -20,6 +20,7 @@ import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { installActionScript, listenToCriu, makeEventPipes, type ScriptEvent } from './criu-events.ts';
 import { keeperVariables } from './criu-keeper.ts';
 import { endDump } from './end-dump.ts';
+import { directoryBytes } from './estimate.ts';
 import { freeze, thaw } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { hasGpu } from './gpu-section.ts';
@@ -346,12 +347,6 @@ class CriuCapture implements Capture {
       }
     }
   }
-}
-
-async function directoryBytes(dir: string): Promise<number> {
-  const names = await readdir(dir);
-  const sizes = await Promise.all(names.map(async (name) => (await stat(join(dir, name))).size));
-  return sizes.reduce((sum, size) => sum + size, 0);
 }
 
 function asError(thrown: unknown): Error {

@@ -6,7 +6,7 @@
  * In place of the rw layer of a container the length of each open file is noted: the files are the host's.
  */
 import { statSync } from 'node:fs';
-import { mkdir, readdir, rename, stat } from 'node:fs/promises';
+import { mkdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CRIU_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import type { ProcessTree } from '../core/checkpoint/metadata.ts';
@@ -14,11 +14,15 @@ import { KybernateError, messageOf } from '../core/errors.ts';
 import { criuRpcOptions } from '../core/oci/criu-options.ts';
 import { rearmExpiredTimers } from '../native/criu/timers.ts';
 import { criuDump, CriuError, type CriuEvent } from '../native/criu/rpc/rpc.ts';
+import { socketsInRepair } from '../native/net/tcp-repair.ts';
+import type { Run, RunResult } from '../native/run/run.ts';
 import { deleteTable } from '../native/net/nft.ts';
 import { openFds } from '../native/proc/fds.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { endDump } from './end-dump.ts';
+import { directoryBytes } from './estimate.ts';
 import { createHooks, type Hooks } from './hooks.ts';
+import { freezeNow } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { liveProcesses } from './live-processes.ts';
 import { holdNetwork } from './network-hold.ts';
@@ -47,6 +51,7 @@ class ProcessCapture implements Capture {
   #files: ProcessTree['files'] = [];
   #networkHold: CaptureOutcome['networkHold'];
   #isComplete = false;
+  #isAbandoned = false;
 
   constructor(context: CaptureContext) {
     this.#context = context;
@@ -93,8 +98,13 @@ class ProcessCapture implements Capture {
     };
     signal.addEventListener('abort', abort, { once: true });
     timer.part('runtime-start');
+    const watched: Run = async (...call) => {
+      const result = await run(...call);
+      this.#criuEnded(result);
+      return result;
+    };
     this.#dump = criuDump(
-      { run, criuPath: plan.settings.criuPath },
+      { run: watched, criuPath: plan.settings.criuPath },
       {
         ...criuRpcOptions(
           plan.analysis.options.map(({ option }) => option),
@@ -130,6 +140,25 @@ class ProcessCapture implements Capture {
     }
   }
 
+  /**
+   * Somebody else has killed it: its processes run, and what they send through sockets that it had in hand fails. They are
+   * stopped within the same turn, and whoever holds them is told.
+   */
+  #criuEnded({ signal }: RunResult): void {
+    const { plan, onLost } = this.#context;
+    if (signal === undefined || this.#isAbandoned) {
+      return;
+    }
+    if (liveProcesses(plan.facts).some(({ hostPid }) => socketsInRepair(hostPid).length > 0)) {
+      freezeNow(plan.facts.freezer);
+    }
+    if (this.#isComplete) {
+      const reason = new KybernateError('DumpFailed', `CRIU, which held the processes, was ended by ${signal}`);
+      this.#answer.reject(reason);
+      onLost(reason);
+    }
+  }
+
   /** CRIU lets the tree go by itself: sockets, network lock, ptrace. */
   async release(): Promise<void> {
     this.#context.timer.part('thaw');
@@ -146,6 +175,7 @@ class ProcessCapture implements Capture {
    */
   async abandon(): Promise<void> {
     const { plan, paths, run } = this.#context;
+    this.#isAbandoned = true;
     if (this.#criuPid !== undefined) {
       try {
         process.kill(this.#criuPid, 'SIGKILL');
@@ -268,10 +298,4 @@ class ProcessCapture implements Capture {
       { cause: error, details: { errno: error.errno, logs: failedLogsDir(plan.settings, plan.checkpointId) } },
     );
   }
-}
-
-async function directoryBytes(dir: string): Promise<number> {
-  const names = await readdir(dir);
-  const sizes = await Promise.all(names.map(async (name) => (await stat(join(dir, name))).size));
-  return sizes.reduce((sum, size) => sum + size, 0);
 }

@@ -27,6 +27,8 @@ export interface CaptureContext {
   readonly onFreezing: () => void;
   /** called when no task of the container runs any more */
   readonly onFrozen: () => void;
+  /** called when the workload runs although nobody has released it: what held it was ended by others */
+  readonly onLost: (reason: Error) => void;
 }
 
 export interface CaptureOutcome {

@@ -1,3 +1,5 @@
+import { readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Run } from '../native/run/run.ts';
 import { dumpableBytes } from '../native/proc/maps.ts';
 import type { ProcessSurvey } from './analysis-process.ts';
@@ -31,4 +33,11 @@ async function diskUsage(run: Run, dirs: readonly string[]): Promise<number> {
   // a file that goes while du looks makes its exit code 1; the total stands
   const result = await run('du', args, { timeoutMs: 60_000 });
   return Number(/^(\d+)\ttotal$/m.exec(result.stdout)?.[1] ?? 0);
+}
+
+/** Of the files of one directory, by their length. */
+export async function directoryBytes(dir: string): Promise<number> {
+  const names = await readdir(dir);
+  const sizes = await Promise.all(names.map(async (name) => (await stat(join(dir, name))).size));
+  return sizes.reduce((sum, size) => sum + size, 0);
 }

@@ -299,6 +299,11 @@ export class Runner {
         this.#startBudget();
       },
       onFrozen: () => this.#journal('frozen', 'done'),
+      onLost: (reason) => {
+        this.#deps.log.error({ error: String(reason) }, 'the hold of the workload was ended: it is put in order');
+        this.#budget.stop();
+        this.#release.by(() => this.#held.undo()).catch(() => undefined);
+      },
     });
   }
 

@@ -1,7 +1,7 @@
 /* Processes of the host for a test: each in a session of its own, ended and cleaned with the test. */
 import { spawn, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { descendantPids, readProcess } from '../../native/proc/tree.ts';
@@ -34,6 +34,7 @@ export class Processes {
     options: { name?: string; argument?: string; stdio?: StdioOptions; cwd?: string } = {},
   ): Promise<number> {
     const { name = kind, argument = '', stdio = 'ignore', cwd = '/' } = options;
+    rmSync(this.fileOf(name), { force: true });
     const pid = await this.spawn('python3', [SCRIPT, kind, this.fileOf(name), argument], stdio, cwd);
     await until(`${name} to count`, () => (this.read(name)?.count ?? 0) > 1);
     return pid;

@@ -3,10 +3,11 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { runnerPid } from '../../engine/runner-process.ts';
-import { operationPaths } from '../../engine/operation.ts';
+import { operationPaths, readPlan } from '../../engine/operation.ts';
 import { isKybernateError } from '../../core/errors.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { Processes } from '../harness/processes.ts';
@@ -56,7 +57,16 @@ async function talking<Result>(act: (pid: number) => Promise<Result>): Promise<R
   }
 }
 
-const operationId = (): string => stack.operations().at(-1)?.split('/').at(-1) ?? '';
+/** Of the newest checkpoint. */
+function operationId(): string {
+  const ids = stack.operations().map((dir) => basename(dir));
+  return ids.find((id) => readPlan({ runDir: stack.runDir }, id)?.checkpointId === `ck-survival-${round}`) ?? '';
+}
+
+function kill(hostPid: number | undefined): void {
+  expect(hostPid).toBeGreaterThan(1);
+  process.kill(Number(hostPid), 'SIGKILL');
+}
 
 /** It runs, nobody traces it, its connection works, and nothing half-made is left. */
 async function isUnharmed(pid: number): Promise<void> {
@@ -78,8 +88,7 @@ test.each(['criu', 'runner', 'worker'])('held by its capture, it runs on when it
       await stack.startWorkers();
     } else {
       const runner = runnerPid(operationPaths({ runDir: stack.runDir }, operationId()));
-      const victim = who === 'runner' ? runner : stack.dumping('criu')[0]?.hostPid;
-      process.kill(victim ?? 0, 'SIGKILL');
+      kill(who === 'runner' ? runner : stack.dumping('criu')[0]?.hostPid);
     }
     if (who !== 'worker') {
       await processes.countsOn('tcp');
@@ -118,8 +127,7 @@ test('a CRIU that is killed in the dump fails it, and the process runs on', asyn
   const pid = await processes.start('memory', { argument: '300' });
   const handle = await start(pid, 'resume');
   await until('pages', () => stack.pageBytes(`ck-survival-${round}`) > 1_000_000, 60_000, 2);
-  const [criu] = stack.dumping('criu');
-  process.kill(criu?.hostPid ?? 0, 'SIGKILL');
+  kill(stack.dumping('criu')[0]?.hostPid);
 
   await expect(handle.result()).rejects.toMatchObject({ type: 'DumpFailed' });
 
