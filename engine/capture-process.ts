@@ -22,7 +22,7 @@ import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { endDump } from './end-dump.ts';
 import { directoryBytes } from './estimate.ts';
 import { createHooks, type Hooks } from './hooks.ts';
-import { freezeNow } from './freezer.ts';
+import { freezeNow, thaw } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { liveProcesses } from './live-processes.ts';
 import { holdNetwork } from './network-hold.ts';
@@ -129,6 +129,9 @@ class ProcessCapture implements Capture {
     try {
       await Promise.race([complete.promise, this.#dump.then(() => this.#refuseSilent())]);
       signal.throwIfAborted();
+      if (plan.after !== 'resume') {
+        this.#stopBehindCriu();
+      }
     } catch (error) {
       this.#answer.reject(error instanceof Error ? error : new Error(messageOf(error)));
       await this.#dump.catch(() => undefined);
@@ -149,13 +152,22 @@ class ProcessCapture implements Capture {
     if (signal === undefined || this.#isAbandoned) {
       return;
     }
-    if (liveProcesses(plan.facts).some(({ hostPid }) => socketsInRepair(hostPid).length > 0)) {
-      freezeNow(plan.facts.freezer);
-    }
+    this.#stopBehindCriu();
     if (this.#isComplete) {
       const reason = new KybernateError('DumpFailed', `CRIU, which held the processes, was ended by ${signal}`);
       this.#answer.reject(reason);
       onLost(reason);
+    }
+  }
+
+  /**
+   * A signal that waits behind the ptrace: should CRIU be killed, the processes stop before they run an instruction, in which
+   * they could not use the sockets that it had in hand. Without such sockets there is nothing to fear.
+   */
+  #stopBehindCriu(): void {
+    const { facts } = this.#context.plan;
+    if (liveProcesses(facts).some(({ hostPid }) => socketsInRepair(hostPid).length > 0)) {
+      freezeNow(facts.freezer);
     }
   }
 
@@ -166,6 +178,7 @@ class ProcessCapture implements Capture {
     await this.#dump?.catch((error: unknown) => {
       throw this.#dumpFailed(error);
     });
+    await thaw(this.#context.plan.facts.freezer);
     this.#context.timer.thawed();
   }
 

@@ -2,8 +2,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
-import { readFileSync, writeFileSync } from 'node:fs';
-import { basename } from 'node:path';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { runnerPid } from '../../engine/runner-process.ts';
@@ -25,6 +25,7 @@ beforeAll(async () => {
 });
 afterEach(async () => {
   await processes.endAll();
+  rmSync(join(stack.stateDir, 'checkpoints'), { recursive: true, force: true });
 });
 afterAll(async () => {
   await stack.close();
