@@ -148,7 +148,7 @@ class ProcessCapture implements Capture {
    * stopped within the same turn, and whoever holds them is told.
    */
   #criuEnded({ signal }: RunResult): void {
-    const { plan, onLost } = this.#context;
+    const { onLost } = this.#context;
     if (signal === undefined || this.#isAbandoned) {
       return;
     }
