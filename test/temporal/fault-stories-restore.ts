@@ -1,8 +1,10 @@
 /* What `restore` does step by step, on every rung of its ladder, and what follows when one of the steps fails. */
+import { Context } from '@temporalio/activity';
+
 import type { RestoreRequest } from '../../core/contract/restore.ts';
 import type { Differs, Story } from './fault-story.ts';
-import { fails, once, type Script } from './harness.ts';
-import { restoreOf } from './requests.ts';
+import { fails, once, type Script, type StepName } from './harness.ts';
+import { copiesOf, restoreOf } from './requests.ts';
 
 export const NODE_B = 'node-b';
 
@@ -49,6 +51,22 @@ const climbs = (request: Partial<RestoreRequest>) => ({
   type: 'restore',
   request: (id: string, timeouts: object) => restoreOf(id, { ...request, timeouts }),
 });
+
+/** In the store alone; the tree of processes is named after its case, since it is what is locked. */
+const ofItself = (): Partial<Record<StepName, Script>> => ({
+  resolveLocal: notThere,
+  findCheckpoint: async (_input, happy) => {
+    const { found } = (await happy()) as { found: object };
+    const id = Context.current().info.workflowExecution?.workflowId;
+    return { found: { ...found, sourceContainer: { namespace: 'default', id } } };
+  },
+});
+const restoreProcess = {
+  type: 'restoreProcess',
+  request: (_id: string, timeouts: object) => copiesOf(timeouts),
+  steps: ofItself,
+};
+const REVIVES = ['probeNode', 'requestLock', 'fetchImage', 'planProcessRestore', 'restoreProcess'];
 
 export const RESTORE_STORIES: Record<string, Story> = {
   restore: {
@@ -210,6 +228,36 @@ export const RESTORE_STORIES: Record<string, Story> = {
       ['requestLock 2', ['releaseLock']],
       ['createCold', REMOVES],
       ['startRestored', REMOVES],
+    ],
+  },
+  restoreProcess: {
+    ...restoreProcess,
+    order: ['resolveLocal', 'findCheckpoint', ...REVIVES, ...GIVES_BACK],
+    deaf: ['releaseRestoreLease'],
+    rows: [
+      ['resolveLocal', []],
+      ['findCheckpoint', []],
+      ['probeNode', [], { cancelled: { follows: ['releaseLock'] } }],
+      ['requestLock', ['releaseLock']],
+      ['fetchImage', GIVES_BACK],
+      ['planProcessRestore', GIVES_BACK],
+      ['restoreProcess', ['removeRestoredProcess', ...GIVES_BACK]],
+      [
+        'releaseRestoreLease',
+        ['releaseLock'],
+        { throws: STILL_DONE, hangs: STILL_DONE, 'node gone': STILL_DONE, cancelled: STILL_DONE },
+      ],
+    ],
+  },
+  'restoreProcess-undo': {
+    ...restoreProcess,
+    steps: () => ({ ...ofItself(), restoreProcess: fails('RestoreFailed') }),
+    outcome: 'RestoreFailed',
+    order: ['resolveLocal', 'findCheckpoint', ...REVIVES, 'removeRestoredProcess', ...GIVES_BACK],
+    undo: true,
+    rows: [
+      ['removeRestoredProcess', ['releaseLock']],
+      ['releaseRestoreLease', ['releaseLock']],
     ],
   },
 };

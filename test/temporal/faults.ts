@@ -57,6 +57,8 @@ const PATIENT: ReadonlySet<string> = new Set<StepName>([
   'createContainer',
   'createCold',
   'startRestored',
+  'planProcessRestore',
+  'restoreProcess',
   'fetchImage',
   'surveyNodeCopy',
   'repairNodeCopy',
@@ -64,7 +66,7 @@ const PATIENT: ReadonlySet<string> = new Set<StepName>([
   'prefetchPacks',
 ]);
 /** What needs the workload to be safe is not tried once these have failed. */
-const BARRIERS: ReadonlySet<string> = new Set<StepName>(['resumeContainer', 'removeRestored']);
+const BARRIERS: ReadonlySet<string> = new Set<StepName>(['resumeContainer', 'removeRestored', 'removeRestoredProcess']);
 
 export interface Case {
   readonly name: string;
