@@ -43,7 +43,7 @@ export const ERRORS = {
     retryable: false,
     actor: 'caller',
     workload: 'none',
-    exitCode: 25,
+    exitCode: 27,
     remedy: 'check the pid, and that it is of that node: `kybernate process analyze <pid>` looks at it',
   },
   CheckpointNotFound: {
