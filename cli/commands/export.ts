@@ -4,6 +4,9 @@ import { open, rename, rm } from 'node:fs/promises';
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { KybernateError } from '../../core/errors.ts';
+import type { Op } from '../../core/op.ts';
+import type { ExportedArchive } from '../../store/archives/export-files.ts';
+import type { CheckpointCopy } from '../../store/copy.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
 import { runLocally } from '../local-work.ts';
@@ -12,7 +15,11 @@ import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 import { formatBytes } from '../units.ts';
 
+const FORMATS = ['kybernate', 'podman', 'cri', 'oci'] as const;
+
 interface ExportFlags {
+  readonly format: (typeof FORMATS)[number];
+  readonly imageId?: string;
   readonly output?: string;
   readonly zstd?: boolean;
   readonly from?: CopyPlace;
@@ -35,10 +42,21 @@ export function addExportCommand(program: Command, cli: Cli): void {
     .summary('write a checkpoint to a file or a pipe')
     .description(
       'Writes a checkpoint as one tar archive: to standard output, or to a file that appears when it is whole. Every byte ' +
-        'is checked on its way. Any tar unpacks it to a checkpoint directory; `kybernate import` checks it again.',
+        'is checked on its way. Any tar unpacks it to a checkpoint directory; `kybernate import` checks it again. Other ' +
+        'formats are for other engines, which know nothing of digests and signatures. See docs/archives.md.',
     )
     .argument('<checkpoint>', 'checkpoint id, as `kybernate ls` shows it')
     .option('-o, --output <file>', 'write to this file; compressed when its name ends with .zst or .tzst')
+    .addOption(
+      new Option(
+        '--format <format>',
+        'kybernate; podman: for `podman container restore --import`; cri: as containerd and the kubelet write it; ' +
+          'oci: a checkpoint image in the OCI image layout -o <directory>[:<tag>]',
+      )
+        .choices(FORMATS)
+        .default('kybernate'),
+    )
+    .option('--image-id <id>', "id of the container's image where it will be restored (default: found by its name)")
     .option('--zstd', 'compress the archive, whatever its name')
     .addOption(copyOption())
     .option('--store <url>', 'file:///dir or s3://bucket[/prefix] (default: KYBERNATE_STORE)')
@@ -46,11 +64,17 @@ export function addExportCommand(program: Command, cli: Cli): void {
   addHelpTexts(command, {
     examples: [
       ['kybernate export nightly -o nightly.tar.zst', 'to a file'],
+      [
+        'kybernate export nightly --format podman -o nightly.tar.zst',
+        'then: podman container restore -i nightly.tar.zst',
+      ],
+      ['kybernate export nightly --format oci -o ./layout:nightly', 'then: podman pull oci:./layout:nightly'],
       ['kybernate export nightly --from store | ssh other kybernate import -', 'to another machine'],
     ],
     exitCodes: exitCodesHelp([
       'CheckpointNotFound',
       'CheckpointCorrupt',
+      'Incompatible',
       'StorageUnavailable',
       'StorageDenied',
       'KeyUnavailable',
@@ -72,6 +96,9 @@ export function copyOption(): Option {
 async function runExport(cli: Cli, checkpointId: string, flags: ExportFlags): Promise<void> {
   const output = createOutput(cli.streams, flags);
   const config = cli.config();
+  if (flags.format === 'oci' && (flags.output === undefined || flags.zstd === true)) {
+    throw new KybernateError('InvalidInput', '--format oci: give -o <directory>[:<tag>], and no --zstd');
+  }
   if (flags.output === undefined && (flags.json === true || cli.streams.stdout.isTTY === true)) {
     throw new KybernateError(
       'InvalidInput',
@@ -79,23 +106,64 @@ async function runExport(cli: Cli, checkpointId: string, flags: ExportFlags): Pr
     );
   }
   const compress = flags.zstd === true || /\.t?zst$/.test(flags.output ?? '');
-  const { exportCheckpoint } = await import('../../store/export.ts');
   const work = { output, title: `export of ${checkpointId}`, phase: 'exporting', name: checkpointId } as const;
   const wish = { checkpointId, from: flags.from ?? 'auto', storeUrl: flags.store ?? config.store, whole: true };
   const result = await runLocally(cli, work, (op) =>
     withCopy(config, wish, op, async (copy, from) => {
+      const done = {
+        checkpointId,
+        from,
+        file: flags.output,
+        format: flags.format,
+        totalBytes: copy.manifest.totalBytes,
+      };
+      const foreign = flags.format === 'kybernate' ? undefined : await foreignArchive(copy, flags);
+      const warnings = foreign?.warnings ?? [];
+      if (flags.format === 'oci' && foreign !== undefined) {
+        const { bytes } = await toLayout(foreign, flags.output ?? '', op);
+        return { ...done, bytes, warnings };
+      }
       const sink = flags.output === undefined ? stdoutSink(cli) : await fileSink(flags.output);
-      const archive = exportCheckpoint(copy, op);
+      const archive = await piecesOf(copy, foreign, op);
       const bytes = await send(compress ? compressed(archive) : archive, sink);
-      return { checkpointId, from, file: flags.output, bytes, totalBytes: copy.manifest.totalBytes };
+      return { ...done, bytes, warnings };
     }),
   );
   if (flags.output !== undefined) {
-    output.result(
-      result,
-      () => `${flags.output ?? ''}: ${formatBytes(result.bytes)}, ${checkpointId} from the ${result.from}`,
+    output.result(result, () =>
+      [
+        `${flags.output ?? ''}: ${formatBytes(result.bytes)}, ${checkpointId} from the ${result.from}`,
+        ...result.warnings.map((warning) => `warning: ${warning}`),
+      ].join('\n'),
     );
   }
+}
+
+async function foreignArchive(copy: CheckpointCopy, { format, imageId }: ExportFlags): Promise<ExportedArchive> {
+  const { exportedFiles } = await import('../../store/archives/export-files.ts');
+  return exportedFiles(copy, format === 'cri' ? 'cri' : 'podman', imageId);
+}
+
+async function piecesOf(
+  copy: CheckpointCopy,
+  foreign: ExportedArchive | undefined,
+  op: Op,
+): Promise<AsyncIterable<Uint8Array>> {
+  if (foreign !== undefined) {
+    const { archivePieces } = await import('../../store/archives/export-archive.ts');
+    return archivePieces(foreign, op);
+  }
+  const { exportCheckpoint } = await import('../../store/export.ts');
+  return exportCheckpoint(copy, op);
+}
+
+/** @param output `<directory>[:<tag>]` */
+async function toLayout(archive: ExportedArchive, output: string, op: Op): Promise<{ bytes: number }> {
+  const { exportImage } = await import('../../store/archives/export-image.ts');
+  const colon = output.lastIndexOf(':');
+  const named = colon > output.lastIndexOf('/') && colon > 0;
+  const dir = named ? output.slice(0, colon) : output;
+  return exportImage(archive, { dir, tag: named ? output.slice(colon + 1) : archive.metadata.checkpointId }, op);
 }
 
 async function send(pieces: AsyncIterable<Uint8Array>, sink: Sink): Promise<number> {

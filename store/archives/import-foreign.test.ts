@@ -73,7 +73,10 @@ async function metadataOf(path: string): Promise<Metadata> {
   return JSON.parse(await readFile(join(path, 'metadata.json'), 'utf8')) as Metadata;
 }
 
-describe('an archive of Podman', () => {
+/** Every file is flushed, which a busy disk takes its time for. */
+const PATIENT = { timeout: 30_000 };
+
+describe('an archive of Podman', PATIENT, () => {
   it('becomes a whole checkpoint, however it is packed, and the same one twice', async () => {
     const plain = changed({});
 
@@ -202,7 +205,7 @@ describe('an archive of Podman', () => {
   });
 });
 
-describe("containerd's archive", () => {
+describe("containerd's archive", PATIENT, () => {
   it('brings its diff packed, its pod in annotations and the digest of its image', async () => {
     const annotations = {
       'io.kubernetes.cri.container-name': 'app',
@@ -333,7 +336,7 @@ const HOSTILE: ReadonlyArray<readonly [what: string, archive: () => Buffer, why:
   ['a layer that is none', () => changed({ 'rootfs-diff.tar': { content: 'no tar at all' } }), /cut off|header/],
 ];
 
-describe('an archive is refused with', () => {
+describe('an archive is refused with', PATIENT, () => {
   it.each(HOSTILE)('%s', async (_, archive, why) => {
     const around = await readdir(tmpdir());
 
@@ -355,7 +358,7 @@ describe('an archive is refused with', () => {
     await expect(load(changed({}), { limits: { ...DEFAULT_LIMITS, maxBytes: 10_000 } })).rejects.toThrow('--max-bytes');
     await expect(load(changed({}), { limits: { ...DEFAULT_LIMITS, maxFiles: 10 } })).rejects.toThrow('--max-files');
     expect(await readdir(checkpoints)).toEqual([]);
-  }, 30_000);
+  });
 
   it('nothing, zeros, text, or an end in the middle', async () => {
     const whole = changed({});

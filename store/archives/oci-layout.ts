@@ -36,7 +36,7 @@ const descriptor = z.looseObject({
   annotations: z.record(z.string(), z.string()).optional(),
 });
 type Descriptor = z.output<typeof descriptor>;
-const index = z.looseObject({ manifests: z.array(descriptor).min(1).max(1000) });
+export const layoutIndex = z.looseObject({ manifests: z.array(descriptor).min(1).max(1000) });
 const manifest = z.looseObject({ layers: z.array(descriptor).max(1000) });
 
 /** `<directory>[:<tag>]`, or undefined for what is no directory with an image layout. */
@@ -70,7 +70,7 @@ export async function* readImageArchive(dir: string, tag?: string): AsyncGenerat
 }
 
 async function readManifest(dir: string, tag: string | undefined): Promise<{ text: string; digest: string }> {
-  let list = parseJson(index, await readIndex(dir), `${dir}/index.json`).manifests;
+  let list = parseJson(layoutIndex, await readIndex(dir), `${dir}/index.json`).manifests;
   for (let depth = 0; depth < MAX_DEPTH; depth += 1) {
     const tagged =
       depth > 0 || tag === undefined ? list : list.filter(({ annotations }) => annotations?.[TAG_ANNOTATION] === tag);
@@ -84,7 +84,7 @@ async function readManifest(dir: string, tag: string | undefined): Promise<{ tex
     if (!/index|list/.test(one.mediaType)) {
       return { text, digest: one.digest };
     }
-    list = parseJson(index, text, `the index ${one.digest}`).manifests;
+    list = parseJson(layoutIndex, text, `the index ${one.digest}`).manifests;
   }
   throw refused(`${dir}/index.json names an index of an index of an index`);
 }

@@ -17,7 +17,11 @@ export class Podman {
     this.dir = dir;
     const [storage, run] = [join(dir, 'storage'), join(dir, 'run')];
     mkdirSync(dir, { recursive: true });
-    writeFileSync(join(dir, 'containers.conf'), '');
+    // By its name, which archives carry: Podman restores with no other.
+    writeFileSync(
+      join(dir, 'containers.conf'),
+      `[engine]\nruntime = "runc"\n[engine.runtimes]\nrunc = ["${requireProgram('runc', process.env)}"]\n`,
+    );
     writeFileSync(
       join(dir, 'storage.conf'),
       `[storage]\ndriver = "overlay"\ngraphroot = "${storage}"\nrunroot = "${run}"\n`,
@@ -38,8 +42,6 @@ export class Podman {
       join(dir, 'tmp'),
       '--storage-driver',
       'overlay',
-      '--runtime',
-      requireProgram('runc', process.env),
       '--cgroup-manager',
       'cgroupfs',
       '--events-backend',

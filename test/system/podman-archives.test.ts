@@ -1,8 +1,10 @@
 /* Checkpoints go from Podman to us and back, and the ecosystem's own tool reads ours. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { requireProgram } from '../../cli/setup/programs.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
 import { Podman } from '../harness/podman.ts';
 import { runCli, runCliJson } from '../harness/run-cli.ts';
 import { BUSYBOX, Stack, until } from '../harness/stack.ts';
@@ -68,6 +70,28 @@ test('what Podman exported is imported, and a container of containerd goes on wh
   );
 });
 
+test("checkpointctl tells the same of Podman's archive and of our export of it", async () => {
+  const theirs = join(dir, 'source.tar.zst');
+  const ours = join(dir, 'again.tar.zst');
+  await runCliJson(stack.variables, 'export', 'from-podman', '--format', 'podman', '-o', ours);
+
+  const [before, after] = [await shown(theirs), await shown(ours)];
+  const inspected = async (file: string): Promise<unknown> => {
+    const [found] = JSON.parse(await checkpointctl('inspect', '--all', '--format', 'json', file)) as [
+      { checkpoint_size: object },
+    ];
+    // Our layer has the files that Podman mounts, too.
+    return { ...found, checkpoint_size: { ...found.checkpoint_size, root_fs_diff_size: 0 } };
+  };
+
+  expect({ ...after, 'ROOT FS DIFF SIZE': '' }).toEqual({ ...before, 'ROOT FS DIFF SIZE': '' });
+  expect(Object.values(before).every((value) => value !== '')).toBe(true);
+  expect(await inspected(ours)).toEqual(await inspected(theirs));
+  const kubelets = join(dir, 'checkpoint-web-0_prod-app-2026-03-01T10:00:00Z.tar');
+  copyFileSync(ours, kubelets);
+  expect(await checkpointctl('list', dir)).toContain('Podman');
+});
+
 test('a checkpoint image that Podman pushed to an OCI layout is imported, and a damaged one refused', async () => {
   await podman.start('imaged', BUSYBOX, COUNTER, ['--volume', 'kept:/kept']);
   await until('the counter to move', async () => Number(await podman.run('exec', 'imaged', '/bin/cat', '/tmp/n')) > 5);
@@ -93,4 +117,54 @@ test('a checkpoint image that Podman pushed to an OCI layout is imported, and a 
   writeFileSync(join(blobs, layer), bytes);
   const again = await runCli(stack.variables, 'import', layout, '--id', 'damaged');
   expect(again.exitCode).toBe(15);
+});
+
+/** `checkpointctl` prints one table; the cells of its row by the names of its columns. */
+async function shown(...files: string[]): Promise<Record<string, string>> {
+  const lines = (await checkpointctl('show', ...files)).split('\n');
+  const rule = lines.findIndex((line) => /^-+\s+-+/.test(line));
+  const starts = [...(lines[rule] ?? '').matchAll(/-+/g)].map(({ index }) => index);
+  const cells = (line: string): string[] => starts.map((start, at) => line.slice(start, starts[at + 1]).trim());
+  const [names, values] = [cells(lines[rule - 1] ?? ''), cells(lines[rule + 1] ?? '')];
+  return Object.fromEntries(names.map((name, at) => [name, values[at] ?? '']));
+}
+
+async function checkpointctl(...args: string[]): Promise<string> {
+  const result = await runExeca(requireProgram('checkpointctl', process.env), args, { timeoutMs: 30_000 });
+  expect(result.exitCode, result.stderr).toBe(0);
+  return result.stdout;
+}
+
+test('what we took of a container of containerd is read by checkpointctl, and comes back from the form of the CRI', async () => {
+  await stack.runContainer('ours', BUSYBOX, [
+    '/bin/sh',
+    '-c',
+    'echo mine > /data/own; rm /bin/vi; echo shm > /dev/shm/x; i=0; while true; do i=$((i+1)); echo $i > /tmp/n; sleep 0.02; done',
+  ]);
+  await until('the counter to move', async () => Number(await stack.read('ours', '/tmp/n').catch(() => 0)) > 5);
+  const { checkpointId } = await stack.checkpoint('ours', { after: 'stop' });
+  await stack.removeContainer('ours');
+  const archive = join(dir, 'ours.tar.zst');
+
+  const env = stack.variables;
+  const exported = await runCliJson<{ warnings: string[] }>(
+    env,
+    'export',
+    checkpointId,
+    '--format',
+    'podman',
+    '-o',
+    archive,
+  );
+  expect(exported.warnings).toEqual([]);
+  expect(await shown(archive)).toMatchObject({ CONTAINER: 'ours', IMAGE: BUSYBOX, ENGINE: 'Podman', RUNTIME: 'runc' });
+  expect(await checkpointctl('inspect', '--all', archive)).toContain('Process tree');
+  const cri = join(dir, 'ours-cri.tar');
+  await runCliJson(env, 'export', checkpointId, '--format', 'cri', '-o', cri);
+  expect(await shown(cri)).toMatchObject({ CONTAINER: 'ours', IMAGE: BUSYBOX, ENGINE: 'containerd' });
+  const again = await runCliJson<ImportedJson>(env, 'import', cri, '--id', 'from-cri');
+  expect(again.origin.format).toBe('containerd');
+  await stack.restore('from-cri', 'cri-back');
+  await expect(stack.read('cri-back', '/bin/vi')).rejects.toThrow();
+  expect((await stack.read('cri-back', '/data/own')).trim()).toBe('mine');
 });
