@@ -60,7 +60,6 @@ export const PROGRAMS = {
   portmap: CNI,
   dockerd: { ...DOCKER, subdir: 'usr/sbin' },
   docker: { ...DOCKER, subdir: 'usr/bin' },
-  crun: { package: 'debian-crun', version: '1.8.1', dirs: [], subdir: 'usr/bin' },
 } as const satisfies Record<string, ProgramSpec>;
 
 export type ProgramName = keyof typeof PROGRAMS;

@@ -124,12 +124,6 @@ const DEBIAN_STEPS: readonly DebianStep[] = [
       'libdevmapper1.02.1': '2:1.02.185',
     },
   },
-  {
-    name: 'crun',
-    why: 'another OCI runtime of the tests',
-    programs: ['crun'],
-    packages: { crun: '1.8.1', libyajl2: '2.1.0' },
-  },
 ];
 
 function debianStep(step: DebianStep): Step {

@@ -54,7 +54,7 @@ export class DockerDaemon {
   }
 
   /** @param name short: sockets lie below it */
-  static async start(name: string, config: object = {}): Promise<DockerDaemon> {
+  static async start(name: string): Promise<DockerDaemon> {
     const { dir } = fromLane('containerd');
     const daemon = new DockerDaemon(join(dir, name));
     mkdirSync(daemon.dir, { recursive: true });
@@ -73,7 +73,7 @@ export class DockerDaemon {
       experimental: true,
       runtimes: { kybernate: { path: join(shimDirOf(dir), 'kybernate-runtime/runc') } },
     };
-    writeFileSync(file, JSON.stringify({ ...settings, ...config }));
+    writeFileSync(file, JSON.stringify(settings));
     await daemon.#run(file);
     return daemon;
   }
