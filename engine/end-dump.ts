@@ -8,6 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupPids } from '../native/proc/cgroup.ts';
 import { openFds } from '../native/proc/fds.ts';
+import { readProc } from '../native/proc/read.ts';
 import { listProcesses, readProcess } from '../native/proc/tree.ts';
 import type { Run } from '../native/run/run.ts';
 import { freezeNow } from './freezer.ts';
@@ -19,16 +20,17 @@ const SHIM = 'containerd-shim';
 
 /** Time for CRIU to notice and to leave the processes as it found them. */
 export const DUMP_GRACE_MS = 700;
+/** On a machine that has no time for it, as long as it is at work: a workload may stand still for its budget and a second. */
+const STARVED_GRACE_MS = 1500;
+/** Who has not run for so long waits for something that does not come. */
+const IDLE_MS = 200;
 
 /** @returns pids that had to be killed, after CRIU had its grace. Idempotent; nothing to end is success. */
 export async function endDump(plan: OperationPlan, run: Run): Promise<number[]> {
   const criu = dumpPids(plan).filter((pid) => readProcess(pid)?.command === 'criu');
   if (criu.length > 0) {
     await Promise.all(criu.map((pid) => run('prlimit', [`--pid=${pid}`, '--nofile=0:'], { timeoutMs: 2000 })));
-    const deadline = performance.now() + DUMP_GRACE_MS;
-    while (performance.now() < deadline && criu.some((pid) => readProcess(pid) !== undefined)) {
-      await sleep(5);
-    }
+    await untilEnded(criu);
     if (criu.some((pid) => readProcess(pid) !== undefined)) {
       // Its tasks run when it dies: into the freezer, so that none touches a socket in repair mode.
       freezeNow(plan.facts.freezer);
@@ -43,6 +45,35 @@ export async function endDump(plan: OperationPlan, run: Run): Promise<number[]> 
     }
   }
   return [...(await killOperation(plan.operationId)), ...foreign];
+}
+
+/** Returns also when they wait for something, or take too long. */
+async function untilEnded(pids: readonly number[]): Promise<void> {
+  const begun = performance.now();
+  let work = '';
+  let workedAt = begun;
+  while (pids.some((pid) => readProcess(pid) !== undefined)) {
+    const now = performance.now();
+    const seen = workOf(pids);
+    if (seen === undefined || seen !== work) {
+      workedAt = now;
+    }
+    work = seen ?? work;
+    if (now > begun + STARVED_GRACE_MS || (now > begun + DUMP_GRACE_MS && now > workedAt + IDLE_MS)) {
+      return;
+    }
+    await sleep(5);
+  }
+}
+
+/**
+ * Times that they have run and have waited for a processor; undefined while one of them waits for it.
+ * Source: kernel Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
+ */
+function workOf(pids: readonly number[]): string | undefined {
+  return pids.some((pid) => readProcess(pid)?.state === 'R')
+    ? undefined
+    : pids.map((pid) => readProc(`/proc/${pid}/schedstat`)?.trim() ?? '').join(' ');
 }
 
 function dumpPids(plan: OperationPlan): number[] {
