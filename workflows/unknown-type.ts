@@ -11,6 +11,7 @@ export const OPERATION_TYPES: readonly string[] = [
   'rehearse',
   'repairCheckpoint',
   'restore',
+  'restoreProcess',
   'verifyCheckpoint',
 ];
 
