@@ -60,7 +60,7 @@ async function untouched(): Promise<void> {
 it('a checkpoint that cannot fit is refused as DiskFull before the container is touched', async () => {
   await expect(stack.checkpoint('large')).rejects.toMatchObject({
     type: 'DiskFull',
-    message: expect.stringContaining('the container was not touched'),
+    message: expect.stringContaining('the workload was not touched'),
     details: { freeBytes: expect.any(Number), neededBytes: expect.any(Number) },
   });
 
