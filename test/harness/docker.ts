@@ -139,6 +139,16 @@ export class DockerDaemon {
     if (ids.length > 0) {
       await this.docker('rm', '-f', '-v', ...ids);
     }
+    // The daemon would leave their bridges.
+    await this.docker('network', 'prune', '--force');
+  }
+
+  /** A bridge of a run that was killed would take the packets for the new one's addresses: it goes first. */
+  async makeNetwork(name: string, subnet: number): Promise<void> {
+    const bridge = `kybdock${subnet}`;
+    await runExeca('ip', ['link', 'delete', bridge]);
+    const flags = ['--subnet', `10.213.${subnet}.0/24`, '-o', `com.docker.network.bridge.name=${bridge}`];
+    await this.docker('network', 'create', ...flags, name);
   }
 
   async close(): Promise<void> {

@@ -165,7 +165,7 @@ describe('a restore through Docker', () => {
 describe('with a network and a published port', () => {
   it('a container answers again at its port, and a port that is taken is told before', async () => {
     const port = await freePort();
-    await daemon.docker('network', 'create', '--subnet', '10.213.78.0/24', 'web');
+    await daemon.makeNetwork('web', 78);
     const publish = ['--network', 'web', '-p', `127.0.0.1:${port}:80`];
     await run('web', publish, `httpd -p 80 -h /; ${COUNTER}`);
     const answer = async (): Promise<number> => Number(await (await fetch(`http://127.0.0.1:${port}/count`)).text());
@@ -273,7 +273,7 @@ describe('Docker says no before anything is touched', () => {
   it('to a restore into a name, a runtime, a volume, a path or a network that does not fit, each with its reason', async () => {
     const bound = join(stack.dir, 'bound');
     mkdirSync(bound);
-    await daemon.docker('network', 'create', '--subnet', '10.213.77.0/24', 'inner');
+    await daemon.makeNetwork('inner', 77);
     await run('fits', ['--network', 'inner', '-v', 'gone:/gone', '-v', `${bound}:/bound`]);
     const checkpointId = await checkpoint('fits');
     await expect(restore(checkpointId)).rejects.toMatchObject({
