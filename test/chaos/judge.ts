@@ -149,6 +149,10 @@ export class Judge {
   async #isUnharmed({ job, wish, begun, token }: Attempt, hits: readonly Hit[]): Promise<void> {
     const ticks = job.ticks();
     const isHeld = wish.kind === 'checkpoint' && wish.after !== 'resume';
+    if (losesConnections(job, hits)) {
+      this.endedAsStock += 1;
+      return;
+    }
     const pause = longestPause(ticks, begun, job.last?.time ?? begun);
     const ms = Math.max(0, pause.ms - this.#parts.ticker.stall(pause.from, pause.to));
     this.longestFreezeMs = isHeld ? this.longestFreezeMs : Math.max(this.longestFreezeMs, ms);
@@ -224,6 +228,12 @@ export class Judge {
     ];
     wrong.forEach((what) => this.violated('lost', `${job.id} restored from ${checkpointId}: ${what}`));
   }
+}
+
+/** CRIU and what keeps the connections when it dies are both killed: without a keeper, as under stock, they are lost too. */
+function losesConnections(job: Job, hits: readonly Hit[]): boolean {
+  const wasKilled = (name: string): boolean => hits.some(({ victim, kills }) => kills > 0 && victim === name);
+  return job.kind.network !== undefined && wasKilled('criu') && wasKilled('criu-keeper');
 }
 
 export function newestOf(job: Job): Job['committed'][number] {
