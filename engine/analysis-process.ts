@@ -107,7 +107,7 @@ function limitRefusals(hostPid: number, name: string): string[] {
     ? []
     : [
         `${name} runs as ${user}, and root on this machine lacks CAP_SYS_RESOURCE, without which CRIU cannot read the ` +
-          'limits of another user: run it as root or in a user namespace, or give the node worker the capability',
+          'limits of another user: run it as root, or give the node worker the capability',
       ];
 }
 
