@@ -55,19 +55,28 @@ export async function planRestore(
   op: Op,
   input: PlanRestoreInput & OperationRun & { readonly checkpointDir: string },
 ): Promise<PlanRestoreResult> {
-  const { context, operationId, checkpointDir, workflow } = input;
-  checkToken(deps.settings, context.container, context.token);
-  await endEarlierRuns(deps, op, input);
-  const { checkpointId } = context;
-  claimOperation(deps.settings, operationId, { workflow, ...(checkpointId === undefined ? {} : { checkpointId }) });
-  if (context.checkpointId !== undefined) {
-    takeLease(deps.settings, context.checkpointId, operationId);
-  }
+  const { context, operationId, checkpointDir } = input;
+  await claimRestore(deps, op, input);
   await ownContainer(deps, { operationId, container: context.container });
   const { findings, gpu } = await surveyRestore(deps, readCaptured(checkpointDir), { ...input, missingBytes: 0 });
   op.signal.throwIfAborted();
   refuseFor(findings, context.checkpointId ?? checkpointDir, deps);
   return { warnings: warningTexts(findings), ...(gpu === undefined ? {} : { gpuMap: gpu.map }) };
+}
+
+/**
+ * The start of a plan: this run of the operation is the newest, and the checkpoint stays until it has ended.
+ * @throws LockLost
+ */
+export async function claimRestore(deps: NodeDeps, op: Op, input: PlanRestoreInput & OperationRun): Promise<void> {
+  const { context, operationId, workflow } = input;
+  const { checkpointId } = context;
+  checkToken(deps.settings, context.container, context.token);
+  await endEarlierRuns(deps, op, input);
+  claimOperation(deps.settings, operationId, { workflow, ...(checkpointId === undefined ? {} : { checkpointId }) });
+  if (checkpointId !== undefined) {
+    takeLease(deps.settings, checkpointId, operationId);
+  }
 }
 
 /**

@@ -27,12 +27,11 @@ import type { GpuRestorePlan } from '../gpu/restore-target.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { oneAtATime } from '../one-at-a-time.ts';
 import { checkToken } from '../operation.ts';
-import { claimOperation } from '../operation-owner.ts';
 import { asStep } from '../operation-steps.ts';
 import { refuseFor } from '../preflight/refuse.ts';
 import { surveyForeignRestore, type RestoreSurveyInput } from '../preflight/restore.ts';
-import { endEarlierRuns, gpuNow, registerRestore, type OperationRun } from '../restore.ts';
-import { readRestore, requireRestore, takeLease, writeRestore, type RestoreRecord } from '../restore-operation.ts';
+import { claimRestore, endEarlierRuns, gpuNow, registerRestore, type OperationRun } from '../restore.ts';
+import { readRestore, requireRestore, writeRestore, type RestoreRecord } from '../restore-operation.ts';
 import { isDone, startError, withinBudget, WRAPPER_GRACE_MS } from '../restore-start.ts';
 import { removeNote } from '../restore-notes.ts';
 import { bareImageDir } from '../restore-source.ts';
@@ -88,14 +87,9 @@ export async function planDockerRestore(
   op: Op,
   input: PlanRestoreInput & OperationRun & { readonly checkpointDir: string },
 ): Promise<PlanRestoreResult> {
-  const { context, operationId, checkpointDir, workflow } = input;
-  checkToken(deps.settings, context.container, context.token);
-  await endEarlierRuns(deps, op, input);
+  const { context, checkpointDir } = input;
   const { checkpointId } = context;
-  claimOperation(deps.settings, operationId, { workflow, ...(checkpointId === undefined ? {} : { checkpointId }) });
-  if (checkpointId !== undefined) {
-    takeLease(deps.settings, checkpointId, operationId);
-  }
+  await claimRestore(deps, op, input);
   const survey = await surveyDockerRestore(deps, readCaptured(checkpointDir), { ...input, missingBytes: 0 });
   op.signal.throwIfAborted();
   refuseFor(survey.findings, checkpointId ?? checkpointDir, deps);
