@@ -58,10 +58,14 @@ export class Judge {
     this.violations.push({ kind, what });
   }
 
+  async lookAtCopies(): Promise<void> {
+    (await this.#parts.copies.look()).forEach((what) => this.violated('half', what));
+  }
+
   /** Looks at all copies, and keeps the newest of each job. @returns is the attempt's own checkpoint there? */
   async noteCommitted({ job, wish, low, token, target, begun }: Attempt): Promise<boolean> {
     const { copies, jobs } = this.#parts;
-    (await copies.look()).forEach((what) => this.violated('half', what));
+    await this.lookAtCopies();
     const { checkpointId } = target;
     const isRemote = copies.remote.includes(checkpointId);
     const isCommitted = wish.kind === 'checkpoint' && (isRemote || copies.local.includes(checkpointId));

@@ -73,7 +73,7 @@ export class Player {
     await Promise.all(this.#jobs.map(turnsOf));
     this.#rig.proxy.script();
     await this.#rig.ready();
-    (await this.#leftOvers()).forEach((what) => judge.violated('leaked', what));
+    (await this.#leftOvers(judge)).forEach((what) => judge.violated('leaked', what));
     return {
       hits,
       outcomes,
@@ -142,7 +142,7 @@ export class Player {
   }
 
   /** What is not as it was before the first round, when nothing more is cleaned up. */
-  async #leftOvers(): Promise<readonly string[]> {
+  async #leftOvers(judge: Judge): Promise<readonly string[]> {
     const deadline = performance.now() + QUIET_MS;
     let left: string[] = [];
     do {
@@ -151,6 +151,8 @@ export class Player {
         continue;
       }
       try {
+        // The step that commits may end after its workflow was terminated: such a checkpoint is whole, or it is half.
+        await judge.lookAtCopies();
         left = difference(this.#baseline, await traces(this.#rig, this.#jobs, this.#copies.local));
       } catch (error) {
         left = [messageOf(error)];
