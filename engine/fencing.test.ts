@@ -2,13 +2,13 @@
  * Steps of an operation that come late, when a newer one has had the container: each is refused before its act. The steps
  * that need a real container are refused by the same check, right before they act (capture-criu.ts, gpu-section.ts).
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { completeRestoreRequest, prepareRestoreRequest } from '../core/contract/restore.ts';
 import type { Op } from '../core/op.ts';
-import { LABELS } from '../core/oci/annotations.ts';
+import { ANNOTATIONS, LABELS } from '../core/oci/annotations.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import { captureContainer, discardCapture, saveGpuState, startRunner, stopContainer } from './attach.ts';
 import { NO_GPU } from './gpu/gpu-plan.ts';
@@ -237,4 +237,22 @@ test('the undo of a restore leaves a container of the same name alone that is no
   await removeRestored(deps, op, { operationId: RESTORE, container, token: 1 });
 
   expect(calls).toEqual(['removeSnapshot']);
+});
+
+test('the undo of a restore does not wait for the runtime of a newer one that has its bundle', async () => {
+  const bundle = join(dir, 'bundle');
+  mkdirSync(bundle);
+  writeFileSync(
+    join(bundle, 'config.json'),
+    JSON.stringify({ annotations: { [ANNOTATIONS.operation]: 'c'.repeat(32) } }),
+  );
+  record('prepared', { bundle });
+  deps = {
+    ...deps,
+    containerd: { ...deps.containerd, getContainer: () => Promise.resolve({ labels: {} }) } as unknown as Containerd,
+  };
+
+  await removeRestored(deps, op, { operationId: RESTORE, container, token: 1 });
+
+  expect(readRestore(deps.settings, RESTORE)).toBeUndefined();
 });

@@ -2,12 +2,12 @@
  * The end of a restore: its undo, and what becomes of one whose workflow has closed without undoing it. Nothing is
  * touched that does not carry the operation's id, and processes that run are never ended by a left-over.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../core/errors.ts';
-import { LABELS } from '../core/oci/annotations.ts';
+import { ANNOTATIONS, LABELS } from '../core/oci/annotations.ts';
 import { parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { listProcesses } from '../native/proc/tree.ts';
@@ -100,9 +100,23 @@ function whoIsAtWork(ref: RestoreRef, record: RestoreRecord | undefined): string
   if (isStepUnderWay(ref.operationId)) {
     return 'a step of it';
   }
-  return record?.state === 'prepared' && record.bundle !== undefined && existsSync(record.bundle)
+  return record?.state === 'prepared' && record.bundle !== undefined && isBundleOf(record.bundle, ref.operationId)
     ? `its runtime (${record.bundle})`
     : undefined;
+}
+
+/** A bundle is named after its container, and another operation may have made one of this id since. */
+function isBundleOf(bundle: string, operationId: string): boolean {
+  if (!existsSync(bundle)) {
+    return false;
+  }
+  try {
+    const spec = parseSpec(readFileSync(join(bundle, 'config.json'), 'utf8'), bundle);
+    return (spec.annotations?.[ANNOTATIONS.operation] ?? operationId) === operationId;
+  } catch {
+    // Not written yet, or just being removed: the bundle tells more when it is looked at again.
+    return true;
+  }
 }
 
 /** SIGTERM: the wrapper ends its runc, takes back what it has done and fails. Its bundle stands in its arguments. */
