@@ -2,8 +2,11 @@
  * What the processes of a container hold decides how CRIU is called: as few options as possible, each with its reason,
  * and every reason why it cannot be called at all, before anything is touched.
  */
+import { parseSpec } from '../core/oci/spec.ts';
+import { userNamespaceReasons } from '../core/oci/user-namespace.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
 import { hugePagesOf } from '../native/proc/huge-pages.ts';
+import { namespaceInode, type NamespaceType } from '../native/proc/ns.ts';
 import { surveyProcess } from './analysis-process.ts';
 import type { Analysis, AnalysisRequest } from './analysis-result.ts';
 import { Choice, chooseFiles, chooseTcp, chooseTerminal, chooseUnix, chooseWatches } from './analysis-choice.ts';
@@ -11,6 +14,7 @@ import type { ContainerFacts } from './container-facts.ts';
 import { dockerRefusals } from './docker/source.ts';
 import { estimateBytes } from './estimate.ts';
 import { type HookMount, hookMountsOf } from './gpu/hook-mounts.ts';
+import { unreachableSources } from './mount-reach.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { runtimeRefusals } from './runtime-refusals.ts';
 
@@ -74,7 +78,9 @@ function chooseHookMounts(facts: ContainerFacts, choice: Choice, refusals: strin
 }
 
 function containerRefusals(facts: ContainerFacts, request: AnalysisRequest): string[] {
-  const refusals: string[] = [];
+  const { namespace, id } = facts.ref;
+  const spec = parseSpec(facts.record.spec, `specification of ${namespace}/${id}`);
+  const refusals = [...userNamespaceReasons(spec), ...unreachableSources(spec), ...nestedRefusals(facts)];
   if (facts.docker !== undefined) {
     refusals.push(...dockerRefusals(facts.docker, request.after));
   }
@@ -85,6 +91,26 @@ function containerRefusals(facts: ContainerFacts, request: AnalysisRequest): str
     );
   }
   return refusals;
+}
+
+/** CRIU dumps mount and network namespaces below the container's, and none of these. Source: criu/namespaces.c (CLONE_SUBNS). */
+const NEVER_NESTED = ['user', 'pid', 'ipc', 'uts', 'cgroup'] as const satisfies readonly NamespaceType[];
+
+function nestedRefusals({ processes, initHostPid }: ContainerFacts): string[] {
+  return processes
+    .filter(({ entered }) => !entered)
+    .flatMap(({ hostPid, command }) => {
+      const nested = NEVER_NESTED.filter((type) => {
+        const inode = namespaceInode(hostPid, type);
+        return inode !== undefined && inode !== namespaceInode(initHostPid, type);
+      });
+      return nested.length === 0
+        ? []
+        : [
+            `process ${hostPid} (${command}) made namespaces of its own inside (${nested.join(', ')}), which CRIU cannot dump: ` +
+              'start the program without its sandbox, or end it for the checkpoint',
+          ];
+    });
 }
 
 /** containerd passes four flags on and no configuration. */

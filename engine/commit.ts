@@ -83,6 +83,7 @@ export function draftMetadata(
       deletedFiles: outcome.deletedFiles,
       ...(facts.record.snapshotter === '' ? {} : { snapshotter: facts.record.snapshotter }),
       ...(facts.snapshotParent === undefined ? {} : { parent: facts.snapshotParent }),
+      ...(facts.idMapping === undefined ? {} : { idMapping: { ...facts.idMapping } }),
     },
     ...(facts.networkNamespace.path === undefined ? {} : { networkNamespace: facts.networkNamespace.path }),
     warnings: [...analysis.warnings, ...outcome.warnings],

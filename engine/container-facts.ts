@@ -1,5 +1,6 @@
 /* What is known of a running container, as plain JSON: it travels to the runner in plan.json. */
 import type { Metadata, ProcessTree } from '../core/checkpoint/metadata.ts';
+import type { IdMapping } from '../core/oci/user-namespace.ts';
 import type { ContainerRecord } from '../native/containerd/containerd.ts';
 import type { ProcessInfo } from '../native/proc/tree.ts';
 import type { Freezer } from './freezer.ts';
@@ -77,6 +78,8 @@ export interface ContainerFacts {
   readonly upperDir?: string;
   /** chain id of the image's top layer */
   readonly snapshotParent?: string;
+  /** the snapshotter shows those layers as others' than they are, for a user namespace; absent: as they are */
+  readonly idMapping?: IdMapping;
   readonly image?: { readonly ref: string; readonly digest: string };
   /** absent for a container that is not Docker's */
   readonly docker?: DockerFacts;

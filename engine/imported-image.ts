@@ -1,12 +1,16 @@
 /*
- * The layers that the own layer of an imported container lies on. Its engine knew the image by name and by the digest of
- * its configuration; containerd of this node, which may have it from somewhere else, knows which snapshot that is.
+ * The layers that a container's own lies on, where the checkpoint cannot name them. The engine of an imported container knew
+ * the image by name and by the digest of its configuration; containerd of this node, which may have it from somewhere else,
+ * knows which snapshot that is. And a container in a user namespace may lie on a copy of its image with other owners, which
+ * containerd's client made for that mapping and which is gone with the last container on it, or was never on this node: the
+ * snapshotter shows the image itself as those users'. Source: containerd 2.4, client/container_opts_unix.go.
  *
  *   chain id of layers 1..n = sha256(chain id of 1..n-1 + " " + diff id of n); that of one layer is its diff id
  *   Source: OCI image-spec, config.md, "Layer ChainID".
  */
 import { createHash } from 'node:crypto';
 import * as z from 'zod';
+import { idMappingOf } from '../core/oci/user-namespace.ts';
 import type { Captured } from './captured.ts';
 import type { NodeDeps } from './node-deps.ts';
 
@@ -23,35 +27,68 @@ const index = z.looseObject({ manifests: z.array(descriptor) });
 const manifest = z.looseObject({ config: descriptor });
 const config = z.looseObject({ rootfs: z.looseObject({ diff_ids: z.array(z.string()) }) });
 
+/** What a snapshotter has that shows layers as other users' than they are. */
+export const REMAPS_IDS = 'remap-ids';
+
+type Layers = Pick<NodeDeps, 'containerd'>;
+
 /**
- * The same, with image and parent snapshot where an import could not know them.
+ * The same, with image and parent snapshot where the checkpoint does not name what is here.
  * @param namespace of containerd, in which the container is to be
- * @returns unchanged for a checkpoint of ours, and when the image is not here: a preflight says so
+ * @returns unchanged when the layers are named, and when the image is not here: a preflight says so
  */
-export async function withImageHere(
-  { containerd }: Pick<NodeDeps, 'containerd'>,
-  namespace: string,
-  captured: Captured,
-): Promise<Captured> {
+export async function withImageHere(deps: Layers, namespace: string, captured: Captured): Promise<Captured> {
   const { metadata } = captured;
   const wanted = metadata.origin?.image;
-  if (wanted === undefined || metadata.rootfs.parent !== undefined) {
-    return captured;
+  if (metadata.rootfs.parent !== undefined) {
+    return withLayersRemapped(deps, namespace, captured);
   }
-  const here = await containerd.getImage(namespace, wanted.name);
-  const read = (digest: string): Promise<unknown> => readJson(containerd.readContent(namespace, digest));
-  const diffIds = here === undefined ? undefined : await diffIdsOf(here.digest, read);
-  if (here === undefined || diffIds === undefined || diffIds.length === 0) {
+  const here = wanted === undefined ? undefined : await topLayer(deps, namespace, wanted.name);
+  if (here === undefined) {
     return captured;
   }
   return {
     ...captured,
     metadata: {
       ...metadata,
-      container: { ...metadata.container, image: { ref: here.name, digest: here.digest } },
-      rootfs: { ...metadata.rootfs, parent: chainId(diffIds), snapshotter: 'overlayfs' },
+      container: { ...metadata.container, image: here.image },
+      rootfs: { ...metadata.rootfs, parent: here.chainId, snapshotter: 'overlayfs' },
     },
   };
+}
+
+async function withLayersRemapped(deps: Layers, namespace: string, captured: Captured): Promise<Captured> {
+  const { metadata, spec } = captured;
+  const { rootfs, container } = metadata;
+  const { parent, snapshotter } = rootfs;
+  const idMapping = idMappingOf(spec);
+  if (idMapping === undefined || rootfs.idMapping !== undefined || parent === undefined || snapshotter === undefined) {
+    return captured;
+  }
+  const remaps = (await deps.containerd.snapshotterCapabilities(snapshotter)).includes(REMAPS_IDS);
+  if (!remaps || (await deps.containerd.statSnapshot(namespace, snapshotter, parent)) !== undefined) {
+    return captured;
+  }
+  const here = container.image === undefined ? undefined : await topLayer(deps, namespace, container.image.ref);
+  return here === undefined || here.image.digest !== container.image?.digest
+    ? captured
+    : { ...captured, metadata: { ...metadata, rootfs: { ...rootfs, parent: here.chainId, idMapping } } };
+}
+
+/** @returns undefined when the image is not here */
+async function topLayer(
+  { containerd }: Layers,
+  namespace: string,
+  name: string,
+): Promise<
+  { readonly image: { readonly ref: string; readonly digest: string }; readonly chainId: string } | undefined
+> {
+  const found = await containerd.getImage(namespace, name);
+  const read = (digest: string): Promise<unknown> => readJson(containerd.readContent(namespace, digest));
+  const diffIds = found === undefined ? undefined : await diffIdsOf(found.digest, read);
+  return found === undefined || diffIds === undefined || diffIds.length === 0
+    ? undefined
+    : { image: { ref: found.name, digest: found.digest }, chainId: chainId(diffIds) };
 }
 
 /** @param diffIds lowest layer first, at least one */

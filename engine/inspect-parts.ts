@@ -1,6 +1,7 @@
 /* The parts of a container's facts that its specification, its snapshot and its labels tell. */
 import { isBind, namespaceKind, namespacePath, type OciSpec } from '../core/oci/spec.ts';
-import type { ContainerRecord, TaskRecord } from '../native/containerd/containerd.ts';
+import { ID_MAPPING_LABELS } from '../core/oci/user-namespace.ts';
+import type { ContainerRecord, SnapshotInfo, TaskRecord } from '../native/containerd/containerd.ts';
 import { openFds } from '../native/proc/fds.ts';
 import { mountAt, readMounts } from '../native/proc/mounts.ts';
 import { namespaceInode } from '../native/proc/ns.ts';
@@ -74,7 +75,7 @@ export async function rootOf(
   ref: ContainerId,
   record: ContainerRecord,
   initHostPid: number,
-): Promise<Pick<ContainerFacts, 'upperDir' | 'snapshotParent'>> {
+): Promise<Pick<ContainerFacts, 'upperDir' | 'snapshotParent' | 'idMapping'>> {
   const { snapshotter, snapshotKey } = record;
   if (snapshotter === '' || snapshotKey === '') {
     // Docker before its containerd image store mounts the overlay itself
@@ -91,7 +92,13 @@ export async function rootOf(
   return {
     ...(upperDir === undefined ? {} : { upperDir }),
     ...(snapshot === undefined || snapshot.parent === '' ? {} : { snapshotParent: snapshot.parent }),
+    ...mappingOf(snapshot),
   };
+}
+
+function mappingOf(snapshot: SnapshotInfo | undefined): Pick<ContainerFacts, 'idMapping'> {
+  const { [ID_MAPPING_LABELS.uid]: uid, [ID_MAPPING_LABELS.gid]: gid } = snapshot?.labels ?? {};
+  return uid === undefined || gid === undefined ? {} : { idMapping: { uid, gid } };
 }
 
 function optionOf(options: readonly string[], name: string): string | undefined {

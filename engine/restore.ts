@@ -12,6 +12,7 @@ import type {
 } from '../core/contract/restore.ts';
 import { LABELS } from '../core/oci/annotations.ts';
 import { restoredSpec } from '../core/oci/restored-spec.ts';
+import { ID_MAPPING_LABELS } from '../core/oci/user-namespace.ts';
 import type { OciSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { warningTexts } from '../core/preflight.ts';
@@ -146,12 +147,15 @@ export async function makeContainer(
       sandboxId: '',
     });
   }
-  const { parent } = metadata.rootfs;
+  const { parent, idMapping } = metadata.rootfs;
   if (snapshotKey !== '' && parent !== undefined) {
     checkToken(deps.settings, context.container, context.token);
     if ((await deps.containerd.statSnapshot(namespace, snapshotter, snapshotKey)) === undefined) {
       await deps.containerd.prepareSnapshot(namespace, snapshotter, snapshotKey, parent, {
         [LABELS.operation]: operationId,
+        ...(idMapping === undefined
+          ? {}
+          : { [ID_MAPPING_LABELS.uid]: idMapping.uid, [ID_MAPPING_LABELS.gid]: idMapping.gid }),
       });
     }
   }

@@ -185,6 +185,8 @@ export const metadata = z.object({
     snapshotter: z.string().optional(),
     /** chain id of the image's top layer: parent of the new rw layer at restore */
     parent: z.string().optional(),
+    /** as whose its files are shown in a user namespace, in the form of containerd's snapshot labels; absent: unchanged */
+    idMapping: z.object({ uid: z.string(), gid: z.string() }).optional(),
     deletedFiles: z.number(),
   }),
   networkNamespace: z.string().optional(),

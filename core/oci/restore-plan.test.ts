@@ -193,6 +193,25 @@ describe('restorePlan', () => {
     expect(restorePlan({ ...INPUT, newSpec: own('old-pod') }).hostname).toBeUndefined();
   });
 
+  it('shows the images to the root of a user namespace, whom CRIU reads them as', () => {
+    const mappings = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+    const mapped = (spec: OciSpec): OciSpec => ({
+      ...spec,
+      linux: {
+        ...spec.linux,
+        namespaces: [...(spec.linux?.namespaces ?? []), { type: 'user' }],
+        uidMappings: mappings,
+        gidMappings: mappings,
+      },
+    });
+
+    const plan = restorePlan({ ...INPUT, newSpec: mapped(NEW), capturedSpec: mapped(CAPTURED) });
+
+    expect(plan.imageReader).toEqual({ uid: 100_000, gid: 100_000 });
+    expect(plan.argv[plan.argv.indexOf('--image-path') + 1]).toBe('/proc/self/fd/9');
+    expect(restorePlan(INPUT).imageReader).toBeUndefined();
+  });
+
   it('lists every reason at once why the container cannot take the images', () => {
     const newSpec: OciSpec = {
       process: { terminal: true },

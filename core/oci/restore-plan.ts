@@ -20,6 +20,7 @@ import type { RuncCreate } from './runc-argv.ts';
 import { runcRestoreArgv } from './runc-argv.ts';
 import type { OciDeviceRule, OciHook, OciLinux, OciMount, OciSpec } from './spec.ts';
 import { isBind, namespaceKind, namespacePath } from './spec.ts';
+import { type HostOwner, mappedRoot } from './user-namespace.ts';
 
 export interface RestorePlanInput {
   /** specification of the bundle, as its creator wrote it */
@@ -42,6 +43,11 @@ export interface RestorePlan {
   readonly spec: OciSpec;
   /** arguments of runc */
   readonly argv: readonly string[];
+  /**
+   * CRIU becomes this user, the root of the container's user namespace, before it opens most of the images: they must be
+   * shown to it, as descriptor `SHOWN_IMAGES_FD` of runc. Absent: root itself reads them where they are.
+   */
+  readonly imageReader?: HostOwner;
   /** content of the file that CRIU_CONFIG_FILE names; may be empty */
   readonly criuConfigText: string;
   /**
@@ -55,6 +61,9 @@ export interface RestorePlan {
   readonly networkHoldTable?: string;
   readonly warnings: readonly string[];
 }
+
+/** One digit: a shell cannot name others. */
+export const SHOWN_IMAGES_FD = 9;
 
 /**
  * @throws Incompatible the new container cannot take the images; `details.reasons` lists every reason
@@ -79,10 +88,11 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
   const pluginsOff = hasGpu && input.metadata?.capture.engine !== 'containerd';
   const hostname = hostnamePlan(input.newSpec, input.capturedSpec);
   const hold = input.metadata?.capture.networkHold;
+  const imageReader = mappedRoot(spec);
   return {
     spec,
     argv: runcRestoreArgv(input.create, {
-      imageDir: input.imageDir,
+      imageDir: imageReader === undefined ? input.imageDir : `/proc/self/fd/${SHOWN_IMAGES_FD}`,
       workDir: input.workDir,
       bundle: input.bundle,
       criuFlags: [
@@ -99,6 +109,7 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
     ]
       .map((line) => `${line}\n`)
       .join(''),
+    ...(imageReader === undefined ? {} : { imageReader }),
     ...(hostname === undefined ? {} : { hostname }),
     ...sharedNetwork(spec, input.metadata?.capture.tcpPorts ?? []),
     ...(hold === undefined ? {} : { networkHoldTable: hold.table }),

@@ -4,8 +4,10 @@
  */
 import { statfs } from 'node:fs/promises';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import type { IdMapping } from '../../core/oci/user-namespace.ts';
 import { messageOf } from '../../core/errors.ts';
 import { caution, type Finding, problem } from '../../core/preflight.ts';
+import { REMAPS_IDS } from '../imported-image.ts';
 import type { NodeDeps } from '../node-deps.ts';
 
 /** @param namespace of containerd, in which the container is to be */
@@ -14,7 +16,7 @@ export async function imageFindings(
   metadata: Metadata,
   namespace: string,
 ): Promise<Finding[]> {
-  const { snapshotter, parent } = metadata.rootfs;
+  const { snapshotter, parent, idMapping } = metadata.rootfs;
   const { image } = metadata.container;
   const here = image === undefined ? undefined : await deps.containerd.getImage(namespace, image.ref);
   const other: Finding[] =
@@ -29,7 +31,11 @@ export async function imageFindings(
   }
   try {
     if ((await deps.containerd.statSnapshot(namespace, snapshotter, parent)) !== undefined) {
-      return [...other, ...(await layerRoom(deps, snapshotter, metadata.sizes.rootfsBytes))];
+      return [
+        ...other,
+        ...(await remapFindings(deps, snapshotter, idMapping)),
+        ...(await layerRoom(deps, snapshotter, metadata.sizes.rootfsBytes)),
+      ];
     }
   } catch (error) {
     // containerd's words for a plug-in that it does not have.
@@ -47,6 +53,24 @@ export async function imageFindings(
     problem('image', `the image layer ${parent} is not in snapshotter ${snapshotter}, namespace ${namespace}${pull}`, {
       recorded: parent,
     }),
+  ];
+}
+
+/** Without it the files of the image would be those of users whom the container does not have. */
+async function remapFindings(
+  { containerd }: Pick<NodeDeps, 'containerd'>,
+  snapshotter: string,
+  idMapping: IdMapping | undefined,
+): Promise<Finding[]> {
+  if (idMapping === undefined || (await containerd.snapshotterCapabilities(snapshotter)).includes(REMAPS_IDS)) {
+    return [];
+  }
+  return [
+    problem(
+      'snapshotter',
+      `the snapshotter ${snapshotter} cannot show the image as that of the users of the user namespace (${idMapping.uid}; ` +
+        `containerd's capability ${REMAPS_IDS}, from Linux 5.19 on): restore on a node whose snapshotter can`,
+    ),
   ];
 }
 

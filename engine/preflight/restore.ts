@@ -14,6 +14,7 @@ import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { namespaceReasons, restoredSpec } from '../../core/oci/restored-spec.ts';
 import { namespaceKind, namespacePath, type OciSpec } from '../../core/oci/spec.ts';
+import { userNamespaceReasons } from '../../core/oci/user-namespace.ts';
 import { caution, type Finding, problem } from '../../core/preflight.ts';
 import { hostNetwork, networkAt } from '../../native/proc/network-here.ts';
 import { freeHugePages } from '../../native/proc/huge-pages.ts';
@@ -28,6 +29,7 @@ import { planGpu } from '../gpu/restore-steps.ts';
 import type { GpuRestorePlan } from '../gpu/restore-target.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { withImageHere } from '../imported-image.ts';
+import { unreachableSources } from '../mount-reach.ts';
 import { hookFindings } from './hooks.ts';
 import { imageFindings } from './image.ts';
 import { criuTooOld, lsmFindings, nodeFindings } from './node.ts';
@@ -150,7 +152,12 @@ function containerReasons(
   const fit = gpu?.fit;
   const hookSources = (metadata.hookMounts ?? []).map(({ source }) => source);
   const sources = sourcesToCheck([spec, target], hookSources, fit);
-  const findings = namespaceReasons(target, existsSync).map((message) => problem('container', message));
+  const findings = [
+    ...[...namespaceReasons(target, existsSync), ...userNamespaceReasons(target)].map((message) =>
+      problem('container', message),
+    ),
+    ...unreachableSources(target).map((message) => problem('mounts', message)),
+  ];
   try {
     const { warnings } = restorePlan({
       newSpec: target,

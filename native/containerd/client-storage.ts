@@ -11,7 +11,18 @@ const SNAPSHOTS = 'snapshots.v1.Snapshots';
 const ROOT_EXPORT = 'root';
 
 type SnapshotCalls =
-  'statSnapshot' | 'prepareSnapshot' | 'viewSnapshot' | 'snapshotMounts' | 'removeSnapshot' | 'snapshotterDir';
+  | 'statSnapshot'
+  | 'prepareSnapshot'
+  | 'viewSnapshot'
+  | 'snapshotMounts'
+  | 'removeSnapshot'
+  | 'snapshotterDir'
+  | 'snapshotterCapabilities';
+
+interface SnapshotterPlugin {
+  readonly exports: Readonly<Record<string, string>>;
+  readonly capabilities: readonly string[];
+}
 
 function keptBy(lease: string | undefined): Record<string, string> {
   return lease === undefined ? { [GC_ROOT]: new Date().toISOString() } : {};
@@ -23,6 +34,17 @@ export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls
     const answer = await call<{ mounts: Mount[] }>(namespace, SNAPSHOTS, name, request, { ...LONG, lease });
     return answer.mounts;
   }
+  async function pluginOf(snapshotter: string): Promise<SnapshotterPlugin | undefined> {
+    const filters = [`type==io.containerd.snapshotter.v1,id==${JSON.stringify(snapshotter)}`];
+    const answer = await call<{ plugins: SnapshotterPlugin[] }>(
+      'default',
+      'introspection.v1.Introspection',
+      'Plugins',
+      { filters },
+      QUICK,
+    );
+    return answer.plugins[0];
+  }
   return {
     async statSnapshot(namespace, snapshotter, key) {
       interface Answer {
@@ -30,7 +52,10 @@ export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls
       }
       const answer = await orUndefined(call<Answer>(namespace, SNAPSHOTS, 'Stat', { snapshotter, key }, QUICK));
       const info = answer?.info ?? undefined;
-      return info === undefined ? undefined : { name: info.name, parent: info.parent, kind: info.kind.toLowerCase() };
+      if (info === undefined) {
+        return undefined;
+      }
+      return { name: info.name, parent: info.parent, kind: info.kind.toLowerCase(), labels: info.labels };
     },
     prepareSnapshot: (namespace, snapshotter, key, parent, labels) =>
       mounts(namespace, 'Prepare', { snapshotter, key, parent, labels }),
@@ -40,17 +65,8 @@ export function snapshotCalls({ call }: Channel): Pick<Containerd, SnapshotCalls
     async removeSnapshot(namespace, snapshotter, key) {
       await orUndefined(call(namespace, SNAPSHOTS, 'Remove', { snapshotter, key }, LONG));
     },
-    async snapshotterDir(snapshotter) {
-      const filters = [`type==io.containerd.snapshotter.v1,id==${JSON.stringify(snapshotter)}`];
-      const answer = await call<{ plugins: Array<{ exports: Record<string, string> }> }>(
-        'default',
-        'introspection.v1.Introspection',
-        'Plugins',
-        { filters },
-        QUICK,
-      );
-      return answer.plugins[0]?.exports[ROOT_EXPORT];
-    },
+    snapshotterDir: async (snapshotter) => (await pluginOf(snapshotter))?.exports[ROOT_EXPORT],
+    snapshotterCapabilities: async (snapshotter) => (await pluginOf(snapshotter))?.capabilities ?? [],
   };
 }
 

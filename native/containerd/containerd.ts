@@ -66,6 +66,7 @@ export interface SnapshotInfo {
   readonly name: string;
   readonly parent: string;
   readonly kind: string;
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 export interface ImageRecord {
@@ -106,6 +107,8 @@ export interface Containerd {
   removeSnapshot(namespace: string, snapshotter: string, key: string): Promise<void>;
   /** where a snapshotter keeps its layers; undefined when it is not loaded, or does not tell */
   snapshotterDir(snapshotter: string): Promise<string | undefined>;
+  /** for example `remap-ids`; none when it is not loaded */
+  snapshotterCapabilities(snapshotter: string): Promise<readonly string[]>;
   getImage(namespace: string, name: string): Promise<ImageRecord | undefined>;
   /** containerd's Diff service: an uncompressed layer tar of right over left, with OCI whiteouts, in the content store, owned by the lease */
   diff(

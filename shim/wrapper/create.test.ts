@@ -178,6 +178,42 @@ describe('createOrRestore', () => {
     expect(completed).toMatchObject([{ outcome: 'failed', errorType: 'HookFailed' }]);
   });
 
+  it('becomes runc with the images of a user namespace open, which its root is shown', async () => {
+    const mapping = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+    const linux = { namespaces: [{ type: 'user' }], uidMappings: mapping, gidMappings: mapping };
+    writeFileSync(join(dir, 'checkpoint/config.json'), JSON.stringify({ linux }));
+    const annotations = { 'kybernate.io/restore-from': 'ck-1' };
+    writeFileSync(config(), JSON.stringify({ annotations, process: { env: [] }, linux }));
+
+    expect(await createOrRestore(deps(), argv)).toEqual({ kind: 'restored' });
+
+    const [command = ''] = ran;
+    expect(command).toMatch(/^setpriv --pdeathsig KILL -- unshare --mount --propagation private -- sh -c set -eu/);
+    const images = `${join(dir, 'checkpoint/criu')} ${join(dir, 'work')} 100000 /proc/${process.pid}/ns/mnt /bin/runc`;
+    expect(command).toContain(images);
+    expect(command).toMatch(/--image-path \/proc\/self\/fd\/9 .* id$/);
+  });
+
+  it('tells why the images could not be shown', async () => {
+    asks();
+
+    const outcome = await createOrRestore(
+      deps({
+        runInherited: () => {
+          writeFileSync(join(dir, 'work/images.log'), "mount: unknown filesystem type 'overlay'.\n");
+          return Promise.resolve({ ...OK, exitCode: 32 });
+        },
+      }),
+      argv,
+    );
+
+    expect(outcome).toMatchObject({
+      message: expect.stringContaining(
+        "root of the user namespace: mount: unknown filesystem type 'overlay'",
+      ) as string,
+    });
+  });
+
   it('starts runc by itself where there is no setpriv', async () => {
     asks();
     const { runInherited } = deps();

@@ -1,7 +1,8 @@
-/* Why a restore failed: CRIU's own error lines, else runc's. */
+/* Why a restore failed: what kept the images from CRIU, else CRIU's own error lines, else runc's. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { restoreErrorLines } from '../../native/criu/log.ts';
+import { SHOWN_IMAGES_LOG } from './shown-images.ts';
 
 const MAX_LINES = 12;
 
@@ -11,13 +12,22 @@ const MAX_LINES = 12;
  * @returns last error lines, in order; never empty
  */
 export async function restoreErrors(workDir: string, runcLog: string | undefined): Promise<readonly string[]> {
+  const shown = linesOf(join(workDir, SHOWN_IMAGES_LOG));
+  if (shown.length > 0) {
+    return [`the images cannot be shown to the root of the user namespace: ${shown.join('; ')}`];
+  }
   const criu = await restoreErrorLines(join(workDir, 'restore.log'));
   if (criu.length > 0) {
     return criu;
   }
-  const text = runcLog !== undefined && existsSync(runcLog) ? readFileSync(runcLog, 'utf8') : '';
-  const runc = text.split('\n').flatMap(errorOfLogLine).slice(-MAX_LINES);
+  const runc = (runcLog === undefined ? [] : linesOf(runcLog)).flatMap(errorOfLogLine).slice(-MAX_LINES);
   return runc.length > 0 ? runc : ['neither CRIU nor runc left an error line'];
+}
+
+/** None of a file that is not there. */
+function linesOf(file: string): string[] {
+  const text = existsSync(file) ? readFileSync(file, 'utf8') : '';
+  return text.split('\n').filter((line) => line !== '');
 }
 
 function errorOfLogLine(line: string): readonly string[] {

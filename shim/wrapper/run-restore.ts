@@ -13,6 +13,7 @@ import type { RunOptions, RunResult } from '../../native/run/run.ts';
 import { pidIn } from './files.ts';
 import { type Job, type WrapperDeps, containerOf, timed } from './job.ts';
 import { restoreErrors } from './restore-errors.ts';
+import { withShownImages } from './shown-images.ts';
 
 const CRIU_CONFIG = 'criu.conf';
 const HOOKS_LOG = 'hooks.log';
@@ -33,7 +34,10 @@ export async function runRestore(
   job.runcStarted = true;
   // By the environment, not by the annotation org.criu.config: runc would keep that for the container's whole life, and
   // the next dump would read it.
-  const result = await runBoundToUs(deps, plan.argv, {
+  const command = [deps.runcPath, ...plan.argv];
+  const shown =
+    plan.imageReader === undefined ? command : withShownImages(command, { ...prepared, reader: plan.imageReader });
+  const result = await runBoundToUs(deps, shown, {
     env: { ...deps.env, CRIU_CONFIG_FILE: criuConfig, ...hooks?.env },
     timeoutMs: prepared.restoreBudgetMs,
     signal: deps.signal,
@@ -117,9 +121,14 @@ async function listenForHooks(
  * end of their socket closes. Without it a container that nobody knows of would come to life after containerd had
  * cleaned up. Node cannot set the signal, setpriv (util-linux) can; without it the window of a crash stays open.
  */
-async function runBoundToUs(deps: WrapperDeps, args: readonly string[], options: RunOptions): Promise<RunResult> {
-  const bound = await deps.runInherited('setpriv', ['--pdeathsig', 'KILL', '--', deps.runcPath, ...args], options);
-  return bound.startError === 'ENOENT' ? deps.runInherited(deps.runcPath, args, options) : bound;
+async function runBoundToUs(
+  { runInherited }: WrapperDeps,
+  command: readonly string[],
+  options: RunOptions,
+): Promise<RunResult> {
+  const bound = await runInherited('setpriv', ['--pdeathsig', 'KILL', '--', ...command], options);
+  const [program = '', ...args] = command;
+  return bound.startError === 'ENOENT' ? runInherited(program, args, options) : bound;
 }
 
 async function pidFromState(deps: WrapperDeps, create: RuncCreate): Promise<number | undefined> {
