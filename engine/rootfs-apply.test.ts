@@ -34,14 +34,18 @@ afterEach(() => {
 
 interface Member {
   readonly name: string;
-  readonly type?: 'dir' | 'sym' | 'hard';
+  readonly type?: 'dir' | 'sym' | 'hard' | 'pax';
   readonly link?: string;
   readonly text?: string;
 }
 
 /** By hand: GNU tar would never pack what a hostile archive holds. */
 function tarOf(file: string, members: readonly Member[]): void {
-  const flags = { dir: '5', sym: '2', hard: '1' };
+  writeFileSync(file, Buffer.concat([blocksOf(members), Buffer.alloc(1024)]));
+}
+
+function blocksOf(members: readonly Member[]): Buffer {
+  const flags = { dir: '5', sym: '2', hard: '1', pax: 'x' };
   const blocks = members.map(({ name, type, link = '', text = '' }) => {
     const header = Buffer.alloc(512);
     const fields: ReadonlyArray<readonly [number, string]> = [
@@ -59,10 +63,18 @@ function tarOf(file: string, members: readonly Member[]): void {
     fields.forEach(([at, value]) => header.write(value, at, 'latin1'));
     const sum = header.reduce((total, byte) => total + byte, 0);
     header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
-    return Buffer.concat([header, Buffer.from(text), Buffer.alloc((512 - (text.length % 512)) % 512)]);
+    return Buffer.concat([header, Buffer.from(text, 'latin1'), Buffer.alloc((512 - (text.length % 512)) % 512)]);
   });
-  writeFileSync(file, Buffer.concat([...blocks, Buffer.alloc(1024)]));
+  return Buffer.concat(blocks);
 }
+
+/** A header in the content of another member, which nobody looks at. */
+const hidden = (): string => blocksOf([{ name: 'hidden', type: 'sym', link: '/etc' }]).toString('latin1');
+const sparse: Member = {
+  name: 'pax',
+  type: 'pax',
+  text: '22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n19 GNU.sparse.name=s\n28 GNU.sparse.realsize=1024\n',
+};
 
 const diff = (): string => join(checkpoint, 'fs/rootfs-diff.tar');
 const apply = (): Promise<void> => applyRootfs(rootfs, checkpoint, runExeca);
@@ -133,6 +145,19 @@ test.each<[string, Member[]]>([
   ],
   ['a hard link to what lies behind a link', [{ name: 'stolen', type: 'hard', link: 'link/secret' }]],
   ['a hard link with ..', [{ name: 'stolen', type: 'hard', link: '../outside/secret' }]],
+  ['a header in what tar takes for a directory', [{ name: 'a/', text: hidden() }]],
+  ['a header behind a link with a content', [{ name: 'a', type: 'sym', link: 'b', text: hidden() }]],
+  [
+    'a header in the file behind a sparse one that names more than it has',
+    [sparse, { name: 's', text: '1\n0\n1024\n'.padEnd(512, '\0').padEnd(1024, 'd') }, { name: 'b', text: hidden() }],
+  ],
+  [
+    'two names for one file',
+    [
+      { name: 'p', type: 'pax', text: '8 path=a\n' },
+      { name: 'p', type: 'pax', text: '8 path=b\n' },
+    ],
+  ],
 ])('%s is refused before anything is unpacked', async (_title, members) => {
   mkdirSync(outside());
   writeFileSync(join(outside(), 'secret'), 'secret');

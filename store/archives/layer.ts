@@ -11,7 +11,8 @@ import { ByteSource } from '../byte-source.ts';
 import { writeAll } from '../files.ts';
 import { padding, paxHeader, TAR_END, tarDirectory, tarHeader } from '../tar.ts';
 import { type ArchiveLimits, type FileBudget, refused, shown } from './limits.ts';
-import { type MemberType, nameProblem, type TarMember, TarStream } from './tar-stream.ts';
+import { nameProblem } from './tar-names.ts';
+import { type MemberType, type TarMember, TarStream } from './tar-stream.ts';
 
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';

@@ -22,18 +22,26 @@ export const DEFAULT_LIMITS: ArchiveLimits = {
 /** Every archive may unpack to this much, however small it is. */
 export const RATIO_FREE_BYTES = 64 * 2 ** 20;
 
-/** Counts the files of one archive. */
+/** All names together: they are kept in memory. Half a kilobyte for each file of the most that there may be. */
+const MAX_NAME_BYTES = 2 ** 28;
+
+/** Counts the files of one archive, and their names. */
 export class FileBudget {
   readonly #max: number;
   #seen = 0;
+  #nameBytes = 0;
 
   constructor({ maxFiles }: Pick<ArchiveLimits, 'maxFiles'>) {
     this.#max = maxFiles;
   }
 
-  /** @throws CheckpointCorrupt */
-  take(): void {
+  /** @param name byte string @throws CheckpointCorrupt */
+  take(name: string): void {
     this.#seen += 1;
+    this.#nameBytes += name.length;
+    if (this.#nameBytes > MAX_NAME_BYTES) {
+      throw refused(`the names of its files have more than ${MAX_NAME_BYTES} bytes`);
+    }
     if (this.#seen > this.#max) {
       throw refused(`it has more than ${this.#max} files (--max-files)`);
     }

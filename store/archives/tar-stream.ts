@@ -8,8 +8,10 @@
  *   Types x (pax records `<length> <key>=<value>\n`), L and K (GNU's long name and link) belong to the next member.
  * Sources: POSIX.1-2024, pax interchange format; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
  */
+import { isOldSparse, SparseMap } from '../../core/tar/sparse-map.ts';
 import type { ByteSource } from '../byte-source.ts';
 import { type FileBudget, refused, shown } from './limits.ts';
+import { cleanName } from './tar-names.ts';
 
 const BLOCK = 512;
 const POSIX_MAGIC = 'ustar\u000000';
@@ -53,6 +55,8 @@ export class TarStream {
   readonly #budget: FileBudget;
   #left = 0;
   #padding = 0;
+  /** of the member whose content comes */
+  #sparse: { readonly map: SparseMap; readonly name: string; readonly bytes: number } | undefined;
 
   /** @param what name of the archive, for messages */
   constructor(source: ByteSource, what: string, budget: FileBudget) {
@@ -85,8 +89,9 @@ export class TarStream {
         await this.#readExtension(type, this.#number(header, 124, 12), records);
         continue;
       }
-      this.#budget.take();
-      return this.#member(header, type, records);
+      const member = this.#member(header, type, records);
+      this.#budget.take(member.name);
+      return member;
     }
   }
 
@@ -98,8 +103,10 @@ export class TarStream {
         throw this.#no(`an end in the middle of a file, after ${this.#source.position} bytes: it is cut off`);
       }
       this.#left -= piece.length;
+      this.#sparse?.map.push(piece);
       yield piece;
     }
+    this.#checkMap();
     if (this.#padding > 0) {
       const padding = this.#padding;
       this.#padding = 0;
@@ -109,16 +116,22 @@ export class TarStream {
 
   #member(header: Uint8Array, type: string, records: Map<string, string>): TarMember {
     const known = Object.entries(TYPES).find(([letter]) => letter === type)?.[1];
-    const name = cleanName(records.get('GNU.sparse.name') ?? records.get('path') ?? headerName(header));
+    const given = records.get('GNU.sparse.name') ?? records.get('path') ?? headerName(header);
+    const name = cleanName(given);
     if (known === undefined) {
       throw this.#no(`${shown(name)} of the type ${JSON.stringify(type)}, which is not known`);
+    }
+    // Readers take it for a directory, and its content for the headers of others.
+    if (known === 'file' && given.endsWith('/')) {
+      throw this.#no(`${shown(given)}, a file with the name of a directory`);
     }
     const size = records.get('size');
     const bytes = size === undefined ? this.#number(header, 124, 12) : this.#decimal('size', size);
     if (known !== 'file' && bytes > 0) {
       throw this.#no(`${shown(name)}, a ${known} with a content`);
     }
-    this.#checkSparse(records, name);
+    this.#checkSparse(records, name, known);
+    this.#sparse = records.has('GNU.sparse.major') ? { map: new SparseMap(), name, bytes } : undefined;
     this.#left = bytes;
     this.#padding = (BLOCK - (bytes % BLOCK)) % BLOCK;
     return {
@@ -133,18 +146,29 @@ export class TarStream {
     };
   }
 
-  /** Of the sparse formats only 1.0 keeps its map in the content, where nothing has to be believed. */
-  #checkSparse(records: ReadonlyMap<string, string>, name: string): void {
+  /** Of the sparse formats only 1.0 keeps its map in the content, where it can be compared with what is there. */
+  #checkSparse(records: ReadonlyMap<string, string>, name: string, type: MemberType): void {
     const keys = [...records.keys()].filter((key) => key.startsWith('GNU.sparse.'));
     if (keys.length === 0) {
       return;
     }
-    const known = ['major', 'minor', 'name', 'realsize'].map((key) => `GNU.sparse.${key}`);
     const is1 = records.get('GNU.sparse.major') === '1' && records.get('GNU.sparse.minor') === '0';
-    if (!is1 || keys.some((key) => !known.includes(key))) {
+    if (!is1 || keys.some(isOldSparse)) {
       throw this.#no(`${shown(name)} as a sparse file of an old format`);
     }
+    if (type !== 'file') {
+      throw this.#no(`${shown(name)}, a sparse ${type}`);
+    }
     this.#decimal('GNU.sparse.realsize', records.get('GNU.sparse.realsize') ?? '');
+  }
+
+  /** At the end of a content. */
+  #checkMap(): void {
+    const sparse = this.#sparse;
+    this.#sparse = undefined;
+    if (sparse !== undefined && !sparse.map.fits(sparse.bytes)) {
+      throw this.#no(`${shown(sparse.name)}, a sparse file whose map does not fit its content`);
+    }
   }
 
   #checkHeader(header: Uint8Array): string {
@@ -238,31 +262,6 @@ export class TarStream {
   #no(what: string): Error {
     return refused(`${this.#what} has ${what}`);
   }
-}
-
-/**
- * What is wrong with a name as the place of a file below a directory; undefined for a clean one.
- * @param name as of a `TarMember`
- */
-export function nameProblem(name: string): string | undefined {
-  if (name.startsWith('/')) {
-    return 'is absolute';
-  }
-  const parts = name.split('/');
-  if (parts.some((part) => part === '' || part === '.' || part === '..')) {
-    return 'leads out of the archive, or has an empty or "." part';
-  }
-  if (name.includes('\0')) {
-    return 'has a zero in it';
-  }
-  return parts.some((part) => part.length > 255) ? 'has a part of more than 255 bytes' : undefined;
-}
-
-function cleanName(name: string): string {
-  return name
-    .replace(/^(?:\.\/+)+/, '')
-    .replace(/\/+$/, (slashes) => (slashes.length === name.length ? '/' : ''))
-    .replace(/^\.$/, '');
 }
 
 function headerName(header: Uint8Array): string {

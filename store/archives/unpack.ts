@@ -14,7 +14,8 @@ import { parseObject, parsePaths } from './json.ts';
 import { LayerWriter } from './layer.ts';
 import { type ArchiveLimits, FileBudget, refused, shown } from './limits.ts';
 import { limited, openPlain } from './plain.ts';
-import { nameProblem, type TarMember, TarStream } from './tar-stream.ts';
+import { nameProblem } from './tar-names.ts';
+import { type TarMember, TarStream } from './tar-stream.ts';
 
 const MAX_JSON_BYTES = 16 * 2 ** 20;
 const SETUID_OR_SETGID = 0o6000;
@@ -144,7 +145,12 @@ class Unpacker {
       throw refused(`${shown(member.name)} lies below a file`, { file: name });
     }
     for (let at = 1; at < parts.length; at += 1) {
-      this.#kinds.set(parts.slice(0, at).join('/'), 'directory');
+      const parent = parts.slice(0, at).join('/');
+      if (!this.#kinds.has(parent)) {
+        // A name in the archive makes every directory on the way.
+        this.#job.budget.take(parent);
+        this.#kinds.set(parent, 'directory');
+      }
     }
     this.#kinds.set(name, type);
     return type === 'file' ? name : undefined;
