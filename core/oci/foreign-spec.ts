@@ -6,6 +6,7 @@
  * belongs to the engine (its resolv.conf, its /dev/shm) or to a volume of the archive gets a source in the container's own
  * layer: the bundle's `rootfs/<destination>`, which runc takes relative to the bundle.
  */
+import { powersOf } from './foreign-powers.ts';
 import { type OciMount, type OciSpec, isBind } from './spec.ts';
 
 export type ForeignFormat = 'podman' | 'cri-o' | 'containerd';
@@ -76,6 +77,14 @@ const SAFE_PROC =
   /^\/proc(?:\/(?:cpuinfo|diskstats|meminfo|stat|swaps|uptime|loadavg|slabinfo|sys\/kernel\/ns_last_pid|sys\/crypto\/fips_enabled))?$/;
 
 const FOREIGN_ANNOTATIONS = ['io.container.manager', 'io.podman.', 'io.kubernetes.cri-o.'];
+/**
+ * Words to a runtime, which an archive must not have. `org.criu.config` names a file that CRIU reads as its configuration: one
+ * in the container's own layer may name a program, which CRIU runs as root on the node.
+ * Source: runc, docs/checkpoint-restore.md and docs/systemd.md; crun, crun.1.
+ */
+const COMMANDING_ANNOTATIONS = ['org.criu.', 'org.systemd.property.', 'run.oci.', 'kybernate.io/'];
+/** devshm-checkpoint.tar is unpacked into what is mounted here, by root. */
+const SHM = '/dev/shm';
 
 export function cleanSpec(input: ForeignSpecInput): ForeignSpec {
   const { spec, container } = input;
@@ -99,6 +108,7 @@ export function cleanSpec(input: ForeignSpecInput): ForeignSpec {
     change('linux.cgroupsPath', `${spec.linux.cgroupsPath} belongs to its engine: now ${cgroupsPath}`);
   }
   const { mounts, places } = cleanMounts(input, change, warnings);
+  warnings.push(...powersOf({ ...spec, mounts }, input.sourceKind));
   for (const { type, path } of spec.linux?.namespaces ?? []) {
     if (path !== undefined && path !== '' && (type === 'network' || type === 'pid')) {
       warnings.push(`its ${type} namespace was ${path}: name one for the restore when that is gone`);
@@ -122,10 +132,12 @@ export function cleanSpec(input: ForeignSpecInput): ForeignSpec {
 function cleanAnnotations(spec: OciSpec, change: (field: string, why: string) => void): Record<string, string> {
   const kept = Object.entries(spec.annotations ?? {}).filter(([key]) => {
     const foreign = FOREIGN_ANNOTATIONS.some((prefix) => key.startsWith(prefix));
-    if (foreign) {
-      change(`annotations[${key}]`, 'its engine knew it by this');
+    const commanding = COMMANDING_ANNOTATIONS.some((prefix) => key.startsWith(prefix));
+    if (foreign || commanding) {
+      const why = foreign ? 'its engine knew it by this' : 'it would tell the runtime of this node what to do';
+      change(`annotations[${key}]`, why);
     }
-    return !foreign;
+    return !foreign && !commanding;
   });
   return Object.fromEntries(kept);
 }
@@ -145,6 +157,10 @@ function cleanMounts(
     }
     if (/^\/proc(?:\/|$)/.test(destination) && mount.type !== 'proc' && !SAFE_PROC.test(destination)) {
       change(field, 'a mount inside /proc, which a runtime refuses: left out');
+      return [];
+    }
+    if (isBind(mount) && mount.source?.startsWith('/') !== true) {
+      change(field, `its source ${mount.source ?? ''} is no absolute path: left out`);
       return [];
     }
     const place = isBind(mount) ? placeFor(input, mount, destination) : undefined;
@@ -173,9 +189,12 @@ function placeFor(
     const place: LayerPlace = { name, kind: 'directory', mode: 0o755, text: '' };
     return { place, why: `${source} is a volume of its engine: its content is in the container's own layer now` };
   }
-  if (known !== undefined && ENGINE_DIRS.test(source)) {
+  if (known !== undefined && (ENGINE_DIRS.test(source) || destination === SHM)) {
     const text = destination === '/etc/hostname' ? `${spec.hostname ?? 'localhost'}\n` : known.text;
-    return { place: { ...known, text, name }, why: `${source} is a file of its engine: a new one in its own layer` };
+    return {
+      place: { ...known, text, name },
+      why: `${source} is a ${known.kind} of its engine: a new one in its own layer`,
+    };
   }
   if (missingMounts === 'empty' && sourceKind !== undefined && sourceKind(source) === undefined) {
     const place = known === undefined ? ({ kind: 'directory', mode: 0o755, text: '' } as const) : known;

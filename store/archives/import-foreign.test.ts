@@ -131,6 +131,26 @@ describe('an archive of Podman', PATIENT, () => {
     expect(JSON.parse(await readFile(join(path, 'fs/deleted.files'), 'utf8'))).toEqual(['etc/old', 'usr/gone']);
   });
 
+  it('keeps the sparse files that tar has packed', async () => {
+    execFileSync('truncate', ['--size=3000000', join(root, 'holes')]);
+    execFileSync(
+      'dd',
+      ['if=/dev/zero', `of=${join(root, 'holes')}`, 'bs=1000', 'count=1', 'seek=1500', 'conv=notrunc'],
+      {
+        stdio: 'ignore',
+      },
+    );
+    execFileSync('tar', ['-C', root, '--create', '--sparse', '--format=posix', '--file', join(root, 'l.tar'), 'holes']);
+    const layer = await readFile(join(root, 'l.tar'));
+    expect(layer.length).toBeLessThan(100_000);
+
+    const { path } = await load(changed({ 'rootfs-diff.tar': { content: layer } }));
+
+    execFileSync('mkdir', [join(root, 'out')]);
+    execFileSync('tar', ['-C', join(root, 'out'), '--extract', '--file', join(path, 'fs/rootfs-diff.tar')]);
+    expect((await stat(join(root, 'out/holes'))).size).toBe(3_000_000);
+  });
+
   it('gets a clean specification, every change is told, the original is kept', async () => {
     const { path, origin, warnings } = await load(changed({}));
 
@@ -165,6 +185,57 @@ describe('an archive of Podman', PATIENT, () => {
     ]);
     expect(warnings).toEqual([expect.stringContaining('/nowhere/kybernate')]);
     expect(JSON.parse(await readFile(join(path, 'origin/spec.dump'), 'utf8'))).toEqual(sampleSpec());
+  });
+
+  it('commands no runtime and names no directory of the node that root would unpack into', async () => {
+    const spec = {
+      ...sampleSpec(),
+      annotations: {
+        'org.criu.config': '/x/rootfs/evil.conf',
+        'kybernate.io/restore-from': 'other',
+        'user.own': 'kept',
+      },
+      mounts: [
+        { destination: '/dev/shm', type: 'bind', source: '/etc/cron.d', options: ['bind'] },
+        { destination: '/data', type: 'bind', source: 'rootfs/link', options: ['bind'] },
+      ],
+    };
+    const { path } = await load(changed({ 'spec.dump': { content: JSON.stringify(spec) } }));
+
+    const cleaned = JSON.parse(await readFile(join(path, 'config.json'), 'utf8')) as typeof spec;
+    expect(cleaned.annotations).toEqual({ 'user.own': 'kept' });
+    expect(cleaned.mounts.map(({ source }) => source)).toEqual(['rootfs/dev/shm']);
+  });
+
+  it('is told with what it may do to the node', async () => {
+    const spec = {
+      ...sampleSpec(),
+      process: { args: ['sh'], capabilities: { bounding: ['CAP_KILL', 'CAP_SYS_ADMIN'] } },
+      mounts: [
+        { destination: '/host', type: 'bind', source: '/', options: ['rbind', 'rw'] },
+        { destination: '/ro', type: 'bind', source: '/', options: ['rbind', 'ro'] },
+      ],
+      linux: {
+        namespaces: [{ type: 'network' }, { type: 'ipc' }, { type: 'mount' }],
+        resources: {
+          devices: [
+            { allow: false, access: 'rwm' },
+            { allow: true, access: 'rwm' },
+          ],
+        },
+      },
+    };
+    const bytes = changed({ 'spec.dump': { content: JSON.stringify(spec) } });
+
+    const { warnings } = await load(bytes, { sourceKind: () => 'directory' });
+
+    expect(warnings).toEqual([
+      'its mount /host writes to / of the node',
+      'its mount /ro reads / of the node',
+      'it has capabilities that containers usually lack: CAP_SYS_ADMIN',
+      'it shares namespaces with the node: pid',
+      'it may use every device of the node',
+    ]);
   });
 
   it('gets an empty place for a mount that is not here when that is asked for', async () => {
@@ -243,6 +314,17 @@ describe("containerd's archive", PATIENT, () => {
   });
 });
 
+const SPARSE = {
+  'GNU.sparse.major': '1',
+  'GNU.sparse.minor': '0',
+  'GNU.sparse.name': 'a',
+  'GNU.sparse.realsize': '1024',
+};
+
+function mapOf(text: string): Buffer {
+  return Buffer.concat([Buffer.from(text), Buffer.alloc(512 - text.length)]);
+}
+
 const LONG = 'x'.repeat(300);
 const DEEP = `${'['.repeat(50_000)}${']'.repeat(50_000)}`;
 const HOSTILE: ReadonlyArray<readonly [what: string, archive: () => Buffer, why: RegExp]> = [
@@ -263,6 +345,11 @@ const HOSTILE: ReadonlyArray<readonly [what: string, archive: () => Buffer, why:
     () => changed({}, [paxMember({ path: `a/${LONG}` }), tarMember({ name: 'a' })]),
     /255 bytes/,
   ],
+  [
+    'a name of more directories than there are',
+    () => changed({}, [paxMember({ path: `${'d/'.repeat(300)}x` }), tarMember({ name: 'a' })]),
+    /256 parts/,
+  ],
   ['a name of a reserved file', () => changed({ 'metadata.json': { content: '{}' } }), /reserved/],
   [
     'two names for one file',
@@ -276,6 +363,7 @@ const HOSTILE: ReadonlyArray<readonly [what: string, archive: () => Buffer, why:
     () => changed({}, [paxMember({ 'GNU.sparse.map': '0,1' }), tarMember({ name: 's' })]),
     /sparse/,
   ],
+  ['a file with the name of a directory', () => changed({ 's/': { content: 'x' } }), /name of a directory/],
   ['a size that is none', () => changed({ s: { size: '77x' } }), /number/],
   [
     'a size below zero',
@@ -333,6 +421,22 @@ const HOSTILE: ReadonlyArray<readonly [what: string, archive: () => Buffer, why:
     () => layerOf(paxMember({ 'SCHILY.xattr.trusted.overlay.redirect': '/x' }), { name: 'a' }),
     /overlayfs/,
   ],
+  [
+    'a layer with a file that tar takes for a directory',
+    () => layerOf({ name: 'a/', content: tarMember({ name: 'dev-mem', type: '3' }) }),
+    /name of a directory/,
+  ],
+  [
+    'a layer with a sparse file that eats the header behind it',
+    () =>
+      layerOf(
+        paxMember(SPARSE),
+        { name: 'a', content: Buffer.concat([mapOf('1\n0\n1024\n'), Buffer.alloc(512, 'd')]) },
+        { name: 'b', content: tarMember({ name: 'dev-mem', type: '3' }) },
+      ),
+    /map does not fit/,
+  ],
+  ['a layer with a sparse directory', () => layerOf(paxMember(SPARSE), { name: 'a', type: '5' }), /sparse directory/],
   ['a layer that is none', () => changed({ 'rootfs-diff.tar': { content: 'no tar at all' } }), /cut off|header/],
 ];
 
@@ -357,6 +461,8 @@ describe('an archive is refused with', PATIENT, () => {
     await expect(load(inner, { limits: { ...DEFAULT_LIMITS, maxBytes: 2 ** 20 } })).rejects.toThrow(/header|--max/);
     await expect(load(changed({}), { limits: { ...DEFAULT_LIMITS, maxBytes: 10_000 } })).rejects.toThrow('--max-bytes');
     await expect(load(changed({}), { limits: { ...DEFAULT_LIMITS, maxFiles: 10 } })).rejects.toThrow('--max-files');
+    const deep = changed({ [`${'d/'.repeat(48)}x`]: { content: 'x' } });
+    await expect(load(deep, { limits: { ...DEFAULT_LIMITS, maxFiles: 60 } })).rejects.toThrow('--max-files');
     expect(await readdir(checkpoints)).toEqual([]);
   });
 

@@ -151,7 +151,7 @@ export function sampleSpec(): Record<string, unknown> {
     annotations: { 'io.container.manager': 'libpod', 'user.own': 'kept' },
     linux: {
       cgroupsPath: `/libpod_parent/libpod-${CONTAINER}`,
-      namespaces: [{ type: 'pid' }, { type: 'network' }],
+      namespaces: ['pid', 'network', 'ipc', 'uts', 'mount'].map((type) => ({ type })),
       resources: { pids: { limit: 2048 }, memory: null },
       maskedPaths: ['/proc/kcore', '/proc/not-of-this-kernel'],
       readonlyPaths: ['/proc/not-of-this-kernel'],
