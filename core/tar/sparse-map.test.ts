@@ -3,8 +3,8 @@ import { isOldSparse, SparseMap } from './sparse-map.ts';
 
 /** Map and data of a member, in pieces of so many bytes. */
 function fits(map: string, memberBytes: number, pieceBytes = 7): boolean {
-  const bytes = Buffer.alloc(memberBytes);
-  bytes.write(map, 0, 'latin1');
+  const bytes = new Uint8Array(memberBytes);
+  bytes.set(new TextEncoder().encode(map).subarray(0, memberBytes));
   const sparse = new SparseMap();
   for (let at = 0; at < bytes.length; at += pieceBytes) {
     sparse.push(bytes.subarray(at, at + pieceBytes));
