@@ -1,10 +1,11 @@
 /*
  * node tools/gpu-bundle.ts: everything that test/gpu needs on a machine that has a GPU, Python with PyTorch, nvcc and
- * gcc, but neither a network nor Node, containerd, runc, CRIU or Temporal. Three archives in .gpu-bundle/, made again
+ * gcc, but neither a network nor Node, containerd, runc, CRIU or Temporal. Four archives in .gpu-bundle/, made again
  * only when what is in them has changed:
  *   runtime.tar.xz    Node, the packages that the project runs with, two images
  *   programs.tar.xz   the container stack, CRIU and Temporal with their shared libraries
  *   code.tar.xz       the sources as they are now, with the workflow bundle and the wrapper's bundle made of them
+ *   chaos.tar.xz      what test/chaos needs beside them: an S3 server and redis
  * Each of the two big ones stays below what such a machine takes at a time. test/gpu/run.sh unpacks them.
  */
 import { spawnSync } from 'node:child_process';
@@ -43,6 +44,7 @@ const FORMAT = 1;
 const STACK = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu', 'temporal'] as const;
 /** Taken from this machine; util-linux, tar and coreutils are on every machine. */
 const SYSTEM_PROGRAMS = ['nft', 'ss', 'ip'] as const;
+const REDIS_IMAGE = 'docker.io/kybernate/redis:1';
 const IMAGES: readonly ImageName[] = ['docker.io/kybernate/busybox:1', 'docker.io/kybernate/python:1'];
 /** The other machine's own, which is not older: its loader and its libc belong together. */
 const LIBC = /^(?:ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libutil)\.so/;
@@ -215,6 +217,19 @@ async function programInputs(): Promise<string> {
   return [...sources, ...(await sharedLibraries(sources.slice(0, -1)))].map(fileFacts).join('\n');
 }
 
+async function fillChaos(dir: string): Promise<void> {
+  const spec: ProgramSpec = PROGRAMS.versitygw;
+  const file = join(dir, 'chaos/programs', `${spec.package}-${spec.version}`, spec.subdir, 'versitygw');
+  mkdirSync(dirname(file), { recursive: true });
+  copyFileSync(cachedProgram('versitygw'), file);
+  must('strip', [file]);
+  copyFileSync(await buildImage(REDIS_IMAGE, process.env), join(dir, 'chaos/redis.tar'));
+}
+
+async function chaosInputs(): Promise<string> {
+  return [cachedProgram('versitygw'), await buildImage(REDIS_IMAGE, process.env)].map(fileFacts).join('\n');
+}
+
 // ---- the sources ----
 
 function sourceFiles(): string[] {
@@ -262,6 +277,7 @@ const BUNDLES: readonly Bundle[] = [
   },
   { name: 'programs', inputs: programInputs, fill: fillPrograms },
   { name: 'code', inputs: codeInputs, fill: fillCode },
+  { name: 'chaos', inputs: chaosInputs, fill: fillChaos },
 ];
 
 async function make({ name, inputs, fill }: Bundle): Promise<void> {

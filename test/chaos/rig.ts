@@ -112,7 +112,7 @@ export class Rig {
       const { temporal, start } = await fixedTemporal(dir);
       const [tools, s3] = await Promise.all([servers.containerd(), servers.s3(), start()]);
       const namespace = basename(dir).toLowerCase();
-      await importImages(tools, namespace, [BUSYBOX_IMAGE, PYTHON_IMAGE, REDIS_IMAGE], process.env);
+      await importWorkloads(tools, namespace);
       const connection = await Connection.connect({ address: temporal.address });
       const client = await createKybernateClient({ connection, namespace: NAMESPACE });
       const proxy = await S3Proxy.start(Number(new URL(s3.endpoint).port));
@@ -236,6 +236,18 @@ interface Parts {
   readonly connection: Connection;
   readonly client: KybernateClient;
   readonly startTemporal: () => Promise<unknown>;
+}
+
+/** Made of this machine's programs; on a machine that lacks them, those that `make gpu-bundle` has made elsewhere. */
+async function importWorkloads(tools: ContainerdTools, namespace: string): Promise<void> {
+  const bundle = process.env['KYBERNATE_GPU_DIR'];
+  if (bundle === undefined) {
+    await importImages(tools, namespace, [BUSYBOX_IMAGE, PYTHON_IMAGE, REDIS_IMAGE], process.env);
+    return;
+  }
+  for (const file of ['images/busybox.tar', 'images/python.tar', 'chaos/redis.tar']) {
+    await tools.ctrOk(['-n', namespace, 'images', 'import', '--local', join(bundle, file)]);
+  }
 }
 
 /** A Temporal server that comes back where it was. */

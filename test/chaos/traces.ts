@@ -75,16 +75,21 @@ function mounts(rig: Rig): string[] {
   return below.map((path) => `mount ${path.replaceAll(HEX_ID, '<id>')}`);
 }
 
+/** Of cgroup v1 every controller has its own; of v2 there is one, the root. */
+function hierarchies(): string[] {
+  return existsSync(join(CGROUPS, 'cgroup.controllers')) ? ['.'] : list(CGROUPS);
+}
+
 function cgroups(rig: Rig): string[] {
   const operations = list(join(rig.runDir, 'operations'));
-  const containers = list(CGROUPS).flatMap((hierarchy) =>
+  const containers = hierarchies().flatMap((hierarchy) =>
     list(join(CGROUPS, hierarchy, rig.namespace))
       .filter((name) => existsSync(join(CGROUPS, hierarchy, rig.namespace, name, 'cgroup.procs')))
       .map((name) => `cgroup ${hierarchy}/${name}`),
   );
   const ours = rig.operationsSeen;
   operations.forEach((id) => ours.add(id));
-  const left = list(CGROUPS).flatMap((hierarchy) =>
+  const left = hierarchies().flatMap((hierarchy) =>
     list(join(CGROUPS, hierarchy, 'kybernate'))
       .filter((name) => ours.has(name))
       .map((name) => `cgroup ${hierarchy}/kybernate/${name}`),

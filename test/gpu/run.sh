@@ -8,6 +8,7 @@
 #   1. with .gpu-bundle/runtime.tar.xz                              test/gpu/run.sh --unpack
 #   2. with .gpu-bundle/programs.tar.xz and .gpu-bundle/code.tar.xz test/gpu/run.sh cpu
 #   3. with .gpu-bundle/code.tar.xz                                 test/gpu/run.sh gpu
+#   4. with .gpu-bundle/chaos.tar.xz                                test/gpu/run.sh --chaos --kills=250 --seed=1
 # `make gpu-bundle` comes before each of them when a source file has changed. The results go to $OUT/gpu-results.json.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -41,6 +42,7 @@ mkdir -p "$dir"
 unpack runtime bin node_modules images
 unpack programs cache extra lib
 unpack code src built
+unpack chaos chaos
 if [ "${1:-}" = --unpack ]; then
   exit 0
 fi
@@ -49,6 +51,10 @@ for name in runtime programs code; do
     echo "$name is missing in $dir: send .gpu-bundle/$name.tar.xz, too (make gpu-bundle)" >&2
     exit 3
   fi
+done
+# test/chaos looks for its programs where all are.
+for package in "$dir"/chaos/programs/*; do
+  [ ! -d "$package" ] || ln -sfn "$package" "$dir/cache/programs/${package##*/}"
 done
 # Where workers look for the bundles of these very sources.
 mkdir -p "$dir/node_modules/.cache/kybernate"
@@ -64,4 +70,8 @@ for pair in KYBERNATE_LIBCUDA=libcuda.so.1 KYBERNATE_LIBNVML=libnvidia-ml.so.1; 
 done
 export HOME="${HOME:-/root}"
 cd "$dir/src"
+if [ "${1:-}" = --chaos ]; then
+  shift
+  exec "$dir/bin/node" test/chaos/main.ts "$@"
+fi
 exec "$dir/bin/node" test/gpu/main.ts "$@"
