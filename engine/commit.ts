@@ -45,6 +45,7 @@ export function draftMetadata(
       namespace: plan.container.namespace,
       runtime: facts.record.runtime.name,
       labels: { ...facts.record.labels },
+      ...(facts.record.createdAt === undefined ? {} : { createdAt: facts.record.createdAt }),
       ...(facts.image === undefined ? {} : { image: facts.image }),
       ...(facts.docker === undefined ? {} : { docker: facts.docker }),
       ...(facts.pod === undefined ? {} : { pod: facts.pod }),

@@ -9,6 +9,7 @@ import { KybernateError } from '../../core/errors.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
 import { type Containerd, openContainerd } from './containerd-client.ts';
 import { endTasks, removeTraces } from './containerd-traces.ts';
+import type { ImageName } from './images.ts';
 import { isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import { ensureShim } from './shim.ts';
 import { waitFor } from './wait.ts';
@@ -16,6 +17,11 @@ import { waitFor } from './wait.ts';
 /** sun_path holds 108 bytes; containerd appends `.ttrpc` to its address. */
 const MAX_SOCKET_PATH_BYTES = 100;
 const CAP_SYS_RESOURCE = 24n;
+/** Holds the namespaces of a pod; whoever runs pods imports it. */
+export const PAUSE_IMAGE = 'docker.io/kybernate/pause:1' satisfies ImageName;
+
+/** Further settings of the plug-in's section; empty: only what this containerd needs. */
+export type CriSettings = Readonly<Record<string, boolean>>;
 
 export interface ContainerdOptions {
   /** state directory, made when absent; short, since the socket lies in it */
@@ -23,8 +29,8 @@ export interface ContainerdOptions {
   readonly env: Env;
   /** KYBERNATE_RUN_DIR of the node worker, where the shim's wrapper finds its agent */
   readonly runDir: string;
-  /** serve CRI, Kubernetes' interface, too; default false */
-  readonly cri?: boolean;
+  /** serve CRI, Kubernetes' interface, too; absent: not */
+  readonly cri?: CriSettings;
 }
 
 /** False on machines whose root may not lower oom_score_adj; containerd must then keep its hands off it. */
@@ -37,10 +43,17 @@ function mayLowerOomScore(): boolean {
  * Version 3: from version 4 on the address is read from a plug-in's section, and [grpc] is silently ignored. Plug-ins
  * that would make folders outside `dir` (/opt/containerd, /etc/cni, /run/nri) are off or moved.
  */
-export function containerdConfig(dir: string, options: { cri: boolean; restrictOomScoreAdj: boolean }): string {
+export function containerdConfig(
+  dir: string,
+  { cri: settings, restrictOomScoreAdj }: { cri?: CriSettings; restrictOomScoreAdj: boolean },
+): string {
   const text = (value: string): string => JSON.stringify(value);
   const cri = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.runtime', 'io.containerd.cri.v1.images'];
-  const disabled = ['io.containerd.nri.v1.nri', 'io.containerd.image-verifier.v1.bindir', ...(options.cri ? [] : cri)];
+  const disabled = [
+    'io.containerd.nri.v1.nri',
+    'io.containerd.image-verifier.v1.bindir',
+    ...(settings === undefined ? cri : []),
+  ];
   return `version = 3
 root = ${text(join(dir, 'root'))}
 state = ${text(join(dir, 'state'))}
@@ -49,12 +62,18 @@ disabled_plugins = [${disabled.map(text).join(', ')}]
   address = ${text(join(dir, 'containerd.sock'))}
 [plugins.'io.containerd.internal.v1.opt']
   path = ${text(join(dir, 'opt'))}
-${options.cri ? criConfig(dir, options.restrictOomScoreAdj) : ''}`;
+${settings === undefined ? '' : criConfig(dir, { restrict_oom_score_adj: restrictOomScoreAdj, ...settings })}`;
 }
 
-function criConfig(dir: string, restrictOomScoreAdj: boolean): string {
-  return `[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = ${restrictOomScoreAdj}
+/** Network namespaces are below the state directory, too: containerd's own place for them is /run/netns. */
+function criConfig(dir: string, settings: CriSettings): string {
+  const own = { netns_mounts_under_state_dir: true, ...settings };
+  return `[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = ${JSON.stringify(PAUSE_IMAGE)}
+[plugins.'io.containerd.cri.v1.runtime']
+${Object.entries(own)
+  .map(([key, value]) => `  ${key} = ${value}`)
+  .join('\n')}
   [plugins.'io.containerd.cri.v1.runtime'.cni]
     bin_dirs = [${JSON.stringify(join(dir, 'cni', 'bin'))}]
     conf_dir = ${JSON.stringify(join(dir, 'cni', 'net.d'))}
@@ -80,7 +99,11 @@ export async function startContainerd(options: ContainerdOptions): Promise<Conta
   }
   mkdirSync(dir, { recursive: true });
   chmodSync(dir, 0o711);
-  const config = containerdConfig(dir, { cri: options.cri === true, restrictOomScoreAdj: !mayLowerOomScore() });
+  const { cri } = options;
+  const config = containerdConfig(dir, {
+    ...(cri === undefined ? {} : { cri }),
+    restrictOomScoreAdj: !mayLowerOomScore(),
+  });
   const configFile = join(dir, 'containerd.toml');
   await ensureShim(dir, options.runDir, env);
   writeFileSync(configFile, config);

@@ -70,7 +70,7 @@ describe('withDevLock', () => {
 
 describe('containerd', () => {
   it('keeps everything below its directory', () => {
-    const text = containerdConfig('/d', { cri: false, restrictOomScoreAdj: true });
+    const text = containerdConfig('/d', { restrictOomScoreAdj: true });
     const paths = [...text.matchAll(/"(\/[^"]*)"/g)].map((match) => match[1] ?? '');
 
     expect(paths.length).toBeGreaterThan(3);
@@ -80,7 +80,7 @@ describe('containerd', () => {
   });
 
   it('serves CRI on a machine whose root may not lower oom_score_adj', () => {
-    const text = containerdConfig('/d', { cri: true, restrictOomScoreAdj: true });
+    const text = containerdConfig('/d', { cri: {}, restrictOomScoreAdj: true });
 
     expect(text).toContain('restrict_oom_score_adj = true');
     expect(text).toContain('io.containerd.runc.kybernate.v1');

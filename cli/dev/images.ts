@@ -65,6 +65,13 @@ async function pythonFiles(): Promise<string[]> {
 
 export const IMAGES = {
   'docker.io/kybernate/busybox:1': { files: () => Promise.resolve([]), names: {}, command: ['/bin/sh'], env: [PATH] },
+  'docker.io/kybernate/pause:1': {
+    files: () => Promise.resolve([]),
+    names: {},
+    // First process of a pod: it reaps what other containers of a shared pid namespace leave.
+    command: ['/bin/sh', '-c', "trap 'exit 0' TERM INT; while :; do sleep 1000 & wait $!; done"],
+    env: [PATH],
+  },
   'docker.io/kybernate/redis:1': {
     // One program under two names; package redis-server, which has the other name, would start a service.
     files: () => withLibraries([hostFile('/usr/bin/redis-check-rdb'), hostFile('/usr/bin/redis-cli')]),

@@ -60,6 +60,7 @@ export const PROGRAMS = {
   portmap: CNI,
   dockerd: { ...DOCKER, subdir: 'usr/sbin' },
   docker: { ...DOCKER, subdir: 'usr/bin' },
+  'docker-registry': { package: 'debian-docker-registry', version: '2.8.2', dirs: [], subdir: 'usr/bin' },
 } as const satisfies Record<string, ProgramSpec>;
 
 export type ProgramName = keyof typeof PROGRAMS;

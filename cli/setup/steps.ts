@@ -124,6 +124,12 @@ const DEBIAN_STEPS: readonly DebianStep[] = [
       'libdevmapper1.02.1': '2:1.02.185',
     },
   },
+  {
+    name: 'registry',
+    why: 'private image registry (CNCF distribution) of the tests',
+    programs: ['docker-registry'],
+    packages: { 'docker-registry': '2.8.2' },
+  },
 ];
 
 function debianStep(step: DebianStep): Step {

@@ -44,6 +44,8 @@ export const LOGS_DIR = 'logs';
 export const LOG_FILES = {
   dump: 'logs/dump.log',
   runc: 'logs/runc.log',
+  /** CRIU's own times and counts of the dump */
+  stats: 'logs/stats-dump',
   events: 'logs/events.jsonl',
 } as const;
 

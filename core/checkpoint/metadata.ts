@@ -54,6 +54,8 @@ export const metadata = z.object({
     /** image reference and digest; absent for a container made from a root file system */
     image: z.object({ ref: z.string(), digest: z.string() }).optional(),
     labels: z.record(z.string(), z.string()),
+    /** when the container was made; absent where nobody knows */
+    createdAt: z.string().optional(),
     /** how Docker had made it, in Docker's own words; absent for a container that was not Docker's */
     docker: z
       .object({

@@ -26,6 +26,7 @@ interface WireContainer {
   readonly snapshotter: string;
   readonly snapshotKey: string;
   readonly sandbox: string;
+  readonly createdAt: { readonly seconds: number; readonly nanos: number } | null;
 }
 
 interface WireProcess {
@@ -50,6 +51,7 @@ const STATUSES: Readonly<Record<string, TaskStatus>> = {
 
 function toRecord(container: WireContainer): ContainerRecord {
   const options = container.runtime?.options ?? null;
+  const { createdAt } = container;
   return {
     id: container.id,
     labels: container.labels,
@@ -59,6 +61,9 @@ function toRecord(container: WireContainer): ContainerRecord {
     snapshotter: container.snapshotter,
     snapshotKey: container.snapshotKey,
     sandboxId: container.sandbox,
+    ...(createdAt === null
+      ? {}
+      : { createdAt: new Date(createdAt.seconds * 1000 + createdAt.nanos / 1_000_000).toISOString() }),
   };
 }
 

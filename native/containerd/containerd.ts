@@ -13,6 +13,8 @@ export interface ContainerRecord {
   readonly snapshotter: string;
   readonly snapshotKey: string;
   readonly sandboxId: string;
+  /** ISO 8601; containerd sets it */
+  readonly createdAt?: string;
 }
 
 export interface AnyMessage {

@@ -65,6 +65,7 @@ async function ours(more: Partial<ReturnType<typeof sampleMetadata>> = {}): Prom
     'fs/link-remap.tar': tarOf([{ name: 'tmp/link_remap.1', content: 'open' }]),
     'fs/deleted.files': '["etc/gone","emptied"]',
     'logs/dump.log': 'dumped',
+    'logs/stats-dump': 'counted',
   });
   const manifest = await commitDir(dir, 'ck-ours');
   const metadata = sampleMetadata('ck-ours', manifest);
@@ -118,6 +119,7 @@ describe('an export', PATIENT, () => {
     expect(files.get('rootfs-diff.tar')?.toString('latin1')).toContain('tmp/link_remap.1');
     expect(JSON.parse(files.get('deleted.files')?.toString() ?? '')).toEqual(['/etc/gone']);
     expect(exported.warnings).toEqual([expect.stringContaining('emptied')]);
+    expect(files.get('stats-dump')?.toString()).toBe('counted');
   });
 
   it('in the form of the CRI has whiteouts, and is imported again', async () => {
@@ -128,6 +130,41 @@ describe('an export', PATIENT, () => {
     expect(again.origin).toMatchObject({ format: 'containerd', image: { configDigest: `sha256:${'ab'.repeat(32)}` } });
     const deleted = await readFile(join(again.path, 'fs/deleted.files'), 'utf8');
     expect(JSON.parse(deleted)).toEqual(['emptied', 'etc/gone']);
+  });
+
+  it('in the form of the CRI has a status of its container, and an image that can be pulled by its digest', async () => {
+    const dir = await ours({
+      container: {
+        id: 'ab'.repeat(32),
+        namespace: 'k8s.io',
+        runtime: 'io.containerd.runc.v2',
+        labels: { 'io.kubernetes.pod.name': 'web-0', 'io.cri-containerd.kind': 'container' },
+        createdAt: '2025-01-01T00:00:00.000Z',
+        image: { ref: 'registry:5000/team/web:1', digest: `sha256:${'ee'.repeat(32)}` },
+        pod: { namespace: 'shop', name: 'web-0', uid: 'u-1', container: 'app' },
+      },
+    });
+
+    const files = await contents(await exportedFiles(await openDirectoryCopy(dir, testOp()), 'cri', undefined));
+
+    const json = (name: string): unknown => JSON.parse(files.get(name)?.toString() ?? '');
+    expect(json('config.dump')).toMatchObject({
+      id: 'ab'.repeat(32),
+      name: 'app_web-0_shop_u-1_0',
+      rootfsImageName: 'registry:5000/team/web:1',
+      rootfsImageRef: `registry:5000/team/web@sha256:${'ee'.repeat(32)}`,
+      createdTime: '2025-01-01T00:00:00.000Z',
+      checkpointedTime: '2025-01-02T03:04:05.000Z',
+    });
+    expect(json('status.dump')).toMatchObject({
+      state: 1,
+      created_at: 1_735_689_600_000_000_000,
+      labels: { 'io.kubernetes.pod.name': 'web-0' },
+    });
+    expect(json('status.dump')).not.toHaveProperty(['labels', 'io.cri-containerd.kind']);
+    expect(json('status')).toMatchObject({ Version: 'v1', CreatedAt: 1_735_689_600_000_000_000 });
+    expect(json('spec.dump')).toMatchObject({ annotations: { 'io.kubernetes.cri.sandbox-name': 'web-0' } });
+    expect(files.get('stats-dump')?.toString()).toBe('counted');
   });
 
   it('as an image is added to a layout, is imported from there', async () => {

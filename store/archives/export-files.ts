@@ -29,6 +29,7 @@ export interface ExportedArchive {
 const MOVED = new Map<string, string>([
   [FS_FILES.devShm, FOREIGN_FILES.devShm],
   [LOG_FILES.dump, FOREIGN_FILES.dumpLog],
+  [LOG_FILES.stats, FOREIGN_FILES.stats],
 ]);
 
 /**

@@ -15,6 +15,8 @@ export const FOREIGN_FILES = {
   stats: 'stats-dump',
   networkStatus: 'network.status',
   statusDump: 'status.dump',
+  /** containerd's own record of the container */
+  status: 'status',
   bindMounts: 'bind.mounts',
   logPath: 'io.kubernetes.cri-o.LogPath',
   podOptions: 'pod.options',

@@ -105,6 +105,7 @@ export function foreignMetadata(facts: ForeignFacts): Metadata {
       namespace: facts.namespace,
       runtime: fieldOf(config, 'runtime') ?? UNKNOWN,
       labels: stringsOf(config['labels']),
+      ...containerCreatedAt(config),
       ...podOf(original),
     },
     node: {
@@ -155,6 +156,11 @@ function createdAt(config: Config, dumpedAtS: number): string {
   const told = Date.parse(fieldOf(config, 'checkpointedTime') ?? '');
   const ms = told > 0 ? told : dumpedAtS * 1000;
   return new Date(Number.isSafeInteger(ms) && ms > 0 && ms < 8.64e15 ? ms : 0).toISOString();
+}
+
+function containerCreatedAt(config: Config): { createdAt?: string } {
+  const ms = Date.parse(fieldOf(config, 'createdTime') ?? '');
+  return ms > 0 ? { createdAt: new Date(ms).toISOString() } : {};
 }
 
 function processesOf({ tree, commands }: ForeignFacts): Metadata['processes'] {

@@ -36,7 +36,7 @@ export function podmanDumps({ spec, metadata, containerId, image }: DumpInput): 
     command: spec.process?.args ?? [],
     stopSignal: 15,
     stopTimeout: 10,
-    createdTime: metadata.createdAt,
+    createdTime: metadata.container.createdAt ?? metadata.createdAt,
     checkpointedTime: metadata.createdAt,
     cgroupManager: 'cgroupfs',
     cgroupsMode: 'enabled',

@@ -20,7 +20,7 @@ export interface TestServers {
   /** KYBERNATE_RUN_DIR for node workers: the shim's wrapper looks for the agent there */
   readonly runDir: string;
   temporal(): Promise<TemporalServer>;
-  containerd(options?: { cri?: boolean }): Promise<Containerd>;
+  containerd(): Promise<Containerd>;
   s3(): Promise<S3Server>;
   /** Stops everything and removes the directory. */
   close(): Promise<void>;
@@ -64,7 +64,7 @@ export async function openTestServers(): Promise<TestServers> {
     dir,
     runDir,
     temporal: () => startTemporal({ dir, env }),
-    containerd: (options = {}) => startContainerd({ dir, env, runDir, ...options }),
+    containerd: () => startContainerd({ dir, env, runDir }),
     s3: () => startS3({ dir, env }),
     close: () => closeDir(dir),
   };

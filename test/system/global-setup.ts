@@ -3,8 +3,9 @@ import { basename } from 'node:path';
 import type { TestProject } from 'vitest/node';
 
 import { requireProgram } from '../../cli/setup/programs.ts';
-import { type ImageName, IMAGES, importImages } from '../../cli/dev/images.ts';
+import { importImages } from '../../cli/dev/images.ts';
 import { openTestServers, type TestServers } from '../harness/dev-servers.ts';
+import { BUSYBOX_IMAGE, PYTHON_IMAGE, REDIS_IMAGE } from '../harness/images.ts';
 import type { LaneServers } from '../harness/provided.ts';
 
 const opened: TestServers[] = [];
@@ -30,7 +31,7 @@ async function startLane(servers: TestServers): Promise<LaneServers> {
   // All containerds of a machine share runc's root below the namespace: two at once must not meet there.
   const namespace = basename(servers.dir).toLowerCase();
   const [temporal, containerd, s3] = await Promise.all([servers.temporal(), servers.containerd(), servers.s3()]);
-  await importImages(containerd, namespace, Object.keys(IMAGES) as ImageName[], process.env);
+  await importImages(containerd, namespace, [BUSYBOX_IMAGE, REDIS_IMAGE, PYTHON_IMAGE], process.env);
   const { address, dir, path } = containerd;
   const [runc = '', criu = '', ctr = ''] = (['runc', 'criu', 'ctr'] as const).map((name) =>
     requireProgram(name, process.env),
