@@ -10,8 +10,11 @@ import type { RestoredProcess, RestoreProcessRequest } from '../core/contract/pr
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { ProgramDeps } from '../engine/facts.ts';
-import { removeOperation } from '../engine/operation.ts';
-import { removeRestoredProcess, restoreProcess } from '../engine/restore-process.ts';
+import { removeOperationCgroup } from '../engine/operation-cgroup.ts';
+import { claimOperation, thisCommand } from '../engine/operation-owner.ts';
+import { forgetRestore, takeLease } from '../engine/restore-operation.ts';
+import { restoreProcess } from '../engine/restore-process.ts';
+import { removeRestoredProcess } from '../engine/restored-process.ts';
 import { childEnd, type ChildEnd } from '../native/libc/wait.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 import { checkDirectorySignature, openTrust } from '../store/crypto/signing.ts';
@@ -21,6 +24,7 @@ import type { Cli } from './cli.ts';
 import { runLocally } from './local-work.ts';
 import { createOutput } from './output.ts';
 import { requireProgram } from './setup/programs.ts';
+import { hookSettings } from '../workers/config.ts';
 
 /** What a shell adds to the number of the signal that has ended a program. */
 const SIGNAL_EXIT = 128;
@@ -41,6 +45,7 @@ export async function restoreHere(cli: Cli, request: RestoreProcessRequest, flag
   const terminal = flags.attach === true && isatty(0);
   const work = { output, title: `restore of ${dir}`, phase: 'verifying', name: dir } as const;
   let restored: RestoredProcess;
+  claim(deps, operationId, request);
   try {
     restored = await runLocally(cli, work, async (op) => {
       await verify(cli, dir, op);
@@ -58,7 +63,8 @@ export async function restoreHere(cli: Cli, request: RestoreProcessRequest, flag
     await removeRestoredProcess(deps, operationId);
     throw error;
   } finally {
-    removeOperation(deps.settings, operationId);
+    forgetRestore(deps.settings, operationId);
+    removeOperationCgroup(operationId);
   }
   const result = { ...restored, node: deps.settings.node };
   if (flags.attach !== true) {
@@ -72,6 +78,17 @@ export async function restoreHere(cli: Cli, request: RestoreProcessRequest, flag
     output.result({ ...result, ...end }, () => '');
   }
   cli.setExitCode(exitCode);
+}
+
+/** A node worker of this machine leaves it alone then, and nobody removes the checkpoint meanwhile. */
+function claim({ settings }: ProgramDeps, operationId: string, { checkpointId }: RestoreProcessRequest): void {
+  claimOperation(settings, operationId, {
+    command: thisCommand(),
+    ...(checkpointId === undefined ? {} : { checkpointId }),
+  });
+  if (checkpointId !== undefined) {
+    takeLease(settings, checkpointId, operationId);
+  }
 }
 
 const FORWARDED = ['SIGTERM', 'SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const;
@@ -118,6 +135,8 @@ function programDeps(cli: Cli): ProgramDeps {
     restoreRoots: [],
     restoreFromEnvironment: false,
     restoreRuntime: '',
+    // Those of the node: its owner has them run, and refuse, whoever restores.
+    hooks: hookSettings(cli.env),
   };
   return { settings, run: runExeca };
 }

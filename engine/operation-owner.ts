@@ -1,15 +1,20 @@
 /*
- * Who drives an operation that has no plan: a restore, a fetch, a call to the agent. `owner.json` lies in the operation's
- * directory before anything of it is made, so that whoever finds the rest knows whom to ask whether it is still wanted.
+ * Who drives an operation that has no plan: a restore, a fetch, a call to the agent, a command. `owner.json` lies in the
+ * operation's directory before anything of it is made, so that whoever finds the rest knows whom to ask whether it is still
+ * wanted.
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { OPERATION_ID_PATTERN } from '../core/ids.ts';
+import { readProcess } from '../native/proc/tree.ts';
 import { operationPaths, readJson, writeJson, type OperationPlan } from './operation.ts';
 import type { NodeSettings } from './node-deps.ts';
 
 export interface OperationOwner {
-  readonly workflow: OperationPlan['workflow'];
+  /** absent for a command */
+  readonly workflow?: OperationPlan['workflow'];
+  /** process of a command that does the operation itself: it is wanted as long as that lives */
+  readonly command?: { readonly pid: number; readonly startTime: number };
   /** whose files it may be writing */
   readonly checkpointId?: string;
 }
@@ -48,6 +53,16 @@ export async function whileUnderWay<Result>(operationId: string, answer: () => P
   } finally {
     underWay.delete(operationId);
   }
+}
+
+/** This process, as the owner of what it does itself. */
+export function thisCommand(): NonNullable<OperationOwner['command']> {
+  return { pid: process.pid, startTime: readProcess(process.pid)?.startTime ?? 0 };
+}
+
+/** Does the command that does it live? */
+export function isCommandAlive({ command }: OperationOwner): boolean {
+  return command !== undefined && readProcess(command.pid)?.startTime === command.startTime;
 }
 
 function ownerFile(settings: Settings, operationId: string): string {

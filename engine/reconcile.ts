@@ -16,7 +16,7 @@ import type { NodeDeps } from './node-deps.ts';
 import { sweepOperationCgroups } from './operation-cgroup.ts';
 import { runnerPid } from './runner-process.ts';
 import { listOperations, operationPaths, readPlan, removeOperation, type OperationPlan } from './operation.ts';
-import { readOwner } from './operation-owner.ts';
+import { isCommandAlive, readOwner } from './operation-owner.ts';
 import { endRestore } from './restore-end.ts';
 import { listNotes, readNote } from './restore-notes.ts';
 import { undoWithoutRunner } from './undo-dead.ts';
@@ -98,10 +98,12 @@ async function ofEach(
 /** Does nobody drive it any more? A restore that others asked for ends with its bundle (`sweepRestores`). */
 async function isOver(settings: NodeDeps['settings'], operationId: string, isRunClosed: IsRunClosed): Promise<boolean> {
   const restore = readRestore(settings, operationId);
+  const owner = readOwner(settings, operationId);
+  if (owner?.command !== undefined) {
+    return !isCommandAlive(owner);
+  }
   const workflow =
-    readPlan(settings, operationId)?.workflow ??
-    readOwner(settings, operationId)?.workflow ??
-    readNote(settings, operationId)?.workflow;
+    readPlan(settings, operationId)?.workflow ?? owner?.workflow ?? readNote(settings, operationId)?.workflow;
   if (restore?.madeBy === 'others') {
     return false;
   }

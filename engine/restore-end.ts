@@ -12,7 +12,6 @@ import { parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
 import { listProcesses } from '../native/proc/tree.ts';
 import { keepInDocker, removeFromDocker } from './docker/undo.ts';
-import { settledRestore } from './restore-process.ts';
 import { putBackRaises } from './gpu/restore-steps.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { retireToken } from './operation.ts';
@@ -21,6 +20,7 @@ import { clearDeadRestore, endHalfRestored } from './restore-leftovers.ts';
 import { readNote } from './restore-notes.ts';
 import { forgetRestore, readRestore, type RestoreRecord } from './restore-operation.ts';
 import { endTask, snapshotKeyOf, type RestoreRef } from './restore-start.ts';
+import { settledRestore } from './restored-process.ts';
 
 /** A step that is under way ends when its container is gone; the runtime, too. */
 const STEP_MS = 20_000;

@@ -1,7 +1,7 @@
 /*
  * A tree of processes brought back by one call of CRIU's RPC. Until CRIU's event `post-restore` nothing of it has run, and
  * whatever fails before leaves nothing of it; at that event it is noted, and moved into a cgroup of its own, where the end
- * of a worker does not reach it. From there on nothing here ends it.
+ * of a worker does not reach it. From the event `pre-resume` on it may run, and nothing here ends it.
  */
 import { closeSync, cpSync, mkdirSync, openSync, rmSync, type PathLike } from 'node:fs';
 import { join } from 'node:path';
@@ -15,15 +15,16 @@ import { criuRpcOptions } from '../core/oci/criu-options.ts';
 import { warningTexts } from '../core/preflight.ts';
 import { criuRestore, CriuError } from '../native/criu/rpc/rpc.ts';
 import { deleteTable } from '../native/net/nft.ts';
-import { descendantPids, readProcess } from '../native/proc/tree.ts';
+import { readProcess } from '../native/proc/tree.ts';
 import type { ProgramDeps } from './facts.ts';
-import { joinOperationCgroup, joinProcessCgroup, killOperation, operationPids } from './operation-cgroup.ts';
-import { operationPaths, readJson, writeJson } from './operation.ts';
+import { joinOperationCgroup, killOperation } from './operation-cgroup.ts';
+import { operationPaths } from './operation.ts';
 import { createHooks, planHooks, type Hooks } from './hooks.ts';
 import { surveyProcessRestore, type ProcessRestoreWish } from './preflight/process.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { pruneLogs, restoreLogsDir } from './restore-operation.ts';
 import { readMetadata } from './restore-source.ts';
+import { endRestored, liveRestored, noteRestored, settledRestore } from './restored-process.ts';
 
 export interface ProcessRestore extends RestoreProcessOptions {
   readonly operationId: string;
@@ -34,15 +35,9 @@ export interface ProcessRestore extends RestoreProcessOptions {
   readonly attach?: { readonly terminal: boolean };
 }
 
-interface Restored {
-  readonly pid: number;
-  readonly startTime: number;
-}
-
 const HOOKED = { operation: 'restore', kind: 'process' } as const;
 const REAPED_MS = 3000;
-/** CRIU that lost its peer fails at its next event, or has nothing left to do. */
-const CRIU_ENDS_MS = 10_000;
+const HOOKS_LOG = 'hooks.log';
 
 /** Everything that can be known before anything is made. @throws Incompatible with every reason */
 export async function planProcessRestore(
@@ -77,8 +72,8 @@ export async function restoreProcess(deps: ProgramDeps, op: Op, restore: Process
   const begun = performance.now();
   const known = await settledRestore(deps, operationId);
   if (known !== undefined) {
-    const { checkpointId, process: tree } = readMetadata(restore.checkpointDir);
-    return { ...known, checkpointId, processes: tree?.ids.length ?? 1, restoreMs: 0, warnings: [] };
+    const { checkpointId, processes } = readMetadata(restore.checkpointDir);
+    return { ...known, checkpointId, processes: processes.length, restoreMs: 0, warnings: [] };
   }
   const { metadata, warnings } = await planProcessRestore(deps, restore);
   const hooks = hooksOf(deps, op, restore, metadata);
@@ -103,45 +98,6 @@ export async function restoreProcess(deps: ProgramDeps, op: Op, restore: Process
   };
 }
 
-/** Ends CRIU and what it has half made; a tree that runs stays. @returns the tree that runs */
-export async function settledRestore({ settings }: ProgramDeps, operationId: string): Promise<Restored | undefined> {
-  const deadline = performance.now() + CRIU_ENDS_MS;
-  // One that is at its end finishes: what it has let go must not be killed.
-  while (restoredNote(settings, operationId) !== undefined && performance.now() < deadline) {
-    if (!operationPids(operationId).some((pid) => readProcess(pid)?.command === 'criu')) {
-      break;
-    }
-    await sleep(20);
-  }
-  await killOperation(operationId);
-  const note = restoredNote(settings, operationId);
-  const live = note === undefined ? undefined : readProcess(note.pid);
-  return live !== undefined && live.state !== 'Z' && live.startTime === note?.startTime ? note : undefined;
-}
-
-/** The undo of a restore whose result nobody got. Idempotent. */
-export async function removeRestoredProcess(deps: ProgramDeps, operationId: string): Promise<void> {
-  const live = await settledRestore(deps, operationId);
-  if (live !== undefined) {
-    for (const pid of descendantPids(live.pid)) {
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch {
-        // ESRCH: it has ended with its parent.
-      }
-    }
-  }
-  rmSync(noteFile(deps.settings, operationId), { force: true });
-}
-
-function noteFile(settings: ProgramDeps['settings'], operationId: string): string {
-  return join(operationPaths(settings, operationId).dir, 'restored-process.json');
-}
-
-function restoredNote(settings: ProgramDeps['settings'], operationId: string): Restored | undefined {
-  return readJson(noteFile(settings, operationId)) as Restored | undefined;
-}
-
 async function callCriu(
   deps: ProgramDeps,
   op: Op,
@@ -150,8 +106,7 @@ async function callCriu(
 ): Promise<number> {
   const { settings, run } = deps;
   const { operationId, checkpointDir, tcp, attach } = restore;
-  const paths = operationPaths(settings, operationId);
-  const workDir = join(paths.dir, 'criu-restore');
+  const workDir = workDirOf(deps, operationId);
   rmSync(workDir, { recursive: true, force: true });
   mkdirSync(workDir, { recursive: true, mode: 0o700 });
   const { tcpEstablished: _kept, ...options } = criuRpcOptions(
@@ -164,6 +119,7 @@ async function callCriu(
   const abort = (): void => void killOperation(operationId);
   signal.addEventListener('abort', abort, { once: true });
   const inherited = openInherited(restore, tree);
+  let isResuming = false;
   try {
     return await criuRestore(
       { run, criuPath: settings.criuPath },
@@ -182,6 +138,7 @@ async function callCriu(
         inheritInput: attach?.terminal === true,
         onSpawn: (pid) => joinOperationCgroup(operationId, pid),
         onEvent: async (event) => {
+          isResuming ||= event.name === 'pre-resume';
           try {
             await hooks.onEvent(event);
           } finally {
@@ -199,6 +156,14 @@ async function callCriu(
     );
   } catch (error) {
     await killOperation(operationId);
+    const live = isResuming ? liveRestored(deps, operationId) : undefined;
+    if (live !== undefined) {
+      // Ended by others when all that it had left to do was to let them go, which the kernel has done then.
+      op.log.warn({ operationId, error: messageOf(error) }, 'CRIU ended before it said that the processes run');
+      return live.pid;
+    }
+    // Those that it had made wait for a CRIU that is not there any more.
+    await endRestored(deps, operationId);
     op.signal.throwIfAborted();
     const logs = join(restoreLogsDir(settings), `restore-${operationId}`);
     cpSync(workDir, logs, { recursive: true });
@@ -206,8 +171,12 @@ async function callCriu(
     throw restoreFailed(error, { metadata, budget, budgetMs: restore.restoreBudgetMs, logs });
   } finally {
     signal.removeEventListener('abort', abort);
-    inherited.filter(({ own }) => own).forEach(({ fd }) => closeSync(fd));
+    closeOwn(inherited);
   }
+}
+
+function workDirOf({ settings }: ProgramDeps, operationId: string): string {
+  return join(operationPaths(settings, operationId).dir, 'criu-restore');
 }
 
 function hooksOf(deps: ProgramDeps, op: Op, { operationId, checkpointDir }: ProcessRestore, metadata: Metadata): Hooks {
@@ -218,20 +187,12 @@ function hooksOf(deps: ProgramDeps, op: Op, { operationId, checkpointDir }: Proc
     checkpointId: metadata.checkpointId,
     node: settings.node,
     imageDir: join(checkpointDir, CRIU_DIR),
+    logFile: join(workDirOf(deps, operationId), HOOKS_LOG),
   });
 }
 
 /** The descriptors of `CriuCallOptions.fds`, as CRIU has them. */
 const FIRST_FD = 4;
-
-function noteRestored({ settings }: ProgramDeps, operationId: string, pid: number): void {
-  const startTime = readProcess(pid)?.startTime;
-  if (startTime === undefined) {
-    throw new KybernateError('RestoreFailed', `process ${pid} ended while it was restored`);
-  }
-  writeJson(noteFile(settings, operationId), { pid, startTime } satisfies Restored);
-  joinProcessCgroup(operationId, descendantPids(pid));
-}
 
 interface Inherited {
   readonly key: string;
@@ -245,21 +206,30 @@ function openInherited({ stdio, attach, directory }: ProcessRestore, { pipes, cw
   const opened: Inherited[] = [];
   const add = (key: string, path: PathLike, flags: string): void =>
     void opened.push({ key, fd: openSync(path, flags, 0o600), own: true });
-  for (const { key, fd, write } of pipes) {
-    const wanted = [stdio.stdin, stdio.stdout, stdio.stderr][fd];
-    if (wanted !== undefined && wanted !== 'null') {
-      add(key, wanted, write ? 'a' : 'r');
-    } else if (wanted === undefined && attach !== undefined && fd <= 2) {
-      opened.push({ key, fd, own: false });
-    } else {
-      add(key, '/dev/null', write ? 'a' : 'r');
+  try {
+    for (const { key, fd, write } of pipes) {
+      const wanted = [stdio.stdin, stdio.stdout, stdio.stderr][fd];
+      if (wanted !== undefined && wanted !== 'null') {
+        add(key, wanted, write ? 'a' : 'r');
+      } else if (wanted === undefined && attach !== undefined && fd <= 2) {
+        opened.push({ key, fd, own: false });
+      } else {
+        add(key, '/dev/null', write ? 'a' : 'r');
+      }
     }
-  }
-  if (directory !== undefined && directory !== cwd) {
-    // CRIU knows files by their path without its first slash.
-    add(cwd.slice(1), directory, 'r');
+    if (directory !== undefined && directory !== cwd) {
+      // CRIU knows files by their path without its first slash.
+      add(cwd.slice(1), directory, 'r');
+    }
+  } catch (error) {
+    closeOwn(opened);
+    throw error;
   }
   return opened;
+}
+
+function closeOwn(inherited: readonly Inherited[]): void {
+  inherited.filter(({ own }) => own).forEach(({ fd }) => closeSync(fd));
 }
 
 function restoreFailed(

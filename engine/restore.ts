@@ -166,7 +166,7 @@ export async function makeContainer(
 export async function endEarlierRuns(deps: NodeDeps, op: Op, { operationId, workflow }: OperationRun): Promise<void> {
   for (const other of await listOperations(deps.settings)) {
     const owner = readOwner(deps.settings, other);
-    if (other !== operationId && owner !== undefined && isEarlierRun(owner.workflow, workflow)) {
+    if (other !== operationId && owner?.workflow !== undefined && isEarlierRun(owner.workflow, workflow)) {
       await endRestore(deps, op, other);
     }
   }

@@ -1,6 +1,7 @@
 /* The steps of a restore of processes; those of their checkpoint are the ones of containers. */
 import type { RestoreContext } from '../../core/contract/restore.ts';
-import { planProcessRestore, removeRestoredProcess, restoreProcess } from '../../engine/restore-process.ts';
+import { planProcessRestore, restoreProcess } from '../../engine/restore-process.ts';
+import { removeRestoredProcess } from '../../engine/restored-process.ts';
 import { checkToken, retireToken } from '../../engine/operation.ts';
 import { claimOperation } from '../../engine/operation-owner.ts';
 import { asStep } from '../../engine/operation-steps.ts';

@@ -76,6 +76,8 @@ function idFindings({ ids, pid, startTime }: ProcessTree): Finding[] {
   });
 }
 
+const STREAMS = ['stdin', 'stdout', 'stderr'] as const;
+
 function fileFindings({ files, cwd }: ProcessTree, { directory, stdio }: ProcessRestoreWish): Finding[] {
   // A stream that goes elsewhere is not opened again.
   const missing = files.flatMap(({ path, bytes }): Finding[] => {
@@ -99,8 +101,17 @@ function fileFindings({ files, cwd }: ProcessTree, { directory, stdio }: Process
   // CRIU cannot tell it from the root directory, which would be replaced with it.
   const isRoot = directory !== undefined && directory !== cwd && cwd === '/';
   const rootRemedy = 'leave --directory away: the root directory is on every node';
+  const streams = STREAMS.flatMap((name): Finding[] => {
+    const path = stdio[name];
+    const found = path === undefined || path === 'null' ? undefined : statSync(path, { throwIfNoEntry: false });
+    // Opening a pipe waits for its other end, perhaps for ever.
+    return found === undefined || found.isFile() || found.isCharacterDevice()
+      ? []
+      : [problem('open-files', `${path}, wanted as ${name}, is no file`, { remedy: 'name a file, or null' })];
+  });
   return [
     ...missing,
+    ...streams,
     ...(isRoot ? [problem('open-files', 'its working directory was /, which stays it', { remedy: rootRemedy })] : []),
     ...(isDirectory
       ? []
@@ -117,8 +128,6 @@ function fileFindings({ files, cwd }: ProcessTree, { directory, stdio }: Process
       : [problem('open-files', `${stdio.stdin}, wanted as standard input, is not here`)]),
   ];
 }
-
-const STREAMS = ['stdin', 'stdout', 'stderr'] as const;
 
 function streamFindings({ pipes }: ProcessTree, { stdio, attached }: ProcessRestoreWish): Finding[] {
   const refused = STREAMS.filter((name, fd) => stdio[name] !== undefined && !pipes.some((pipe) => pipe.fd === fd));

@@ -112,7 +112,10 @@ export async function surveyForeignRestore(
 }
 
 async function nodeReasons(deps: NodeDeps, metadata: Metadata, tcp: 'keep' | 'close'): Promise<Finding[]> {
-  return machineReasons(deps, await probeNodeFacts(deps), metadata, tcp);
+  return [
+    ...(await machineReasons(deps, await probeNodeFacts(deps), metadata, tcp)),
+    ...hookFindings(deps.settings.hooks, { operation: 'restore', kind: 'container' }),
+  ];
 }
 
 /** What holds for containers and processes alike. */
@@ -131,7 +134,6 @@ export async function machineReasons(
     ...nodeFindings(knownOf(metadata, here), here),
     ...(unlocks ? [] : [problem('criu-features', 'its connections are kept, and this CRIU cannot lock by nftables')]),
     ...(await missingPrograms(deps)),
-    ...hookFindings(deps.settings.hooks, { operation: 'restore', kind: 'container' }),
     ...lsmFindings(metadata.security, { kind: lsm, ...(profiles === undefined ? {} : { profiles }) }),
   ];
 }

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
@@ -17,16 +17,21 @@ const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
 
 let stack: Stack;
 let processes: Processes;
+let hooks: string;
 let round = 0;
 
 beforeAll(async () => {
-  stack = await Stack.open({ withSidecar: false });
+  // Root's alone on the whole way down, and not mounted noexec.
+  hooks = mkdtempSync('/var/lib/kybernate-hooks-');
+  stack = await Stack.open({ withSidecar: false, env: { KYBERNATE_HOOKS_DIR: hooks } });
   processes = new Processes(stack.dir);
 });
 afterEach(async () => {
   await processes.endAll();
   rmSync(join(stack.stateDir, 'checkpoints'), { recursive: true, force: true });
 });
+// Also where the stack could not be opened; the hooks of vitest run last one first.
+afterAll(() => rmSync(hooks, { recursive: true }));
 afterAll(async () => {
   await stack.close();
 });
@@ -178,3 +183,21 @@ function readOr(file: string): string {
     return '';
   }
 }
+
+test('a CRIU that is killed when it has made the processes leaves none of them, and the next restore has its pids', async () => {
+  const pid = await processes.start('counter');
+  await (await start(pid, 'stop')).result();
+  await until('its pid to be free', () => readProcess(pid) === undefined);
+  const restore = { node: stack.node, checkpointId: `ck-survival-${round}` };
+  mkdirSync(join(hooks, 'post-restore'), { mode: 0o755 });
+  const killsCriu = "#!/bin/sh\nkill -9 $(awk '/^PPid:/ { print $2 }' /proc/$KYBERNATE_PID/status)\n";
+  writeFileSync(join(hooks, 'post-restore', '10-kill'), killsCriu, { mode: 0o755 });
+
+  const failed = await stack.client.restoreProcess(restore);
+  await expect(failed.result()).rejects.toMatchObject({ type: 'RestoreFailed' });
+
+  expect(['Z', undefined]).toContain(readProcess(pid)?.state);
+  rmSync(join(hooks, 'post-restore'), { recursive: true });
+  processes.adopt((await (await stack.client.restoreProcess(restore)).result()).pid);
+  await processes.countsOn('counter');
+});
