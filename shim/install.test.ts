@@ -179,6 +179,25 @@ describe('the fast path', () => {
     expect(stdout.split(' ')[0]).toBe(by);
   });
 
+  it.each([
+    ['ends the container', [], ' --link-remap'],
+    ['leaves it running', ['--leave-running'], ''],
+    ['is a first one of several', ['--pre-dump'], ''],
+    ['asks for it already', ['--link-remap'], ''],
+  ])('gives files without a name one for the dump when a checkpoint %s: %j', (_title, flags, added) => {
+    writeFileSync(
+      installation.runcPath,
+      '#!/bin/sh\ncase "$*" in *--help) echo "   --link-remap  allow" ;; *) echo "runc $*" ;; esac\n',
+    );
+    installShim(installation);
+    const root = join(dir, 'root');
+    mkdirSync(join(root, 'id'), { recursive: true });
+    writeFileSync(join(root, 'id/state.json'), JSON.stringify(state(USUAL)));
+    const before = ['--root', root, 'checkpoint', '--image-path', '/i', ...flags];
+
+    expect(runc([...before, 'id']).stdout).toBe(`runc ${before.join(' ')}${added} id`);
+  });
+
   it('waits with a resume until the agent has paused the container again', async () => {
     installShim(installation);
     const mark = join(dir, 'root/id/kybernate-checkpoint');

@@ -1,5 +1,5 @@
 /*
- * The whole support matrix: builds the versions of runc that it compares, runs every cell and writes what came out to
+ * The whole support matrix: builds the versions of runc and Podman that it compares, runs every cell and writes what came out to
  * test/matrix/results.json and docs/support.md.
  *
  * node tools/matrix.ts [<part of platform/runtime>]
@@ -8,18 +8,27 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { cacheDir } from '../cli/dev/paths.ts';
-import { goInstall } from '../cli/setup/go-install.ts';
-import { packageDir, PROGRAMS } from '../cli/setup/programs.ts';
+import { goInstall, type GoModule } from '../cli/setup/go-install.ts';
+import { packageDir, PROGRAMS, type ProgramSpec } from '../cli/setup/programs.ts';
 import { RUNC_VERSIONS } from '../test/harness/matrix-data.ts';
+import { NEWER_PODMAN } from '../test/harness/podman.ts';
 
 const { env } = process;
 const [wanted = 'all'] = process.argv.slice(2);
-for (const version of RUNC_VERSIONS) {
-  const spec = { ...PROGRAMS.runc, version };
-  if (!existsSync(join(packageDir(spec, env), spec.subdir, 'runc'))) {
-    process.stdout.write(`building runc ${version}\n`);
-    const module = { packages: ['github.com/opencontainers/runc'], tags: 'seccomp' };
-    const logFile = join(cacheDir(env), 'logs', `matrix-runc-${version}.log`);
+const RUNC: GoModule = { packages: ['github.com/opencontainers/runc'], tags: 'seccomp' };
+const PODMAN: GoModule = {
+  packages: ['github.com/containers/podman/v5/cmd/podman'],
+  // Without the C libraries of what no test needs.
+  tags: 'seccomp,containers_image_openpgp,exclude_graphdriver_btrfs',
+};
+const versions: ReadonlyArray<readonly [ProgramSpec, string, GoModule]> = [
+  ...RUNC_VERSIONS.map((version) => [{ ...PROGRAMS.runc, version }, 'runc', RUNC] as const),
+  [NEWER_PODMAN, 'podman', PODMAN],
+];
+for (const [spec, name, module] of versions) {
+  if (!existsSync(join(packageDir(spec, env), spec.subdir, name))) {
+    process.stdout.write(`building ${name} ${spec.version}\n`);
+    const logFile = join(cacheDir(env), 'logs', `matrix-${name}-${spec.version}.log`);
     await goInstall(spec, module, { env, logFile, progress: () => undefined });
   }
 }

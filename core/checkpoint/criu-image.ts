@@ -88,6 +88,32 @@ function varintAt(bytes: Uint8Array, start: number): { value: bigint; next: numb
   return undefined;
 }
 
+/** The reverse of `decodeFields`, for messages of integers, strings and messages. */
+export function encodeFields(fields: Fields): Uint8Array {
+  const bytes: number[] = [];
+  for (const [number, values] of fields) {
+    for (const value of values) {
+      if (typeof value === 'bigint') {
+        bytes.push(...varint(BigInt(number) << 3n), ...varint(value));
+      } else {
+        bytes.push(...varint((BigInt(number) << 3n) | 2n), ...varint(BigInt(value.length)), ...value);
+      }
+    }
+  }
+  return Uint8Array.from(bytes);
+}
+
+function varint(value: bigint): number[] {
+  const bytes: number[] = [];
+  for (let left = value; ; left >>= 7n) {
+    const more = left > 127n;
+    bytes.push(Number(left & 127n) | (more ? 128 : 0));
+    if (!more) {
+      return bytes;
+    }
+  }
+}
+
 export interface ImageProcess {
   /** in the container */
   readonly nsPid: number;

@@ -142,7 +142,6 @@ export const CRIU_OPTIONS = {
     default: 'off',
     use: 'dump',
     runc: '--link-remap',
-    podman: '--link-remap',
     criu: 'link-remap',
     meaning: 'deleted files that still have a name elsewhere are linked back for the dump',
   },

@@ -37,17 +37,15 @@ export async function exportedLayer(copy: CheckpointCopy, format: ExportFormat):
   })) {
     // only the names are wanted
   }
-  const isLast = (name: string, at: number): boolean => names.get(name) === at;
+  const root = format === 'podman' || !names.has('') ? await rootDirectory(copy, format) : [];
+  const isLast = (name: string, at: number): boolean => names.get(name) === at && (name !== '' || root.length === 0);
   let bytes = 0;
   for await (const piece of members(copy, sources, isLast)) {
     bytes += piece.length;
   }
   const lost = deleted.filter((name) => names.has(name));
   const gone = deleted.filter((name) => !names.has(name));
-  const extra = Buffer.concat([
-    ...(format === 'cri' ? [...gone.map(whiteout), ...lost.map(opaque)] : []),
-    ...(names.has('') ? [] : await rootDirectory(copy)),
-  ]);
+  const extra = Buffer.concat([...(format === 'cri' ? [...gone.map(whiteout), ...lost.map(opaque)] : []), ...root]);
   const layer: ExportedFile = {
     path: FOREIGN_FILES.rootfsDiff,
     bytes: bytes + extra.length + TAR_END.length,
@@ -113,11 +111,14 @@ async function deletedNames(copy: CheckpointCopy): Promise<string[]> {
   });
 }
 
-/** Engines give the root directory permissions of their own, and CRIU insists on those of the dump. */
-async function rootDirectory(copy: CheckpointCopy): Promise<Uint8Array[]> {
+/**
+ * Engines give the root directory permissions of their own, and CRIU insists on those of the dump. Podman leaves out a
+ * member `./` whose directory is there, but not `/`. Source: containers/storage, pkg/archive/archive.go, Unpack.
+ */
+async function rootDirectory(copy: CheckpointCopy, format: ExportFormat): Promise<Uint8Array[]> {
   const file = copy.manifest.files.find(({ path }) => path === FILES_IMAGE);
   const mode = file === undefined ? undefined : rootMode(await bytesOf(copy, file), FILES_IMAGE);
-  return mode === undefined ? [] : [tarDirectory('.', 0, mode)];
+  return mode === undefined ? [] : [tarDirectory(format === 'podman' ? '' : '.', 0, mode)];
 }
 
 function whiteout(name: string): Uint8Array {

@@ -399,6 +399,7 @@ const HOSTILE: ReadonlyArray<readonly [what: string, archive: () => Buffer, why:
   ],
   ['a layer whose name leads out', () => layerOf({ name: '../out' }), /out/],
   ['a layer with an absolute name', () => layerOf({ name: '/out' }), /absolute/],
+  ['a layer whose root is a link', () => layerOf({ name: './', type: '2', link: '/etc' }), /root .* symlink/],
   ['a layer with a device', () => layerOf({ name: 'dev/mem', type: '3' }), /--allow-devices/],
   [
     'a layer whose link leads out',

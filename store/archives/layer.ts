@@ -144,6 +144,9 @@ export class LayerWriter {
     if (problem !== undefined) {
       throw refused(`${shown(member.name)} in ${what} ${problem}`);
     }
+    if (member.name === '' && member.type !== 'directory') {
+      throw refused(`the root of ${what} is a ${member.type}`);
+    }
     if (DEVICES.has(member.type) && !this.#limits.allowDevices) {
       throw refused(`${shown(member.name)} in ${what} is a ${member.type} (--allow-devices)`);
     }
@@ -181,7 +184,7 @@ export class LayerWriter {
     const records = new Map(
       [...member.records].filter(([key]) => KEPT_RECORDS.test(key) && key !== LABEL && key !== 'GNU.sparse.name'),
     );
-    if (below !== '' || records.has('path')) {
+    if (below !== '' || name === '' || records.has('path')) {
       records.set('path', name === '' ? './' : name);
     }
     if (member.records.has('GNU.sparse.name')) {

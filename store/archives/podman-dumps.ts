@@ -1,7 +1,8 @@
 /*
  * spec.dump and config.dump as Podman reads them at `podman container restore --import`. It makes its own bundle from
- * them: storage, log and pid files are set anew, mounts that it adds itself are in no image of CRIU and are left out by it.
- * Source: podman, libpod/container_config.go and pkg/checkpoint/checkpoint_restore.go, 4.3 and 5.8.
+ * them: storage, cgroup, log and pid files are set anew, mounts that it adds itself are in no image of CRIU and are left
+ * out by it.
+ * Source: podman, libpod/container_config.go, libpod/runtime_ctr.go and pkg/checkpoint/checkpoint_restore.go, 4.3 and 5.8.
  */
 import { namespaceKind, type OciSpec, specText } from '../../core/oci/spec.ts';
 import type { DumpInput } from './exported-file.ts';
@@ -38,9 +39,8 @@ export function podmanDumps({ spec, metadata, containerId, image }: DumpInput): 
     stopTimeout: 10,
     createdTime: metadata.container.createdAt ?? metadata.createdAt,
     checkpointedTime: metadata.createdAt,
-    cgroupManager: 'cgroupfs',
+    // No parent: Podman takes that of its cgroup manager, and refuses one of the other.
     cgroupsMode: 'enabled',
-    cgroupParent: '/libpod_parent',
     logPath: '',
     logTag: '',
     logSize: 0,

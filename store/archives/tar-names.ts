@@ -24,10 +24,10 @@ export function nameProblem(name: string): string | undefined {
   return parts.some((part) => part.length > 255) ? 'has a part of more than 255 bytes' : undefined;
 }
 
-/** Without leading `./` and trailing `/`; empty for the root itself. */
+/** Without leading `./` and trailing `/`; empty for the root itself, `./` or `/`. */
 export function cleanName(name: string): string {
   return name
     .replace(/^(?:\.\/+)+/, '')
     .replace(/\/+$/, (slashes) => (slashes.length === name.length ? '/' : ''))
-    .replace(/^\.$/, '');
+    .replace(/^[./]$/, '');
 }

@@ -33,7 +33,7 @@ const TYPES = {
 export type MemberType = (typeof TYPES)[keyof typeof TYPES];
 
 export interface TarMember {
-  /** byte string: as in the archive, without leading `./` and trailing `/`; empty for the root itself */
+  /** byte string: as in the archive, without leading `./` and trailing `/`; empty for the root itself, `./` or `/` */
   readonly name: string;
   readonly type: MemberType;
   /** byte string, as in the archive; of links */

@@ -1,4 +1,4 @@
-/* Checkpoints go from Podman to us and back, and the ecosystem's own tool reads ours. */
+/* Checkpoints go from Podman to us and from us to Podman, and the ecosystem's own tool reads ours. */
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -33,6 +33,25 @@ afterAll(async () => {
   await stack.close();
 });
 
+/** What a counter has got to; the moment between the emptying of its file and the writing passes. */
+async function counted(read: (path: string) => Promise<string>): Promise<number> {
+  let count = 0;
+  await until('a number in the file', async () => {
+    count = Number(await read('/tmp/n').catch(() => ''));
+    return count > 0;
+  });
+  return count;
+}
+
+const inOurs =
+  (id: string) =>
+  (path: string): Promise<string> =>
+    stack.read(id, path);
+const inPodman =
+  (name: string) =>
+  (path: string): Promise<string> =>
+    podman.run('exec', name, '/bin/cat', path);
+
 interface ImportedJson {
   readonly checkpointId: string;
   readonly path: string;
@@ -42,7 +61,7 @@ interface ImportedJson {
 
 test('what Podman exported is imported, and a container of containerd goes on where it stood', async () => {
   await podman.start('source', BUSYBOX, COUNTER, ['--volume', 'kept:/kept']);
-  await until('the counter to move', async () => Number(await podman.run('exec', 'source', '/bin/cat', '/tmp/n')) > 5);
+  await until('the counter to move', async () => (await counted(inPodman('source'))) > 5);
   const archive = join(dir, 'source.tar.zst');
   await podman.run('container', 'checkpoint', '--export', archive, 'source');
   await podman.run('rm', 'source');
@@ -51,9 +70,9 @@ test('what Podman exported is imported, and a container of containerd goes on wh
   const imported = await runCliJson<ImportedJson>(stack.variables, 'import', archive, '--id', 'from-podman');
   await stack.restore('from-podman', 'back');
 
-  const first = Number(await stack.read('back', '/tmp/n'));
+  const first = await counted(inOurs('back'));
   expect(first).toBeGreaterThan(5);
-  await until('the counter to go on', async () => Number(await stack.read('back', '/tmp/n')) > first);
+  await until('the counter to go on', async () => (await counted(inOurs('back'))) > first);
   expect((await stack.read('back', '/data/own')).trim()).toBe('mine');
   expect((await stack.read('back', '/dev/shm/x')).trim()).toBe('shm');
   expect((await stack.read('back', '/kept/y')).trim()).toBe('volume');
@@ -94,7 +113,7 @@ test("checkpointctl tells the same of Podman's archive and of our export of it",
 
 test('a checkpoint image that Podman pushed to an OCI layout is imported, and a damaged one refused', async () => {
   await podman.start('imaged', BUSYBOX, COUNTER, ['--volume', 'kept:/kept']);
-  await until('the counter to move', async () => Number(await podman.run('exec', 'imaged', '/bin/cat', '/tmp/n')) > 5);
+  await until('the counter to move', async () => (await counted(inPodman('imaged'))) > 5);
   const archive = join(dir, 'imaged.tar');
   await podman.run('container', 'checkpoint', '--compress', 'none', '--export', archive, 'imaged');
   // An image from scratch with the archive as its layer: what --create-image makes, which wants the host's policy.json.
@@ -105,8 +124,8 @@ test('a checkpoint image that Podman pushed to an OCI layout is imported, and a 
   const imported = await runCliJson<ImportedJson>(stack.variables, 'import', `${layout}:one`, '--id', 'from-image');
   await stack.restore('from-image', 'image-back');
 
-  const first = Number(await stack.read('image-back', '/tmp/n'));
-  await until('the counter to go on', async () => Number(await stack.read('image-back', '/tmp/n')) > first);
+  const first = await counted(inOurs('image-back'));
+  await until('the counter to go on', async () => (await counted(inOurs('image-back'))) > first);
   expect(first).toBeGreaterThan(5);
   expect(imported.origin).toMatchObject({ format: 'podman', form: 'oci-image' });
   const blobs = join(layout, 'blobs/sha256');
@@ -135,13 +154,13 @@ async function checkpointctl(...args: string[]): Promise<string> {
   return result.stdout;
 }
 
-test('what we took of a container of containerd is read by checkpointctl from an export to Podman', async () => {
+test('what we took of a container of containerd is read by checkpointctl, and goes on in Podman', async () => {
   await stack.runContainer('ours', BUSYBOX, [
     '/bin/sh',
     '-c',
     'echo mine > /data/own; rm /bin/vi; echo shm > /dev/shm/x; i=0; while true; do i=$((i+1)); echo $i > /tmp/n; sleep 0.02; done',
   ]);
-  await until('the counter to move', async () => Number(await stack.read('ours', '/tmp/n').catch(() => 0)) > 5);
+  await until('the counter to move', async () => (await counted(inOurs('ours'))) > 5);
   const { checkpointId } = await stack.checkpoint('ours', { after: 'stop' });
   await stack.removeContainer('ours');
   const archive = join(dir, 'ours.tar.zst');
@@ -156,6 +175,16 @@ test('what we took of a container of containerd is read by checkpointctl from an
     '-o',
     archive,
   );
+  await podman.run('container', 'restore', '--import', archive, '--name', 'theirs');
+
+  const read = inPodman('theirs');
+  const first = await counted(read);
+  await until('the counter to go on', async () => (await counted(read)) > first);
+  expect(first).toBeGreaterThan(5);
+  expect(first).toBeLessThan(2000);
+  expect(await read('/data/own')).toBe('mine');
+  expect(await read('/dev/shm/x')).toBe('shm');
+  await expect(read('/bin/vi')).rejects.toThrow();
   expect(exported.warnings).toEqual([]);
   expect(await shown(archive)).toMatchObject({ CONTAINER: 'ours', IMAGE: BUSYBOX, ENGINE: 'Podman', RUNTIME: 'runc' });
 });

@@ -2,7 +2,7 @@
  * Workloads on platforms and runtimes. In `make test` a few cells, which must come out as recorded; `npm run matrix` runs
  * all of them and records what came out.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -10,10 +10,11 @@ import { shimDirOf } from '../../cli/dev/shim.ts';
 import { packageDir, type ProgramName, PROGRAMS, requireProgram } from '../../cli/setup/programs.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
-import { runExeca } from '../../native/run/run-execa.ts';
 import { DOCKER_IMAGES, DockerDaemon } from '../harness/docker.ts';
 import { ALL_KINDS, type Kind, readRows, recordRow, RUNC_VERSIONS } from '../harness/matrix-data.ts';
 import { type Platform, runCell, WORKLOADS_DIR } from '../harness/matrix.ts';
+import { FromPodman, InPodman, type Source, ToPodman } from '../harness/matrix-podman.ts';
+import { NEWER_PODMAN, newerPodman, Podman } from '../harness/podman.ts';
 import { fromLane } from '../harness/provided.ts';
 import { PYTHON, REDIS, Stack } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
@@ -38,6 +39,7 @@ let stack: Stack;
 let docker: DockerDaemon;
 let containerd: Containerd;
 let serial = 0;
+const podmans = new Map<string, Podman>();
 
 beforeAll(async () => {
   docker = await DockerDaemon.start('dm');
@@ -46,17 +48,20 @@ beforeAll(async () => {
   containerd = connectContainerd(fromLane('containerd').address);
 });
 afterAll(async () => {
+  for (const podman of podmans.values()) {
+    await podman.close();
+  }
   containerd?.close();
   await stack?.close();
   await docker?.close();
 });
 
-class OnContainerd implements Platform {
+class OnContainerd implements Source {
   readonly stateDir: string;
   readonly #flags: readonly string[];
+  checkpointId = '';
   #id = '';
   #source = '';
-  #checkpointId = '';
   #terminal: ChildProcess | undefined;
 
   constructor(flags: readonly string[], stateDir = '/state') {
@@ -85,14 +90,14 @@ class OnContainerd implements Platform {
   }
 
   async checkpoint(): Promise<void> {
-    this.#checkpointId = (await stack.checkpoint(this.#id, { after: 'stop' })).checkpointId;
+    this.checkpointId = (await stack.checkpoint(this.#id, { after: 'stop' })).checkpointId;
   }
 
   /** The source has ended; its record keeps the layer that ctr has made for its user namespace. */
   async restore(): Promise<void> {
     this.#source = this.#id;
     this.#id = `${this.#id}r`;
-    await stack.restore(this.#checkpointId, this.#id);
+    await stack.restore(this.checkpointId, this.#id);
   }
 
   async remove(): Promise<void> {
@@ -147,77 +152,6 @@ class OnDocker implements Platform {
   }
 }
 
-/** Podman's own checkpoint and restore, with our wrapper as its runtime: what it says no to, we cannot do better. */
-class OnPodman implements Platform {
-  readonly #globals: readonly string[];
-  readonly #env: Readonly<Record<string, string>>;
-  readonly #dir: string;
-  #name = '';
-
-  constructor() {
-    this.#dir = join(stack.dir, 'p');
-    mkdirSync(this.#dir, { recursive: true });
-    writeFileSync(join(this.#dir, 'containers.conf'), '');
-    this.#env = {
-      // Podman itself asks for CRIU's version.
-      PATH: `${dirname(fromLane('programs').criu)}:${process.env['PATH'] ?? ''}`,
-      CONTAINERS_CONF: join(this.#dir, 'containers.conf'),
-    };
-    const runtime = join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime/runc');
-    const dirs = ['--root', join(this.#dir, 'r'), '--runroot', join(this.#dir, 'u'), '--tmpdir', join(this.#dir, 't')];
-    const plain = ['--storage-driver', 'overlay', '--cgroup-manager', 'cgroupfs', '--events-backend', 'none'];
-    this.#globals = [...dirs, ...plain, '--runtime', runtime];
-  }
-
-  async #run(...args: string[]): Promise<string> {
-    const result = await runExeca(requireProgram('podman', process.env), [...this.#globals, ...args], {
-      env: { ...this.#env },
-      timeoutMs: 60_000,
-    });
-    if (result.exitCode !== 0) {
-      throw new Error(result.startError ?? result.stderr.trim().replace(/^Error: /, ''));
-    }
-    return result.stdout.trim();
-  }
-
-  async pid(): Promise<number> {
-    return Number(await this.#run('inspect', '--format', '{{.State.Pid}}', this.#name).catch(() => '0'));
-  }
-
-  async start(kind: Kind, command: readonly string[]): Promise<void> {
-    serial += 1;
-    this.#name = `m${serial}`;
-    const image = kind === 'redis' ? 'redis' : 'python';
-    const archive = join(stack.dir, `${image}.tar`);
-    if (!existsSync(archive)) {
-      await docker.docker('save', '-o', archive, DOCKER_IMAGES[image]);
-    }
-    const loaded = await this.#run('load', '--input', archive);
-    // runc cannot raise limits where root lacks CAP_SYS_RESOURCE.
-    const limits = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1000:1000'];
-    const flags = [...limits, ...(kind === 'tty' ? ['-t'] : []), '-v', `${WORKLOADS_DIR}:/w:ro`];
-    const from = /Loaded image[^:]*: (\S+)/.exec(loaded)?.[1] ?? '';
-    await this.#run('run', '-d', '--name', this.#name, '--network', 'none', ...flags, from, ...command);
-  }
-
-  async checkpoint(kind: Kind): Promise<void> {
-    await this.#run('container', 'checkpoint', ...flagsOf(kind), this.#name);
-  }
-
-  async restore(kind: Kind): Promise<void> {
-    await this.#run('container', 'restore', ...flagsOf(kind), this.#name);
-  }
-
-  async remove(): Promise<void> {
-    await this.#run('rm', '--force', '--time', '0', this.#name);
-    await runExeca('umount', ['--lazy', join(this.#dir, 'r/overlay')], { timeoutMs: 10_000 });
-  }
-}
-
-function flagsOf(kind: Kind): string[] {
-  return kind === 'tcp' ? ['--tcp-established'] : [];
-}
-
 interface Subject {
   readonly platform: string;
   readonly runtime: string;
@@ -227,6 +161,25 @@ interface Subject {
 }
 
 const version = (name: ProgramName): string => PROGRAMS[name].version;
+
+/** Podman alone with our runtime, and archives in both directions. */
+function podmanSubjects(is: string, program: () => string): Subject[] {
+  const platform = `Podman ${is}`;
+  const subject = (runtime: string, make: Subject['make']): Subject => ({ platform, runtime, short: [], make });
+  const podman = (runtime?: string): Podman => {
+    const key = `p${is[0]}${runtime === undefined ? 'r' : 'w'}`;
+    const options = { program: program(), ...(runtime === undefined ? {} : { runtime }) };
+    const opened = podmans.get(key) ?? new Podman(join(stack.dir, key), options);
+    podmans.set(key, opened);
+    return opened;
+  };
+  const wrapper = (): string => join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime/runc');
+  return [
+    subject(`our wrapper as \`--runtime\` (runc ${version('runc')})`, () => new InPodman(stack, podman(wrapper()))),
+    subject('its archive, restored by us', () => new FromPodman(stack, containerd, podman())),
+    subject('our archive, restored by it', () => new ToPodman(stack, new OnContainerd([]), podman())),
+  ];
+}
 
 const SUBJECTS: readonly Subject[] = [
   {
@@ -259,12 +212,8 @@ const SUBJECTS: readonly Subject[] = [
     short: [],
     make: () => new OnDocker('runc'),
   },
-  {
-    platform: 'Podman 4.3.1',
-    runtime: `our wrapper as \`--runtime\` (runc ${version('runc')})`,
-    short: [],
-    make: () => new OnPodman(),
-  },
+  ...podmanSubjects('4.3.1', () => requireProgram('podman', process.env)),
+  ...podmanSubjects(NEWER_PODMAN.version, newerPodman),
 ];
 
 /** Containers of the stack come back by the runtime whose runc this names; the node worker checkpoints with it, too. */
