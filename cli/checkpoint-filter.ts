@@ -13,7 +13,10 @@ export interface FilterFlags {
 export function addFilterOptions(command: Command): Command {
   return command
     .option('--label <name=value>', 'only those with this label; several: with all of them', labelArgument)
-    .option('--container <name>', 'only those of this container: its id, namespace/id, or namespace/pod/container')
+    .option(
+      '--container <name>',
+      'only those of this container: its id, namespace/id, namespace/pod/container, or docker/name',
+    )
     .option('--node <name>', 'only those that were taken on this node')
     .option('--older-than <duration>', 'only those taken longer ago than this, for example 7d', durationArgument);
 }
@@ -25,8 +28,13 @@ export function hasFilter({ label, container, node, olderThan }: FilterFlags): b
 /** Every filter that is given must fit. */
 export function matches(flags: FilterFlags, { metadata }: ListedCheckpoint, nowMs: number): boolean {
   const { label = {}, container, node, olderThan } = flags;
-  const { id, namespace, pod } = metadata.container;
-  const names = [id, `${namespace}/${id}`, pod && `${pod.namespace}/${pod.name}/${pod.container}`];
+  const { id, namespace, pod, docker } = metadata.container;
+  const names = [
+    id,
+    `${namespace}/${id}`,
+    pod && `${pod.namespace}/${pod.name}/${pod.container}`,
+    docker && `docker/${docker.name}`,
+  ];
   return (
     Object.entries(label).every(([name, value]) => metadata.labels[name] === value) &&
     (container === undefined || names.includes(container)) &&

@@ -63,7 +63,7 @@ export function surveyProcess(process: ProcessFacts, subject: Subject = 'contain
     usesGpu: fds.some((open) => GPU_DEVICE.test(open.target)) || maps.some((mapping) => GPU_DEVICE.test(mapping.path)),
     refusals: [
       ...tracerRefusals(process, name),
-      ...limitRefusals(process.hostPid, name),
+      ...limitRefusals(process.hostPid, name, subject),
       ...anonRefusals(name, fds, maps),
       ...deviceRefusals(process.hostPid, name, fds),
       ...outsideRefusals(process.hostPid, name, fds, subject),
@@ -101,13 +101,14 @@ function tracerRefusals(process: ProcessFacts, name: string): string[] {
 }
 
 /** CRIU's words are "Can't get rlimit 0: Operation not permitted". */
-function limitRefusals(hostPid: number, name: string): string[] {
+function limitRefusals(hostPid: number, name: string, subject: Subject): string[] {
   const user = limitsKeptBy(hostPid);
+  const elsewhere = subject === 'container' ? ' or in a user namespace' : '';
   return user === undefined
     ? []
     : [
         `${name} runs as ${user}, and root on this machine lacks CAP_SYS_RESOURCE, without which CRIU cannot read the ` +
-          'limits of another user: run it as root, or give the node worker the capability',
+          `limits of another user: run it as root${elsewhere}, or give the node worker the capability`,
       ];
 }
 

@@ -36,7 +36,12 @@ const { container } = shape;
 const summary = z.object({
   createdAt: shape.createdAt,
   labels: shape.labels,
-  container: z.object({ id: container.shape.id, namespace: container.shape.namespace, pod: container.shape.pod }),
+  container: z.object({
+    id: container.shape.id,
+    namespace: container.shape.namespace,
+    pod: container.shape.pod,
+    docker: z.object({ name: z.string() }).optional(),
+  }),
   node: z.object({ name: z.string() }),
   sizes: z.object({ totalBytes: z.number() }),
 });
@@ -167,11 +172,16 @@ function toStored(backend: Backend, one: Entry, known: PackNumbers, marks: Mark 
 }
 
 export function summaryOf({ createdAt, labels, container: source, node, sizes }: Metadata): CheckpointSummary {
-  const { id, namespace, pod } = source;
+  const { id, namespace, pod, docker } = source;
   return {
     createdAt,
     labels,
-    container: { id, namespace, ...(pod === undefined ? {} : { pod }) },
+    container: {
+      id,
+      namespace,
+      ...(pod === undefined ? {} : { pod }),
+      ...(docker === undefined ? {} : { docker: { name: docker.name } }),
+    },
     node: { name: node.name },
     sizes: { totalBytes: sizes.totalBytes },
   };

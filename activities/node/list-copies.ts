@@ -1,5 +1,6 @@
 import type { ListCopiesResult, NodeCopy } from '../../core/contract/list-copies.ts';
 import type { LocalCheckpoint } from '../../store/local-catalog.ts';
+import { summaryOf } from '../../store/registry.ts';
 import type { ListCopiesStepInput } from '../contract.ts';
 import type { NodeActivityDeps } from './deps.ts';
 
@@ -21,14 +22,14 @@ export async function listCopies(
 }
 
 function copyOf({ checkpointId, metadata, uploadPending, path }: LocalCheckpoint): NodeCopy {
-  const { id, namespace, pod } = metadata.container;
+  const { createdAt, labels, container, node, sizes } = summaryOf(metadata);
   return {
     checkpointId,
-    createdAt: metadata.createdAt,
-    labels: metadata.labels,
-    container: { id, namespace, ...(pod === undefined ? {} : { pod }) },
-    takenOn: metadata.node.name,
-    totalBytes: metadata.sizes.totalBytes,
+    createdAt,
+    labels,
+    container,
+    takenOn: node.name,
+    totalBytes: sizes.totalBytes,
     uploadPending,
     path,
   };

@@ -2,61 +2,44 @@
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
+import {
+  addCaptureOptions,
+  addStartOptions,
+  CAPTURE_FLAGS,
+  captureErrors,
+  captureFields,
+  type CaptureFlags,
+  renderCaptured,
+} from '../capture-options.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
 import { CONTAINER_FLAGS, containerOf, containerText } from '../container-argument.ts';
 import type { ContainerFlags } from '../container-argument.ts';
 import { GPU_FLAGS, addGpuOptions, gpuOptionsOf } from '../gpu-options.ts';
 import type { GpuFlags } from '../gpu-options.ts';
-import {
-  addHelpTexts,
-  durationArgument,
-  jsonOption,
-  labelArgument,
-  podArgument,
-  programArgument,
-  withoutUndefined,
-} from '../options.ts';
-import { createOutput, renderPairs } from '../output.ts';
+import { addHelpTexts, durationArgument, podArgument, programArgument, withoutUndefined } from '../options.ts';
+import { createOutput } from '../output.ts';
 import { runOperation } from '../run-operation.ts';
 import { formatBytes, formatDuration } from '../units.ts';
 import { checkRequest, readRequest } from '../validate.ts';
 import type { FlagNames } from '../validate.ts';
 
-export interface CheckpointFlags extends ContainerFlags, GpuFlags {
-  readonly node?: string;
-  readonly id?: string;
-  readonly after?: CheckpointRequest['after'];
-  readonly durability?: CheckpointRequest['durability'];
+export interface CheckpointFlags extends CaptureFlags, ContainerFlags, GpuFlags {
   readonly engine?: CheckpointRequest['engine'];
-  readonly tcp?: CheckpointRequest['tcp'];
-  readonly freezeBudget?: number;
-  readonly holdBudget?: number;
   readonly health?: readonly string[];
   readonly healthTimeout?: number;
-  readonly label?: Readonly<Record<string, string>>;
   readonly input?: string;
-  readonly workflowId?: string;
-  readonly detach?: boolean;
-  readonly json?: boolean;
 }
 
 export const CHECKPOINT_FLAGS: FlagNames = {
-  node: '--node',
+  ...CAPTURE_FLAGS,
   ...CONTAINER_FLAGS,
   process: '`kybernate process checkpoint`',
   ...GPU_FLAGS,
-  checkpointId: '--id',
-  after: '--after',
-  durability: '--durability',
   engine: '--engine',
-  tcp: '--tcp',
-  freezeBudgetMs: '--freeze-budget',
-  holdBudgetMs: '--hold-budget',
   health: '--health',
   'health.command': '--health',
   'health.timeoutMs': '--health-timeout',
-  labels: '--label',
 };
 
 /**
@@ -71,13 +54,8 @@ export function checkpointRequest(
   node: () => string,
 ): Record<string, unknown> {
   const given = withoutUndefined({
-    checkpointId: flags.id,
-    after: flags.after,
-    durability: flags.durability,
+    ...captureFields(flags),
     engine: flags.engine,
-    tcp: flags.tcp,
-    freezeBudgetMs: flags.freezeBudget,
-    holdBudgetMs: flags.holdBudget,
     gpu: gpuOptionsOf(flags, base['gpu']),
     health: healthOf(flags, base['health']),
     labels: flags.label === undefined ? undefined : { ...(base['labels'] as object | undefined), ...flags.label },
@@ -95,20 +73,11 @@ function healthOf({ health, healthTimeout }: CheckpointFlags, base: unknown): ob
   return Object.keys(given).length === 0 ? undefined : { ...(base as object | undefined), ...given };
 }
 
-export function renderCheckpointResult(result: CheckpointResult): string {
-  const source = { running: 'running', held: 'held: frozen until it is released', stopped: 'stopped' }[result.source];
-  const pairs = renderPairs([
-    ['checkpoint', result.checkpointId],
-    ['container', `${result.container.namespace}/${result.container.id} on ${result.node}`],
-    ['source', `${source}; it stood still for ${formatDuration(result.freezeMs)} to be captured`],
-    ['durability', result.durability],
-    ['size', `${formatBytes(result.bytes.total)}, ${formatBytes(result.bytes.stored)} sent to the store`],
-    ['local copy', result.localPath],
-    ['store', result.remote],
-    ['GPU', gpuText(result)],
-    ['warnings', result.warnings.length === 0 ? undefined : result.warnings.join('\n')],
-  ]);
-  return `${pairs}\n\nrestore it: kybernate restore ${result.checkpointId}`;
+export function renderCheckpointResult(result: CheckpointResult, docker?: string): string {
+  const { namespace, id } = result.container;
+  const name = docker === undefined ? `${namespace}/${id}` : `docker/${docker} (${id.slice(0, 12)})`;
+  const more = [['GPU', gpuText(result)]] as const;
+  return renderCaptured(result, { kind: 'container', name, restore: 'kybernate restore', more });
 }
 
 function gpuText({ gpuProcesses, vramBytes, phases }: CheckpointResult): string | undefined {
@@ -130,35 +99,21 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
     .argument('[container]', 'containerd id of the container')
     .option('--pod <namespace/name/container>', 'name the container by its Kubernetes pod instead', podArgument)
     .option('--docker <name>', 'name the container as Docker does instead: its name or id')
-    .option('--node <name>', 'node that runs the container (default: KYBERNATE_NODE, or the host name)')
-    .option('--namespace <name>', 'containerd namespace (default: "default", or "k8s.io" with --pod)')
-    .option('--id <checkpoint id>', 'name of the checkpoint (default: made from the time)')
-    .addOption(
-      new Option('--after <what>', 'what becomes of the source (default: resume)').choices(['resume', 'hold', 'stop']),
-    )
-    .addOption(
-      new Option('--durability <level>', 'how far to come before it counts as done (default: remote)').choices([
-        'local',
-        'remote',
-        'verified',
-      ]),
-    )
+    .option('--namespace <name>', 'containerd namespace (default: "default", or "k8s.io" with --pod)');
+  addCaptureOptions(command, 'container')
     .addOption(new Option('--engine <name>', 'who calls CRIU (default: runc)').choices(['runc', 'containerd']))
-    .addOption(new Option('--tcp <policy>', 'established TCP connections (default: keep)').choices(['keep', 'close']))
-    .option('--freeze-budget <duration>', 'longest time to stand still (default: 60s)', durationArgument)
-    .option('--hold-budget <duration>', 'with --after hold: run on by itself after (default: 10m)', durationArgument)
     .option(
       '--health <program>',
       'run in the container when it was let go: exit code 0 says that it is well; words, or a JSON array',
       programArgument,
     )
-    .option('--health-timeout <duration>', 'try the health program until then (default: 10s)', durationArgument)
-    .option('--label <name=value>', 'kept with the checkpoint; any number of times', labelArgument);
-  addGpuOptions(command)
-    .option('--input <file>', 'read the whole request as JSON from a file, or - for stdin; flags override it')
-    .option('--workflow-id <id>', 'workflow id, to make the call idempotent (default: made by the client)')
-    .option('--detach', 'print the workflow id and do not wait')
-    .addOption(jsonOption());
+    .option('--health-timeout <duration>', 'try the health program until then (default: 10s)', durationArgument);
+  addStartOptions(
+    addGpuOptions(command).option(
+      '--input <file>',
+      'read the whole request as JSON from a file, or - for stdin; flags override it',
+    ),
+  );
   addHelpTexts(command, {
     examples: [
       ['kybernate checkpoint redis', 'checkpoint the container "redis" of this host and wait until it is stored'],
@@ -178,30 +133,16 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
       ],
       ['kybernate checkpoint --input request.json --freeze-budget 500ms', 'request from a file, one field overridden'],
     ],
-    exitCodes: exitCodesHelp([
-      'ContainerNotFound',
-      'ContainerNotRunning',
-      'NodeUnavailable',
-      'Incompatible',
-      'GpuUnsupported',
-      'GpuBusy',
-      'GpuOutOfMemory',
-      'DumpFailed',
-      'HookFailed',
-      'FreezeBudgetExceeded',
-      'CheckpointCorrupt',
-      'StorageUnavailable',
-      'StorageDenied',
-      'KeyUnavailable',
-      'DiskFull',
-      'LockLost',
-      'CompensationFailed',
-      'Poisoned',
-      'OperationTerminated',
-      'TemporalUnreachable',
-      'Cancelled',
-      'RuntimeUnavailable',
-    ]),
+    exitCodes: exitCodesHelp(
+      captureErrors(
+        'ContainerNotFound',
+        'ContainerNotRunning',
+        'GpuUnsupported',
+        'GpuBusy',
+        'GpuOutOfMemory',
+        'RuntimeUnavailable',
+      ),
+    ),
   });
   command.action((container: string | undefined, flags: CheckpointFlags) => runCheckpoint(cli, container, flags));
 }
@@ -222,7 +163,7 @@ async function runCheckpoint(cli: Cli, container: string | undefined, flags: Che
       output,
       title: `checkpoint of ${request.container === undefined ? `process ${request.process?.pid}` : containerText(request.container)} on ${request.node}`,
       detach: flags.detach,
-      render: renderCheckpointResult,
+      render: (result) => renderCheckpointResult(result, request.container?.docker),
     },
   );
 }

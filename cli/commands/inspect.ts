@@ -191,7 +191,10 @@ export function renderCheckpoint(seen: SeenCheckpoint): string {
 
 function sourceOf({ container, process: tree }: Metadata): Array<readonly [string, string | undefined]> {
   return tree === undefined
-    ? [['container', `${container.namespace}/${container.id}, runtime ${container.runtime}`]]
+    ? [
+        ['container', `${container.namespace}/${container.id}, runtime ${container.runtime}`],
+        ['in Docker', container.docker?.name],
+      ]
     : [
         ['process', `${tree.pid}: ${tree.args.join(' ')}`],
         ['user, directory', `${tree.uid}, ${tree.cwd}`],

@@ -6,6 +6,7 @@ import type { ListedCheckpoint } from '../all-checkpoints.ts';
 import { addFilterOptions, matches } from '../checkpoint-filter.ts';
 import type { FilterFlags } from '../checkpoint-filter.ts';
 import type { Cli } from '../cli.ts';
+import { capturedName } from '../container-argument.ts';
 import { exitCodesHelp, reportOf } from '../exit-codes.ts';
 import { addHelpTexts, countArgument, jsonOption } from '../options.ts';
 import { createOutput, renderTable } from '../output.ts';
@@ -133,7 +134,7 @@ async function tiersOf(cli: Cli, checkpoints: readonly ListedCheckpoint[]): Prom
 export function renderList(checkpoints: readonly ListedCheckpoint[], nowMs: number, tiers?: Tiers): string {
   const columns: Array<Column<ListedCheckpoint>> = [
     { title: 'CHECKPOINT', value: (row) => row.checkpointId },
-    { title: 'CONTAINER', value: ({ metadata }) => `${metadata.container.namespace}/${metadata.container.id}` },
+    { title: 'CONTAINER', value: ({ metadata }) => capturedName(metadata.container) },
     { title: 'NODE', value: ({ metadata }) => metadata.node.name },
     { title: 'CREATED (UTC)', value: ({ metadata }) => formatTime(metadata.createdAt) },
     { title: 'AGE', value: ({ metadata }) => formatAge(nowMs - Date.parse(metadata.createdAt)), align: 'right' },
@@ -181,6 +182,7 @@ export function jsonRow(checkpoint: ListedCheckpoint, tiers?: Tiers): Record<str
     checkpointId,
     container: { namespace: metadata.container.namespace, id: metadata.container.id },
     ...(metadata.container.pod === undefined ? {} : { pod: metadata.container.pod }),
+    ...(metadata.container.docker === undefined ? {} : { docker: { name: metadata.container.docker.name } }),
     node: metadata.node.name,
     createdAt: metadata.createdAt,
     totalBytes: metadata.sizes.totalBytes,

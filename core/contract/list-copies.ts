@@ -23,6 +23,7 @@ export interface NodeCopy {
     readonly id: string;
     readonly namespace: string;
     readonly pod?: { readonly namespace: string; readonly name: string; readonly container: string } | undefined;
+    readonly docker?: { readonly name: string } | undefined;
   };
   /** where it was taken */
   readonly takenOn: string;

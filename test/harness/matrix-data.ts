@@ -29,7 +29,7 @@ export function reasonIn(message: string): string {
   return message
     .replace(/^[^]*cannot be checkpointed: /, '')
     .replace(/; the container was not touched[^]*$/, '')
-    .replaceAll(/\bprocess \d+/g, 'process')
+    .replaceAll(/\bprocess \d+(?: \([^)]*\))?/g, 'a process')
     .replaceAll(/\/tmp\/\S+\//g, '');
 }
 

@@ -28,14 +28,19 @@ export class Processes {
     return join(this.#dir, name);
   }
 
-  /** Returns when it counts. @returns its pid */
+  /**
+   * Returns when it counts.
+   * @param options through: command line that becomes the one behind it, `unshare --net --` for example
+   * @returns its pid
+   */
   async start(
     kind: string,
-    options: { name?: string; argument?: string; stdio?: StdioOptions; cwd?: string } = {},
+    options: { name?: string; argument?: string; stdio?: StdioOptions; cwd?: string; through?: string[] } = {},
   ): Promise<number> {
-    const { name = kind, argument = '', stdio = 'ignore', cwd = '/' } = options;
+    const { name = kind, argument = '', stdio = 'ignore', cwd = '/', through = [] } = options;
     rmSync(this.fileOf(name), { force: true });
-    const pid = await this.spawn('python3', [SCRIPT, kind, this.fileOf(name), argument], stdio, cwd);
+    const [program = '', ...args] = [...through, 'python3', SCRIPT, kind, this.fileOf(name), argument];
+    const pid = await this.spawn(program, args, stdio, cwd);
     await until(`${name} to count`, () => (this.read(name)?.count ?? 0) > 1);
     return pid;
   }

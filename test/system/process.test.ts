@@ -4,6 +4,9 @@ import { closeSync, openSync, readFileSync, readlinkSync, symlinkSync, truncateS
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RestoreProcessRequest, RestoreProcessResult } from '../../core/contract/process.ts';
+import { type KybernateError, messageOf } from '../../core/errors.ts';
+import { limitsKeptBy } from '../../native/proc/limits-access.ts';
+import { namespaceInode } from '../../native/proc/ns.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { Processes } from '../harness/processes.ts';
@@ -173,6 +176,59 @@ test('another working directory takes the place of the first', async () => {
 
   await processes.countsOn('counter');
   expect(readlinkSync(`/proc/${restored.pid}/cwd`)).toBe(stack.dir);
+});
+
+test('its own network, IPC and UTS namespaces come back with it, with what is in them', async () => {
+  const inside = 'hostname kept && ip link set lo up && ip addr add 10.99.0.1/32 dev lo && ipcmk -S 3 && exec "$@"';
+  const through = ['unshare', '--net', '--ipc', '--uts', '--', 'sh', '-c', inside, 'sh'];
+  const pid = await processes.start('counter', { through });
+  const seen = async (of: number, ...command: string[]): Promise<string> =>
+    (await runExeca('nsenter', ['--target', String(of), '--net', '--ipc', '--uts', '--', ...command])).stdout.trim();
+
+  const { checkpointId, warnings } = await checkpoint(pid, { after: 'stop' });
+  await gone(pid);
+  const atEnd = processes.read('counter');
+  const restored = await restore(checkpointId);
+  const after = await processes.countsOn('counter');
+
+  expect([...warnings, ...restored.warnings]).toEqual([]);
+  expect(after.token).toBe(atEnd?.token);
+  expect(await seen(restored.pid, 'hostname')).toBe('kept');
+  expect(await seen(restored.pid, 'ip', '-br', 'addr', 'show', 'lo')).toMatch(/UNKNOWN|UP.*10\.99\.0\.1\/32/);
+  expect(await seen(restored.pid, 'ipcs', '-s')).toMatch(/^0x\w+ +\d+ +root +\d+ +3/m);
+  for (const type of ['net', 'ipc', 'uts'] as const) {
+    expect(namespaceInode(restored.pid, type)).not.toBe(namespaceInode('self', type));
+  }
+});
+
+test.each([
+  ['a mount namespace of its own', ['unshare', '--mount', '--'], /has another mnt namespace than the node/],
+  ['a user namespace of its own', ['unshare', '--user', '--'], /has another user namespace than the node/],
+])('a process in %s is refused, and runs on', async (_what, through, reason) => {
+  const pid = await processes.spawn(through[0] ?? '', [...through.slice(1), 'sleep', '1000']);
+  await until('its namespace', () => readProcess(pid)?.command === 'sleep');
+
+  await expect(checkpoint(pid)).rejects.toMatchObject({
+    type: 'Incompatible',
+    message: expect.stringMatching(reason) as string,
+  });
+
+  expect(readProcess(pid)?.state).toBe('S');
+});
+
+test('a process of another user is refused where root may not ask for its limits, and captured elsewhere', async () => {
+  const user = ['--reuid', '1000', '--regid', '1000', '--clear-groups', '--'];
+  const pid = await processes.spawn('setpriv', [...user, 'sleep', '1000']);
+  await until('its user', () => readProcess(pid)?.command === 'sleep');
+
+  const outcome = await checkpoint(pid).then(
+    ({ source }) => source,
+    (error: unknown) => `${(error as KybernateError).type}: ${messageOf(error)}`,
+  );
+
+  const refused = /^Incompatible: .*runs as 1000:1000, and root on this machine lacks CAP_SYS_RESOURCE/;
+  expect(outcome).toMatch(limitsKeptBy(pid) === undefined ? /^running$/ : refused);
+  expect(readProcess(pid)?.state).toBe('S');
 });
 
 test('held, it stands still after its commit, and runs on when it is released', async () => {
