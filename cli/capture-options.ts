@@ -73,7 +73,7 @@ export function captureFields(flags: CaptureFlags): Partial<CheckpointRequest> {
     freezeBudgetMs: flags.freezeBudget,
     holdBudgetMs: flags.holdBudget,
     labels: flags.label,
-  }) as Partial<CheckpointRequest>;
+  });
 }
 
 /** What a capture fails with, of whatever it is; more: of this one alone. */

@@ -61,17 +61,6 @@ describe('checkpoint makes a request', () => {
     expect(fake.calls.at(-1)).toEqual(['close']);
   });
 
-  it('of a process, by the same options', async () => {
-    const flags = '--id nightly --after stop --durability local --tcp close --freeze-budget 1s --label a=b'.split(' ');
-    const fake = createFakeCli();
-
-    expect(await run(['process', 'checkpoint', '4711', '--start-time', '12', '--json', ...flags], fake.cli)).toBe(0);
-
-    const given = { checkpointId: 'nightly', after: 'stop', durability: 'local', tcp: 'close', freezeBudgetMs: 1000 };
-    const process = { pid: 4711, startTime: 12 };
-    expect(fake.calls[0]).toEqual(['checkpoint', { node: 'node-a', process, ...given, labels: { a: 'b' } }, {}]);
-  });
-
   const file = {
     node: 'node-f',
     container: { id: 'from-file', namespace: 'k8s.io' },

@@ -116,29 +116,6 @@ a-local     default/redis  node-a  2026-03-01 09:30:00     3 d  13.2 MiB       -
     expect(fake.stderr()).toBe('');
   });
 
-  it("names Docker's and Kubernetes' containers as these do, here and in the store, and finds them by it", async () => {
-    const { container } = metadataOf('', '', '');
-    const docker = { name: 'web', image: { ref: 'web:1', id: 'sha256:1' }, version: '20.10', mounts: [] };
-    const facts = { ...docker, config: {}, hostConfig: {}, networks: {} };
-    const pod = { namespace: 'shop', name: 'cart-0', container: 'app' };
-    await commit('a-docker', {
-      metadata: { container: { ...container, namespace: 'moby', id: '8f3a', docker: facts } },
-    });
-    await commit('b-pod', { metadata: { container: { ...container, namespace: 'k8s.io', id: '77b0', pod } } });
-    await publish('a-docker');
-    await rm(localDir('a-docker'), { recursive: true });
-    const names = async (...args: string[]): Promise<string[]> => {
-      const fake = cliHere();
-      expect(await run(['ls', '--sort', 'id', ...args], fake.cli)).toBe(0);
-      const [, ...rows] = fake.stdout().trim().split('\n');
-      return rows.map((row) => row.split(/\s+/)[1] ?? '');
-    };
-
-    expect(await names()).toEqual(['docker/web', 'shop/cart-0/app']);
-    expect(await names('--container', 'docker/web')).toEqual(['docker/web']);
-    expect(await names('--container', '77b0')).toEqual(['shop/cart-0/app']);
-  });
-
   it('shows with --all-nodes what only other nodes have, and names those that do not answer', async () => {
     await commit('a-here', { createdAt: '2026-03-01T09:30:00.000Z' });
     const copies = (node: string): ListCopiesResult => {

@@ -39,7 +39,7 @@ export class Processes {
   ): Promise<number> {
     const { name = kind, argument = '', stdio = 'ignore', cwd = '/', through = [] } = options;
     rmSync(this.fileOf(name), { force: true });
-    const [program = '', ...args] = [...through, 'python3', SCRIPT, kind, this.fileOf(name), argument];
+    const [program, ...args] = [...through, 'python3', SCRIPT, kind, this.fileOf(name), argument] as const;
     const pid = await this.spawn(program, args, stdio, cwd);
     await until(`${name} to count`, () => (this.read(name)?.count ?? 0) > 1);
     return pid;
