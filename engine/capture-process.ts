@@ -100,6 +100,8 @@ class ProcessCapture implements Capture {
     timer.part('runtime-start');
     const watched: Run = async (...call) => {
       const result = await run(...call);
+      // Its pid may be another's from now on.
+      this.#criuPid = undefined;
       this.#criuEnded(result);
       return result;
     };

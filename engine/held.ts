@@ -8,7 +8,7 @@ import { messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { RunnerStep } from '../core/phases.ts';
 import type { Capture } from './capture.ts';
-import { freezerState, thaw } from './freezer.ts';
+import { freezeNow, freezerState, thaw } from './freezer.ts';
 import { hasGpu, putBackLimits, resumeGpuSection } from './gpu-section.ts';
 import { tryAppendJournal } from './journal.ts';
 import { killFrozen } from './kill.ts';
@@ -47,6 +47,16 @@ export class Held {
   /** From now on the freezer may be closed. */
   freezes(): void {
     this.#frozen = true;
+  }
+
+  /**
+   * For a workload that is given up: nobody lets it go any more. A tree is held by a CRIU that lets it go when this process
+   * dies, so it is stopped behind that.
+   */
+  staysStill(): void {
+    if (this.#plan.facts.tree !== undefined) {
+      freezeNow(this.#plan.facts.freezer);
+    }
   }
 
   get frozen(): boolean {

@@ -88,6 +88,9 @@ export function inspectProcess(target: ProcessTarget, operationDir: string): Con
       path: join(operationDir, 'stopped.json'),
       rootHostPid: pid,
       rootStartTime: startTime,
+      stoppedBefore: processes
+        .filter(({ state }) => state === 'T')
+        .map((stopped) => ({ hostPid: stopped.hostPid, startTime: stopped.startTime })),
     },
     runcRoot: '',
     networkNamespace: {

@@ -191,6 +191,7 @@ export class Runner {
         `${workloadName(this.plan.container)} is not held by this operation (any more); it runs on`,
       );
     }
+    this.#held.staysStill();
     this.#journal('handover', 'done');
     this.#handedOver = true;
     this.#budget.stop();

@@ -54,6 +54,22 @@ test('the whole tree stops, and goes on; whom its user had stopped stays so', as
   expect(existsSync(freezer.path)).toBe(false);
 });
 
+test('whom its user had stopped before, which a tracer hides, is neither stopped nor continued', async () => {
+  const [, , own = 0] = descendantPids(freezer.rootHostPid);
+  const startTime = readProcess(own)?.startTime ?? 0;
+  const traced = { ...freezer, stoppedBefore: [{ hostPid: own, startTime }] };
+
+  freezeNow(traced);
+  await until(() => states().filter((state) => state === 'T').length === 2);
+  expect(readProcess(own)?.state).toBe('S');
+  process.kill(own, 'SIGSTOP');
+  await until(() => readProcess(own)?.state === 'T');
+  await thaw(traced);
+
+  await until(() => states().filter((state) => state === 'T').length === 1);
+  expect(readProcess(own)?.state).toBe('T');
+});
+
 test('a pid that is another process by now is not touched', async () => {
   const other = { ...freezer, rootStartTime: freezer.rootStartTime + 1 };
 

@@ -13,11 +13,17 @@ export interface SignalFreezer {
   readonly path: string;
   readonly rootHostPid: number;
   readonly rootStartTime: number;
+  /** whom their user had stopped before: under CRIU's ptrace they look as the others; absent in plans of an older version */
+  readonly stoppedBefore?: readonly Stopped[];
 }
 
 interface Stopped {
   readonly hostPid: number;
   readonly startTime: number;
+}
+
+function isAmong(list: readonly Stopped[], { hostPid, startTime }: Stopped): boolean {
+  return list.some((stopped) => stopped.hostPid === hostPid && stopped.startTime === startTime);
 }
 
 /** The tree as it is now; empty when its root has gone, or its pid is another's by now. */
@@ -31,9 +37,11 @@ export function treeProcesses({ rootHostPid, rootStartTime }: SignalFreezer): Pr
 
 /** Idempotent. A process that is traced stops when its tracer lets it go. */
 export function stopTree(freezer: SignalFreezer): void {
-  const running = treeProcesses(freezer).filter(({ state }) => !['T', 'Z', 'X'].includes(state));
+  const running = treeProcesses(freezer).filter(
+    (process) => !['T', 'Z', 'X'].includes(process.state) && !isAmong(freezer.stoppedBefore ?? [], process),
+  );
   const known = stoppedBy(freezer);
-  const added = running.filter(({ hostPid }) => !known.some((stopped) => stopped.hostPid === hostPid));
+  const added = running.filter((process) => !isAmong(known, process));
   const all = [...known, ...added.map(({ hostPid, startTime }) => ({ hostPid, startTime }))];
   writeFileSync(`${freezer.path}.tmp`, JSON.stringify(all), { mode: 0o600 });
   renameSync(`${freezer.path}.tmp`, freezer.path);

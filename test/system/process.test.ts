@@ -295,9 +295,11 @@ test('a restore beside its source, and with a file of another length, is refused
   closeSync(fd);
   const { checkpointId } = await checkpoint(pid);
 
-  await expect(restore(checkpointId)).rejects.toMatchObject({
+  const pipe = processes.fileOf('pipe');
+  await runExeca('mkfifo', [pipe]);
+  await expect(restore(checkpointId, { stdio: { stdin: pipe } })).rejects.toMatchObject({
     type: 'Incompatible',
-    message: expect.stringContaining('the source still runs') as string,
+    message: expect.stringMatching(/the source still runs.*pipe, wanted as stdin, is no file/) as string,
   });
   await processes.countsOn('counter');
   await processes.end(pid);
