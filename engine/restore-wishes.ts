@@ -27,7 +27,8 @@ export function readWish(runDir: string, containerId: string): RestoreWish | und
   try {
     text = readFileSync(wishFile(runDir, containerId), 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+    // EACCES: a user's own runtime, which may not look there, and for which nobody has a wish.
+    if (['ENOENT', 'EACCES'].includes((error as NodeJS.ErrnoException).code ?? '')) {
       return undefined;
     }
     throw error;

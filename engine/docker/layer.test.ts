@@ -49,6 +49,17 @@ it('a crash between the two renames is finished, or undone, by the next call', a
   expect(readFileSync(join(upper, 'file'), 'utf8')).toBe('old');
 });
 
+it('a crash in the making of the empty one leaves none with another mode', async () => {
+  await setLayerAside(upper, 'op');
+  rmSync(upper, { recursive: true });
+  mkdirSync(`${upper}.kybernate-op.new`, { mode: 0o700 });
+
+  await setLayerAside(upper, 'op');
+
+  expect(statSync(upper).mode & 0o7777).toBe(0o711);
+  expect(readdirSync(dir)).toEqual(['diff', 'diff.kybernate-op']);
+});
+
 it('what was kept goes when the restore has succeeded', async () => {
   await setLayerAside(upper, 'op');
 

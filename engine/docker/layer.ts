@@ -27,9 +27,13 @@ export async function setLayerAside(upperDir: string, operationId: string): Prom
   }
   if (!existsSync(upperDir)) {
     const { mode, uid, gid } = statSync(aside);
-    mkdirSync(upperDir);
-    chownSync(upperDir, uid, gid);
-    chmodSync(upperDir, mode & 0o7777);
+    // It gets its name when it is as the other one was: a crash leaves it nameless, for the next call.
+    const fresh = `${aside}.new`;
+    rmSync(fresh, { recursive: true, force: true });
+    mkdirSync(fresh);
+    chownSync(fresh, uid, gid);
+    chmodSync(fresh, mode & 0o7777);
+    renameSync(fresh, upperDir);
   }
 }
 
@@ -41,6 +45,7 @@ export async function bringBackLayer(upperDir: string, operationId: string): Pro
   }
   await unmounted(upperDir);
   rmSync(upperDir, { recursive: true, force: true });
+  rmSync(`${aside}.new`, { recursive: true, force: true });
   renameSync(aside, upperDir);
 }
 
@@ -49,13 +54,19 @@ export function dropLayer(upperDir: string, operationId: string): void {
   rmSync(asideOf(upperDir, operationId), { recursive: true, force: true });
 }
 
-/** Docker unmounts a moment after it has told that a container ended. */
+/** Docker unmounts a moment after it has told that a container ended: in the node's mount namespace, which may not be ours. */
 async function unmounted(upperDir: string): Promise<void> {
   const deadline = performance.now() + UNMOUNT_MS;
-  while (readFileSync('/proc/self/mountinfo', 'utf8').includes(`upperdir=${upperDir},`)) {
+  while (isMounted(upperDir)) {
     if (performance.now() > deadline) {
       throw new KybernateError('Internal', `the layer ${upperDir} is still mounted: its container does not end`);
     }
     await sleep(POLL_MS);
   }
+}
+
+function isMounted(upperDir: string): boolean {
+  return ['/proc/1/mountinfo', '/proc/self/mountinfo'].some((file) =>
+    readFileSync(file, 'utf8').replaceAll('\n', ',').includes(`upperdir=${upperDir},`),
+  );
 }

@@ -25,6 +25,8 @@ export const MEDIA_TYPES = {
 } as const;
 const CHUNK_BYTES = 256 * 1024;
 const MAX_JSON_BYTES = 4 * 2 ** 20;
+/** Through no link, and without waiting for the other end of a pipe. */
+const PLAIN = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 /** An index may name an index; no honest one does it more often. */
 const MAX_DEPTH = 3;
 
@@ -44,7 +46,7 @@ export async function findLayout(argument: string): Promise<{ dir: string; tag?:
   const colon = argument.lastIndexOf(':');
   const split = colon > 0 ? [{ dir: argument.slice(0, colon), tag: argument.slice(colon + 1) }] : [];
   for (const place of [{ dir: argument }, ...split]) {
-    const file = await open(join(place.dir, 'oci-layout'), 'r').catch(() => undefined);
+    const file = await open(join(place.dir, 'oci-layout'), PLAIN).catch(() => undefined);
     if (file !== undefined) {
       await file.close();
       return place;
@@ -144,7 +146,7 @@ async function* readBlob(dir: string, { digest: name, size }: Descriptor): Async
 async function openPlainFile(path: string): Promise<FileHandle> {
   let handle: FileHandle;
   try {
-    handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    handle = await open(path, PLAIN);
   } catch (error) {
     throw refused(`${path} cannot be read: ${messageOf(error)}`);
   }
