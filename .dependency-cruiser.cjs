@@ -60,13 +60,21 @@ module.exports = {
       name: 'workflows-external',
       comment: 'only @temporalio/workflow and zod may enter the bundle',
       severity: 'error',
-      from: { path: '^workflows/', pathNot: T },
+      // A bundle of its own, for workers with traces: no workflow imports it.
+      from: { path: '^workflows/', pathNot: `^workflows/trace-interceptors\\.ts$|${T}` },
       to: {
         path: 'node_modules|^node:',
         pathNot: 'node_modules/(zod|@temporalio/workflow)/',
         dependencyTypesNot: ['type-only'],
       },
     },
+    only(
+      'traces-in-one-place',
+      'node_modules/(@opentelemetry|@temporalio/interceptors-opentelemetry)/',
+      '^workers/opentelemetry\\.ts$|^workflows/trace-interceptors\\.ts$',
+      'the rest tells core/spans.ts what it does',
+    ),
+    only('metrics-in-one-place', 'node_modules/prom-client/', '^workers/metrics\\.ts$', 'the rest counts with a Meter'),
     only('koffi-only-in-native', 'node_modules/koffi/', '^native/', 'koffi is loaded by native/ alone'),
     only('execa-in-one-place', 'node_modules/execa/', '^native/run/run-execa\\.ts$', 'one place starts processes'),
     only('s3-in-one-place', 'node_modules/@aws-sdk/', '^store/backend/s3\\.ts$', 'one place speaks S3'),

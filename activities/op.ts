@@ -8,6 +8,7 @@ import type { ProgressReport } from '../core/contract/progress.ts';
 import { KybernateError } from '../core/errors.ts';
 import { parseOperationId, type OperationId } from '../core/ids.ts';
 import type { Logger, Op, Progress } from '../core/op.ts';
+import { tellProgress } from './observe.ts';
 import { Pulse, signalIntervalMs } from './pulse.ts';
 
 /** Silence of a step after which it counts as hung: no more heartbeats, and its signal is aborted. */
@@ -59,6 +60,7 @@ export async function withOp<Result>(options: OpOptions, step: (op: ActivityOp) 
       log: activityLogger(),
       progress: (done) => {
         pulse.moved(done);
+        tellProgress(context, done);
         report(done);
       },
     });

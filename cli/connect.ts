@@ -5,6 +5,7 @@ import { optionalTsToMs } from '@temporalio/common/lib/time.js';
 import { createKybernateClient } from '../client/index.ts';
 import { messageOf } from '../core/errors.ts';
 import { CONTROL_QUEUE } from '../core/task-queues.ts';
+import type { Tracing } from '../workers/tracing.ts';
 import type { Environment } from './config.ts';
 import { CliError } from './exit-codes.ts';
 import type { Operations } from './operation.ts';
@@ -18,8 +19,11 @@ const LONGEST_POLL_MS = 75_000;
 type WorkflowService = Connection['workflowService'];
 
 /** @throws TemporalUnreachable */
-export async function connectOperations(env: Environment): Promise<Operations> {
-  const client = await reachable(env, () => createKybernateClient({ env }));
+export async function connectOperations(
+  env: Environment,
+  tracing: Pick<Tracing, 'client'> = { client: [] },
+): Promise<Operations> {
+  const client = await reachable(env, () => createKybernateClient({ env, interceptors: tracing.client }));
   const { address } = temporalServer(env);
   const controlWorkers = (run: RunRef): Promise<number> =>
     asked(env, address, async ({ workflowService: service }) => {

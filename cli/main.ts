@@ -7,6 +7,8 @@ import { readCliConfig } from './config.ts';
 import { devDefaults } from './dev/defaults.ts';
 import { run } from './program.ts';
 import { createProcessTerminal } from './terminal.ts';
+import { span, withinSpan } from '../core/spans.ts';
+import { startTracing, traceparentOf } from '../workers/tracing.ts';
 
 // Workers take only what they are given; `up` decides for itself. Into the process, since the SDK of S3 reads its keys there.
 if (!['worker', 'sidecar', 'up', 'down', 'setup'].includes(process.argv[2] ?? '')) {
@@ -17,6 +19,9 @@ if (!['worker', 'sidecar', 'up', 'down', 'setup'].includes(process.argv[2] ?? ''
 if (['worker', 'runner', 'guard', 'gpu'].includes(process.argv[2] ?? '')) {
   process.env['UV_THREADPOOL_SIZE'] ??= DRIVER_THREADS;
 }
+// Workers have traces of their own.
+const isWorker = ['worker', 'sidecar', 'runner', 'guard'].includes(process.argv[2] ?? '');
+const tracing = await startTracing({ service: 'kybernate', env: isWorker ? {} : process.env });
 let exitCode: number | undefined;
 const cli: Cli = {
   env: process.env,
@@ -26,7 +31,7 @@ const cli: Cli = {
   config: () => readCliConfig(process.env),
   connect: async () => {
     const { connectOperations } = await import('./connect.ts');
-    return connectOperations(process.env);
+    return connectOperations(process.env, tracing);
   },
   setExitCode: (code) => {
     exitCode = code;
@@ -45,7 +50,10 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-const code = await run(process.argv.slice(2), cli);
+const code = await withinSpan(traceparentOf(process.env), () =>
+  span(`kybernate ${process.argv[2] ?? ''}`.trimEnd(), {}, () => run(process.argv.slice(2), cli)),
+);
+await tracing.close();
 // Ends what is still under way, such as the long poll for a result that nobody waits for any more. Nothing is lost:
 // writes to terminals, files and pipes are synchronous on Linux. Nor does it wait for a GPU driver that hangs.
 exitNow(code === 0 ? (exitCode ?? 0) : code);

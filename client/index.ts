@@ -3,7 +3,7 @@
  * over @temporalio/client; whoever prefers that one needs only the names `checkpoint`, `restore`, `rehearse` and the
  * queue `kybernate`.
  */
-import { Client, Connection, WorkflowNotFoundError } from '@temporalio/client';
+import { Client, Connection, WorkflowNotFoundError, type WorkflowClientInterceptor } from '@temporalio/client';
 import { defineSearchAttributeKey, SearchAttributeType } from '@temporalio/common';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { checkpointInput, type CheckpointRequest, type CheckpointResult } from '../core/contract/checkpoint.ts';
@@ -71,6 +71,8 @@ export interface KybernateClientOptions {
   readonly namespace?: string;
   /** read instead of the process's environment */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** see every call to Temporal: traces, for example */
+  readonly interceptors?: readonly WorkflowClientInterceptor[];
 }
 
 export interface StartOptions {
@@ -149,7 +151,7 @@ export interface KybernateClient {
 
 export async function createKybernateClient(options: KybernateClientOptions = {}): Promise<KybernateClient> {
   const { connection, namespace } = await connect(options);
-  const client = new Client({ connection, namespace });
+  const client = new Client({ connection, namespace, interceptors: { workflow: [...(options.interceptors ?? [])] } });
   return {
     namespace,
     checkpoint(request, start = {}) {

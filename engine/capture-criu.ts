@@ -66,6 +66,7 @@ class CriuCapture implements Capture {
         container: plan.container,
         pid: plan.facts.initHostPid,
         logFile: join(this.#workDir, HOOKS_LOG),
+        ...(plan.traceparent === undefined ? {} : { traceparent: plan.traceparent }),
       },
     );
   }

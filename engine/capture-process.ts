@@ -70,6 +70,7 @@ class ProcessCapture implements Capture {
         imageDir: this.#imageDir,
         pid: plan.facts.initHostPid,
         logFile: join(this.#workDir, HOOKS_LOG),
+        ...(plan.traceparent === undefined ? {} : { traceparent: plan.traceparent }),
       },
     );
     // One that is refused before CRIU asks is told by its own error.

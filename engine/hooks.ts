@@ -40,6 +40,8 @@ export interface HookFacts {
   readonly pid?: number;
   /** what the hooks print is appended there; absent: it is in errors and warnings alone */
   readonly logFile?: string;
+  /** W3C Trace Context, for hooks that tell of themselves in the same trace; absent without traces */
+  readonly traceparent?: string;
 }
 
 /** CRIU's, by RPC or by an action script. */
@@ -279,7 +281,7 @@ function keepOutput({ logFile }: HookFacts, log: Logger, lines: readonly string[
 /** All that a hook inherits: docs/hooks.md lists it. */
 function environmentOf(path: string, facts: HookFacts, event: HookEvent, timeoutMs: number): Record<string, string> {
   const known = event.pid === undefined || event.pid === 0 ? facts.pid : event.pid;
-  const { checkpointId, container } = facts;
+  const { checkpointId, container, traceparent } = facts;
   return {
     PATH: HOOK_PATH,
     KYBERNATE_EVENT: event.name,
@@ -298,5 +300,6 @@ function environmentOf(path: string, facts: HookFacts, event: HookEvent, timeout
       : { KYBERNATE_CONTAINER: container.id, KYBERNATE_CONTAINER_NAMESPACE: container.namespace }),
     ...(known === undefined ? {} : { KYBERNATE_PID: String(known), CRTOOLS_INIT_PID: String(known) }),
     ...(event.fd === undefined ? {} : { KYBERNATE_PTS_MASTER_FD: String(PTS_MASTER_FD) }),
+    ...(traceparent === undefined ? {} : { TRACEPARENT: traceparent }),
   };
 }

@@ -54,6 +54,8 @@ export interface OperationPlan {
   readonly health?: HealthCheck;
   /** programs of the node's owner that run at CRIU's events; absent: none */
   readonly hooks?: HookPlan;
+  /** W3C Trace Context of the step that planned it; absent without traces */
+  readonly traceparent?: string;
   readonly settings: NodeSettings;
   /** the kernel's boot id: after a reboot nothing of the capture is trusted */
   readonly bootId: string;

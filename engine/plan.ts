@@ -11,6 +11,7 @@ import type { ProcessTarget } from '../core/contract/process.ts';
 import { KybernateError } from '../core/errors.ts';
 import { parseCheckpointId } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
+import { traceparent } from '../core/spans.ts';
 import { discardCapture } from './attach.ts';
 import { analyzeContainer } from './analysis.ts';
 import { probeNodeFacts } from './facts.ts';
@@ -106,11 +107,17 @@ async function planOne(deps: NodeDeps, op: Op, request: PlanRequest): Promise<Pl
     gpu: gpu.plan,
     ...(request.health === undefined ? {} : { health: request.health }),
     ...(hooks === undefined ? {} : { hooks }),
+    ...traceOf(),
     settings: deps.settings,
     bootId: bootId(),
   };
   writePlan(plan);
   return resultOf(plan);
+}
+
+function traceOf(): Pick<OperationPlan, 'traceparent'> {
+  const parent = traceparent();
+  return parent === undefined ? {} : { traceparent: parent };
 }
 
 type Survey = Pick<Source, 'facts' | 'analysis' | 'gpu'>;

@@ -11,6 +11,7 @@ import type { GpuRestoreFacts } from '../core/contract/restore.ts';
 import { type ErrorType, KybernateError } from '../core/errors.ts';
 import { parseCheckpointId, parseOperationId } from '../core/ids.ts';
 import type { OciMemory } from '../core/oci/spec.ts';
+import { traceparent } from '../core/spans.ts';
 import type { DockerTraces } from './docker/undo.ts';
 import type { MemoryRaise } from './gpu/gpu-plan.ts';
 import type { GpuRestorePlan } from './gpu/restore-target.ts';
@@ -71,6 +72,8 @@ export interface RestoreRecord {
   readonly docker?: DockerTraces;
   /** how the GPUs came back */
   readonly gpuFacts?: GpuRestoreFacts;
+  /** of the step that starts it, for what the wrapper does; absent without traces */
+  readonly traceparent?: string;
 }
 
 type Settings = Pick<NodeSettings, 'runDir' | 'stateDir'>;
@@ -107,6 +110,15 @@ export function writeRestore(settings: Settings, record: RestoreRecord): Restore
   mkdirSync(operationPaths(settings, record.operationId).dir, { recursive: true, mode: 0o700 });
   writeJson(recordFile(settings, record.operationId), record);
   return record;
+}
+
+/** What the wrapper does from now on belongs to the span that is active. Nothing is written without one. */
+export function noteTrace(settings: Settings, operationId: string): void {
+  const parent = traceparent();
+  const record = parent === undefined ? undefined : readRestore(settings, operationId);
+  if (record !== undefined && parent !== undefined) {
+    writeRestore(settings, { ...record, traceparent: parent });
+  }
 }
 
 /** A fresh work directory; CRIU consumes what it finds in an old one. */

@@ -11,6 +11,7 @@ import type { Metadata, ProcessTree } from '../core/checkpoint/metadata.ts';
 import type { RestoreProcessOptions, RestoredProcess } from '../core/contract/process.ts';
 import { isKybernateError, KybernateError, messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
+import { traceparent } from '../core/spans.ts';
 import { criuRpcOptions } from '../core/oci/criu-options.ts';
 import { warningTexts } from '../core/preflight.ts';
 import { criuRestore, CriuError } from '../native/criu/rpc/rpc.ts';
@@ -181,6 +182,7 @@ function workDirOf({ settings }: ProgramDeps, operationId: string): string {
 
 function hooksOf(deps: ProgramDeps, op: Op, { operationId, checkpointDir }: ProcessRestore, metadata: Metadata): Hooks {
   const { settings } = deps;
+  const parent = traceparent();
   return createHooks(planHooks(settings.hooks, HOOKED), op, {
     ...HOOKED,
     operationId,
@@ -188,6 +190,7 @@ function hooksOf(deps: ProgramDeps, op: Op, { operationId, checkpointDir }: Proc
     node: settings.node,
     imageDir: join(checkpointDir, CRIU_DIR),
     logFile: join(workDirOf(deps, operationId), HOOKS_LOG),
+    ...(parent === undefined ? {} : { traceparent: parent }),
   });
 }
 

@@ -72,7 +72,11 @@ async function main(): Promise<void> {
   }
   rmSync(MAKING, { recursive: true, force: true });
   await step('modules', compile);
-  await step('workflow bundle', () => buildBundle(join(MAKING, 'workflow-bundle.js')));
+  for (const kind of ['plain', 'traced'] as const) {
+    await step(`workflow bundle, ${kind}`, async () => {
+      await buildBundle(MAKING, kind);
+    });
+  }
   await step('shim wrapper', () => buildWrapper(join(MAKING, 'shim', 'kybernate-wrapper.mjs')));
   chmodSync(join(MAKING, 'cli', 'main.js'), 0o755);
   writeFileSync(join(MAKING, STAMP), digest);

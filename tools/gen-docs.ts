@@ -22,6 +22,7 @@ import { prefetchInput } from '../core/contract/prefetch.ts';
 import { repairInput, verifyInput } from '../core/contract/verify.ts';
 import { restoreInput } from '../core/contract/restore.ts';
 import { ERRORS } from '../core/errors.ts';
+import { METRICS, type MetricProcess } from '../core/metrics.ts';
 import { HOOK_EVENTS, type HookEventRow } from '../core/hooks.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
@@ -38,6 +39,7 @@ export const GENERATED_FILES = [
   'docs/operations.md',
   'docs/hooks.md',
   'docs/support.md',
+  'docs/metrics.md',
 ] as const;
 
 /** Every generated section, by its name. */
@@ -62,6 +64,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['timeouts', fieldTable(timeouts, comments('common', 'timeouts'))],
     ['annotations', annotationTable()],
     ['variables', variableTable()],
+    ['metrics', metricTable()],
     ['matrix', matrixTable()],
     ['cli', cliReference()],
   ]);
@@ -148,6 +151,24 @@ function hookTable(): string {
     when,
   ]);
   return table(['Event', 'Of a', 'For a', 'Can refuse', 'Moment'], rows);
+}
+
+const METRIC_PROCESSES: Readonly<Record<MetricProcess, string>> = {
+  workflows: 'control worker',
+  control: 'control worker',
+  node: 'node worker',
+  sidecar: 'sidecar',
+};
+
+function metricTable(): string {
+  const rows = Object.entries(METRICS).map(([name, { kind, processes, labels, help }]) => [
+    `\`${name}\``,
+    kind,
+    labels.map((label) => `\`${label}\``).join(', '),
+    processes.map((process) => METRIC_PROCESSES[process]).join(', '),
+    help,
+  ]);
+  return table(['Metric', 'Kind', 'Labels', 'Told by', 'Meaning'], rows);
 }
 
 function annotationTable(): string {

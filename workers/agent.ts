@@ -12,12 +12,18 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { checkpointContainerRequest } from '../core/contract/agent-checkpoint.ts';
 import { parseInput } from '../core/contract/parse.ts';
-import { completeRestoreRequest, prepareRestoreRequest } from '../core/contract/restore.ts';
+import {
+  completeRestoreRequest,
+  prepareRestoreRequest,
+  type CompleteRestoreRequest,
+} from '../core/contract/restore.ts';
 import { type ErrorType, KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
 import type { Logger, Op } from '../core/op.ts';
+import { pastSpans, span, traceparent, withinSpan, type PastSpan } from '../core/spans.ts';
 import { checkpointForRuntime } from '../engine/agent-checkpoint.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { completeRestore, prepareRestore, sweepRestores } from '../engine/restore-agent.ts';
+import { readRestore } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
 import { readJsonBody, sendJson } from './json-http.ts';
 
@@ -139,6 +145,29 @@ async function handle(
   }
 }
 
+/** What the wrapper had done before it asked; the asking itself is our own span. */
+function wrapperSpans({ spans, outcome, errors }: CompleteRestoreRequest): PastSpan[] {
+  const error = outcome === 'restored' ? {} : { error: errors.at(-1) ?? outcome };
+  return spans.map((span, at) => ({
+    ...span,
+    name: `wrapper ${span.name}`,
+    ...(at === spans.length - 1 ? error : {}),
+  }));
+}
+
+/** Part of the trace that the caller names, else of that of the operation's own step. @param act is given its parent there */
+function traced<Answer>(
+  { settings }: NodeDeps,
+  { headers }: IncomingMessage,
+  { name, operationId }: { readonly name: string; readonly operationId: string | undefined },
+  act: (parent: string | undefined) => Promise<Answer>,
+): Promise<Answer> {
+  const told = headers['traceparent']?.toString();
+  const parent = told ?? (operationId === undefined ? undefined : readRestore(settings, operationId)?.traceparent);
+  const fields = operationId === undefined ? {} : { 'kybernate.operation': operationId };
+  return withinSpan(parent, () => span(name, fields, () => act(parent)));
+}
+
 async function route(
   options: AgentOptions,
   op: Op,
@@ -153,10 +182,21 @@ async function route(
         node: deps.settings.node,
         ...(options.temporal === undefined ? {} : { temporal: options.temporal }),
       };
-    case 'POST /v1/prepare-restore':
-      return prepareRestore(deps, op, options, parseInput(prepareRestoreRequest, await readJsonBody(request)));
-    case 'POST /v1/complete-restore':
-      return completeRestore(deps, op, parseInput(completeRestoreRequest, await readJsonBody(request)));
+    case 'POST /v1/prepare-restore': {
+      const call = parseInput(prepareRestoreRequest, await readJsonBody(request));
+      const prepare = { name: 'prepare restore', operationId: call.operationId };
+      return traced(deps, request, prepare, async (parent = traceparent()) => {
+        const prepared = await prepareRestore(deps, op, options, call);
+        return { ...prepared, ...(parent === undefined ? {} : { traceparent: parent }) };
+      });
+    }
+    case 'POST /v1/complete-restore': {
+      const call = parseInput(completeRestoreRequest, await readJsonBody(request));
+      pastSpans(() => wrapperSpans(call), request.headers['traceparent']?.toString());
+      return traced(deps, request, { name: 'complete restore', operationId: call.operationId }, () =>
+        completeRestore(deps, op, call),
+      );
+    }
     case 'POST /v1/checkpoint-container':
       return checkpointForRuntime(
         deps,

@@ -3,12 +3,14 @@ import { hostname } from 'node:os';
 import { Worker } from '@temporalio/worker';
 import { createControlActivities } from '../activities/control/index.ts';
 import { mapErrorsInterceptor } from '../activities/map-errors.ts';
+import { observeSteps } from '../activities/observe.ts';
 import type { LockInput } from '../core/contract/lock.ts';
 import type { Logger } from '../core/op.ts';
 import { CONTROL_QUEUE } from '../core/task-queues.ts';
 import { workflowBundlePath } from './build-bundle.ts';
 import { controlEnv, readConfig, redacted, type Environment } from './config.ts';
 import { keyRingOf } from './keys.ts';
+import { startMetrics } from './metrics.ts';
 import {
   SHUTDOWN_GRACE_MS,
   connectTemporal,
@@ -18,6 +20,7 @@ import {
   temporalConfig,
 } from './runtime.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
+import { startTracing } from './tracing.ts';
 
 export interface ControlWorkerOptions {
   readonly env?: Environment;
@@ -33,8 +36,11 @@ export interface ControlWorkerOptions {
 export async function startControlWorker(options: ControlWorkerOptions = {}): Promise<RunningWorker> {
   const env = options.env ?? process.env;
   const config = readConfig(controlEnv, env);
-  const log = options.log ?? createLog(config);
-  installRuntime(config, log);
+  const log = options.log ?? createLog(config, 'control');
+  const { KYBERNATE_NODE: node, KYBERNATE_METRICS_ADDRESS: address } = config;
+  const tracing = await startTracing({ service: 'kybernate-control', env, log });
+  const metrics = await startMetrics({ address, process: 'control', node, log });
+  installRuntime(config, log, metrics.sdkAddress);
   const { connection, namespace } = await connectTemporal(temporalConfig(env));
   const backend = storeOpener(config, await keyRingOf(config));
   const worker = await Worker.create({
@@ -42,14 +48,23 @@ export async function startControlWorker(options: ControlWorkerOptions = {}): Pr
     namespace,
     taskQueue: CONTROL_QUEUE,
     identity: `kybernate-control@${hostname()}`,
-    workflowBundle: { codePath: await workflowBundlePath() },
+    workflowBundle: { codePath: await workflowBundlePath(tracing.on ? 'traced' : 'plain') },
+    sinks: tracing.sinks,
     activities: createControlActivities({
       ...(backend === undefined ? {} : { backend }),
       ...(options.lock === undefined ? {} : { lock: options.lock }),
     }),
-    interceptors: { activity: [mapErrorsInterceptor] },
+    interceptors: { activity: [...tracing.activity, observeSteps(metrics.meter), mapErrorsInterceptor] },
     shutdownGraceTime: SHUTDOWN_GRACE_MS,
   });
   log.info({ namespace, config: redacted(config) }, 'control worker starts');
-  return runWorkers({ workers: [worker], connection, log });
+  return runWorkers({
+    workers: [worker],
+    connection,
+    log,
+    async cleanUp() {
+      await tracing.close();
+      await metrics.close();
+    },
+  });
 }

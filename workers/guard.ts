@@ -5,7 +5,6 @@
  */
 import { writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
-import { destination, pino } from 'pino';
 import { messageOf } from '../core/errors.ts';
 import { armGuard, watchRunner } from '../engine/guard.ts';
 import { joinGuardCgroup } from '../engine/operation-cgroup.ts';
@@ -15,6 +14,7 @@ import { openGpuDriver } from '../native/cuda/open.ts';
 import { exitNow } from '../native/exit-now.ts';
 import { libc } from '../native/libc/bindings.ts';
 import { runExeca } from '../native/run/run-execa.ts';
+import { operationLog } from './operation-log.ts';
 
 /** After a failure that nobody foresaw: nothing may keep the guard from looking again. */
 const RESTART_MS = 1000;
@@ -36,10 +36,7 @@ export async function guardMain(argument: string): Promise<void> {
   if (!(await armGuard(plan))) {
     exitNow(0);
   }
-  const logFile = destination({ dest: operationPaths(plan.settings, basename(directory)).guardLog, sync: true });
-  // No room for a line of the log: unheard, the error would end the process.
-  logFile.on('error', () => undefined);
-  const log = pino({ base: { operationId: plan.operationId, checkpointId: plan.checkpointId } }, logFile);
+  const log = operationLog('guard', plan, operationPaths(plan.settings, basename(directory)).guardLog);
   process.on('uncaughtException', (error) => {
     log.fatal({ error: messageOf(error), stack: error.stack }, 'the guard goes on after an error');
   });

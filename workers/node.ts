@@ -7,6 +7,7 @@ import { Client } from '@temporalio/client';
 import { Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
 import { isRunClosed } from '../activities/control/runs.ts';
 import { mapErrorsInterceptor } from '../activities/map-errors.ts';
+import { observeSteps } from '../activities/observe.ts';
 import {
   createFetchActivities,
   createNodeActivities,
@@ -16,6 +17,7 @@ import {
 } from '../activities/node/index.ts';
 import { fetchVerified, verifyDirectory } from '../activities/node/source-access.ts';
 import { messageOf } from '../core/errors.ts';
+import type { Meter } from '../core/metrics.ts';
 import type { Logger, Op } from '../core/op.ts';
 import { fetchQueue, nodeControlQueue, nodeQueue, verifyQueue } from '../core/task-queues.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
@@ -43,10 +45,14 @@ import {
   type NodeConfig,
 } from './config.ts';
 import { keyed, keyRingOf, signaturesOf } from './keys.ts';
+import { startMetrics } from './metrics.ts';
+import { collectNodeLog } from './node-log.ts';
+import { gaugeNode } from './node-gauges.ts';
 import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, opener, temporalConfig } from './runtime.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
 import { sidecarSockets } from './sidecar-sockets.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
+import { startTracing, type Tracing } from './tracing.ts';
 
 /** Slots per queue: captures are few, what thaws a workload never waits behind them, and no restore behind a read-back. */
 const SLOTS = { work: 2, control: 20, fetch: 2, verify: 2 } as const;
@@ -65,12 +71,15 @@ export interface NodeWorkerOptions {
 export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<RunningWorker> {
   const env = options.env ?? process.env;
   const config = readConfig(nodeEnv, env);
-  const log = options.log ?? createLog(config);
+  const log = options.log ?? createLog(config, 'node');
   const misplaced = storeVariables(env);
   if (misplaced.length > 0) {
     log.warn({ variables: misplaced }, 'these are for `kybernate sidecar`: a node worker reaches the store through it');
   }
-  installRuntime(config, log);
+  const { KYBERNATE_NODE: name, KYBERNATE_METRICS_ADDRESS: address } = config;
+  const tracing = await startTracing({ service: 'kybernate-node', env, node: name, log });
+  const metrics = await startMetrics({ address, process: 'node', node: name, log });
+  installRuntime(config, log, metrics.sdkAddress);
   const settings = { ...nodeSettings(config), ...(await sharing(config, log)) };
   const node: NodeDeps = {
     settings,
@@ -95,10 +104,13 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const stop = new AbortController();
   const op: Op = { signal: stop.signal, log, progress: () => undefined };
   const temporal = { address: server.connectionOptions.address ?? 'localhost:7233', namespace };
+  const { meter } = metrics;
+  const nodeLog = collectNodeLog(settings.runDir, log);
   const agent = await startAgent({ deps: node, log, temporal, ...sourceAccess(deps, op) });
-  const stopReconciling = await startReconciling(node, op, new Client({ connection, namespace }));
+  const stopReconciling = await startReconciling(node, op, { client: new Client({ connection, namespace }), meter });
+  gaugeNode(meter, settings);
   const dropStandbys = keepStandbys(settings);
-  const workers = await createWorkers({ connection, namespace, deps });
+  const workers = await createWorkers({ connection, namespace, deps, meter, tracing });
   log.info({ namespace, config: redacted(config) }, 'node worker starts');
   return runWorkers({
     workers,
@@ -110,6 +122,9 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
       stop.abort();
       await agent.close();
       node.containerd.close();
+      nodeLog.close();
+      await tracing.close();
+      await metrics.close();
     },
   });
 }
@@ -118,9 +133,11 @@ interface WorkerParts {
   readonly connection: NativeConnection;
   readonly namespace: string;
   readonly deps: NodeActivityDeps;
+  readonly meter: Meter;
+  readonly tracing: Tracing;
 }
 
-function createWorkers({ connection, namespace, deps }: WorkerParts): Promise<Worker[]> {
+function createWorkers({ connection, namespace, deps, meter, tracing }: WorkerParts): Promise<Worker[]> {
   const name = deps.node.settings.node;
   const create = (
     taskQueue: string,
@@ -134,7 +151,7 @@ function createWorkers({ connection, namespace, deps }: WorkerParts): Promise<Wo
       activities,
       identity: `kybernate-node/${name}@${hostname()}`,
       maxConcurrentActivityTaskExecutions: slots,
-      interceptors: { activity: [mapErrorsInterceptor] },
+      interceptors: { activity: [...tracing.activity, observeSteps(meter), mapErrorsInterceptor] },
       shutdownGraceTime: SHUTDOWN_GRACE_MS,
     });
   const verify = createVerifyActivities(deps);
@@ -172,7 +189,11 @@ function sourceAccess(deps: NodeActivityDeps, op: Op): SourceAccess {
 }
 
 /** Workloads that stand still are let go before the first task is taken; the rest comes beside the work, every 30 s. */
-async function startReconciling(node: NodeDeps, op: Op, client: Client): Promise<() => void> {
+async function startReconciling(
+  node: NodeDeps,
+  op: Op,
+  { client, meter }: { readonly client: Client; readonly meter: Meter },
+): Promise<() => void> {
   const closed = async (workflow: { workflowId: string; runId: string }): Promise<boolean | undefined> => {
     const { workflowId, runId } = workflow;
     if (isAgentOperation(workflow)) {
@@ -185,9 +206,15 @@ async function startReconciling(node: NodeDeps, op: Op, client: Client): Promise
       return undefined;
     }
   };
+  let leftovers = 0;
+  meter.gauge('kybernate_leftovers', async () => [{ labels: {}, value: leftovers }]);
   const told = async (run: () => Promise<Partial<ReconcileResult>>): Promise<void> => {
     try {
       const result = await run();
+      leftovers = result.failed?.length ?? 0;
+      for (const what of ['undone', 'cleaned', 'removed'] as const) {
+        meter.add('kybernate_reconciled_total', { what }, result[what]?.length ?? 0);
+      }
       if (Object.values(result).some((list) => list.length > 0)) {
         op.log.warn({ ...result }, 'operations reconciled');
       }

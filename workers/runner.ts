@@ -5,9 +5,7 @@
  */
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
-import { destination, pino } from 'pino';
 import { messageOf, KybernateError } from '../core/errors.ts';
-
 import { joinOperationCgroup } from '../engine/operation-cgroup.ts';
 import { operationPaths, readJson, writeJson, type OperationPlan } from '../engine/operation.ts';
 import { directoryOf, runnerPid } from '../engine/runner-process.ts';
@@ -19,6 +17,7 @@ import { openGpuDriver } from '../native/cuda/open.ts';
 import { exitNow } from '../native/exit-now.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import { runExeca } from '../native/run/run-execa.ts';
+import { operationLog } from './operation-log.ts';
 
 /** A runner that nobody asks for anything, and that holds nothing frozen, ends by itself. */
 const IDLE_MS = 10 * 60_000;
@@ -36,10 +35,7 @@ export async function runnerMain(argument: string): Promise<void> {
   }
   const plan = readJson(`${directory}/plan.json`) as OperationPlan;
   const paths = operationPaths(plan.settings, basename(directory));
-  const logFile = destination({ dest: paths.log, sync: true });
-  // No room for a line of the log: unheard, the error would end the process, and the workload may stand still.
-  logFile.on('error', () => undefined);
-  const log = pino({ base: { operationId: plan.operationId, checkpointId: plan.checkpointId } }, logFile);
+  const log = operationLog('runner', plan, paths.log);
   joinOperationCgroup(plan.operationId, process.pid);
   let containerd: Containerd | undefined;
   try {

@@ -9,7 +9,9 @@ import {
   type Logger as TemporalLogger,
 } from '@temporalio/worker';
 import { pino } from 'pino';
+import { operationIdOf } from '../activities/op.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
+import { bucketsOf } from '../core/metrics.ts';
 import type { Logger } from '../core/op.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
 import { openBackend, type StoreSettings } from '../store/backend/open.ts';
@@ -24,19 +26,23 @@ const WORKER_HEARTBEAT_MS = 10_000;
 /** Activities last from milliseconds to half an hour; the default buckets end at 10 s. */
 const DURATION_BUCKETS_S = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800];
 
-export function createLog(config: ProcessConfig): Logger {
-  return pino({ level: config.KYBERNATE_LOG_LEVEL, base: { node: config.KYBERNATE_NODE } });
+/** @param process which process speaks. It and the node are of every line that does not say otherwise: none has a key twice. */
+export function createLog(config: ProcessConfig, process: 'control' | 'node' | 'sidecar'): Logger {
+  const { KYBERNATE_LOG_LEVEL: level, KYBERNATE_NODE: node } = config;
+  return pino({ level, base: null, mixin: () => ({ process, node }) });
 }
 
 let installed = false;
 
-/** Once per process, before the first connection: JSON log through `log`, worker heartbeats, metrics if asked for. */
-export function installRuntime(config: ProcessConfig, log: Logger): void {
+/**
+ * Once per process, before the first connection: JSON log through `log`, worker heartbeats.
+ * @param metricsAddress where the SDK answers with its metrics and those of workflows; undefined: nowhere
+ */
+export function installRuntime(config: ProcessConfig, log: Logger, metricsAddress?: string): void {
   if (installed) {
     return;
   }
   installed = true;
-  const address = config.KYBERNATE_METRICS_ADDRESS;
   Runtime.install({
     logger: temporalLogger(log),
     workerHeartbeatInterval: WORKER_HEARTBEAT_MS,
@@ -44,15 +50,18 @@ export function installRuntime(config: ProcessConfig, log: Logger): void {
     shutdownSignals: [],
     telemetryOptions: {
       logging: { forward: {}, filter: makeTelemetryFilterString({ core: 'WARN', other: 'WARN' }) },
-      ...(address === undefined
+      ...(metricsAddress === undefined
         ? {}
         : {
             metrics: {
               prometheus: {
-                bindAddress: address,
+                bindAddress: metricsAddress,
                 useSecondsForDurations: true,
                 unitSuffix: true,
-                histogramBucketOverrides: { temporal_activity_execution_latency: DURATION_BUCKETS_S },
+                histogramBucketOverrides: {
+                  temporal_activity_execution_latency: DURATION_BUCKETS_S,
+                  ...bucketsOf('workflows'),
+                },
               },
               globalTags: { node: config.KYBERNATE_NODE },
             },
@@ -161,7 +170,7 @@ const LEVELS = { TRACE: 'debug', DEBUG: 'debug', INFO: 'info', WARN: 'warn', ERR
 
 function temporalLogger(log: Logger): TemporalLogger {
   const write = (level: LogLevel, message: string, meta: LogMetadata = {}): void => {
-    log[LEVELS[level]](serializable(meta), message);
+    log[LEVELS[level]](logFields(meta), message);
   };
   return {
     log: write,
@@ -173,16 +182,28 @@ function temporalLogger(log: Logger): TemporalLogger {
   };
 }
 
-/** JSON knows no bigint, and an Error would become `{}`. */
-function serializable(meta: LogMetadata): Record<string, unknown> {
-  return Object.fromEntries(
-    Object.entries(meta).map(([key, value]: [string, unknown]) => [
-      key,
-      typeof value === 'bigint'
-        ? value.toString()
-        : value instanceof Error
-          ? { type: value.name, message: value.message }
-          : value,
-    ]),
-  );
+/** What the SDK adds and nobody reads. */
+const DROPPED = new Set(['taskToken', 'sdkComponent', 'isLocal']);
+
+/**
+ * With the keys of all our logs: what the SDK calls `workflowRunId` in a step and `runId` in a workflow is one thing, and
+ * the operation is found by its own id. JSON knows no bigint, and an Error would become `{}`.
+ */
+export function logFields(meta: LogMetadata): Record<string, unknown> {
+  const { workflowRunId, ...rest } = meta as LogMetadata & { readonly workflowRunId?: string };
+  const { workflowId, runId = workflowRunId } = rest as { readonly workflowId?: string; readonly runId?: string };
+  const entries = Object.entries(rest).filter(([key]) => !DROPPED.has(key));
+  return {
+    ...(workflowId === undefined || runId === undefined
+      ? {}
+      : { operationId: operationIdOf(workflowId, runId), runId }),
+    ...Object.fromEntries(entries.map(([key, value]) => [key, serializable(value)])),
+  };
+}
+
+function serializable(value: unknown): unknown {
+  if (typeof value === 'bigint') {
+    return value.toString();
+  }
+  return value instanceof Error ? { type: value.name, message: value.message } : value;
 }

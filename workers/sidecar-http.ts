@@ -15,6 +15,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TRANSFER_CALLS, type TransferKind } from '../core/contract/transfer.ts';
 import { isKybernateError, KybernateError, messageOf, type ErrorType } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
+import { withinSpan } from '../core/spans.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { serveObjects, type ObjectsPolicy } from '../store/backend/objects-server.ts';
 import { PREFIX } from '../store/keys.ts';
@@ -55,7 +56,7 @@ const STATUS: Partial<Record<ErrorType, number>> = {
 
 export function sidecarRequests(parts: SidecarHttpParts): RequestListener {
   return (request, response) => {
-    void (async () => {
+    void withinSpan(request.headers['traceparent']?.toString(), async () => {
       try {
         const answered =
           (await serveObjects(parts.backend, POLICY, request, response)) ||
@@ -66,7 +67,7 @@ export function sidecarRequests(parts: SidecarHttpParts): RequestListener {
       } catch (error) {
         fail(parts.log, request, response, error);
       }
-    })();
+    });
   };
 }
 

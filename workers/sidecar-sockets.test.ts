@@ -38,9 +38,8 @@ beforeEach(async () => {
   const store = await openLocalBackend(join(root, 'store'));
   const tiered = new TieredBackend({ store, tiers: [], peers: [], log });
   const backend = () => Promise.resolve(tiered);
-  const transfers = Transfers.open(
-    join(root, 'transfers'),
-    async (_id, _task, op) => {
+  const transfers = Transfers.open(join(root, 'transfers'), {
+    work: async (_id, _task, op) => {
       op.progress({ phase: 'uploading', bytesDone: 5_000_000_000, bytesTotal: 6_000_000_000 });
       const stopped = new Promise<never>((_, reject) => {
         op.signal.addEventListener('abort', () => reject(op.signal.reason as Error));
@@ -49,7 +48,7 @@ beforeEach(async () => {
       return { hash: 'ab', location: 'file:///s' };
     },
     log,
-  );
+  });
   http = createServer(sidecarRequests({ node: 'node-a', url: store.url, backend, tiered: backend, transfers, log }));
   grpc = transferServer(transfers);
   await bindPrivately(sockets.http, undefined, () => listen(http, sockets.http));

@@ -14,19 +14,24 @@ import { fileURLToPath } from 'node:url';
 import { Client } from '@temporalio/client';
 import { Worker } from '@temporalio/worker';
 import { mapErrorsInterceptor } from '../activities/map-errors.ts';
+import { observeSteps } from '../activities/observe.ts';
 import { createTransferActivities } from '../activities/transfer/index.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
+import type { TierInfo } from '../core/contract/tiers.ts';
 import { transferQueue } from '../core/task-queues.ts';
 import type { Backend } from '../store/backend/backend.ts';
 import { followLimits } from '../store/backend/limits-file.ts';
+import { observed } from '../store/backend/observed.ts';
 import { openBackend, preloadBackend } from '../store/backend/open.ts';
-import { withLimits, type Limits } from '../store/backend/rate-limit.ts';
+import { withLimits } from '../store/backend/rate-limit.ts';
 import { keepChunkThreads } from '../store/chunk-workers.ts';
 import { localCatalog } from '../store/local-catalog.ts';
+import type { TieredBackend } from '../store/tiers/tiered.ts';
 import { idOf } from './accounts.ts';
 import { readConfig, redacted, sidecarEnv, type Environment, type SidecarConfig } from './config.ts';
 import { keyed, keyRingOf } from './keys.ts';
+import { startMetrics } from './metrics.ts';
 import { OpenDirectories, dropPrivileges, isRoot, type Account } from './privileges.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
 import {
@@ -44,6 +49,7 @@ import { sidecarTiers, tierDirs } from './sidecar-tiers.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
 import { forgetLedgers } from './ledgers.ts';
 import { prefetchByWorkflow } from './prefetch-by-workflow.ts';
+import { startTracing } from './tracing.ts';
 import { bindServer, transferServer } from './transfer-grpc.ts';
 import { transferWork } from './transfer-work.ts';
 import { Transfers } from './transfers.ts';
@@ -63,20 +69,26 @@ export interface SidecarOptions {
 export async function startSidecar(options: SidecarOptions = {}): Promise<RunningWorker> {
   const env = options.env ?? process.env;
   const config = readConfig(sidecarEnv, env);
-  const log = options.log ?? createLog(config);
+  const log = options.log ?? createLog(config, 'sidecar');
   const account = isRoot() ? accountOf(config) : undefined;
   const dirs = sidecarDirs(config);
   const open = await openDirectories(config, dirs, account);
   const temporal = temporalConfig(env);
   const sockets = sidecarSockets(config.KYBERNATE_RUN_DIR);
   prepareSocketDir(sockets);
-  const { KYBERNATE_STORE: url, KYBERNATE_NODE: node } = config;
+  const { KYBERNATE_STORE: url, KYBERNATE_NODE: node, KYBERNATE_METRICS_ADDRESS: address } = config;
+  const tracing = await startTracing({ service: 'kybernate-sidecar', env, node, log });
+  const metrics = await startMetrics({ address, process: 'sidecar', node, log });
+  const { meter } = metrics;
   await preloadBackend(url);
   await keepChunkThreads();
   const { KYBERNATE_LIMITS_FILE: limitsFile } = config;
   const limits = limitsFile === undefined ? undefined : await followLimits(limitsFile, log);
-  const store = (): Promise<Backend> => openStore(config, open, limits);
-  installRuntime(config, log);
+  const store = async (): Promise<Backend> => {
+    const opened = observed(await openStore(config, open), meter);
+    return limits === undefined ? opened : withLimits(opened, limits);
+  };
+  installRuntime(config, log, metrics.sdkAddress);
   // Before the change of user: the file of a key may be root's alone.
   const ring = await keyRingOf(config);
   const tiers = await sidecarTiers({
@@ -100,6 +112,8 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     dropPrivileges(account);
   }
   await tiers.start();
+  meter.gauge('kybernate_tier_bytes', () => tierValues(backend, ({ usedBytes }) => usedBytes));
+  meter.gauge('kybernate_tier_limit_bytes', () => tierValues(backend, ({ budgetBytes }) => budgetBytes));
   const own = open.pathOf(dirs.own);
   const ledgerDir = join(own, 'uploads');
   await mkdir(ledgerDir, { recursive: true, mode: 0o700 });
@@ -119,7 +133,7 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
       codec: config.KYBERNATE_CODEC,
     }),
     maxConcurrentActivityTaskExecutions: SLOTS,
-    interceptors: { activity: [mapErrorsInterceptor] },
+    interceptors: { activity: [...tracing.activity, observeSteps(meter), mapErrorsInterceptor] },
     shutdownGraceTime: SHUTDOWN_GRACE_MS,
   });
   const work = transferWork({
@@ -130,9 +144,11 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
     roots: [...dirs.roots, dirs.downloads].map((dir) => ({ dir, path: open.pathOf(dir) })),
     ledgerDir,
     stagingDir: join(own, 'artifacts'),
-    prefetch: prefetchByWorkflow(new Client({ connection, namespace })),
+    prefetch: prefetchByWorkflow(
+      new Client({ connection, namespace, interceptors: { workflow: [...tracing.client] } }),
+    ),
   });
-  const running = await Transfers.open(join(own, 'transfers'), work, log);
+  const running = await Transfers.open(join(own, 'transfers'), { work, log, meter });
   transfers.resolve(running);
   log.info({ namespace, config: redacted(config), user: process.getuid?.(), socket: sockets.http }, 'sidecar starts');
   return runWorkers({
@@ -146,8 +162,17 @@ export async function startSidecar(options: SidecarOptions = {}): Promise<Runnin
       await tiers.close();
       limits?.stop();
       open.close();
+      await tracing.close();
+      await metrics.close();
     },
   });
+}
+
+async function tierValues(
+  backend: () => Promise<TieredBackend>,
+  valueOf: (tier: TierInfo) => number,
+): Promise<Array<{ labels: { tier: string }; value: number }>> {
+  return (await backend()).tiers.map((tier) => ({ labels: { tier: tier.name }, value: valueOf(tier.state()) }));
 }
 
 /** @throws Incompatible */
@@ -238,11 +263,10 @@ async function giveEmpty(dir: string, { userId, groupId }: Account): Promise<voi
   await chown(dir, userId, groupId);
 }
 
-async function openStore(config: SidecarConfig, open: OpenDirectories, limits?: Limits): Promise<Backend> {
+async function openStore(config: SidecarConfig, open: OpenDirectories): Promise<Backend> {
   const { store } = sidecarDirs(config);
   const at = store === undefined ? {} : { directory: open.pathOf(store) };
-  const backend = await openBackend(config.KYBERNATE_STORE, { ...storeSettings(config), ...at });
-  return limits === undefined ? backend : withLimits(backend, limits);
+  return openBackend(config.KYBERNATE_STORE, { ...storeSettings(config), ...at });
 }
 
 function closeServer(server: Server): Promise<void> {

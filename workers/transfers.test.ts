@@ -33,15 +33,14 @@ async function endOf(transfers: Transfers, id: string): Promise<TransferStatus |
 describe('a transfer', () => {
   it('has every default, an id, progress and an end with its result', async () => {
     const seen: TransferTask[] = [];
-    const transfers = await Transfers.open(
-      dir,
-      (id, task, op) => {
+    const transfers = await Transfers.open(dir, {
+      work: (id, task, op) => {
         seen.push(task);
         op.progress({ phase: 'uploading', bytesDone: 5, bytesTotal: 10 });
         return atOnce(id, task, op);
       },
       log,
-    );
+    });
 
     const { transferId, status } = await transfers.start('upload', UPLOAD);
 
@@ -63,7 +62,7 @@ describe('a transfer', () => {
 
   it('that fails tells the type of its error', async () => {
     const work = () => Promise.reject(new KybernateError('StorageDenied', 'no'));
-    const transfers = await Transfers.open(dir, work, log);
+    const transfers = await Transfers.open(dir, { work, log });
 
     const { transferId } = await transfers.start('upload', UPLOAD);
 
@@ -84,7 +83,7 @@ describe('a transfer', () => {
     ['download', { checkpointId: 'ck-1' }],
     ['prefetch', { checkpointId: 'ck-1', targetNode: 'a/b' }],
   ] as const)('is refused when the call is %s %j, and nothing is written down', async (kind, call) => {
-    const transfers = await Transfers.open(dir, atOnce, log);
+    const transfers = await Transfers.open(dir, { work: atOnce, log });
 
     await expect(transfers.start(kind, call)).rejects.toMatchObject({ type: 'InvalidInput' });
 
@@ -92,7 +91,7 @@ describe('a transfer', () => {
   });
 
   it('goes on when nobody follows it any more, and ends when it is cancelled', async () => {
-    const transfers = await Transfers.open(dir, untilStopped, log);
+    const transfers = await Transfers.open(dir, { work: untilStopped, log });
     const { transferId } = await transfers.start('upload', UPLOAD);
     const gone = new AbortController();
     const follower = transfers.follow(transferId, gone.signal);
@@ -106,7 +105,7 @@ describe('a transfer', () => {
   });
 
   it('waits for its turn behind four others, and can be cancelled there', async () => {
-    const transfers = await Transfers.open(dir, untilStopped, log);
+    const transfers = await Transfers.open(dir, { work: untilStopped, log });
     const started: string[] = [];
     for (let index = 0; index < 6; index += 1) {
       started.push((await transfers.start('upload', UPLOAD)).transferId);
@@ -124,22 +123,21 @@ describe('a transfer', () => {
 
 describe('after a restart', () => {
   it('what had ended can still be asked for, and what had not begins again under its id', async () => {
-    const before = await Transfers.open(dir, atOnce, log);
+    const before = await Transfers.open(dir, { work: atOnce, log });
     const ended = await before.start('upload', UPLOAD);
     await endOf(before, ended.transferId);
-    const dying = await Transfers.open(dir, untilStopped, log);
+    const dying = await Transfers.open(dir, { work: untilStopped, log });
     const running = await dying.start('download', { checkpointId: 'ck-2', destDir: '/d' });
     await dying.close();
 
     const again: string[] = [];
-    const after = await Transfers.open(
-      dir,
-      (id, task, op) => {
+    const after = await Transfers.open(dir, {
+      work: (id, task, op) => {
         again.push(id);
         return atOnce(id, task, op);
       },
       log,
-    );
+    });
 
     expect(after.status(ended.transferId)).toMatchObject({ status: 'done', hash: 'ab' });
     expect(await endOf(after, running.transferId)).toMatchObject({ status: 'done', checkpointId: 'ck-2' });
@@ -147,7 +145,7 @@ describe('after a restart', () => {
   });
 
   it('forgets the ends of last week and what is no record', async () => {
-    const before = await Transfers.open(dir, atOnce, log);
+    const before = await Transfers.open(dir, { work: atOnce, log });
     const { transferId } = await before.start('upload', UPLOAD);
     await endOf(before, transferId);
     const path = join(dir, `${transferId}.json`);
@@ -156,7 +154,7 @@ describe('after a restart', () => {
     await utimes(path, 0, 0);
     await writeFile(join(dir, `${'0'.repeat(16)}.json`), '{"half');
 
-    const after = await Transfers.open(dir, atOnce, log);
+    const after = await Transfers.open(dir, { work: atOnce, log });
 
     expect(() => after.status(transferId)).toThrow(`no transfer ${transferId}`);
     expect(await readdir(dir)).toEqual([]);

@@ -17,7 +17,9 @@ import {
   type TransferTask,
 } from '../core/contract/transfer.ts';
 import { isKybernateError, KybernateError, messageOf } from '../core/errors.ts';
+import { type Meter, NO_METER } from '../core/metrics.ts';
 import type { Logger, Op } from '../core/op.ts';
+import { span } from '../core/spans.ts';
 import { writeFileDurably } from '../store/files.ts';
 
 /** What a transfer has come to; written into its record. */
@@ -43,25 +45,40 @@ interface Transfer {
   changed: PromiseWithResolvers<void>;
 }
 
+export interface TransfersParts {
+  readonly work: TransferWork;
+  readonly log: Logger;
+  /** absent: nobody counts */
+  readonly meter?: Meter;
+}
+
 export class Transfers {
   readonly #dir: string;
   readonly #work: TransferWork;
   readonly #log: Logger;
+  readonly #meter: Meter;
   readonly #transfers = new Map<string, Transfer>();
   readonly #queue: string[] = [];
   readonly #running = new Set<Promise<void>>();
   #closed = false;
 
-  private constructor(dir: string, work: TransferWork, log: Logger) {
+  private constructor(dir: string, { work, log, meter = NO_METER }: TransfersParts) {
     this.#dir = dir;
     this.#work = work;
     this.#log = log;
+    this.#meter = meter;
+    meter.gauge('kybernate_transfers', async () =>
+      (['queued', 'running'] as const).map((status) => ({
+        labels: { status },
+        value: this.list().filter((transfer) => transfer.status === status).length,
+      })),
+    );
   }
 
   /** Reads the records in `dir` and begins again what had not ended. */
-  static async open(dir: string, work: TransferWork, log: Logger): Promise<Transfers> {
+  static async open(dir: string, parts: TransfersParts): Promise<Transfers> {
     await mkdir(dir, { recursive: true, mode: 0o700 });
-    const transfers = new Transfers(dir, work, log);
+    const transfers = new Transfers(dir, parts);
     await transfers.#load();
     transfers.#startNext();
     return transfers;
@@ -161,7 +178,9 @@ export class Transfers {
     const op: Op = {
       signal: stop.signal,
       log: this.#log,
-      progress: ({ bytesDone, bytesTotal }) => {
+      progress: ({ phase, bytesDone, bytesTotal }) => {
+        const moved = (bytesDone ?? 0) - transfer.status.bytes;
+        this.#meter.add('kybernate_moved_bytes_total', { phase }, Math.max(0, moved));
         this.#change(transfer, {
           ...(bytesDone === undefined ? {} : { bytes: bytesDone }),
           ...(bytesTotal === undefined ? {} : { totalBytes: bytesTotal }),
@@ -169,7 +188,8 @@ export class Transfers {
       },
     };
     try {
-      const result = await this.#work(status.transferId, task, op);
+      const fields = { 'kybernate.transfer': status.transferId, 'kybernate.checkpoint': status.checkpointId };
+      const result = await span(`transfer ${status.kind}`, fields, () => this.#work(status.transferId, task, op));
       await this.#end(transfer, { status: 'done', ...result });
     } catch (error) {
       if (this.#closed) {
@@ -196,6 +216,7 @@ export class Transfers {
       // The transfer has ended all the same; after a restart it ends once more.
       this.#log.error({ transfer: status.transferId, reason: messageOf(error) }, 'end of a transfer not written down');
     }
+    this.#meter.add('kybernate_transfers_total', { kind: status.kind, status: status.status });
     this.#log.info({ ...status }, 'transfer ended');
     this.#change(transfer, change);
   }

@@ -37,7 +37,8 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
   const released = releaseHandler();
   const scope = CancellationScope.current();
 
-  return runOperation({ node, undo, progress, delivered: () => lock.delivered() }, async () => {
+  const frame = { node, undo, progress, delivered: () => lock.delivered(), facts: factsOf };
+  return runOperation(frame, async () => {
     const store = input.durability === 'local' ? {} : { store: true };
     const asked = {
       ...(input.container === undefined ? {} : { container: input.container }),
@@ -146,6 +147,15 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       warnings: [...new Set([...plan.warnings, ...captured.warnings, ...endWarnings(after, end)])],
     };
   });
+}
+
+function factsOf({ bytes, freezeMs, gpuProcesses, vramBytes }: CheckpointResult): Record<string, number> {
+  return {
+    bytes: bytes.total,
+    storedBytes: bytes.stored,
+    freezeMs,
+    ...(gpuProcesses === 0 ? {} : { gpuProcesses, vramBytes }),
+  };
 }
 
 /** A source that was to end may have run on: its hold ended before the upload did. */

@@ -9,8 +9,11 @@ import {
   isCancellation,
   log,
   metricMeter,
+  workflowInfo,
 } from '@temporalio/workflow';
+import type { OperationProgress } from '../core/contract/progress.ts';
 import { messageOf } from '../core/errors.ts';
+import { METRICS } from '../core/metrics.ts';
 import type { Compensation } from './compensation.ts';
 import { failure, outcomeOf } from './failures.ts';
 import { OUTCOME_CANCELLED, OUTCOME_COMPLETED, type ProgressTracker } from './progress.ts';
@@ -23,6 +26,8 @@ export interface OperationFrame<Result> {
   readonly delivered: () => Promise<void>;
   /** what `KybernateOutcome` says of a result; absent: `Completed` */
   readonly outcome?: (result: Result) => string;
+  /** what the summary in the log says of a result: bytes, above all */
+  readonly facts?: (result: Result) => Readonly<Record<string, string | number>>;
 }
 
 /**
@@ -39,7 +44,7 @@ export async function runOperation<Result>(
     const result = await story();
     const outcome = frame.outcome?.(result) ?? OUTCOME_COMPLETED;
     progress.end('done', outcome);
-    count(node, outcome);
+    tellEnd(frame, outcome, frame.facts?.(result));
     await CancellationScope.nonCancellable(() => settle(frame));
     return result;
   } catch (error) {
@@ -55,20 +60,58 @@ export async function runOperation<Result>(
     const type = failed instanceof ApplicationFailure ? (failed.type ?? 'Internal') : 'Internal';
     if (isCancellation(failed)) {
       progress.end('cancelled', OUTCOME_CANCELLED);
-      count(node, OUTCOME_CANCELLED);
+      tellEnd(frame, OUTCOME_CANCELLED);
     } else {
       progress.end('failed', type, `${type}: ${messageOf(failed)}`);
-      count(node, type);
+      tellEnd(frame, type);
     }
     throw failed;
   }
 }
 
-/** For alerts, `Poisoned` above all: read from the control worker, where KYBERNATE_METRICS_ADDRESS is set. */
-function count(node: string, outcome: string): void {
-  metricMeter
-    .createCounter('kybernate_operations_ended', 'operations', 'Operations that have ended, by node and outcome')
-    .add(1, { source_node: node, outcome });
+type Histogram = ReturnType<typeof metricMeter.createHistogram>;
+
+/** One line of the log and three metrics: neither is a command, and a replay tells nothing. */
+function tellEnd(
+  { node, progress }: Pick<OperationFrame<never>, 'node' | 'progress'>,
+  outcome: string,
+  facts: Readonly<Record<string, string | number>> = {},
+): void {
+  const { workflowType: operation, startTime } = workflowInfo();
+  const { state } = progress;
+  const durationMs = Date.now() - startTime.getTime();
+  const phases = phaseTimes(state.finished);
+  const accountedMs = Object.values(phases).reduce((sum, ms) => sum + ms, 0);
+  log.info('operation ended', {
+    operation,
+    outcome,
+    node,
+    container: state.container,
+    ...(state.checkpointId === undefined ? {} : { checkpointId: state.checkpointId }),
+    ...facts,
+    durationMs,
+    phases,
+    // Before the first phase and after the last: the clock of a workflow stands still between two of its tasks.
+    unaccountedMs: durationMs - accountedMs,
+    ...(state.lastError === undefined ? {} : { error: state.lastError }),
+  });
+  const meter = (name: 'kybernate_operation_seconds' | 'kybernate_phase_seconds'): Histogram =>
+    metricMeter.createHistogram(name, 'float', undefined, METRICS[name].help);
+  const total = 'kybernate_operations_total';
+  metricMeter.createCounter(total, undefined, METRICS[total].help).add(1, { operation, source_node: node, outcome });
+  meter('kybernate_operation_seconds').record(durationMs / 1000, { operation, outcome });
+  for (const [phase, ms] of Object.entries(phases)) {
+    meter('kybernate_phase_seconds').record(ms / 1000, { operation, phase });
+  }
+}
+
+/** A ladder comes through a phase more than once. */
+function phaseTimes(finished: OperationProgress['finished']): Record<string, number> {
+  const phases: Record<string, number> = {};
+  for (const { phase, durationMs } of finished) {
+    phases[phase] = (phases[phase] ?? 0) + durationMs;
+  }
+  return phases;
 }
 
 /**

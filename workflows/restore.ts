@@ -45,7 +45,12 @@ export async function restore(request: RestoreRequest): Promise<RestoreResult> {
   const undo = new Compensation();
   let target: Target | undefined;
 
-  return runOperation({ node, undo, progress, delivered: () => lock.delivered() }, () =>
+  const facts = ({ fetchedBytes, restoreMs, how }: RestoreResult): Record<string, string | number> => ({
+    bytes: fetchedBytes,
+    restoreMs,
+    how,
+  });
+  return runOperation({ node, undo, progress, delivered: () => lock.delivered(), facts }, () =>
     climbLadder(new Ladder({ input, control, progress, lock, undo, stepsOn }), (at) => {
       target ??= targetOf(input, at.image);
       return attempt({ input, progress, lock, undo, steps: stepsOn(at.node), target }, at);

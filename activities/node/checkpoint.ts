@@ -9,9 +9,11 @@ import {
   type OperationRef,
 } from '../../engine/attach.ts';
 import { readMetadata } from '../../engine/commit.ts';
+import type { NodeDeps } from '../../engine/node-deps.ts';
 import { recordRehearsal } from '../../engine/gpu/rehearsals.ts';
 import { readPlan } from '../../engine/operation.ts';
 import { planCheckpoint } from '../../engine/plan.ts';
+import { forgetSpans, withRunnerSpans } from '../../engine/runner-spans.ts';
 import { removePendingMark } from '../../store/publish.ts';
 import type { NodeActivities, NodeControlActivities, StepInput, TransferInput } from '../contract.ts';
 import { withOp, type ActivityOp } from '../op.ts';
@@ -36,6 +38,7 @@ const SYNC_MS = 3_600_000;
 
 export function checkpointWork(deps: NodeActivityDeps): Pick<NodeActivities, CheckpointWork> {
   const { node } = deps;
+  const byRunner = runnerCall(node);
   return {
     planCheckpoint: (input) =>
       withOp({}, (op) => planCheckpoint(node, op, { ...input, operationId: op.operationId, workflow: op.workflow })),
@@ -43,8 +46,8 @@ export function checkpointWork(deps: NodeActivityDeps): Pick<NodeActivities, Che
       withOp({}, async (op) => {
         await startRunner(node, op, refOf(op, input));
       }),
-    saveGpuState: (input) => withOp(RUNNER_CALL, (op) => saveGpuState(node, op, refOf(op, input))),
-    captureContainer: (input) => withOp(RUNNER_CALL, (op) => captureContainer(node, op, refOf(op, input))),
+    saveGpuState: (input) => byRunner((op) => saveGpuState(node, op, refOf(op, input))),
+    captureContainer: (input) => byRunner((op) => captureContainer(node, op, refOf(op, input))),
     commitLocal: (input) => withOp({ phase: 'committing', stallMs: SYNC_MS }, (op) => commitLocal(deps, op, input)),
   };
 }
@@ -52,12 +55,14 @@ export function checkpointWork(deps: NodeActivityDeps): Pick<NodeActivities, Che
 export function checkpointControl({ node, catalog }: NodeActivityDeps): Pick<NodeControlActivities, CheckpointControl> {
   const noUploadPending = ({ checkpointId }: TransferInput): Promise<void> =>
     withOp({}, () => removePendingMark(catalog.pathOf(checkpointId)));
+  const byRunner = runnerCall(node);
   return {
-    resumeContainer: (input) => withOp(RUNNER_CALL, (op) => resumeContainer(node, op, refOf(op, input))),
-    stopContainer: (input) => withOp(RUNNER_CALL, (op) => stopContainer(node, op, refOf(op, input))),
+    resumeContainer: (input) => byRunner((op) => resumeContainer(node, op, refOf(op, input))),
+    stopContainer: (input) => byRunner((op) => stopContainer(node, op, refOf(op, input))),
     endOperation: (input) =>
       withOp({}, async (op) => {
         await endOperation(node, op, refOf(op, input));
+        forgetSpans(op.operationId);
         if ((await readMetadata(catalog.pathOf(input.context.checkpointId))) !== undefined) {
           forgetEnded(node, op.operationId);
         }
@@ -73,6 +78,11 @@ export function checkpointControl({ node, catalog }: NodeActivityDeps): Pick<Nod
     abandonUpload: noUploadPending,
     confirmUpload: noUploadPending,
   };
+}
+
+/** A step that the runner does, or whoever has to do it in its place. */
+function runnerCall({ settings }: NodeDeps): <Result>(step: (op: ActivityOp) => Promise<Result>) => Promise<Result> {
+  return (step) => withOp(RUNNER_CALL, (op) => withRunnerSpans(settings, op.operationId, () => step(op)));
 }
 
 function refOf(op: ActivityOp, { context }: StepInput): OperationRef {

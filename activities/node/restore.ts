@@ -1,6 +1,6 @@
 import { KybernateError } from '../../core/errors.ts';
 import { createColdContainer } from '../../engine/cold-start.ts';
-import { releaseLease } from '../../engine/restore-operation.ts';
+import { noteTrace, releaseLease } from '../../engine/restore-operation.ts';
 import { releaseRestoreLease, removeRestored } from '../../engine/restore-end.ts';
 import {
   createDockerCold,
@@ -51,12 +51,11 @@ export function restoreWork(deps: NodeActivityDeps): Pick<NodeActivities, Restor
         await create(node, op, { ...input, ...runOf(op), captured });
       }),
     startRestored: (input) =>
-      withOp({ phase: 'restoring', stallMs: input.restoreBudgetMs + BUDGET_GRACE_MS }, (op) =>
-        (input.context.docker === true ? startDockerRestored : startRestored)(node, op, {
-          ...input,
-          operationId: op.operationId,
-        }),
-      ),
+      withOp({ phase: 'restoring', stallMs: input.restoreBudgetMs + BUDGET_GRACE_MS }, (op) => {
+        noteTrace(node.settings, op.operationId);
+        const start = input.context.docker === true ? startDockerRestored : startRestored;
+        return start(node, op, { ...input, operationId: op.operationId });
+      }),
   };
 }
 

@@ -278,6 +278,8 @@ export interface PrepareRestoreResponse {
   readonly gpu?: GpuFit;
   /** hook scripts that the wrapper runs; absent without any */
   readonly hooks?: RestoreHooks;
+  /** W3C Trace Context of the restore; absent without traces. With it the wrapper tells its spans, and gives it on. */
+  readonly traceparent?: string;
 }
 
 export interface RestoreHooks {
@@ -303,6 +305,11 @@ export const completeRestoreRequest = z.strictObject({
   errorType: z.enum(['HookFailed']).optional(),
   /** of hook scripts that failed and may not refuse */
   warnings: z.array(z.string().max(2000)).max(40).default([]),
+  /** what the wrapper did when, in ms since 1970; only where the answer to the first call had a `traceparent` */
+  spans: z
+    .array(z.strictObject({ name: z.string().max(64), startMs: z.number(), endMs: z.number() }))
+    .max(64)
+    .default([]),
 });
 export type CompleteRestoreRequest = z.output<typeof completeRestoreRequest>;
 export type CompleteRestoreCall = z.input<typeof completeRestoreRequest>;

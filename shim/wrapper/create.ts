@@ -21,6 +21,7 @@ import { endTimeWait } from '../../native/net/time-wait.ts';
 import { exists, replaceFile } from './files.ts';
 import { readHostname, writeHostname } from './hostname.ts';
 import { type Job, type WrapperDeps, containerOf, timed } from './job.ts';
+import { logOutcome } from './log.ts';
 import { rememberRootfs, revertRootfs, unrevertable } from './pristine-rootfs.ts';
 import { complete, report } from './report.ts';
 import { removeRemains, runRestore } from './run-restore.ts';
@@ -56,10 +57,12 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
     specReplaced: false,
     runcStarted: false,
     parts: {},
+    spans: [],
     warnings: [],
   };
   try {
     await restore(deps, job);
+    logOutcome(deps.runDir, job, 'restored');
     return { kind: 'restored' };
   } catch (error) {
     return afterFailure(deps, job, error);
@@ -67,11 +70,11 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
 }
 
 async function restore(deps: WrapperDeps, job: Job): Promise<void> {
-  const { create, wish, bundle, parts } = job;
+  const { create, wish, bundle } = job;
   if (create.pidfdSocket !== undefined) {
     throw new KybernateError('Incompatible', 'the caller wants a pidfd of the init process; a restore cannot send one');
   }
-  const prepared = await timed(parts, 'prepareMs', () =>
+  const prepared = await timed(job, 'prepare', () =>
     deps.agent.prepareRestore({
       restoreFrom: wish.restoreFrom,
       origin: wish.origin,
@@ -110,7 +113,7 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
     deps.log(create, 'warning', `kybernate: ${warning}`);
   }
   if (captured !== undefined) {
-    await timed(parts, 'rootfsMs', () => applyFiles(deps, job, checkpointDir, plan.spec));
+    await timed(job, 'rootfs', () => applyFiles(deps, job, checkpointDir, plan.spec));
   }
   const wanted = plan.hostname;
   if (wanted !== undefined && 'keep' in wanted) {
@@ -121,7 +124,7 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
   if (plan.sharedNetwork !== undefined) {
     await endTimeWait(deps.run, plan.sharedNetwork.path, plan.sharedNetwork.ports);
   }
-  const initHostPid = await timed(parts, 'runcMs', () => runRestore(deps, job, prepared, plan));
+  const initHostPid = await timed(job, 'runc', () => runRestore(deps, job, prepared, plan));
   if (job.hostname !== undefined) {
     await writeHostname(deps.run, job.hostname.namespacePath, job.hostname.name);
   } else if (wanted !== undefined && 'set' in wanted) {
@@ -189,6 +192,7 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
     errors.push(`and the agent was not told: ${messageOf(reportError)}`);
   }
   const message = `kybernate: container ${create.id} was not restored from ${wish.restoreFrom}: ${errors.join('; ')}`;
+  logOutcome(deps.runDir, job, cold ? 'cold-started' : 'failed', errors.join('; ').slice(0, 4096));
   if (!cold) {
     return { kind: 'failed', message };
   }

@@ -40,10 +40,19 @@ export interface Job {
   /** the operation that made the container will try once more: no cold start now */
   again?: boolean;
   readonly parts: Record<string, number>;
+  /** of the same parts, when they were */
+  readonly spans: WrapperSpan[];
   /** of hook scripts that failed and may not refuse */
   warnings: readonly string[];
   /** a hook script refused the restore */
   refusedByHook?: boolean;
+}
+
+export interface WrapperSpan {
+  readonly name: string;
+  /** ms since 1970 */
+  readonly startMs: number;
+  readonly endMs: number;
 }
 
 /** The shim's runc root is `<root>/<containerd namespace>`; for other callers the name says nothing and is harmless. */
@@ -51,9 +60,9 @@ export function containerOf(command: RuncCommand): { id: string; namespace: stri
   return { id: command.id, namespace: command.root.replace(/\/+$/, '').split('/').at(-1) ?? '' };
 }
 
-/** Runs `act` and notes its duration in ms. */
+/** Runs `act` and notes its duration in ms as `<name>Ms`. */
 export async function timed<Result>(
-  parts: Record<string, number>,
+  { parts, spans }: Pick<Job, 'parts' | 'spans'>,
   name: string,
   act: () => Promise<Result>,
 ): Promise<Result> {
@@ -61,6 +70,8 @@ export async function timed<Result>(
   try {
     return await act();
   } finally {
-    parts[name] = performance.now() - begun;
+    const ended = performance.now();
+    parts[`${name}Ms`] = ended - begun;
+    spans.push({ name, startMs: performance.timeOrigin + begun, endMs: performance.timeOrigin + ended });
   }
 }

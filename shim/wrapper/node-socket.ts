@@ -13,7 +13,7 @@ export interface Agent {
   /** May take as long as a download. */
   prepareRestore(call: PrepareRestoreCall): Promise<PrepareRestoreResponse>;
   /** @param timeoutMs GPU memory that comes back takes its time, and nothing is heard meanwhile */
-  completeRestore(call: CompleteRestoreCall, timeoutMs: number): Promise<CompleteRestoreResponse>;
+  completeRestore(call: CompleteRestoreCall, timeoutMs: number, traceparent?: string): Promise<CompleteRestoreResponse>;
 }
 
 export interface CheckpointAgent {
@@ -33,15 +33,22 @@ export function connectAgent(socketPath: string): Agent & CheckpointAgent {
   return {
     prepareRestore: async (call) =>
       (await post(socketPath, '/v1/prepare-restore', call, PREPARE_TIMEOUT_MS)) as PrepareRestoreResponse,
-    completeRestore: async (call, timeoutMs) =>
-      (await post(socketPath, '/v1/complete-restore', call, timeoutMs)) as CompleteRestoreResponse,
+    completeRestore: async (call, timeoutMs, traceparent) =>
+      (await post(socketPath, '/v1/complete-restore', call, timeoutMs, traceparent)) as CompleteRestoreResponse,
     checkpointContainer: async (call) =>
       (await post(socketPath, '/v1/checkpoint-container', call, CHECKPOINT_TIMEOUT_MS)) as CheckpointContainerResponse,
   };
 }
 
-async function post(socketPath: string, path: string, body: unknown, timeoutMs: number): Promise<unknown> {
-  const { status, text } = await exchange(socketPath, path, JSON.stringify(body), timeoutMs);
+async function post(
+  socketPath: string,
+  path: string,
+  body: unknown,
+  timeoutMs: number,
+  traceparent?: string,
+): Promise<unknown> {
+  const trace = traceparent === undefined ? {} : { traceparent };
+  const { status, text } = await exchange(socketPath, path, JSON.stringify(body), { timeoutMs, trace });
   let answer: unknown;
   try {
     answer = JSON.parse(text);
@@ -65,7 +72,7 @@ function exchange(
   socketPath: string,
   path: string,
   body: string,
-  timeoutMs: number,
+  { timeoutMs, trace }: { readonly timeoutMs: number; readonly trace: Readonly<Record<string, string>> },
 ): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
     const unavailable = (why: string, cause?: unknown): void =>
@@ -79,7 +86,7 @@ function exchange(
         socketPath,
         path,
         method: 'POST',
-        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
+        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body), ...trace },
         timeout: timeoutMs,
       },
       (response) => {

@@ -12,7 +12,7 @@ const COMPLETE_GRACE_MS = 60_000;
 export async function complete(deps: WrapperDeps, job: Job, initHostPid: number, needsGpu: boolean): Promise<void> {
   let answer: CompleteRestoreResponse = { proceed: true };
   try {
-    answer = await timed(job.parts, 'completeMs', () => report(deps, job, 'restored', initHostPid, []));
+    answer = await timed(job, 'complete', () => report(deps, job, 'restored', initHostPid, []));
   } catch (error) {
     if (needsGpu || !isKybernateError(error, 'NodeUnavailable')) {
       throw error;
@@ -46,7 +46,8 @@ export async function report(
     // An agent of before knows neither.
     ...(job.warnings.length === 0 ? {} : { warnings: job.warnings.map((line) => line.slice(0, 2000)).slice(-40) }),
     ...(job.refusedByHook === true ? { errorType: 'HookFailed' as const } : {}),
+    ...(job.prepared.traceparent === undefined ? {} : { spans: job.spans.slice(0, 64) }),
   };
   // The agent keeps to the budget by itself: this is for one that hangs.
-  return deps.agent.completeRestore(call, job.prepared.restoreBudgetMs + COMPLETE_GRACE_MS);
+  return deps.agent.completeRestore(call, job.prepared.restoreBudgetMs + COMPLETE_GRACE_MS, job.prepared.traceparent);
 }

@@ -73,7 +73,7 @@ interface ListeningHooks {
 async function listenForHooks(
   { run, signal, log }: WrapperDeps,
   job: Job,
-  { hooks, operationId, imageDir, workDir }: PrepareRestoreResponse,
+  { hooks, operationId, imageDir, workDir, traceparent }: PrepareRestoreResponse,
 ): Promise<ListeningHooks | undefined> {
   if (hooks === undefined) {
     return undefined;
@@ -96,6 +96,7 @@ async function listenForHooks(
       imageDir,
       container: containerOf(job.create),
       logFile: join(workDir, HOOKS_LOG),
+      ...(traceparent === undefined ? {} : { traceparent }),
     },
   );
   job.warnings = warnings;
@@ -103,7 +104,7 @@ async function listenForHooks(
   const criu = await listenToCriu({
     dir: workDir,
     events,
-    onEvent: (event) => timed(job.parts, `hook-${event.name}Ms`, () => onEvent(event)),
+    onEvent: (event) => timed(job, `hook-${event.name}`, () => onEvent(event)),
   });
   return {
     env: criu.env,

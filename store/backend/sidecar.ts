@@ -2,10 +2,17 @@
  * The store as root sees it: through the socket of the sidecar, which alone has the keys. Nothing that comes from there
  * is trusted; readers check every chunk. objects-server.ts is the other half and shows the calls.
  */
-import { Agent, request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
+import {
+  Agent,
+  request as httpRequest,
+  type IncomingMessage,
+  type OutgoingHttpHeaders,
+  type RequestOptions,
+} from 'node:http';
 import { createInterface } from 'node:readline';
 import * as z from 'zod';
 import { isErrorType, KybernateError, messageOf } from '../../core/errors.ts';
+import { traceparent } from '../../core/spans.ts';
 import { errnoOf } from '../files.ts';
 import {
   checkKey,
@@ -139,11 +146,15 @@ class SidecarBackend implements Backend {
   }
 
   /** @returns the status; nothing else of the answer counts */
-  async #send(options: RequestOptions, body: Uint8Array | undefined, signal: AbortSignal | undefined): Promise<number> {
+  async #send(options: Ask, body: Uint8Array | undefined, signal: AbortSignal | undefined): Promise<number> {
     const answer = await this.#line.call(options, body, signal);
     answer.resume();
     return answer.statusCode ?? 0;
   }
+}
+
+interface Ask extends Pick<RequestOptions, 'method' | 'path'> {
+  readonly headers?: OutgoingHttpHeaders;
 }
 
 /** The connections to one socket. */
@@ -172,11 +183,7 @@ class Line {
   }
 
   /** @throws what the sidecar reports; StorageUnavailable, StorageDenied; the reason of the signal */
-  async call(
-    options: RequestOptions,
-    body: Uint8Array | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<IncomingMessage> {
+  async call(options: Ask, body: Uint8Array | undefined, signal: AbortSignal | undefined): Promise<IncomingMessage> {
     signal?.throwIfAborted();
     if (this.#closed) {
       throw new KybernateError('StorageUnavailable', 'the connection to the sidecar is closed');
@@ -214,14 +221,16 @@ class Line {
   }
 
   #answerTo(
-    options: RequestOptions,
+    options: Ask,
     body: Uint8Array | undefined,
     signal: AbortSignal | undefined,
     mayRepeat: boolean,
   ): Promise<IncomingMessage> {
+    const parent = traceparent();
     return new Promise((resolve, reject) => {
       const call = httpRequest({
         ...options,
+        ...(parent === undefined ? {} : { headers: { ...options.headers, traceparent: parent } }),
         socketPath: this.#socketPath,
         agent: this.#agent,
         timeout: SILENCE_MS,

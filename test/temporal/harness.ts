@@ -49,6 +49,7 @@ import {
   verifyQueue,
 } from '../../core/task-queues.ts';
 import { workflowBundlePath } from '../../workers/build-bundle.ts';
+import type { Tracing } from '../../workers/tracing.ts';
 import { happyActivities } from './happy.ts';
 import { NODE, checkpointOf, prefetchOf, rehearseOf, restoreOf } from './requests.ts';
 
@@ -74,6 +75,8 @@ export interface HarnessOptions {
   readonly lock?: LockInput;
   /** workflow interceptors to bundle with the workflows; absent: the bundle as it is shipped */
   readonly interceptors?: readonly string[];
+  /** clients, workers and the bundle with traces; absent: as without */
+  readonly tracing?: Tracing;
 }
 
 export interface Harness {
@@ -135,11 +138,9 @@ export function gate(): { script: Script; open: () => void } {
 const IDENTITY = 'test';
 
 export async function openHarness(options: HarnessOptions): Promise<Harness> {
-  Runtime.install({
-    logger: new DefaultLogger('ERROR'),
-    telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: 'ERROR', other: 'ERROR' }) } },
-  });
+  installRuntime();
   const { address, namespace } = options.server;
+  const { activity = [], client: clientInterceptors = [], sinks = {} } = options.tracing ?? {};
   const scenarios = new Map<string, Scenario>();
   const begun = new Map<string, () => void>();
   /** ids of the activities of a step, in the order in which they began */
@@ -149,7 +150,12 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
     NativeConnection.connect({ address }),
     Connection.connect({ address }),
   ]);
-  const client = new Client({ connection, namespace, identity: IDENTITY });
+  const client = new Client({
+    connection,
+    namespace,
+    identity: IDENTITY,
+    interceptors: { workflow: [...clientInterceptors] },
+  });
   const activities = scripted({ ...happyActivities, ...lockActivities(options.lock) }, scenarios, (call) => {
     const key = `${call.workflowId} ${call.step}`;
     const ids = (activitiesOf.get(key) ?? new Set()).add(call.activityId);
@@ -162,7 +168,7 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
     connection: native,
     namespace,
     identity: IDENTITY,
-    interceptors: { activity: [mapErrorsInterceptor] },
+    interceptors: { activity: [...activity, mapErrorsInterceptor] },
     // A step that hangs keeps its slot.
     maxConcurrentActivityTaskExecutions: 1000,
     maxConcurrentActivityTaskPolls: 3,
@@ -177,8 +183,8 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
       await running;
     };
   };
-  const workflowBundle = await bundleWith(options.interceptors);
-  const control = await Worker.create({ ...common, taskQueue: CONTROL_QUEUE, activities, workflowBundle });
+  const workflowBundle = await bundleWith(options);
+  const control = await Worker.create({ ...common, taskQueue: CONTROL_QUEUE, activities, workflowBundle, sinks });
   const controlRuns = control.run();
   const stopNode = await serve(nodeQueues(NODE));
 
@@ -217,9 +223,22 @@ export async function openHarness(options: HarnessOptions): Promise<Harness> {
   };
 }
 
-async function bundleWith(modules: readonly string[] | undefined): Promise<WorkflowBundleOption> {
+let installed = false;
+
+/** Once a process, however many harnesses it opens. */
+function installRuntime(): void {
+  if (!installed) {
+    Runtime.install({
+      logger: new DefaultLogger('ERROR'),
+      telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: 'ERROR', other: 'ERROR' }) } },
+    });
+  }
+  installed = true;
+}
+
+async function bundleWith({ interceptors: modules, tracing }: HarnessOptions): Promise<WorkflowBundleOption> {
   if (modules === undefined) {
-    return { codePath: await workflowBundlePath() };
+    return { codePath: await workflowBundlePath(tracing?.on === true ? 'traced' : 'plain') };
   }
   return bundleWorkflowCode({
     workflowsPath: join(import.meta.dirname, '../../workflows/index.ts'),

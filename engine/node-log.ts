@@ -1,0 +1,39 @@
+/*
+ * One file of log lines for the short-lived processes of a node: runners, guards, runtime wrappers. A node worker collects
+ * them into its own log (workers/node-log.ts), so that who reads the worker's log reads everything. Each line is one
+ * append to a file that is opened for it: the file may be renamed between two lines.
+ */
+import { appendFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Logger } from '../core/op.ts';
+
+/** On tmpfs: while no worker collects, what is beyond is not kept. */
+const MAX_BYTES = 4 * 2 ** 20;
+
+/** pino's numbers. */
+const LEVELS = { debug: 20, info: 30, warn: 40, error: 50 } as const;
+
+export function nodeLogFile(runDir: string): string {
+  return join(runDir, 'processes.log');
+}
+
+/** @param line one JSON object with its line break; a log that cannot be written keeps nobody from anything */
+export function appendNodeLog(runDir: string, line: string): void {
+  const file = nodeLogFile(runDir);
+  try {
+    if ((statSync(file, { throwIfNoEntry: false })?.size ?? 0) < MAX_BYTES) {
+      appendFileSync(file, line, { mode: 0o600 });
+    }
+  } catch {
+    // No room, or no such directory: this node has no worker.
+  }
+}
+
+/** For a process without pino: the same lines. @param base fields of every line */
+export function nodeLogger(runDir: string, base: Readonly<Record<string, unknown>>): Logger {
+  const write =
+    (level: keyof typeof LEVELS) =>
+    (fields: Record<string, unknown>, msg: string): void =>
+      appendNodeLog(runDir, `${JSON.stringify({ level: LEVELS[level], time: Date.now(), ...base, ...fields, msg })}\n`);
+  return { debug: write('debug'), info: write('info'), warn: write('warn'), error: write('error') };
+}
