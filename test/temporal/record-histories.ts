@@ -133,6 +133,11 @@ const RECORDINGS: Record<string, Recording> = {
     const steps = { fetchImage: once(fails('CheckpointCorrupt')), olderLocal: fails('Internal'), olderStored: older };
     return harness.restore('older', { steps }, { ladder: ['local-copy', 'older-checkpoint'] });
   },
+  'restore-process': (harness) => onCopies(harness, 'restoreProcess', { stdio: { stdout: '/var/log/job.log' } }),
+  'restore-process-failed': (harness) => {
+    harness.script('unrevived', { steps: { restoreProcess: fails('RestoreFailed') } });
+    return onCopies(harness, 'restoreProcess', {}, 'unrevived');
+  },
   preflight: (harness) => onCopies(harness, 'preflight', {}),
   'prefetch-partial': (harness) => {
     const timeouts = { ...TIMEOUTS, nodePickupMs: 500 };
