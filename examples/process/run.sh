@@ -10,10 +10,11 @@ kybernate="$here/../../cli/kybernate"
 dir="$(mktemp -d)"
 id="process-example-$(date +%s)"
 pid=
-trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
+# It may be about to write into the directory.
+trap '[ -z "$pid" ] || kill -KILL "$pid" 2>/dev/null || true; sleep 0.3; rm -rf "$dir"' EXIT
 
 # A session of its own, and no pipe or terminal of ours.
-setsid sh -c 'echo $$ >"$0/pid"; n=0; while :; do n=$((n + 1)); echo $n >"$0/count.new"; mv "$0/count.new" "$0/count"; done' \
+setsid sh -c 'echo $$ >"$0/pid"; n=0; while :; do n=$((n + 1)); echo $n >"$0/count.new"; mv "$0/count.new" "$0/count"; sleep 0.02; done' \
   "$dir" </dev/null >/dev/null 2>&1 &
 sleep 1
 pid="$(cat "$dir/pid")"

@@ -10,8 +10,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { CriuEventName } from '../../core/hooks.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { BUSYBOX, Stack, until } from '../harness/stack.ts';
 
@@ -149,6 +151,30 @@ test('every event of a checkpoint and of a restore comes in its order, with the 
   expect(readFileSync(join(result.localPath, 'logs/hooks.log'), 'utf8')).toMatch(/^pre-dump .*: exit code 0, \d+ ms$/m);
   await countsOn('hooked-back');
   await stack.removeContainer('hooked-back');
+});
+
+test('the example refuses a checkpoint, lets one pass, and takes its hooks away', async () => {
+  const container = `held-${stack.node}`;
+  await stack.runContainer(container, BUSYBOX, COUNTER);
+  const script = fileURLToPath(new URL('../../examples/hooks/run.sh', import.meta.url));
+
+  const result = await runExeca('/bin/sh', [script, container, '--namespace', stack.namespace], {
+    env: stack.variables,
+  });
+
+  expect(result.stderr).toContain(
+    `HookFailed: hook ${dir}/hooks.d/pre-dump/10-hold at pre-dump ended with exit code 1`,
+  );
+  expect(result.stdout).toMatch(
+    /refused, as it should be; the container runs on\n[^]*\npost-dump [^]*checkpoint hooks-/,
+  );
+  expect(result.exitCode).toBe(0);
+  expect(readdirSync(join(dir, 'hooks.d'), { recursive: true }).filter((name) => /-/.test(String(name)))).toEqual([
+    'post-dump',
+    'pre-dump',
+  ]);
+  await countsOn(container);
+  await stack.removeContainer(container);
 });
 
 test('with the engine containerd there are two moments, before the freeze and after the dump', async () => {

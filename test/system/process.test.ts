@@ -1,6 +1,7 @@
 /* Processes of the host: what comes back after a checkpoint, and what is refused before anything is touched. */
 import { createServer, type AddressInfo, type Server } from 'node:net';
 import { closeSync, openSync, readFileSync, readlinkSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RestoreProcessRequest, RestoreProcessResult } from '../../core/contract/process.ts';
@@ -229,6 +230,16 @@ test('a process of another user is refused where root may not ask for its limits
   const refused = /^Incompatible: .*runs as 1000:1000, and root on this machine lacks CAP_SYS_RESOURCE/;
   expect(outcome).toMatch(limitsKeptBy(pid) === undefined ? /^running$/ : refused);
   expect(readProcess(pid)?.state).toBe('S');
+});
+
+test('it is what the example shows', async () => {
+  const script = fileURLToPath(new URL('../../examples/process/run.sh', import.meta.url));
+
+  const result = await runExeca('/bin/sh', [script], { env: stack.variables });
+
+  expect(result).toMatchObject({ exitCode: 0, stderr: expect.not.stringContaining('kybernate:') as string });
+  const [, end = '', on = ''] = /^it has ended at (\d+)$[^]*^it counts on: (\d+)$/m.exec(result.stdout) ?? [];
+  expect(Number(on)).toBeGreaterThan(Number(end));
 });
 
 test('held, it stands still after its commit, and runs on when it is released', async () => {
