@@ -29,7 +29,12 @@ export interface BenchEnvironment {
   close(): Promise<void>;
 }
 
-export async function openBench(images: readonly ImageName[], workers: boolean): Promise<BenchEnvironment> {
+/** @param settings of the workers, beside those that every benchmark has; `(dir)` is that of the benchmark */
+export async function openBench(
+  images: readonly ImageName[],
+  workers: boolean,
+  settings: (dir: string) => Readonly<Record<string, string>> = () => ({}),
+): Promise<BenchEnvironment> {
   const servers = await openTestServers();
   const { runDir } = servers;
   const paths = { dir: servers.dir, runDir, stateDir: join(servers.dir, 'node'), storeDir: join(servers.dir, 'store') };
@@ -38,7 +43,8 @@ export async function openBench(images: readonly ImageName[], workers: boolean):
   await importImages(containerd, NAMESPACE, images, process.env);
   if (workers) {
     const variables = devVariables(paths, NODE, { containerd, temporal }, process.env);
-    const env = { ...withoutSettings(process.env), ...variables, KYBERNATE_LOG_LEVEL: 'warn', PATH: containerd.path };
+    const own = { ...variables, KYBERNATE_LOG_LEVEL: 'warn', PATH: containerd.path, ...settings(servers.dir) };
+    const env = { ...withoutSettings(process.env), ...own };
     await startWorkers({ dir: servers.dir, node: NODE, temporal, env });
   }
   const client = await createKybernateClient({ address: temporal.address, namespace: temporal.namespace });

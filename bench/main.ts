@@ -8,6 +8,7 @@ import { measure, type Subject } from './subject.ts';
 
 const SUBJECTS: Readonly<Record<string, () => Promise<Subject>>> = {
   freeze: async () => (await import('./freeze.ts')).freezeSubject,
+  hooks: async () => (await import('./hooks.ts')).hooksSubject,
   guard: async () => (await import('./guard.ts')).guardSubject,
   preflight: async () => (await import('./preflight.ts')).preflightSubject,
   orchestration: async () => (await import('./orchestration.ts')).orchestrationSubject,

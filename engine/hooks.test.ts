@@ -203,9 +203,14 @@ describe('a hook that runs', () => {
 
     const lines = readFileSync(join(dir, 'env'), 'utf8').trim().split('\n');
     // sh adds its own.
-    expect(
-      Object.fromEntries(lines.filter((line) => !/^(?:PWD|_|SHLVL|OLDPWD)=/.test(line)).map((line) => line.split('='))),
-    ).toEqual({
+    const given: Record<string, string> = Object.fromEntries(
+      lines.filter((line) => !/^(?:PWD|_|SHLVL|OLDPWD)=/.test(line)).map((line) => line.split('=') as [string, string]),
+    );
+    const guide = readFileSync(new URL('../docs/hooks.md', import.meta.url), 'utf8');
+    const section = guide.slice(guide.indexOf('## What a hook is given'), guide.indexOf('## What becomes of it'));
+    const documented = section.split('\n').flatMap((line) => (line.split('|')[1] ?? '').match(/[A-Z_]{4,}/g) ?? []);
+    expect([...Object.keys(given), 'KYBERNATE_PTS_MASTER_FD'].sort()).toEqual(documented.sort());
+    expect(given).toEqual({
       PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
       KYBERNATE_EVENT: 'pre-dump',
       KYBERNATE_HOOK: file,
