@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { HookSettings } from '../core/hooks.ts';
+import { CRIU_EVENTS, type HookSettings } from '../core/hooks.ts';
 import { openHook } from './hook-file.ts';
 import { createHooks, findHooks, planHooks, refusedHooks, type HookFacts, type Hooks } from './hooks.ts';
 import { hookFindings } from './preflight/hooks.ts';
@@ -72,7 +72,10 @@ function refusalOf(file: string): string {
 }
 
 describe('which hooks run', () => {
-  it('is none in a directory that is not there', () => {
+  it('is none in a directory that is not there, and in empty ones: the operation is the same', () => {
+    expect(planHooks(settings(), facts())).toBeUndefined();
+    CRIU_EVENTS.forEach((event) => mkdirSync(join(dir, 'hooks.d', event), { recursive: true }));
+
     expect(planHooks(settings(), facts())).toBeUndefined();
     expect(hooks().events).toEqual([]);
   });
@@ -209,7 +212,8 @@ describe('a hook that runs', () => {
     const guide = readFileSync(new URL('../docs/hooks.md', import.meta.url), 'utf8');
     const section = guide.slice(guide.indexOf('## What a hook is given'), guide.indexOf('## What becomes of it'));
     const documented = section.split('\n').flatMap((line) => (line.split('|')[1] ?? '').match(/[A-Z_]{4,}/g) ?? []);
-    expect([...Object.keys(given), 'KYBERNATE_PTS_MASTER_FD'].sort()).toEqual(documented.sort());
+    const atTimes = ['KYBERNATE_PTS_MASTER_FD', 'TRACEPARENT'];
+    expect([...Object.keys(given), ...atTimes].sort()).toEqual(documented.sort());
     expect(given).toEqual({
       PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
       KYBERNATE_EVENT: 'pre-dump',
