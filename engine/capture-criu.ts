@@ -7,7 +7,7 @@
  * With the engine `containerd` the freeze begins before the call, and there is no post-dump moment.
  * Hooks run there too: those of `pre-dump` before the freeze, the others at CRIU's own moments.
  */
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
@@ -17,6 +17,7 @@ import { dumpErrorLines } from '../native/criu/log.ts';
 import { rearmExpiredTimers } from '../native/criu/timers.ts';
 import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
+import { captureHooks, saveCaptureLogs, type CaptureHooks } from './capture-hooks.ts';
 import { installActionScript, listenToCriu, makeEventPipes, type ScriptEvent } from './criu-events.ts';
 import { keeperVariables } from './criu-keeper.ts';
 import { endDump } from './end-dump.ts';
@@ -24,7 +25,6 @@ import { directoryBytes } from './estimate.ts';
 import { freeze, thaw } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { hasGpu } from './gpu-section.ts';
-import { createHooks, type HookEvent, type Hooks } from './hooks.ts';
 import { holdNetwork } from './network-hold.ts';
 import { checkToken } from './operation.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
@@ -32,7 +32,6 @@ import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } fr
 /** A task in an uninterruptible sleep delays the freeze; the freeze budget bounds it too. */
 const FREEZE_TIMEOUT_MS = 10_000;
 const OWN_EVENTS = ['pre-dump', 'post-dump'] as const;
-const HOOKS_LOG = 'hooks.log';
 
 export function createCriuCapture(context: CaptureContext): Capture {
   return new CriuCapture(context);
@@ -44,7 +43,7 @@ class CriuCapture implements Capture {
   readonly #imageDir: string;
   readonly #workDir: string;
   readonly #stopDiff = new AbortController();
-  readonly #hooks: Hooks;
+  readonly #hooks: CaptureHooks;
   #rootfs: Promise<RootfsCapture> | undefined;
   #networkHold: CaptureOutcome['networkHold'];
 
@@ -52,23 +51,9 @@ class CriuCapture implements Capture {
     this.#context = context;
     this.#imageDir = join(context.plan.checkpointDir, CRIU_DIR);
     this.#workDir = join(context.paths.dir, 'criu-work');
-    const { plan, log } = context;
-    this.#hooks = createHooks(
-      plan.hooks,
-      { signal: AbortSignal.any([context.signal, this.#stopDiff.signal]), log },
-      {
-        operation: 'checkpoint',
-        kind: 'container',
-        operationId: plan.operationId,
-        checkpointId: plan.checkpointId,
-        node: plan.settings.node,
-        imageDir: this.#imageDir,
-        container: plan.container,
-        pid: plan.facts.initHostPid,
-        logFile: join(this.#workDir, HOOKS_LOG),
-        ...(plan.traceparent === undefined ? {} : { traceparent: plan.traceparent }),
-      },
-    );
+    const signal = AbortSignal.any([context.signal, this.#stopDiff.signal]);
+    const dirs = { imageDir: this.#imageDir, workDir: this.#workDir };
+    this.#hooks = captureHooks(context, { kind: 'container', ...dirs, signal });
   }
 
   async plan(): Promise<void> {
@@ -213,7 +198,7 @@ class CriuCapture implements Capture {
     signal.throwIfAborted();
     switch (event.name) {
       case 'pre-dump':
-        await this.#runHooks(event);
+        await this.#hooks.run(event);
         await this.#freezeWorkload();
         // A CRIU that ended meanwhile has failed the dump already.
         this.#stopDiff.signal.throwIfAborted();
@@ -223,18 +208,11 @@ class CriuCapture implements Capture {
       case 'post-dump':
         timer.part('post-dump');
         await this.#afterDump();
-        await this.#runHooks(event);
+        await this.#hooks.run(event);
         timer.part('runtime-exit');
         break;
       default:
-        await this.#runHooks(event);
-    }
-  }
-
-  /** A part of its own in the phase times; within the freeze its time counts against the budget, whose end ends a hook. */
-  async #runHooks(event: HookEvent): Promise<void> {
-    if (this.#hooks.events.some((name) => name === event.name)) {
-      await this.#context.timer.within(`hook-${event.name}`, () => this.#hooks.onEvent(event));
+        await this.#hooks.run(event);
     }
   }
 
@@ -283,7 +261,7 @@ class CriuCapture implements Capture {
   async #dumpByContainerd(): Promise<void> {
     const { plan, timer, signal } = this.#context;
     const containerd = this.#context.containerd();
-    await this.#runHooks({ name: 'pre-dump' });
+    await this.#hooks.run({ name: 'pre-dump' });
     await this.#freezeWorkload();
     timer.part('dump');
     this.#startRootfs();
@@ -311,7 +289,7 @@ class CriuCapture implements Capture {
         details: { criu: lines },
       });
     }
-    await this.#runHooks({ name: 'post-dump' });
+    await this.#hooks.run({ name: 'post-dump' });
   }
 
   async #dumpFailed(result: RunResult): Promise<KybernateError> {
@@ -336,17 +314,8 @@ class CriuCapture implements Capture {
     });
   }
 
-  async saveLogs(logs: string): Promise<void> {
-    await mkdir(logs, { recursive: true, mode: 0o700 });
-    for (const name of ['dump.log', 'runc.log', 'stats-dump', ...(this.#hooks.events.length > 0 ? [HOOKS_LOG] : [])]) {
-      const from = join(this.#workDir, name);
-      try {
-        await rename(from, join(logs, name));
-      } catch {
-        // Across file systems, or never written.
-        await this.#context.run('cp', ['--', from, join(logs, name)]);
-      }
-    }
+  saveLogs(logs: string): Promise<void> {
+    return saveCaptureLogs(this.#context, this.#workDir, logs);
   }
 }
 

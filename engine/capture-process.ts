@@ -6,7 +6,7 @@
  * In place of the rw layer of a container the length of each open file is noted: the files are the host's.
  */
 import { statSync } from 'node:fs';
-import { mkdir, rename } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CRIU_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import type { ProcessTree } from '../core/checkpoint/metadata.ts';
@@ -19,9 +19,9 @@ import type { Run, RunResult } from '../native/run/run.ts';
 import { deleteTable } from '../native/net/nft.ts';
 import { openFds } from '../native/proc/fds.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
+import { captureHooks, saveCaptureLogs, type CaptureHooks } from './capture-hooks.ts';
 import { endDump } from './end-dump.ts';
 import { directoryBytes } from './estimate.ts';
-import { createHooks, type Hooks } from './hooks.ts';
 import { freezeNow, thaw } from './freezer.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { liveProcesses } from './live-processes.ts';
@@ -34,7 +34,6 @@ export function createProcessCapture(context: CaptureContext): Capture {
   return new ProcessCapture(context);
 }
 
-const HOOKS_LOG = 'hooks.log';
 /** Files that are told to the restore; a tree that has more open is restored without this look at the others. */
 const MAX_FILES = 4096;
 
@@ -43,7 +42,7 @@ class ProcessCapture implements Capture {
   readonly #context: CaptureContext;
   readonly #imageDir: string;
   readonly #workDir: string;
-  readonly #hooks: Hooks;
+  readonly #hooks: CaptureHooks;
   readonly #answer = Promise.withResolvers<void>();
   /** of CRIU: settled when the tree is free of it */
   #dump: Promise<void> | undefined;
@@ -57,22 +56,9 @@ class ProcessCapture implements Capture {
     this.#context = context;
     this.#imageDir = join(context.plan.checkpointDir, CRIU_DIR);
     this.#workDir = join(context.paths.dir, 'criu-work');
-    const { plan, signal, log } = context;
-    this.#hooks = createHooks(
-      plan.hooks,
-      { signal, log },
-      {
-        operation: 'checkpoint',
-        kind: 'process',
-        operationId: plan.operationId,
-        checkpointId: plan.checkpointId,
-        node: plan.settings.node,
-        imageDir: this.#imageDir,
-        pid: plan.facts.initHostPid,
-        logFile: join(this.#workDir, HOOKS_LOG),
-        ...(plan.traceparent === undefined ? {} : { traceparent: plan.traceparent }),
-      },
-    );
+    const { signal } = context;
+    const dirs = { imageDir: this.#imageDir, workDir: this.#workDir };
+    this.#hooks = captureHooks(context, { kind: 'process', ...dirs, signal });
     // One that is refused before CRIU asks is told by its own error.
     this.#answer.promise.catch(() => undefined);
   }
@@ -232,17 +218,8 @@ class ProcessCapture implements Capture {
     };
   }
 
-  async saveLogs(logs: string): Promise<void> {
-    await mkdir(logs, { recursive: true, mode: 0o700 });
-    for (const name of ['dump.log', 'stats-dump', ...(this.#hooks.events.length > 0 ? [HOOKS_LOG] : [])]) {
-      const from = join(this.#workDir, name);
-      try {
-        await rename(from, join(logs, name));
-      } catch {
-        // Across file systems, or never written.
-        await this.#context.run('cp', ['--', from, join(logs, name)]);
-      }
-    }
+  saveLogs(logs: string): Promise<void> {
+    return saveCaptureLogs(this.#context, this.#workDir, logs);
   }
 
   /** @throws when the dump must not go on; CRIU undoes its part */
@@ -250,7 +227,7 @@ class ProcessCapture implements Capture {
     const { plan, timer, onFreezing, onFrozen } = this.#context;
     const { name } = event;
     if (name !== 'post-dump') {
-      await this.#runHooks(event);
+      await this.#hooks.run(event);
     }
     if (name === 'pre-dump') {
       // The last moment before the workload is touched: CRIU took its time to start.
@@ -263,17 +240,10 @@ class ProcessCapture implements Capture {
       timer.part('post-dump');
       this.#files = this.#openFiles();
       this.#networkHold = await holdNetwork(plan, this.#context.run);
-      await this.#runHooks(event);
+      await this.#hooks.run(event);
       this.#isComplete = true;
       onComplete();
       await this.#answer.promise;
-    }
-  }
-
-  /** A part of its own in the phase times; within the freeze its time counts against the budget, whose end ends a hook. */
-  async #runHooks(event: CriuEvent): Promise<void> {
-    if (this.#hooks.events.some((name) => name === event.name)) {
-      await this.#context.timer.within(`hook-${event.name}`, () => this.#hooks.onEvent(event));
     }
   }
 
