@@ -13,11 +13,11 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export STORE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build check soak chaos gpu-bundle gpu-test setup down clean
+.PHONY: help demo test e2e-kubernetes build check soak chaos gpu-bundle gpu-test setup down clean
 .NOTPARALLEL:
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(STAMP) ## checkpoint and restore of a real redis (STORE=s3: in an S3 server instead of a directory)
 	@$(CLI) setup --for demo$(if $(filter s3,$(STORE)),$(comma)s3)
@@ -27,6 +27,12 @@ test: $(STAMP) ## every check and every test; ends with `N passed, N failed`
 	@$(CLI) setup --for test
 	@$(NODE) tools/build.ts
 	@$(NODE) tools/test-summary.ts
+
+# Builds Kubernetes the first time, ten minutes. `make test` runs without it.
+e2e-kubernetes: $(STAMP) ## the tests on a real Kubernetes cluster of this machine
+	@$(CLI) setup --for test,kubernetes
+	@$(NODE) tools/build.ts
+	@$(NODE) tools/test-summary.ts kubernetes
 
 build: $(STAMP) ## the installable package in dist/
 	@$(NODE) tools/build.ts

@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config';
  * unit: no root, no network, beside the sources. temporal: a real Temporal server, scripted activities.
  * system: root, real containerd, runc, CRIU, Temporal, S3. One fork at a time where real servers are shared: temporal has
  * one set of them, system one for each lane. Tests of the system wait most of the time: two lanes fill two processors.
+ * kubernetes: one real cluster, in a network namespace that the caller makes (`unshare --net`).
  */
 const SYSTEM_LANES = 2;
 // A shared CI machine may stall real servers for seconds: one second try there, and the report says so. None at a desk.
@@ -38,6 +39,17 @@ export default defineConfig({
           maxWorkers: SYSTEM_LANES,
           sequence: { groupOrder: 2 },
           ...slow,
+        },
+      },
+      {
+        test: {
+          name: 'kubernetes',
+          include: ['test/kubernetes/**/*.test.ts'],
+          globalSetup: ['test/kubernetes/global-setup.ts'],
+          fileParallelism: false,
+          sequence: { groupOrder: 3 },
+          ...slow,
+          testTimeout: 300_000,
         },
       },
     ],

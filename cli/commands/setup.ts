@@ -42,6 +42,7 @@ export function addSetupCommand(program: Command, cli: Cli): void {
       ['kybernate setup', 'what a node needs'],
       ['kybernate setup --for demo,s3', 'what `make demo STORE=s3` needs'],
       ['kybernate setup --for test', 'what `make test` needs'],
+      ['kybernate setup --for test,kubernetes', 'what `make e2e-kubernetes` needs: builds Kubernetes, ten minutes'],
     ],
     exitCodes: exitCodesHelp(['Incompatible']),
   });

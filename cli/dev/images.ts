@@ -102,7 +102,8 @@ function keyOf(name: ImageName, plan: RootfsPlan): string {
     .slice(0, 16);
 }
 
-async function archive(dir: string, target: string): Promise<void> {
+/** A directory as an archive that is the same for the same files. */
+export async function archive(dir: string, target: string): Promise<void> {
   const flags = ['--sort=name', '--mtime=@0', '--owner=0', '--group=0', '--numeric-owner', '--format=gnu'];
   const result = await runExeca('tar', [...flags, '--directory', dir, '--create', '--file', target, '.']);
   if (result.exitCode !== 0) {
@@ -134,8 +135,15 @@ async function addBlob(layout: string, mediaType: string, source: string | objec
   return { mediaType, digest: `sha256:${digest}`, size: (await stat(join(blobs, digest))).size };
 }
 
+export interface ImageConfig {
+  readonly name: string;
+  readonly env: readonly string[];
+  readonly command: readonly string[];
+}
+
 /** Writes the OCI layout of one image around the layer archive `layerTar`, which is moved into it. */
-async function writeLayout(layout: string, name: ImageName, layerTar: string): Promise<void> {
+export async function writeLayout(layout: string, image: ImageConfig, layerTar: string): Promise<void> {
+  const { name } = image;
   const oci = 'application/vnd.oci.image';
   const layer = await addBlob(layout, `${oci}.layer.v1.tar`, layerTar);
   const config = await addBlob(layout, `${oci}.config.v1+json`, {
@@ -143,7 +151,7 @@ async function writeLayout(layout: string, name: ImageName, layerTar: string): P
     // Node's name for the one machine type that the programs are built for here.
     architecture: process.arch === 'x64' ? 'amd64' : process.arch,
     os: 'linux',
-    config: { Env: IMAGES[name].env, Cmd: IMAGES[name].command, WorkingDir: '/' },
+    config: { Env: image.env, Cmd: image.command, WorkingDir: '/' },
     // The layer is not compressed, so its digest is its diff id.
     rootfs: { type: 'layers', diff_ids: [layer.digest] },
   });
@@ -180,7 +188,7 @@ export async function buildImage(name: ImageName, env: Env): Promise<string> {
     await mkdir(layout);
     await writeRootfs(plan, root);
     await archive(root, join(work, 'layer.tar'));
-    await writeLayout(layout, name, join(work, 'layer.tar'));
+    await writeLayout(layout, { name, ...IMAGES[name] }, join(work, 'layer.tar'));
     await archive(layout, join(work, 'image.tar'));
     await rename(join(work, 'image.tar'), target);
   } finally {

@@ -10,7 +10,8 @@ import { type Env, requireProgram } from '../setup/programs.ts';
 
 const FROM_SOURCE = extname(import.meta.url) === '.ts';
 
-async function wrapperBundle(): Promise<string> {
+/** Path of the bundle of this version. */
+export async function wrapperBundle(): Promise<string> {
   if (!FROM_SOURCE) {
     return fileURLToPath(new URL('../../shim/kybernate-wrapper.mjs', import.meta.url));
   }

@@ -16,7 +16,7 @@ export interface DebianPackage {
   readonly unless?: ProgramName;
 }
 
-const ALL = ['run', 'demo', 's3', 'test', 'build'] as const;
+const ALL = ['run', 'demo', 's3', 'test', 'build', 'kubernetes'] as const;
 const NODE = ['run', 'demo', 'test'] as const;
 
 export const DEBIAN_PACKAGES: readonly DebianPackage[] = [
@@ -75,7 +75,13 @@ export const DEBIAN_PACKAGES: readonly DebianPackage[] = [
     name: 'iproute2',
     why: 'network namespaces of the tests',
     files: ['/usr/sbin/ip', '/sbin/ip', '/usr/bin/ip'],
-    neededFor: ['test'],
+    neededFor: ['test', 'kubernetes'],
+  },
+  {
+    name: 'patchelf',
+    why: 'lets the programs of the container image bring their own libraries',
+    files: ['/usr/bin/patchelf'],
+    neededFor: ['kubernetes'],
   },
 ];
 

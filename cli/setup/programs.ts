@@ -34,6 +34,9 @@ const DOCKER = { package: 'debian-docker', version: '20.10.24', dirs: [] } as co
 // Not on PATH: iproute2 has a program named bridge, too.
 const CNI = { package: 'cni', version: '1.9.1', subdir: 'bin', dirs: ['/opt/cni/bin', '/usr/lib/cni'] } as const;
 
+// One version of all of them, never another one of PATH: they are tested together.
+const KUBERNETES = { package: 'kubernetes', version: '1.36.3', subdir: 'bin', dirs: [] } as const;
+
 export const PROGRAMS = {
   // Older CRIU fails on kernels from 6.16 on: "sockets: Can't get 1:16 opt".
   criu: { package: 'criu', version: '4.2.1', minimum: '4.2', versionArgs: ['--version'], subdir: 'sbin' },
@@ -58,6 +61,14 @@ export const PROGRAMS = {
   loopback: CNI,
   'host-local': CNI,
   portmap: CNI,
+  kubelet: KUBERNETES,
+  'kube-apiserver': KUBERNETES,
+  'kube-controller-manager': KUBERNETES,
+  'kube-scheduler': KUBERNETES,
+  kubectl: KUBERNETES,
+  etcd: KUBERNETES,
+  // Helm 3 reads the chart, too; tests take one version.
+  helm: { package: 'helm', version: '4.3.1', subdir: 'bin', dirs: [] },
   dockerd: { ...DOCKER, subdir: 'usr/sbin' },
   docker: { ...DOCKER, subdir: 'usr/bin' },
   'docker-registry': { package: 'debian-docker-registry', version: '2.8.2', dirs: [], subdir: 'usr/bin' },

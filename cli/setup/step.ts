@@ -1,8 +1,11 @@
 /* What set-up is made of: steps that can tell whether they are needed, and the conversation with the user. */
 import type { Env } from './programs.ts';
 
-/** `run`: a node; `demo`, `s3`: the example, its S3 server; `test`: the test projects; `build`: the package. */
-export const PURPOSES = ['run', 'demo', 's3', 'test', 'build'] as const;
+/**
+ * `run`: a node; `demo`, `s3`: the example, its S3 server; `test`: the test projects; `build`: the package;
+ * `kubernetes`: the tests on a real cluster, ten minutes the first time.
+ */
+export const PURPOSES = ['run', 'demo', 's3', 'test', 'build', 'kubernetes'] as const;
 export type Purpose = (typeof PURPOSES)[number];
 
 export interface Check {

@@ -7,6 +7,7 @@ import { aptStep, DEBIAN_PACKAGES } from './apt.ts';
 import { type DebianBundle, unpackDebian } from './debian.ts';
 import { goInstall, type GoModule } from './go-install.ts';
 import { KEEPER_STEP } from './keeper.ts';
+import { KUBERNETES_STEP } from './kubernetes.ts';
 import { runLong } from './long-command.ts';
 import { PODMAN_STEP } from './podman.ts';
 import { prerequisiteSteps, toolPath } from './prerequisites.ts';
@@ -79,6 +80,13 @@ const GO_STEPS: readonly GoStep[] = [
     neededFor: ['demo', 'test'],
     programs: ['temporal'],
     module: { packages: ['github.com/temporalio/cli/cmd/temporal'] },
+  },
+  {
+    name: 'helm',
+    why: 'installs the chart in the tests on a real cluster',
+    neededFor: ['kubernetes'],
+    programs: ['helm'],
+    module: { packages: ['helm.sh/helm/v4/cmd/helm'] },
   },
 ];
 
@@ -181,6 +189,7 @@ export function setupSteps(purposes: readonly Purpose[]): Step[] {
     PODMAN_STEP,
     ...GO_STEPS.map(goStep),
     ...DEBIAN_STEPS.map(debianStep),
+    KUBERNETES_STEP,
   ];
   return stepsFor(all, purposes);
 }
