@@ -12,6 +12,7 @@ const SUBJECTS: Readonly<Record<string, () => Promise<Subject>>> = {
   guard: async () => (await import('./guard.ts')).guardSubject,
   preflight: async () => (await import('./preflight.ts')).preflightSubject,
   orchestration: async () => (await import('./orchestration.ts')).orchestrationSubject,
+  pods: async () => (await import('./pods.ts')).podsSubject,
   shim: async () => (await import('./shim.ts')).shimSubject,
 };
 

@@ -4,16 +4,7 @@
  * in every cluster, and all of its interfaces go with the last process. Everything else lies below one directory.
  */
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
-import {
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  readlinkSync,
-  rmSync,
-  rmdirSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
@@ -60,14 +51,17 @@ export interface Cluster {
   restartContainerd(): Promise<void>;
   /** What an administrator would write as `systemctl restart containerd`: a shell command. */
   readonly restartCommand: string;
+  /** A process in the mount namespace of the node: what starts containerd again when it has ended. */
+  hostPid(): number;
   /** Imports images of ours for pods. */
   importImages(names: readonly ImageName[]): Promise<void>;
   close(): Promise<void>;
 }
 
-/** @throws when the process shares its network with the rest of the machine */
-function requireOwnNetwork(): void {
-  if (readlinkSync('/proc/self/ns/net') === readlinkSync('/proc/1/ns/net')) {
+/** @throws when the process shares its network with the rest of the machine, told by a way out of it */
+async function requireOwnNetwork(): Promise<void> {
+  const routes = await must('ip', ['route', 'show', 'default']);
+  if (routes.trim() !== '' && !routes.includes('dev node0')) {
     throw new Error('a cluster needs a network namespace of its own: run this below `unshare --net`');
   }
 }
@@ -169,7 +163,7 @@ function writeFiles(paths: ClusterPaths, token: string): void {
 
 /** Starts the cluster; a few seconds. Whatever was started is ended when it fails. */
 export async function startCluster(): Promise<Cluster> {
-  requireOwnNetwork();
+  await requireOwnNetwork();
   await makeNetwork();
   const dir = mkdtempSync(join(tmpdir(), PREFIX));
   const paths: ClusterPaths = {
@@ -288,6 +282,7 @@ export function openCluster(paths: ClusterPaths, token: string): Cluster {
       await untilReady(paths, 'containerd', () => containerd.ctrOk(['version'], 2000));
     },
     restartCommand: `p=$(cat ${paths.dir}/containerd.pid); kill $p; while kill -0 $p 2>/dev/null; do sleep 0.05; done`,
+    hostPid: () => findDaemon(paths.dir, 'containerd')?.pid ?? 1,
     importImages: (names) => importImages(containerd, NAMESPACE, names, process.env),
     close: () => closeCluster(cluster),
   };

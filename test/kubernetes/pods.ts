@@ -31,15 +31,16 @@ export function podManifest(
   name: string,
   script: string,
   container: object = {},
-  options: { runtimeClass?: string; annotations?: Readonly<Record<string, string>> } = {},
+  options: { runtimeClass?: string; annotations?: Readonly<Record<string, string>>; nodeName?: string } = {},
 ): PodManifest {
-  const { runtimeClass = 'kybernate', annotations = {} } = options;
+  const { runtimeClass = 'kybernate', annotations = {}, nodeName } = options;
   return {
     apiVersion: 'v1',
     kind: 'Pod',
     metadata: { name, annotations },
     spec: {
       ...(runtimeClass === '' ? {} : { runtimeClassName: runtimeClass }),
+      ...(nodeName === undefined ? {} : { nodeName }),
       restartPolicy: 'Never',
       terminationGracePeriodSeconds: 0,
       containers: [

@@ -1,0 +1,193 @@
+/* The chart: what it renders, what the API server says to it, and that a node is as before when it is gone. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { parseAllDocuments } from 'yaml';
+
+import type { Cluster } from './cluster.ts';
+import { CHART, chartValues, helm, hostPaths, NAMESPACE, RELEASE, writeValues } from './install.ts';
+import { podManifest, Pods } from './pods.ts';
+import { theCluster } from './provided.ts';
+
+interface Rendered {
+  readonly kind: string;
+  readonly metadata: { readonly name: string; readonly annotations?: Readonly<Record<string, string>> };
+  readonly spec?: {
+    readonly template?: { readonly spec: PodSpec };
+    readonly scheduling?: { readonly tolerations?: readonly unknown[] };
+  };
+  readonly rules?: readonly { readonly verbs: readonly string[]; readonly resourceNames?: readonly string[] }[];
+}
+
+interface PodSpec {
+  readonly hostPID?: boolean;
+  readonly automountServiceAccountToken?: boolean;
+  readonly containers: readonly {
+    readonly name: string;
+    readonly securityContext: {
+      readonly privileged?: boolean;
+      readonly capabilities?: { readonly drop?: readonly string[] };
+    };
+    readonly env?: readonly { readonly name: string; readonly value?: string; readonly valueFrom?: object }[];
+  }[];
+}
+
+const MUST = {
+  image: { repository: 'r.example/kybernate' },
+  temporal: { address: 't:7233' },
+  store: { url: 's3://b' },
+};
+
+let cluster: Cluster;
+
+beforeAll(() => {
+  cluster = theCluster();
+});
+
+async function render(values: Record<string, unknown>, ...flags: string[]): Promise<Rendered[]> {
+  const file = writeValues(cluster, values);
+  const text = await helm(cluster, ['template', 'x', CHART, '--namespace', 'n', '--values', file, ...flags]);
+  return parseAllDocuments(text)
+    .map((document) => document.toJS() as Rendered | null)
+    .filter((object) => object !== null);
+}
+
+function find(objects: readonly Rendered[], kind: string, end = ''): Rendered {
+  const found = objects.find((object) => object.kind === kind && object.metadata.name.endsWith(end));
+  if (found === undefined) {
+    throw new Error(`no ${kind} …${end} is rendered`);
+  }
+  return found;
+}
+
+function podOf(object: Rendered): PodSpec {
+  if (object.spec?.template === undefined) {
+    throw new Error(`${object.metadata.name} has no pods`);
+  }
+  return object.spec.template.spec;
+}
+
+describe('the chart', () => {
+  it('has nothing that helm lint warns of', async () => {
+    const answer = await helm(cluster, ['lint', '--strict', CHART, '--values', writeValues(cluster, MUST)]);
+
+    expect(answer).toContain('0 chart(s) failed');
+  });
+
+  it.each([
+    ['image.repository', { ...MUST, image: {} }],
+    ['temporal.address', { ...MUST, temporal: {} }],
+    ['store.url', { ...MUST, store: {} }],
+    ['pattern', { ...MUST, store: { url: 'https://b' } }],
+    ['not allowed', { ...MUST, temporal: { adress: 't:1' } }],
+  ])('says what is missing or wrong: %s', async (what, values) => {
+    await expect(render(values)).rejects.toThrow(what);
+  });
+
+  it('keeps the keys of the store from the privileged side, and privileges from the side that has them', async () => {
+    const store = { url: 's3://b', s3: { existingSecret: 'keys' } };
+    const objects = await render({ ...MUST, store });
+    const [node] = podOf(find(objects, 'DaemonSet', '-node')).containers;
+    const sidecar = podOf(find(objects, 'DaemonSet', '-sidecar'));
+
+    const named = (node?.env ?? []).map(({ name }) => name);
+    expect(named.filter((name) => /^AWS_|KYBERNATE_STORE|KYBERNATE_S3/.test(name))).toEqual([]);
+    expect(node?.securityContext.privileged).toBe(true);
+    expect(sidecar.hostPID).toBeUndefined();
+    expect(sidecar.containers[0]?.securityContext).toMatchObject({
+      privileged: false,
+      capabilities: { drop: ['ALL'] },
+    });
+    expect(sidecar.containers[0]?.env?.map(({ name }) => name)).toContain('AWS_SECRET_ACCESS_KEY');
+  });
+
+  it('gives no account a role but the one that waits for the uninstallation, which may read one object', async () => {
+    const objects = await render(MUST);
+
+    expect(objects.filter(({ kind }) => kind === 'ClusterRole')).toEqual([]);
+    const roles = objects.filter(({ kind }) => kind === 'Role');
+    expect(roles.map(({ rules }) => rules?.map(({ verbs, resourceNames }) => [verbs, resourceNames]))).toEqual([
+      [[['get'], ['x-kybernate-uninstall']]],
+    ]);
+    for (const name of ['-node', '-sidecar', '-control']) {
+      const kind = name === '-control' ? 'Deployment' : 'DaemonSet';
+      expect(podOf(find(objects, kind, name)).automountServiceAccountToken).toBe(false);
+    }
+  });
+
+  it('takes certificates and keys of Temporal from secrets that exist', async () => {
+    const temporal = {
+      address: 't.example:7233',
+      tls: { existingSecret: 'tls' },
+      apiKey: { existingSecret: 'cloud', key: 'token' },
+    };
+    const objects = await render({ ...MUST, temporal });
+
+    for (const object of ['-node', '-sidecar'].map((name) => find(objects, 'DaemonSet', name))) {
+      const env = new Map(
+        podOf(object).containers[0]?.env?.map(({ name, value, valueFrom }) => [name, value ?? valueFrom]),
+      );
+      expect(env.get('TEMPORAL_TLS')).toBe('true');
+      expect(env.get('TEMPORAL_TLS_CLIENT_KEY_DATA')).toEqual({ secretKeyRef: { name: 'tls', key: 'tls.key' } });
+      expect(env.get('TEMPORAL_API_KEY')).toEqual({ secretKeyRef: { name: 'cloud', key: 'token' } });
+    }
+  });
+
+  it('lets pods of kybernate-gpu onto GPU nodes', async () => {
+    const objects = await render(MUST);
+
+    const gpu = objects.find(({ kind, metadata }) => kind === 'RuntimeClass' && metadata.name === 'kybernate-gpu');
+    expect(gpu?.spec ?? gpu).toMatchObject({ scheduling: { tolerations: [{ key: 'nvidia.com/gpu' }] } });
+  });
+
+  it('is accepted by the API server with everything that can be switched on', async () => {
+    const file = writeValues(cluster, {
+      ...MUST,
+      temporal: { embedded: { enabled: true } },
+      metrics: { enabled: true },
+      store: { url: 'file:///srv/checkpoints' },
+    });
+    const flags = ['--namespace', 'default', '--values', file, '--no-hooks'];
+    const text = await helm(cluster, ['template', 'other', CHART, ...flags]);
+    // The classes are there: they belong to the release of the cluster.
+    const others = text
+      .split(/^---$/m)
+      .filter((part) => !part.includes('kind: RuntimeClass'))
+      .join('\n---\n');
+
+    const answer = await cluster.kubectl(['apply', '--dry-run=server', '-f', '-'], others);
+
+    expect(answer).toContain('daemonset.apps/other-kybernate-node created (server dry run)');
+    expect(answer).toContain('networkpolicy.networking.k8s.io/other-kybernate-sidecar created (server dry run)');
+  });
+});
+
+describe('the release', () => {
+  it('installs once: a second upgrade restarts no containerd', async () => {
+    const before = readFileSync(join(cluster.paths.dir, 'containerd.pid'), 'utf8');
+    const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster), '--wait', '--timeout', '240s'];
+
+    await helm(cluster, ['upgrade', RELEASE, CHART, ...flags, '--set', 'logLevel=debug']);
+
+    expect(readFileSync(join(cluster.paths.dir, 'containerd.pid'), 'utf8')).toBe(before);
+  });
+
+  it('leaves the node as it was, pods under its runtime included, and can be installed again', async () => {
+    const pods = new Pods(cluster);
+    const { installDir } = hostPaths(cluster);
+    const name = await pods.run(podManifest('stays', 'while :; do sleep 0.2; done'));
+    await pods.untilReady(name);
+    expect(readFileSync(cluster.paths.containerdConfig, 'utf8')).toContain('kybernate.toml');
+
+    await helm(cluster, ['uninstall', RELEASE, '--namespace', NAMESPACE, '--wait', '--timeout', '240s']);
+
+    expect(readFileSync(cluster.paths.containerdConfig, 'utf8')).not.toContain('kybernate.toml');
+    expect(existsSync(installDir)).toBe(false);
+    expect(await pods.exec(name, 'echo alive')).toBe('alive');
+    await pods.remove(name);
+    const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster, chartValues(cluster)), '--wait'];
+    await helm(cluster, ['install', RELEASE, CHART, ...flags, '--timeout', '240s']);
+    await pods.untilReady(await pods.run(podManifest('again', 'sleep 1000')));
+    await pods.removeAll();
+  });
+});
