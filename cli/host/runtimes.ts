@@ -12,7 +12,13 @@ import { installPayload, removeOldVersions } from './payload.ts';
 
 /** Where distributions, kubeadm, Docker's packages and k3s put it. */
 const RUNC_PLACES = [
-  ...['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin', '/opt/bin'],
+  '/usr/local/sbin',
+  '/usr/local/bin',
+  '/usr/sbin',
+  '/usr/bin',
+  '/sbin',
+  '/bin',
+  '/opt/bin',
   '/var/lib/rancher/k3s/data/current/bin',
   '/var/lib/rancher/rke2/bin',
 ];

@@ -96,36 +96,74 @@ export function kubeletConfigText(paths: ClusterPaths): string {
   });
 }
 
-export const etcdArgs = (paths: ClusterPaths): string[] => [
-  ...['--data-dir', join(paths.dir, 'etcd'), '--unsafe-no-fsync', '--log-level', 'warn'],
-  ...['--listen-client-urls', ETCD, '--advertise-client-urls', ETCD],
-  ...['--listen-peer-urls', ETCD_PEER],
-];
+function flags(values: Readonly<Record<string, string>>): string[] {
+  return Object.entries(values).map(([name, value]) => `--${name}=${value}`);
+}
 
-export const apiserverArgs = ({ dir }: ClusterPaths): string[] => [
-  ...['--etcd-servers', ETCD, '--bind-address', '0.0.0.0', '--advertise-address', ADDRESSES.node],
-  ...['--secure-port', String(API_PORT), '--cert-dir', join(dir, 'certs/apiserver')],
-  ...['--token-auth-file', join(dir, 'tokens.csv'), '--authorization-mode', 'Node,RBAC'],
-  ...['--service-account-key-file', join(dir, 'sa.key'), '--service-account-signing-key-file', join(dir, 'sa.key')],
-  ...['--service-account-issuer', 'https://kubernetes.default.svc'],
-  ...['--service-cluster-ip-range', ADDRESSES.services, '--allow-privileged=true'],
-  ...['--kubelet-preferred-address-types', 'InternalIP', '--shutdown-delay-duration', '0s'],
-];
+export function etcdArgs({ dir }: ClusterPaths): string[] {
+  return flags({
+    'data-dir': join(dir, 'etcd'),
+    'unsafe-no-fsync': 'true',
+    'log-level': 'warn',
+    'listen-client-urls': ETCD,
+    'advertise-client-urls': ETCD,
+    'listen-peer-urls': ETCD_PEER,
+  });
+}
 
-export const controllerManagerArgs = ({ dir, kubeconfig }: ClusterPaths): string[] => [
-  ...['--kubeconfig', kubeconfig, '--authentication-kubeconfig', kubeconfig, '--authorization-kubeconfig', kubeconfig],
-  ...['--service-account-private-key-file', join(dir, 'sa.key'), '--use-service-account-credentials'],
-  // The server's certificate and the authority that it made for itself, for pods.
-  ...['--root-ca-file', join(dir, 'certs/apiserver/apiserver.crt')],
-  ...['--bind-address', '127.0.0.1', '--leader-elect=false', '--cert-dir', join(dir, 'certs/controller-manager')],
-];
+export function apiserverArgs({ dir }: ClusterPaths): string[] {
+  return flags({
+    'etcd-servers': ETCD,
+    'bind-address': '0.0.0.0',
+    'advertise-address': ADDRESSES.node,
+    'secure-port': String(API_PORT),
+    'cert-dir': join(dir, 'certs/apiserver'),
+    'token-auth-file': join(dir, 'tokens.csv'),
+    'authorization-mode': 'Node,RBAC',
+    'service-account-key-file': join(dir, 'sa.key'),
+    'service-account-signing-key-file': join(dir, 'sa.key'),
+    'service-account-issuer': 'https://kubernetes.default.svc',
+    'service-cluster-ip-range': ADDRESSES.services,
+    'allow-privileged': 'true',
+    'kubelet-preferred-address-types': 'InternalIP',
+    'shutdown-delay-duration': '0s',
+  });
+}
 
-export const schedulerArgs = ({ dir, kubeconfig }: ClusterPaths): string[] => [
-  ...['--kubeconfig', kubeconfig, '--authentication-kubeconfig', kubeconfig, '--authorization-kubeconfig', kubeconfig],
-  ...['--bind-address', '127.0.0.1', '--leader-elect=false', '--cert-dir', join(dir, 'certs/scheduler')],
-];
+/** Both controllers act as the administrator. */
+function controllerFlags({ dir, kubeconfig }: ClusterPaths, name: string): string[] {
+  return flags({
+    kubeconfig,
+    'authentication-kubeconfig': kubeconfig,
+    'authorization-kubeconfig': kubeconfig,
+    'bind-address': '127.0.0.1',
+    'leader-elect': 'false',
+    'cert-dir': join(dir, 'certs', name),
+  });
+}
 
-export const kubeletArgs = ({ dir, kubeconfig, kubeletDir }: ClusterPaths, node: string): string[] => [
-  ...['--config', join(dir, 'kubelet.json'), '--kubeconfig', kubeconfig, '--root-dir', kubeletDir],
-  ...['--cert-dir', join(dir, 'certs/kubelet'), '--hostname-override', node, '--node-ip', ADDRESSES.node],
-];
+export function controllerManagerArgs(paths: ClusterPaths): string[] {
+  return controllerFlags(paths, 'controller-manager').concat(
+    flags({
+      'service-account-private-key-file': join(paths.dir, 'sa.key'),
+      'use-service-account-credentials': 'true',
+      // The server's certificate and the authority that it made for itself, for pods.
+      'root-ca-file': join(paths.dir, 'certs/apiserver/apiserver.crt'),
+    }),
+  );
+}
+
+export function schedulerArgs(paths: ClusterPaths): string[] {
+  return controllerFlags(paths, 'scheduler');
+}
+
+export function kubeletArgs({ dir, kubeconfig, kubeletDir }: ClusterPaths, node: string): string[] {
+  return flags({
+    config: join(dir, 'kubelet.json'),
+    kubeconfig,
+    'root-dir': kubeletDir,
+    'cert-dir': join(dir, 'certs/kubelet'),
+    'hostname-override': node,
+    'node-ip': ADDRESSES.node,
+  });
+}

@@ -1,6 +1,7 @@
 /* One cluster with the chart on it for all files of the project, which run one after the other. */
 import type { TestProject } from 'vitest/node';
 
+import { BUSYBOX_IMAGE, REDIS_IMAGE } from '../harness/images.ts';
 import { type Cluster, startCluster } from './cluster.ts';
 import { installChart } from './install.ts';
 import type { ClusterFacts } from './provided.ts';
@@ -10,6 +11,7 @@ let cluster: Cluster | undefined;
 export async function setup(project: TestProject): Promise<void> {
   cluster = await startCluster();
   try {
+    await cluster.importImages([BUSYBOX_IMAGE, REDIS_IMAGE]);
     await installChart(cluster);
   } catch (error) {
     await cluster.close();

@@ -129,13 +129,13 @@ export async function explain(cluster: Cluster): Promise<string> {
 
 /** Imports the image, starts the servers and installs the chart; returns when every pod of it is ready. */
 export async function installChart(cluster: Cluster): Promise<void> {
-  const { containerd, kubectl } = cluster;
+  const { containerd } = cluster;
   const [image] = await Promise.all([kybernateImage(), startTemporalServer(cluster), startObjectStore(cluster)]);
   await containerd.ctrOk(['-n', 'k8s.io', 'images', 'import', '--local', image]);
   mkdirSync(hostPaths(cluster).runDir, { mode: 0o711 });
-  await kubectl(['create', 'namespace', NAMESPACE]);
+  await cluster.kubectl(['create', 'namespace', NAMESPACE]);
   const secret = Object.entries(KEYS).map(([key, value]) => `--from-literal=${key}=${value}`);
-  await kubectl(['-n', NAMESPACE, 'create', 'secret', 'generic', 's3-keys', ...secret]);
+  await cluster.kubectl(['-n', NAMESPACE, 'create', 'secret', 'generic', 's3-keys', ...secret]);
   try {
     const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster), '--wait', '--timeout', '240s'];
     await helm(cluster, ['install', RELEASE, CHART, ...flags]);

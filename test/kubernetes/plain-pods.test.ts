@@ -3,17 +3,15 @@ import { existsSync, statSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { Cluster } from './cluster.ts';
-import { BUSYBOX_IMAGE } from '../harness/images.ts';
 import { podManifest, Pods } from './pods.ts';
 import { theCluster } from './provided.ts';
 
 let cluster: Cluster;
 let pods: Pods;
 
-beforeAll(async () => {
+beforeAll(() => {
   cluster = theCluster();
   pods = new Pods(cluster);
-  await cluster.importImages([BUSYBOX_IMAGE]);
 });
 
 afterAll(() => pods.removeAll());

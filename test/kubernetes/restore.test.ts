@@ -42,10 +42,9 @@ async function uptime(pod: string): Promise<number> {
   return Number(/uptime_in_seconds:(\d+)/.exec(await pods.exec(pod, 'redis-cli info server'))?.[1]);
 }
 
-beforeAll(async () => {
+beforeAll(() => {
   cluster = theCluster();
   pods = new Pods(cluster);
-  await cluster.importImages([REDIS_IMAGE]);
 });
 
 afterAll(() => pods.removeAll());
