@@ -133,6 +133,20 @@ describe('the chart', () => {
     }
   });
 
+  it('has a PodMonitor, alert rules and a dashboard where they are wanted', async () => {
+    const wanted = { enabled: true, labels: { release: 'prometheus' } };
+    const objects = await render({
+      ...MUST,
+      metrics: { enabled: true, podMonitor: wanted, alerts: wanted, dashboard: { enabled: true } },
+    });
+
+    for (const kind of ['PodMonitor', 'PrometheusRule']) {
+      expect(find(objects, kind).metadata).toMatchObject({ labels: { release: 'prometheus' } });
+    }
+    expect(find(objects, 'PrometheusRule')).toMatchObject({ spec: { groups: expect.any(Array) } });
+    expect(find(objects, 'ConfigMap', '-dashboard').metadata).toMatchObject({ labels: { grafana_dashboard: '1' } });
+  });
+
   it('lets pods of kybernate-gpu onto GPU nodes', async () => {
     const objects = await render(MUST);
 
@@ -144,7 +158,7 @@ describe('the chart', () => {
     const file = writeValues(cluster, {
       ...MUST,
       temporal: { embedded: { enabled: true } },
-      metrics: { enabled: true },
+      metrics: { enabled: true, dashboard: { enabled: true } },
       store: { url: 'file:///srv/checkpoints' },
     });
     const flags = ['--namespace', 'default', '--values', file, '--no-hooks'];
