@@ -155,14 +155,14 @@ export const METRICS = {
   },
   kybernate_store_request_seconds: {
     kind: 'histogram',
-    processes: ['sidecar'],
+    processes: ['control', 'sidecar'],
     labels: ['request', 'outcome'],
-    help: 'Requests of the sidecar to the store, its own retries included. `outcome` is `ok` or the error type',
+    help: 'Requests to the store, their own retries included: transfers by the sidecar, catalog and garbage by the control worker. `outcome` is `ok` or the error type',
     buckets: REQUEST_S,
   },
   kybernate_store_bytes_total: {
     kind: 'counter',
-    processes: ['sidecar'],
+    processes: ['control', 'sidecar'],
     labels: ['direction'],
     help: 'Bytes of objects that went to the store (`up`) and came from it (`down`)',
   },

@@ -5,13 +5,9 @@
  */
 import { appendFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Logger } from '../core/op.ts';
 
 /** On tmpfs: while no worker collects, what is beyond is not kept. */
 const MAX_BYTES = 4 * 2 ** 20;
-
-/** pino's numbers. */
-const LEVELS = { debug: 20, info: 30, warn: 40, error: 50 } as const;
 
 export function nodeLogFile(runDir: string): string {
   return join(runDir, 'processes.log');
@@ -27,13 +23,4 @@ export function appendNodeLog(runDir: string, line: string): void {
   } catch {
     // No room, or no such directory: this node has no worker.
   }
-}
-
-/** For a process without pino: the same lines. @param base fields of every line */
-export function nodeLogger(runDir: string, base: Readonly<Record<string, unknown>>): Logger {
-  const write =
-    (level: keyof typeof LEVELS) =>
-    (fields: Record<string, unknown>, msg: string): void =>
-      appendNodeLog(runDir, `${JSON.stringify({ level: LEVELS[level], time: Date.now(), ...base, ...fields, msg })}\n`);
-  return { debug: write('debug'), info: write('info'), warn: write('warn'), error: write('error') };
 }

@@ -141,7 +141,7 @@ export const workerEnv = z.object({
   KYBERNATE_ENCRYPTION_OLD_KEYS: absolutePath.optional(),
   /** least level that is logged */
   KYBERNATE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
-  /** `host:port` where Prometheus reads metrics; none otherwise */
+  /** `host:port` where Prometheus reads [metrics](metrics.md), one for each process; port 0: any; none otherwise */
   KYBERNATE_METRICS_ADDRESS: hostAndPort.optional(),
   /** programs are looked up there */
   PATH: z.string().default('/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'),

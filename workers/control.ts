@@ -42,7 +42,7 @@ export async function startControlWorker(options: ControlWorkerOptions = {}): Pr
   const metrics = await startMetrics({ address, process: 'control', node, log });
   installRuntime(config, log, metrics.sdkAddress);
   const { connection, namespace } = await connectTemporal(temporalConfig(env));
-  const backend = storeOpener(config, await keyRingOf(config));
+  const backend = storeOpener(config, { ring: await keyRingOf(config), meter: metrics.meter });
   const worker = await Worker.create({
     connection,
     namespace,

@@ -11,11 +11,12 @@ import {
 import { pino } from 'pino';
 import { operationIdOf } from '../activities/op.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
-import { bucketsOf } from '../core/metrics.ts';
+import { bucketsOf, type Meter } from '../core/metrics.ts';
 import type { Logger } from '../core/op.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
 import { openBackend, type StoreSettings } from '../store/backend/open.ts';
 import type { Backend } from '../store/backend/backend.ts';
+import { observed } from '../store/backend/observed.ts';
 import type { KeyRing } from '../store/crypto/key-ring.ts';
 import type { ControlConfig, Environment, ProcessConfig } from './config.ts';
 import { keyed } from './keys.ts';
@@ -138,12 +139,15 @@ function codeOf(error: unknown): number {
  * @param ring absent: the store is plain, or its content is not looked at
  * @returns undefined when no store is configured
  */
-export function storeOpener(config: ControlConfig, ring: KeyRing | undefined): (() => Promise<Backend>) | undefined {
+export function storeOpener(
+  config: ControlConfig,
+  { ring, meter }: { readonly ring: KeyRing | undefined; readonly meter: Meter },
+): (() => Promise<Backend>) | undefined {
   const { KYBERNATE_STORE: url } = config;
   return url === undefined
     ? undefined
     : keyed(
-        opener(() => openBackend(url, storeSettings(config))),
+        opener(async () => observed(await openBackend(url, storeSettings(config)), meter)),
         ring,
       );
 }
