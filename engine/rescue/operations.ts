@@ -3,6 +3,7 @@ import { isKybernateError, messageOf } from '../../core/errors.ts';
 import { freezerState } from '../freezer.ts';
 import { mayBeFrozen, readJournal, standsOnPurpose, type JournalEntry } from '../journal.ts';
 import { listOperations, operationPaths, readPlan, type OperationPlan } from '../operation.ts';
+import { isCommandAlive, readOwner } from '../operation-owner.ts';
 import { isAbandoned } from '../reconcile.ts';
 import { readRestore } from '../restore-operation.ts';
 import { runnerPid } from '../runner-process.ts';
@@ -117,6 +118,16 @@ async function undo(deps: RescueDeps, plan: OperationPlan): Promise<string> {
 function restoreFinding({ settings }: RescueDeps, operationId: string): Finding {
   const record = readRestore(settings, operationId);
   const { dir } = operationPaths(settings, operationId);
+  const owner = readOwner(settings, operationId);
+  if (owner !== undefined && isCommandAlive(owner)) {
+    return {
+      kind: 'restore',
+      id: operationId,
+      state: 'at work',
+      detail: `${dir}: a restore by a command, pid ${owner.command?.pid}`,
+      remedy: 'wait for it',
+    };
+  }
   return {
     kind: 'restore',
     id: operationId,

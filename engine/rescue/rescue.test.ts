@@ -9,6 +9,7 @@ import { NO_GPU } from '../gpu/gpu-plan.ts';
 import { appendJournal, mayBeFrozen, readJournal } from '../journal.ts';
 import type { NodeSettings } from '../node-deps.ts';
 import { operationPaths, writeJson, writePlan, type OperationPlan } from '../operation.ts';
+import { claimOperation, thisCommand } from '../operation-owner.ts';
 import type { RescueDeps } from './finding.ts';
 import { repair, survey } from './rescue.ts';
 
@@ -98,6 +99,15 @@ test('what a live runner has is at work, and is repaired by force alone', async 
   } finally {
     runner.kill('SIGKILL');
   }
+});
+
+test('a restore that a command does itself is at work as long as the command lives', async () => {
+  const id = 'c'.repeat(32);
+  claimOperation(deps.settings, id, { command: thisCommand() });
+  expect(await stateOf(id)).toEqual([['restore', 'at work', undefined]]);
+
+  claimOperation(deps.settings, id, { command: { ...thisCommand(), startTime: 1 } });
+  expect(await stateOf(id)).toEqual([['restore', 'left', undefined]]);
 });
 
 test('a half-made checkpoint that nobody claims is shown and removed, and no other with it', async () => {
