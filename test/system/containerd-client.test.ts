@@ -85,6 +85,8 @@ test('what is absent is undefined, another namespace is another world, deletion 
   expect(await containerd.statSnapshot(namespace, 'overlayfs', 'nope')).toBeUndefined();
   expect(await containerd.snapshotterDir('nope')).toBeUndefined();
   expect(await containerd.snapshotterDir('overlayfs')).toMatch(/^\/.*overlayfs$/);
+  expect(await containerd.snapshotterCapabilities('nope')).toEqual([]);
+  expect(await containerd.snapshotterCapabilities('overlayfs')).toContain('rebase');
   expect(await containerd.getContainer('elsewhere', 'here')).toBeUndefined();
   expect(await containerd.deleteTask(namespace, 'nope')).toBeUndefined();
   await containerd.deleteContainer(namespace, 'nope');
@@ -98,7 +100,8 @@ test('a container is made, started, paused, resumed, ended and removed', async (
   const parent = (await containerd.statSnapshot(namespace, 'overlayfs', 'model'))?.parent ?? '';
   made.push('made');
 
-  const rootfs = await containerd.prepareSnapshot(namespace, 'overlayfs', 'made', parent, {});
+  const rootfs = await containerd.prepareSnapshot(namespace, 'overlayfs', 'made', parent, { purpose: 'test' });
+  expect((await containerd.statSnapshot(namespace, 'overlayfs', 'made'))?.labels).toEqual({ purpose: 'test' });
   const record = { ...withId(model, 'made'), labels: { a: 'b' } };
   await containerd.createContainer(namespace, record);
   const io = { stdin: '/dev/null', stdout: '/dev/null', stderr: '/dev/null', terminal: false };
