@@ -13,6 +13,7 @@ import type { Op } from '../core/op.ts';
 import { listProcesses } from '../native/proc/tree.ts';
 import { keepInDocker, removeFromDocker } from './docker/undo.ts';
 import { putBackRaises } from './gpu/restore-steps.ts';
+import { bundleUsers, hasShim, removeDeadBundle } from './dead-bundle.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { retireToken } from './operation.ts';
 import { isStepUnderWay } from './operation-steps.ts';
@@ -40,6 +41,10 @@ export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): P
   await endRuntime(deps, ref, record);
   const cgroupsPath = docker === undefined ? await cgroupOf(deps, ref) : `/docker/${docker.id ?? ''}`;
   await (docker === undefined ? removeContainer(deps, ref, record) : removeFromDocker(deps, ref.operationId, docker));
+  const bundle = docker === undefined ? ownBundle(record, ref.operationId) : undefined;
+  if (bundle !== undefined) {
+    await removeDeadBundle(deps, ref.container, bundle);
+  }
   if (record !== undefined) {
     if (record.runcRoot !== undefined) {
       const id = docker?.id ?? ref.container.id;
@@ -100,22 +105,26 @@ function whoIsAtWork(ref: RestoreRef, record: RestoreRecord | undefined): string
   if (isStepUnderWay(ref.operationId)) {
     return 'a step of it';
   }
-  return record?.state === 'prepared' && record.bundle !== undefined && isBundleOf(record.bundle, ref.operationId)
-    ? `its runtime (${record.bundle})`
-    : undefined;
+  if (record?.state === 'registered' && record.docker === undefined && hasShim(ref.container)) {
+    // containerd is about to let it call the wrapper: without the container's record nobody would find its task.
+    return 'its shim';
+  }
+  const bundle = record?.state === 'prepared' ? ownBundle(record, ref.operationId) : undefined;
+  return bundle !== undefined && bundleUsers(bundle).length > 0 ? `its runtime (${bundle})` : undefined;
 }
 
 /** A bundle is named after its container, and another operation may have made one of this id since. */
-function isBundleOf(bundle: string, operationId: string): boolean {
-  if (!existsSync(bundle)) {
-    return false;
+function ownBundle(record: RestoreRecord | undefined, operationId: string): string | undefined {
+  const bundle = record?.bundle;
+  if (bundle === undefined || !existsSync(bundle)) {
+    return undefined;
   }
   try {
     const spec = parseSpec(readFileSync(join(bundle, 'config.json'), 'utf8'), bundle);
-    return (spec.annotations?.[ANNOTATIONS.operation] ?? operationId) === operationId;
+    return (spec.annotations?.[ANNOTATIONS.operation] ?? operationId) === operationId ? bundle : undefined;
   } catch {
-    // Not written yet, or just being removed: the bundle tells more when it is looked at again.
-    return true;
+    // Not written yet, or just being removed.
+    return bundle;
   }
 }
 

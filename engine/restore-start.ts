@@ -10,6 +10,7 @@ import type { ContainerRecord, TaskRecord } from '../native/containerd/container
 import { readProcess } from '../native/proc/tree.ts';
 import { reservedByOthers } from './gpu/restore-steps.ts';
 import { shortOfVram } from './gpu/restore-target.ts';
+import { bundleInTheWay, removeDeadBundle } from './dead-bundle.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { asStep } from './operation-steps.ts';
@@ -126,11 +127,20 @@ async function makeTask(
       ? []
       : await deps.containerd.snapshotMounts(namespace, container.snapshotter, container.snapshotKey);
   const beat = setInterval(() => op.progress({ phase: 'restoring' }), BEAT_MS);
-  try {
-    await withinBudget(
+  const create = (): Promise<unknown> =>
+    withinBudget(
       deps.containerd.createTask(namespace, { id, rootfs, ...taskStdio(begun) }),
       record.restoreBudgetMs + WRAPPER_GRACE_MS,
     );
+  try {
+    await create().catch(async (error: unknown) => {
+      const bundle = bundleInTheWay(error, record.container);
+      if (bundle === undefined || !(await removeDeadBundle(deps, record.container, bundle))) {
+        throw error;
+      }
+      op.log.warn({ operationId: record.operationId, bundle }, 'a bundle that a dead containerd left was removed');
+      return create();
+    });
   } catch (error) {
     throw startError(deps, record, error);
   } finally {

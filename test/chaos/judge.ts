@@ -153,7 +153,7 @@ export class Judge {
   async #isUnharmed({ job, wish, begun, token }: Attempt, hits: readonly Hit[]): Promise<void> {
     const ticks = job.ticks();
     const isHeld = wish.kind === 'checkpoint' && wish.after !== 'resume';
-    if (losesConnections(job, hits)) {
+    if (losesConnections(job, wish, hits)) {
       this.endedAsStock += 1;
       return;
     }
@@ -234,10 +234,14 @@ export class Judge {
   }
 }
 
-/** CRIU and what keeps the connections when it dies are both killed: without a keeper, as under stock, they are lost too. */
-function losesConnections(job: Job, hits: readonly Hit[]): boolean {
-  const wasKilled = (name: string): boolean => hits.some(({ victim, kills }) => kills > 0 && victim === name);
-  return job.kind.network !== undefined && wasKilled('criu') && wasKilled('criu-keeper');
+/**
+ * CRIU is killed, and nobody keeps the connections: its keeper is killed, too, or there is none, as under the engine
+ * `containerd`, whose CRIU is not ours. Under the stock runtime they are lost as well.
+ */
+function losesConnections(job: Job, wish: Wish, hits: readonly Hit[]): boolean {
+  const wasKilled = (name: string): boolean => hits.some(({ victim, kills }) => victim === name && kills > 0);
+  const isAlone = wish.kind === 'checkpoint' && wish.engine === 'containerd';
+  return job.kind.network !== undefined && wasKilled('criu') && (isAlone || wasKilled('criu-keeper'));
 }
 
 export function newestOf(job: Job): Job['committed'][number] {
