@@ -160,6 +160,12 @@ describe('the fast path', () => {
     );
   });
 
+  it('hands a restore that somebody else asks for to Node', () => {
+    installShim(installation);
+
+    expect(runc(['--root', '/r', 'restore', '--image-path', '/i', 'id']).stdout).toMatch(/^node .* restore .* id$/);
+  });
+
   it('leaves a container that CDI has given its GPUs to runc', () => {
     installShim(installation);
     const args = bundle({ process: { env: ['NVIDIA_VISIBLE_DEVICES=void'] } });

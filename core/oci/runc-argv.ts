@@ -24,6 +24,19 @@ const CHECKPOINT_VALUES: ReadonlySet<string> = new Set([
   '--empty-ns',
 ]);
 
+const RESTORE_VALUES: ReadonlySet<string> = new Set([
+  '--bundle',
+  '-b',
+  '--console-socket',
+  '--image-path',
+  '--work-path',
+  '--manage-cgroups-mode',
+  '--pid-file',
+  '--empty-ns',
+  '--lsm-profile',
+  '--lsm-mount-context',
+]);
+
 /** What every command of runc has. */
 export interface RuncCommand {
   /** options before the command, as given */
@@ -87,6 +100,21 @@ export function parseRuncCheckpoint(argv: readonly string[]): RuncCheckpoint {
     ...optional('imagePath', own.get('--image-path')),
     ...optional('workPath', own.get('--work-path')),
   };
+}
+
+/** A `restore` that somebody else asks for. */
+export interface RuncForeignRestore extends RuncCommand {
+  /** absent: the working directory */
+  readonly bundle?: string;
+}
+
+/**
+ * @param argv arguments without the program's name
+ * @throws InvalidInput it is no `restore` with a container id
+ */
+export function parseRuncRestore(argv: readonly string[]): RuncForeignRestore {
+  const { command, own } = parseCommand(argv, 'restore', RESTORE_VALUES);
+  return { ...command, ...optional('bundle', own.get('--bundle') ?? own.get('-b')) };
 }
 
 /** The command's name; undefined when there is none. */

@@ -1,6 +1,6 @@
 /*
- * Entry of the runtime wrapper, started by `kybernate-runc` with runc's arguments, a `create` or a `checkpoint`. Stdin,
- * stdout and stderr may be the container's own: nothing is read from them, and only the reason of a failure is written,
+ * Entry of the runtime wrapper, started by `kybernate-runc` with runc's arguments, a `create`, `checkpoint` or `restore`.
+ * Stdin, stdout and stderr may be the container's own: nothing is read from them, and only the reason of a failure is written,
  * as runc does.
  *
  * Environment, set by `kybernate-runc`: KYBERNATE_RUNC and KYBERNATE_AGENT_SOCKET, both absolute; KYBERNATE_DRIVER_ROOT,
@@ -9,11 +9,18 @@
 import { appendFileSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { messageOf } from '../../core/errors.ts';
-import { type RuncCommand, parseRuncCheckpoint, parseRuncCreate, runcCommandName } from '../../core/oci/runc-argv.ts';
+import {
+  type RuncCommand,
+  parseRuncCheckpoint,
+  parseRuncCreate,
+  parseRuncRestore,
+  runcCommandName,
+} from '../../core/oci/runc-argv.ts';
 import { runInherited, runSpawn } from '../../native/run/run-spawn.ts';
 import { type CheckpointDeps, type CheckpointOutcome, checkpointByAgent, usesGpu } from './checkpoint.ts';
 import { giveGpus } from './cold-start.ts';
 import { type Outcome, createOrRestore } from './create.ts';
+import { prepareForeignRestore } from './foreign-restore.ts';
 import type { WrapperDeps } from './job.ts';
 import { connectAgent } from './node-socket.ts';
 
@@ -60,8 +67,13 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 async function actOn(deps: Deps, argv: readonly string[], driverRoot: string): Promise<Outcome | CheckpointOutcome> {
-  if (runcCommandName(argv) === 'checkpoint') {
+  const command = runcCommandName(argv);
+  if (command === 'checkpoint') {
     return checkpointByAgent(deps, argv);
+  }
+  if (command === 'restore') {
+    prepareForeignRestore(argv, deps.cwd);
+    return { kind: 'pass-through' };
   }
   const outcome = await createOrRestore(deps, argv);
   if (outcome.kind === 'pass-through') {
@@ -95,11 +107,21 @@ function writeLog(command: RuncCommand, level: 'error' | 'warning' | 'info', mes
 function fail(argv: readonly string[], message: string): void {
   const line = message.replaceAll('\n', ' ');
   try {
-    const parse = runcCommandName(argv) === 'checkpoint' ? parseRuncCheckpoint : parseRuncCreate;
-    writeLog(parse(argv), 'error', line);
+    writeLog(commandIn(argv), 'error', line);
     writeSync(2, `${line}\n`);
   } catch {
     // Arguments that cannot be parsed, or nobody reads the container's stderr: the exit code remains.
+  }
+}
+
+function commandIn(argv: readonly string[]): RuncCommand {
+  switch (runcCommandName(argv)) {
+    case 'checkpoint':
+      return parseRuncCheckpoint(argv);
+    case 'restore':
+      return parseRuncRestore(argv);
+    default:
+      return parseRuncCreate(argv);
   }
 }
 

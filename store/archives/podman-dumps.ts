@@ -4,6 +4,7 @@
  * out by it.
  * Source: podman, libpod/container_config.go, libpod/runtime_ctr.go and pkg/checkpoint/checkpoint_restore.go, 4.3 and 5.8.
  */
+import { withLoopback } from '../../core/oci/loopback.ts';
 import { namespaceKind, type OciSpec, specText } from '../../core/oci/spec.ts';
 import type { DumpInput } from './exported-file.ts';
 import { FOREIGN_FILES } from './foreign-files.ts';
@@ -64,7 +65,8 @@ function podmanSpec(spec: OciSpec, containerId: string): OciSpec {
     ([key]) => !KUBERNETES.some((prefix) => key.startsWith(prefix)),
   );
   return {
-    ...spec,
+    // Hooks are programs of the node that the container was on.
+    ...withLoopback({ ...spec, hooks: {} }),
     annotations: { ...Object.fromEntries(annotations), 'io.container.manager': 'libpod' },
     linux: { ...spec.linux, cgroupsPath: `/libpod_parent/libpod-${containerId}` },
   };

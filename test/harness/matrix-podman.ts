@@ -1,6 +1,7 @@
 /* Podman as a platform of the support matrix: in place with our runtime, and by archives from it and to it. */
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { messageOf } from '../../core/errors.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
 import type { Kind } from './matrix-data.ts';
 import { type Platform, WORKLOADS_DIR } from './matrix.ts';
@@ -39,6 +40,12 @@ async function startIn(podman: Podman, stack: Stack, kind: Kind, command: readon
 /** Podman has to be told of connections, at both ends. */
 function flagsOf(kind: Kind): string[] {
   return kind === 'tcp' ? ['--tcp-established'] : [];
+}
+
+/** Of what Podman prints of a dump log: what CRIU itself says, without its places in the source. */
+function refusalOfCriu(printed: string): string {
+  const said = /Error \(criu\/files[^)]*\): ([^"\n]+)/.exec(printed)?.[1];
+  return said === undefined ? printed : `by CRIU, in Podman's own checkpoint with the stock runc: ${said}`;
 }
 
 async function removeFrom(podman: Podman, name: string): Promise<void> {
@@ -105,7 +112,11 @@ export class FromPodman implements Platform {
 
   async checkpoint(kind: Kind): Promise<void> {
     const archive = join(this.#stack.dir, `${this.#name}.tar`);
-    await this.#podman.run('container', 'checkpoint', ...flagsOf(kind), '--export', archive, this.#name);
+    await this.#podman
+      .run('container', 'checkpoint', ...flagsOf(kind), '--export', archive, this.#name)
+      .catch((error: unknown) => {
+        throw new Error(refusalOfCriu(messageOf(error)));
+      });
     await removeFrom(this.#podman, this.#name);
   }
 
@@ -162,12 +173,10 @@ export class ToPodman implements Platform {
     await this.#source.remove();
   }
 
+  /** Under the name that the archive has: with another one Podman keeps no connections. */
   async restore(kind: Kind): Promise<void> {
-    const name = nextName();
-    const from = ['--import', this.#archive, '--name', name];
-    await this.#podman.run('container', 'restore', ...flagsOf(kind), ...from);
+    this.#name = await this.#podman.run('container', 'restore', ...flagsOf(kind), '--import', this.#archive);
     rmSync(this.#archive);
-    this.#name = name;
   }
 
   async remove(): Promise<void> {
