@@ -80,7 +80,7 @@ export interface ContainerFacts {
   readonly snapshotParent?: string;
   /** the snapshotter shows those layers as others' than they are, for a user namespace; absent: as they are */
   readonly idMapping?: IdMapping;
-  readonly image?: { readonly ref: string; readonly digest: string };
+  readonly image?: { readonly ref: string; readonly digest: string; readonly configDigest?: string };
   /** absent for a container that is not Docker's */
   readonly docker?: DockerFacts;
   readonly pod?: {

@@ -1,10 +1,11 @@
 /* Which layers a container is put on, by a false containerd that has one image of one layer. */
 import { expect, it } from 'vitest';
 import type { Metadata } from '../core/checkpoint/metadata.ts';
+import { KybernateError } from '../core/errors.ts';
 import type { OciSpec } from '../core/oci/spec.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import type { Captured } from './captured.ts';
-import { chainId, withImageHere } from './imported-image.ts';
+import { chainId, configDigestOf, withImageHere } from './imported-image.ts';
 
 const LAYER = `sha256:${'a'.repeat(64)}`;
 const IMAGE = { name: 'docker.io/library/web:1', digest: `sha256:${'b'.repeat(64)}` };
@@ -74,4 +75,15 @@ it('an imported container is put on the image of the name that its engine knew',
 
   expect(found.metadata.rootfs).toEqual({ parent: chainId([LAYER]), snapshotter: 'overlayfs' });
   expect(found.metadata.container.image).toEqual({ ref: IMAGE.name, digest: IMAGE.digest });
+});
+
+it('the id of an image is the digest of its configuration, and unknown where its manifest is gone', async () => {
+  const gone: Partial<Containerd> = {
+    readContent: () => {
+      throw new KybernateError('Internal', 'not found');
+    },
+  };
+
+  expect(await configDigestOf({ containerd: containerd() }, 'default', IMAGE.digest)).toBe('sha256:config');
+  expect(await configDigestOf({ containerd: containerd(gone) }, 'default', IMAGE.digest)).toBeUndefined();
 });

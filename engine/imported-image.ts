@@ -10,6 +10,7 @@
  */
 import { createHash } from 'node:crypto';
 import * as z from 'zod';
+import { isKybernateError } from '../core/errors.ts';
 import { idMappingOf } from '../core/oci/user-namespace.ts';
 import type { Captured } from './captured.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -75,6 +76,27 @@ async function withLayersRemapped(deps: Layers, namespace: string, captured: Cap
     : { ...captured, metadata: { ...metadata, rootfs: { ...rootfs, parent: here.chainId, idMapping } } };
 }
 
+/**
+ * What Docker and Podman call the id of an image.
+ * @param digest of its index or manifest
+ * @returns undefined where its manifest is not here any more, as under an image store that keeps layers only
+ */
+export async function configDigestOf(
+  { containerd }: Layers,
+  namespace: string,
+  digest: string,
+): Promise<string | undefined> {
+  try {
+    return await configOf(digest, (one) => readJson(containerd.readContent(namespace, one)));
+  } catch (error) {
+    // Of use to other engines alone: nothing that is wrong with an image keeps its container from being captured.
+    if (isKybernateError(error)) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
 /** @returns undefined when the image is not here */
 async function topLayer(
   { containerd }: Layers,
@@ -96,7 +118,16 @@ export function chainId(diffIds: readonly string[]): string {
   return diffIds.reduce((below, diffId) => `sha256:${createHash('sha256').update(`${below} ${diffId}`).digest('hex')}`);
 }
 
-async function diffIdsOf(digest: string, read: (digest: string) => Promise<unknown>): Promise<string[] | undefined> {
+type Read = (digest: string) => Promise<unknown>;
+
+async function diffIdsOf(digest: string, read: Read): Promise<string[] | undefined> {
+  const found = await configOf(digest, read);
+  const settings = found === undefined ? undefined : config.safeParse(await read(found));
+  return settings?.data?.rootfs.diff_ids;
+}
+
+/** Digest of its configuration. */
+async function configOf(digest: string, read: Read): Promise<string | undefined> {
   const target = await read(digest);
   const list = index.safeParse(target);
   const architecture = ARCHITECTURES[process.arch];
@@ -104,8 +135,7 @@ async function diffIdsOf(digest: string, read: (digest: string) => Promise<unkno
     ({ platform }) => platform === undefined || (platform.os === 'linux' && platform.architecture === architecture),
   );
   const image = manifest.safeParse(mine === undefined ? target : await read(mine.digest));
-  const settings = image.success ? config.safeParse(await read(image.data.config.digest)) : undefined;
-  return settings?.data?.rootfs.diff_ids;
+  return image.data?.config.digest;
 }
 
 /** Undefined for what is no JSON of a sensible size. */

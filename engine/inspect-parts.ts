@@ -6,6 +6,7 @@ import { openFds } from '../native/proc/fds.ts';
 import { mountAt, readMounts } from '../native/proc/mounts.ts';
 import { namespaceInode } from '../native/proc/ns.ts';
 import type { ContainerFacts, ContainerId, MountFacts } from './container-facts.ts';
+import { configDigestOf } from './imported-image.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { pathFacts } from '../native/proc/path-facts.ts';
 
@@ -111,7 +112,13 @@ export async function imageOf(
   record: ContainerRecord,
 ): Promise<Pick<ContainerFacts, 'image'>> {
   const image = record.image === '' ? undefined : await deps.containerd.getImage(ref.namespace, record.image);
-  return image === undefined ? {} : { image: { ref: image.name, digest: image.digest } };
+  if (image === undefined) {
+    return {};
+  }
+  const configDigest = await configDigestOf(deps, ref.namespace, image.digest);
+  return {
+    image: { ref: image.name, digest: image.digest, ...(configDigest === undefined ? {} : { configDigest }) },
+  };
 }
 
 export function podOf({ labels }: ContainerRecord): Pick<ContainerFacts, 'pod'> {

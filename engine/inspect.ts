@@ -116,7 +116,7 @@ async function ofDocker({ docker }: NodeDeps, ref: ContainerId): Promise<Pick<Co
     return {};
   }
   const facts = await dockerFacts(docker, ref.id);
-  return { docker: facts, image: { ref: facts.image.ref, digest: facts.image.id } };
+  return { docker: facts, image: { ref: facts.image.ref, digest: facts.image.id, configDigest: facts.image.id } };
 }
 
 /** What stands between containerd and runc may have edited it: the NVIDIA runtime does, and our own wrapper. */

@@ -51,8 +51,11 @@ export const metadata = z.object({
     namespace,
     /** containerd runtime of the source, for example `io.containerd.runc.v2` */
     runtime: z.string(),
-    /** image reference and digest; absent for a container made from a root file system */
-    image: z.object({ ref: z.string(), digest: z.string() }).optional(),
+    /**
+     * image reference and digest, and the digest of its configuration, which Docker and Podman call its id; absent for a
+     * container made from a root file system
+     */
+    image: z.object({ ref: z.string(), digest: z.string(), configDigest: z.string().optional() }).optional(),
     labels: z.record(z.string(), z.string()),
     /** when the container was made; absent where nobody knows */
     createdAt: z.string().optional(),

@@ -69,7 +69,8 @@ async function ours(more: Partial<ReturnType<typeof sampleMetadata>> = {}): Prom
   });
   const manifest = await commitDir(dir, 'ck-ours');
   const metadata = sampleMetadata('ck-ours', manifest);
-  const image = { ref: 'docker.io/library/web:1', digest: `sha256:${'ee'.repeat(32)}` };
+  const [digest, configDigest] = ['ee', 'dd'].map((byte) => `sha256:${byte.repeat(32)}`);
+  const image = { ref: 'docker.io/library/web:1', digest, configDigest };
   await writeFile(
     join(dir, METADATA_FILE),
     JSON.stringify({ ...metadata, container: { ...metadata.container, image }, ...more }),
@@ -110,7 +111,7 @@ describe('an export', PATIENT, () => {
       id: expect.stringMatching(/^[0-9a-f]{64}$/) as string,
       name: 'source',
       rootfsImageName: 'docker.io/library/web:1',
-      rootfsImageID: 'docker.io/library/web:1',
+      rootfsImageID: 'dd'.repeat(32),
       networkMode: 'none',
     });
     expect(JSON.parse(files.get('spec.dump')?.toString() ?? '')).toMatchObject({

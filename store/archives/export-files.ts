@@ -33,7 +33,7 @@ const MOVED = new Map<string, string>([
 ]);
 
 /**
- * @param imageId id of the image where the other engine runs; default: as it was imported, else the image's name
+ * @param imageId id of the image where the other engine runs; default: as it was captured or imported, else its name
  * @throws Incompatible the other engine could not restore it; CheckpointCorrupt
  */
 export async function exportedFiles(
@@ -44,7 +44,12 @@ export async function exportedFiles(
   const metadata = parseMetadata(copy.metadataText, copy.checkpointId);
   refuseForeign(metadata);
   const spec = parseSpec(await textOf(copy, OWN_FILES.spec), OWN_FILES.spec);
-  const input: DumpInput = { spec, metadata, containerId: archiveId(metadata), image: imageOf(metadata, imageId) };
+  const input: DumpInput = {
+    spec,
+    metadata,
+    containerId: archiveId(metadata),
+    image: imageOf(metadata, format, imageId),
+  };
   const dumps = await dumpsOf(copy, format, input);
   const layer = await exportedLayer(copy, format);
   const made = new Map(
@@ -69,8 +74,17 @@ export async function exportedFiles(
     files: files.sort((left, right) => order(left.path) - order(right.path) || (left.path < right.path ? -1 : 1)),
     mtimeS: Math.max(0, Math.floor(Date.parse(metadata.createdAt) / 1000)) || 0,
     metadata,
-    warnings: layer.warnings,
+    warnings: [...layer.warnings, ...(format === 'podman' ? imageWarnings(input) : [])],
   };
+}
+
+/** Checkpoints of before have no id. */
+function imageWarnings({ image }: DumpInput): string[] {
+  return image.id === image.name
+    ? [
+        `the id of the image ${image.name} is not known: Podman 5 wants it, as podman images --no-trunc shows it (--image-id)`,
+      ]
+    : [];
 }
 
 function refuseForeign({ gpuProcesses, capture, checkpointId }: Metadata): void {
@@ -94,7 +108,11 @@ function archiveId({ container, checkpointId }: Metadata): string {
     : createHash('sha256').update(`${checkpointId}/${container.namespace}/${container.id}`).digest('hex');
 }
 
-function imageOf({ container, origin, checkpointId }: Metadata, imageId: string | undefined): DumpInput['image'] {
+function imageOf(
+  { container, origin, checkpointId }: Metadata,
+  format: ExportFormat,
+  imageId: string | undefined,
+): DumpInput['image'] {
   const name = container.image?.ref ?? origin?.image?.name;
   if (name === undefined) {
     throw new KybernateError(
@@ -103,7 +121,9 @@ function imageOf({ container, origin, checkpointId }: Metadata, imageId: string 
       { details: { reasons: ['no image'] } },
     );
   }
-  return { name, id: imageId ?? origin?.image?.configDigest?.replace('sha256:', '') ?? name };
+  // Podman knows images by their id alone; under the CRI a node may have to pull it by the digest of its manifest.
+  const id = (format === 'podman' ? container.image?.configDigest : undefined) ?? origin?.image?.configDigest;
+  return { name, id: imageId ?? id?.replace('sha256:', '') ?? name };
 }
 
 async function dumpsOf(copy: CheckpointCopy, format: ExportFormat, input: DumpInput): Promise<Record<string, string>> {

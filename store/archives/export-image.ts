@@ -73,7 +73,11 @@ function imageAnnotations({ container, node, origin }: Metadata): Record<string,
     'io.podman.annotations.checkpoint.name': name,
     'io.podman.annotations.checkpoint.rawImageName': image,
     'io.podman.annotations.checkpoint.rootfsImageName': image,
-    'io.podman.annotations.checkpoint.rootfsImageID': origin?.image?.configDigest?.replace('sha256:', '') ?? '',
+    'io.podman.annotations.checkpoint.rootfsImageID': (
+      container.image?.configDigest ??
+      origin?.image?.configDigest ??
+      ''
+    ).replace('sha256:', ''),
     'io.podman.annotations.checkpoint.criu.version': node.criuVersion,
     'io.podman.annotations.checkpoint.host.arch': ARCHITECTURES[node.arch] ?? node.arch,
     'io.podman.annotations.checkpoint.host.kernel': node.kernel,
