@@ -111,6 +111,20 @@ test("checkpointctl tells the same of Podman's archive and of our export of it",
   expect(await checkpointctl('list', dir)).toContain('Podman');
 });
 
+test('Podman takes back by way of us what it has exported, its volume included', async () => {
+  await podman.run('container', 'restore', '--import', join(dir, 'again.tar.zst'));
+
+  const read = inPodman('source');
+  const first = await counted(read);
+  await until('the counter to go on', async () => (await counted(read)) > first);
+  expect(first).toBeGreaterThan(5);
+  expect(await read('/kept/y')).toBe('volume');
+  expect(await read('/data/own')).toBe('mine');
+  await expect(read('/bin/vi')).rejects.toThrow();
+  await podman.run('rm', '--force', '--time', '0', 'source');
+  await podman.run('volume', 'rm', 'kept');
+});
+
 test('a checkpoint image that Podman pushed to an OCI layout is imported, and a damaged one refused', async () => {
   await podman.start('imaged', BUSYBOX, COUNTER, ['--volume', 'kept:/kept']);
   await until('the counter to move', async () => (await counted(inPodman('imaged'))) > 5);
