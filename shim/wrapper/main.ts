@@ -115,14 +115,11 @@ function fail(argv: readonly string[], message: string): void {
 }
 
 function commandIn(argv: readonly string[]): RuncCommand {
-  switch (runcCommandName(argv)) {
-    case 'checkpoint':
-      return parseRuncCheckpoint(argv);
-    case 'restore':
-      return parseRuncRestore(argv);
-    default:
-      return parseRuncCreate(argv);
+  const command = runcCommandName(argv);
+  if (command === 'checkpoint') {
+    return parseRuncCheckpoint(argv);
   }
+  return command === 'restore' ? parseRuncRestore(argv) : parseRuncCreate(argv);
 }
 
 process.exitCode = await main(process.argv.slice(2));
