@@ -10,6 +10,7 @@ import { join } from 'node:path';
 
 import { ROOT, TOOL_ENV } from './check-steps.ts';
 import { buildBundle } from '../workers/build-bundle.ts';
+import { buildProcess } from '../workers/process-bundle.ts';
 import { buildWrapper } from './wrapper-bundle.ts';
 
 const DIST = join(ROOT, 'dist');
@@ -77,6 +78,10 @@ async function main(): Promise<void> {
       await buildBundle(MAKING, kind);
     });
   }
+  await step('runner and guard', async () => {
+    await buildProcess('runner', join(MAKING, 'workers', 'runner.js'));
+    await buildProcess('guard', join(MAKING, 'workers', 'guard.js'));
+  });
   await step('shim wrapper', () => buildWrapper(join(MAKING, 'shim', 'kybernate-wrapper.mjs')));
   chmodSync(join(MAKING, 'cli', 'main.js'), 0o755);
   writeFileSync(join(MAKING, STAMP), digest);

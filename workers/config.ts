@@ -111,6 +111,10 @@ export const workerEnv = z.object({
   KYBERNATE_LIBCUDA: program.default('libcuda.so.1'),
   /** the driver's management library (NVML): a soname or a path */
   KYBERNATE_LIBNVML: program.default('libnvidia-ml.so.1'),
+  /** how often, in ms, a node looks for operations that nobody drives any more, and ends or undoes them */
+  KYBERNATE_RECONCILE_MS: z.coerce.number().int().min(100).max(600_000).default(30_000),
+  /** where Node keeps the compiled code of runners and freeze guards, which start in half the time with it; root runs what it finds there. `<state directory>/compile-cache` otherwise */
+  NODE_COMPILE_CACHE: absolutePath.optional(),
   /** directories, separated by colons, below which `restore-from` may name a path */
   KYBERNATE_RESTORE_ROOTS: pathList,
   /** may a container ask for a restore by its variable RESTORE_FROM? Ids only, even then. */
@@ -239,10 +243,11 @@ export function redacted(
 }
 
 /** Every checkpoint waits for the start of its runner and guard: with their code compiled already that takes half the time. */
-function commandOf(role: 'runner' | 'guard', { KYBERNATE_STATE_DIR: stateDir }: NodeConfig): string[] {
+function commandOf(role: 'runner' | 'guard', config: NodeConfig): string[] {
   const entry = fileURLToPath(new URL(`./${role}${extname(import.meta.url)}`, import.meta.url));
   // Root runs what it finds there, so it lies where only root writes.
-  const variables = [`NODE_COMPILE_CACHE=${join(stateDir, 'compile-cache')}`, `UV_THREADPOOL_SIZE=${DRIVER_THREADS}`];
+  const { KYBERNATE_STATE_DIR: stateDir, NODE_COMPILE_CACHE: cache = join(stateDir, 'compile-cache') } = config;
+  const variables = [`NODE_COMPILE_CACHE=${cache}`, `UV_THREADPOOL_SIZE=${DRIVER_THREADS}`];
   return ['/usr/bin/env', ...variables, process.execPath, entry];
 }
 

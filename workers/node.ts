@@ -48,6 +48,7 @@ import { keyed, keyRingOf, signaturesOf } from './keys.ts';
 import { startMetrics } from './metrics.ts';
 import { collectNodeLog } from './node-log.ts';
 import { gaugeNode } from './node-gauges.ts';
+import { withBundles } from './process-bundle.ts';
 import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, opener, temporalConfig } from './runtime.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
 import { sidecarSockets } from './sidecar-sockets.ts';
@@ -56,7 +57,6 @@ import { startTracing, type Tracing } from './tracing.ts';
 
 /** Slots per queue: captures are few, what thaws a workload never waits behind them, and no restore behind a read-back. */
 const SLOTS = { work: 2, control: 20, fetch: 2, verify: 2 } as const;
-const RECONCILE_MS = 30_000;
 
 export interface NodeWorkerOptions {
   readonly env?: Environment;
@@ -80,7 +80,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const tracing = await startTracing({ service: 'kybernate-node', env, node: name, log });
   const metrics = await startMetrics({ address, process: 'node', node: name, log });
   installRuntime(config, log, metrics.sdkAddress);
-  const settings = { ...nodeSettings(config), ...(await sharing(config, log)) };
+  const settings = await withBundles({ ...nodeSettings(config), ...(await sharing(config, log)) });
   const node: NodeDeps = {
     settings,
     containerd: connectContainerds(settings),
@@ -107,7 +107,9 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const { meter } = metrics;
   const nodeLog = collectNodeLog(settings.runDir, log);
   const agent = await startAgent({ deps: node, log, temporal, ...sourceAccess(deps, op) });
-  const stopReconciling = await startReconciling(node, op, { client: new Client({ connection, namespace }), meter });
+  const everyMs = config.KYBERNATE_RECONCILE_MS;
+  const client = new Client({ connection, namespace });
+  const stopReconciling = await startReconciling(node, op, { client, meter, everyMs });
   gaugeNode(meter, settings);
   const dropStandbys = keepStandbys(settings);
   const workers = await createWorkers({ connection, namespace, deps, meter, tracing });
@@ -188,11 +190,11 @@ function sourceAccess(deps: NodeActivityDeps, op: Op): SourceAccess {
   };
 }
 
-/** Workloads that stand still are let go before the first task is taken; the rest comes beside the work, every 30 s. */
+/** Workloads that stand still are let go before the first task is taken; the rest comes beside the work, again and again. */
 async function startReconciling(
   node: NodeDeps,
   op: Op,
-  { client, meter }: { readonly client: Client; readonly meter: Meter },
+  { client, meter, everyMs }: { readonly client: Client; readonly meter: Meter; readonly everyMs: number },
 ): Promise<() => void> {
   const closed = async (workflow: { workflowId: string; runId: string }): Promise<boolean | undefined> => {
     const { workflowId, runId } = workflow;
@@ -233,6 +235,6 @@ async function startReconciling(
   };
   await told(() => undoAbandoned(node, op));
   void once();
-  const timer = setInterval(() => void once(), RECONCILE_MS);
+  const timer = setInterval(() => void once(), everyMs);
   return () => clearInterval(timer);
 }

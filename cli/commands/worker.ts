@@ -69,8 +69,6 @@ export function addSidecarCommand(program: Command, cli: Cli): void {
     exitCodes: exitCodesHelp(['Incompatible']),
   });
   command.action(async () => {
-    const { limitMemory } = await import('../../workers/memory.ts');
-    limitMemory(cli.env);
     const { startSidecar } = await import('../../workers/sidecar.ts');
     await untilStopped(cli, await startSidecar({ env: cli.env }));
   });

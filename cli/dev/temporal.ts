@@ -19,6 +19,8 @@ export interface TemporalOptions {
   readonly namespace?: string;
   /** default false: the server alone */
   readonly ui?: boolean;
+  /** its database in memory: quicker, and gone with the server; default false: a file in `dir` */
+  readonly inMemory?: boolean;
   /** take the well-known ports 7233 and 8233 when they are free; default false: any free ones */
   readonly wellKnownPorts?: boolean;
 }
@@ -52,18 +54,17 @@ async function choosePorts(options: TemporalOptions): Promise<Ports> {
   return { port, http: await freePort(), metrics: await freePort(), ...ui };
 }
 
-/** Arguments of `temporal`; exported for its test. */
-export function serverArgs(dir: string, namespace: string, ports: Ports): string[] {
+/** Arguments of `temporal`; exported for its test. @param dir of the database; in memory when left out */
+export function serverArgs(dir: string | undefined, namespace: string, ports: Ports): string[] {
   const flags = {
     ip: LOOPBACK,
     port: ports.port,
     'http-port': ports.http,
     'metrics-port': ports.metrics,
-    'db-filename': join(dir, 'temporal.db'),
     namespace,
     'log-level': 'warn',
     // WAL without a flush of every commit: a crash of the machine may lose the last ones, a crash of the server none.
-    'sqlite-pragma': 'synchronous=1',
+    ...(dir === undefined ? {} : { 'db-filename': join(dir, 'temporal.db'), 'sqlite-pragma': 'synchronous=1' }),
     ...(ports.ui === undefined ? {} : { 'ui-ip': LOOPBACK, 'ui-port': ports.ui }),
   };
   const dynamic = [
@@ -114,7 +115,7 @@ async function startOnFreePorts(options: TemporalOptions): Promise<TemporalServe
   const record = await startDaemon(dir, {
     name: 'temporal',
     file: requireProgram('temporal', env),
-    args: serverArgs(dir, namespace, ports),
+    args: serverArgs(options.inMemory === true ? undefined : dir, namespace, ports),
     // Its own settings must not point the server's CLI to another server or profile.
     env: { PATH: env['PATH'], HOME: dir },
     facts: {
