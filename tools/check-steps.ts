@@ -19,7 +19,10 @@ export const CHECK_STEPS: readonly CheckStep[] = [
   { name: 'types', command: ['tsc', '-p', 'tsconfig.json'] },
   { name: 'types of the workflow sandbox', command: ['tsc', '-p', 'tsconfig.sandbox.json'] },
   { name: 'lint', command: ['oxlint', '--type-aware'] },
-  { name: 'format', command: ['prettier', '--check', '--log-level', 'warn', '.'] },
+  {
+    name: 'format',
+    command: ['prettier', '--check', '--cache', '--cache-strategy', 'content', '--log-level', 'warn', '.'],
+  },
   { name: 'layers', command: ['depcruise', '--config', '.dependency-cruiser.cjs', ...LAYERED] },
 ];
 

@@ -8,7 +8,7 @@ import { localCatalog } from '../../store/local-catalog.ts';
 import { until, type Stack } from './stack.ts';
 
 /** A shell that counts in /tmp/n. */
-export const COUNTER = ['/bin/sh', '-c', 'i=0; while true; do i=$((i+1)); echo $i > /tmp/n; sleep 0.02; done'];
+export const COUNTER = ['/bin/sh', '-c', 'i=0; while true; do i=$((i+1)); echo $i > /tmp/n; sleep 0.05; done'];
 
 /** Reads between the shell's truncation and its write are empty, hence 0. */
 export async function counter(stack: Stack, id: string): Promise<number> {

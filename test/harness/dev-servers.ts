@@ -63,7 +63,7 @@ export async function openTestServers(): Promise<TestServers> {
   return {
     dir,
     runDir,
-    temporal: () => startTemporal({ dir, env }),
+    temporal: () => startTemporal({ dir, env, inMemory: true }),
     containerd: () => startContainerd({ dir, env, runDir }),
     s3: () => startS3({ dir, env }),
     close: () => closeDir(dir),

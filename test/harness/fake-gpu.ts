@@ -20,6 +20,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
+import { readProcess } from '../../native/proc/tree.ts';
+
 const SOURCES = fileURLToPath(new URL('../../native/fake', import.meta.url));
 export const FAKE_WORKLOAD = fileURLToPath(new URL('../workloads/fake-gpu.py', import.meta.url));
 const GIB = 1024 ** 3;
@@ -188,10 +190,16 @@ export class FakeGpu {
     throw new Error(`${FAKE_WORKLOAD} did not start`);
   }
 
-  /** Ends what `startProcess` started. */
+  /** Ends what `startProcess` started; returns when its GPUs are free: the next test file may have GPUs of the same names. */
   endProcesses(): void {
-    for (const child of this.#children.splice(0)) {
-      child.kill('SIGKILL');
+    const children = this.#children.splice(0);
+    children.forEach((child) => child.kill('SIGKILL'));
+    const clock = new Int32Array(new SharedArrayBuffer(4));
+    for (const { pid = 0 } of children) {
+      // Node itself reaps it, and only when we are done.
+      while (!['Z', undefined].includes(readProcess(pid)?.state)) {
+        Atomics.wait(clock, 0, 0, 1);
+      }
     }
   }
 

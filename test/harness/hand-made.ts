@@ -2,7 +2,7 @@
  * A checkpoint made without the engine: plain `runc checkpoint`, the rw layer by tar, metadata written by hand. The
  * restore side is tested against it alone.
  */
-import { lstatSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 
 import { METADATA_FILE, OWN_FILES, checkpointDirName } from '../../core/checkpoint/file-names.ts';
@@ -32,7 +32,8 @@ export interface HandMade {
 export async function checkpointByHand(input: HandMade): Promise<string> {
   const { deps, namespace, container, checkpointId } = input;
   const { containerd } = deps;
-  const dir = join(input.stateDir, 'checkpoints', checkpointDirName(checkpointId));
+  // Aside until its metadata is there: a worker that starts meanwhile takes what has none for a left-over.
+  const dir = join(input.stateDir, 'by-hand', checkpointDirName(checkpointId));
   for (const part of ['criu', 'fs', 'work']) {
     mkdirSync(join(dir, part), { recursive: true, mode: 0o700 });
   }
@@ -91,7 +92,10 @@ export async function checkpointByHand(input: HandMade): Promise<string> {
     ...input.metadata,
   };
   writeFileSync(join(dir, METADATA_FILE), JSON.stringify(metadata));
-  return dir;
+  const checkpoints = join(input.stateDir, 'checkpoints');
+  mkdirSync(checkpoints, { recursive: true, mode: 0o700 });
+  renameSync(dir, join(checkpoints, checkpointDirName(checkpointId)));
+  return join(checkpoints, checkpointDirName(checkpointId));
 }
 
 /** Overlayfs' own form of a deletion is a character device 0:0 in the upper directory. */

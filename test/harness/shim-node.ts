@@ -17,6 +17,7 @@ import { connectContainerd } from '../../native/containerd/client.ts';
 import type { RunResult } from '../../native/run/run.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { type AgentServer, startAgent } from '../../workers/agent.ts';
+import { readInside, removeContainer } from './containers.ts';
 import { type HandMade, checkpointByHand } from './hand-made.ts';
 import { BUSYBOX_IMAGE } from './images.ts';
 import { fromLane } from './provided.ts';
@@ -93,10 +94,7 @@ export class ShimNode {
 
   async removeContainers(): Promise<void> {
     for (const id of this.#made.splice(0).reverse()) {
-      await this.ctr('tasks', 'kill', '-s', 'SIGKILL', '-a', id);
-      await this.ctr('tasks', 'rm', '-f', id);
-      await this.ctr('containers', 'rm', id);
-      await this.ctr('snapshots', 'rm', id);
+      await removeContainer(this.deps.containerd, this.namespace, id);
     }
   }
 
@@ -138,7 +136,12 @@ export class ShimNode {
   }
 
   async count(id: string): Promise<number> {
-    return Number(await this.exec(id, 'cat /dev/shm/count'));
+    let text = '';
+    while (text === '') {
+      // Empty between the truncation and the write of its shell.
+      text = await readInside(this.deps.containerd, this.namespace, id, '/dev/shm/count');
+    }
+    return Number(text);
   }
 
   /** Waits until the counter has passed a value. */
@@ -158,13 +161,12 @@ export class ShimNode {
     if (started.exitCode !== 0) {
       throw new Error(started.stderr);
     }
-    for (;;) {
-      const probe = await this.ctr('tasks', 'exec', '--exec-id', `x${this.next()}`, id, 'test', '-s', '/dev/shm/count');
-      if (probe.exitCode === 0) {
-        return id;
-      }
+    const { pid = 0 } = (await this.deps.containerd.getTask(this.namespace, id)) ?? {};
+    while (!existsSync(`/proc/${pid}/root/dev/shm/count`)) {
       await sleep(20);
     }
+    await this.countAbove(id, 0);
+    return id;
   }
 
   async checkpoint(container: string, more: Partial<HandMade> = {}): Promise<string> {

@@ -1,6 +1,6 @@
-/* Repetitions: a fiftieth of the full number in `make test`, all of them in `make soak`. */
+/* Repetitions: a hundredth of the full number in `make test`, all of them in `make soak`. */
 
-const SHARE = 50;
+const SHARE = 100;
 
 export const SOAK = process.env['KYBERNATE_SOAK'] === '1';
 

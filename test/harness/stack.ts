@@ -15,7 +15,10 @@ import type { CheckpointRequest, CheckpointResult } from '../../core/contract/ch
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import { requireProgram } from '../../cli/setup/programs.ts';
 import { operationPids } from '../../engine/operation-cgroup.ts';
+import { connectContainerd } from '../../native/containerd/client.ts';
+import type { Containerd } from '../../native/containerd/containerd.ts';
 import { type ProcessInfo, readProcess } from '../../native/proc/tree.ts';
+import { readInside, removeContainer } from './containers.ts';
 import { fromLane } from './provided.ts';
 
 export const BUSYBOX = 'docker.io/kybernate/busybox:1';
@@ -42,10 +45,12 @@ export class Stack {
   readonly client: KybernateClient;
   readonly variables: Record<string, string>;
   withSidecar: boolean;
+  readonly #containerd: Containerd;
   readonly #containers: string[] = [];
 
   private constructor(dir: string, node: string, client: KybernateClient, options: StackOptions) {
-    const { runDir, namespace, dir: containerdDir } = fromLane('containerd');
+    const { address, runDir, namespace, dir: containerdDir } = fromLane('containerd');
+    this.#containerd = connectContainerd(address);
     this.dir = dir;
     this.node = node;
     this.client = client;
@@ -145,9 +150,9 @@ export class Stack {
     return this.ctr('tasks', 'exec', '--exec-id', `x${Math.random().toString(16).slice(2)}`, id, ...command);
   }
 
-  /** Content of a file inside, read through a process of the container. */
+  /** Content of a file as a process of the container sees it. */
   async read(id: string, path: string): Promise<string> {
-    return this.exec(id, '/bin/cat', path);
+    return readInside(this.#containerd, this.namespace, id, path);
   }
 
   async readJson<T>(id: string, path: string): Promise<T> {
@@ -155,21 +160,21 @@ export class Stack {
       try {
         return JSON.parse(await this.read(id, path)) as T;
       } catch (error) {
-        if (attempt > 300) {
+        if (attempt > 1500) {
           throw error;
         }
-        await sleep(100);
+        await sleep(20);
       }
     }
   }
 
   async removeContainer(id: string): Promise<void> {
-    const containerd = openContainerd(fromLane('containerd').dir, process.env);
-    const ctr = (...args: string[]): Promise<unknown> => containerd.ctr(['-n', this.namespace, ...args]);
-    await ctr('tasks', 'kill', '-s', 'SIGKILL', '-a', id);
-    await ctr('tasks', 'rm', '-f', id);
-    await ctr('containers', 'rm', id);
-    await ctr('snapshots', 'rm', id);
+    await removeContainer(this.#containerd, this.namespace, id);
+  }
+
+  /** All that were made so far: who leaves them running pays for them to the end of the file. */
+  async removeContainers(): Promise<void> {
+    await Promise.all(this.#containers.splice(0).map((id) => this.removeContainer(id)));
   }
 
   /** Directories of operations in the run directory, newest last. */
@@ -252,9 +257,8 @@ export class Stack {
   }
 
   async close(): Promise<void> {
-    for (const id of this.#containers) {
-      await this.removeContainer(id);
-    }
+    await this.removeContainers();
+    this.#containerd.close();
     await stopWorkers(this.dir);
     await this.client.close();
     rmSync(this.dir, { recursive: true, force: true });

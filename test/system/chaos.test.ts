@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { planRound } from '../chaos/plan.ts';
+import { SOAK } from '../harness/soak.ts';
 
-const KILLS = 60;
+const KILLS = SOAK ? 60 : 20;
 const TIMEOUT_MS = 600_000;
 
 test('a seed and a number give the same round of the chaos run, whoever plays it', () => {

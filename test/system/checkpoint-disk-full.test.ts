@@ -8,7 +8,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { readJson, type OperationPlan } from '../../engine/operation.ts';
 import { nothingLeft } from '../harness/aftermath.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
-import { workload } from '../harness/workloads.ts';
+import { memoryCommand, workload } from '../harness/workloads.ts';
 
 const MIB = 2 ** 20;
 
@@ -25,7 +25,7 @@ beforeAll(async () => {
   stateDir = mkdtempSync(join(tmpdir(), 'kybernate-small-'));
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', stateDir]);
   stack = await Stack.open({ stateDir });
-  await stack.runContainer('large', PYTHON, ['/usr/bin/python3', '/w/memory.py', '80', '4'], workload());
+  await stack.runContainer('large', PYTHON, memoryCommand(80, 4), workload());
 });
 afterAll(async () => {
   await stack.close();

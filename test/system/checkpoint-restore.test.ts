@@ -1,11 +1,11 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { SOAK } from '../harness/soak.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
 
-const ROUNDS = SOAK ? 20 : 5;
+const ROUNDS = SOAK ? 20 : 3;
 const COUNTER = [
   '/bin/sh',
   '-c',
@@ -17,6 +17,7 @@ let stack: Stack;
 beforeAll(async () => {
   stack = await Stack.open();
 });
+afterEach(() => stack.removeContainers());
 afterAll(async () => {
   await stack.close();
 });

@@ -67,6 +67,14 @@ describe.skipIf(reason !== undefined)(
       return gpu.checkpointAndRemove(source, workloads);
     }
 
+    let commonId: string | undefined;
+
+    /** Of one process, made once: it restores any number of times, and most tests are about that. */
+    async function common(): Promise<string> {
+      commonId ??= await captured([{ name: 'common' }]);
+      return commonId;
+    }
+
     /** As if the node worker ran on another machine: the driver tells its devices once. */
     async function elsewhere(change: () => void, act: () => Promise<void>): Promise<void> {
       const restart = async (): Promise<void> => {
@@ -125,27 +133,27 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('moves to the GPU that it is told, whose node is made inside', async () => {
-      const checkpointId = await captured([{ name: 'move' }]);
+      const checkpointId = await common();
       const back = name();
 
       const result = await stack.restore(checkpointId, back, { gpuMap: [pair(FIRST, SECOND)] });
 
       expect(result.gpu?.map).toEqual([pair(FIRST, SECOND)]);
-      expect((await gpu.tokens(back, 'move')).vram).toBe('vram of move');
-      const hostPid = await gpu.hostPid(back, 'move');
+      expect((await gpu.tokens(back, 'common')).vram).toBe('vram of common');
+      const hostPid = await gpu.hostPid(back, 'common');
       expect(gpu.driver.memoryInUse()).toContainEqual({ hostPid, uuid: SECOND.uuid, usedBytes: 64 * MIB });
       const node = await stack.exec(back, '/bin/sh', '-c', 'ls -l /dev/nvidia*');
       expect(node).toMatch(/^crw-rw-rw-.* 195, +1 .*\/dev\/nvidia1\n$/);
-      const { pid } = await gpu.state(back, 'move');
+      const { pid } = await gpu.state(back, 'common');
       const allowed = readFileSync(`/sys/fs/cgroup/devices/${stack.namespace}/${back}/devices.list`, 'utf8');
       expect(allowed).toContain('c 195:1 rwm');
       expect(allowed).not.toContain('c 195:0 ');
       expect(pid).toBeGreaterThan(1);
-      await gpu.counts(back, 'move');
+      await gpu.counts(back, 'common');
     });
 
     it('finds another GPU by itself where its own is not on the node', async () => {
-      const checkpointId = await captured([{ name: 'away' }]);
+      const checkpointId = await common();
       const back = name();
 
       await elsewhere(
@@ -155,7 +163,7 @@ describe.skipIf(reason !== undefined)(
         },
       );
 
-      expect((await gpu.tokens(back, 'away')).vram).toBe('vram of away');
+      expect((await gpu.tokens(back, 'common')).vram).toBe('vram of common');
     });
 
     it('comes back with two processes, each on the GPUs that it saw', async () => {
@@ -173,15 +181,15 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('restores twice at once on one GPU', async () => {
-      const checkpointId = await captured([{ name: 'clone' }]);
+      const checkpointId = await common();
       const ids = [name(), name()];
 
       const results = await Promise.all(ids.map((id) => stack.restore(checkpointId, id)));
 
       expect(results.map(({ how }) => how)).toEqual(['restored', 'restored']);
       for (const id of ids) {
-        expect((await gpu.tokens(id, 'clone')).vram).toBe('vram of clone');
-        await gpu.counts(id, 'clone');
+        expect((await gpu.tokens(id, 'common')).vram).toBe('vram of common');
+        await gpu.counts(id, 'common');
       }
     });
 
@@ -206,7 +214,7 @@ describe.skipIf(reason !== undefined)(
         /has 33554432 bytes free, 67108864 are needed/,
       ],
     ])('is refused before anything is made: %s', async (_title, restore, why) => {
-      const checkpointId = await captured([{ name: 'refused' }]);
+      const checkpointId = await common();
       const id = name();
       fake.clearCalls();
 
@@ -219,7 +227,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('comes back once where two restores come at once and one has room: the other is refused at once', async () => {
-      const checkpointId = await captured([{ name: 'pair' }]);
+      const checkpointId = await common();
       const ids = [name(), name()];
       await fake.startProcess('hog-pair', '--vram', String(FIRST.totalBytes - 100 * MIB));
       fake.setRules([{ call: 'Restore', action: 'slow=300' }]);
@@ -232,7 +240,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('is ended and restored once more when the GPU runs out of memory', async () => {
-      const checkpointId = await captured([{ name: 'oom' }]);
+      const checkpointId = await common();
       const back = name();
       fake.clearCalls();
       fake.setRules([{ call: 'Restore', nth: 1, action: 'oom' }]);
@@ -240,7 +248,7 @@ describe.skipIf(reason !== undefined)(
       const result = await stack.restore(checkpointId, back);
 
       expect(result.how).toBe('restored');
-      expect((await gpu.tokens(back, 'oom')).vram).toBe('vram of oom');
+      expect((await gpu.tokens(back, 'common')).vram).toBe('vram of common');
       const restores = fake.calls().filter(({ call, what }) => call === 'Restore' && what === 'end');
       expect(restores.map((call) => call.result)).toEqual([2, 0]);
       expect(restores[0]?.pid).not.toBe(restores[1]?.pid);
@@ -248,7 +256,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('fails when the GPU runs out of memory again, leaves nothing, and restores later', async () => {
-      const checkpointId = await captured([{ name: 'oom2' }]);
+      const checkpointId = await common();
       const [failed, later] = [name(), name()];
       fake.setRules([{ call: 'Restore', action: 'oom' }]);
 
@@ -257,7 +265,7 @@ describe.skipIf(reason !== undefined)(
       await isGone(failed);
       fake.setRules([]);
       await stack.restore(checkpointId, later);
-      expect((await gpu.tokens(later, 'oom2')).vram).toBe('vram of oom2');
+      expect((await gpu.tokens(later, 'common')).vram).toBe('vram of common');
     });
 
     it('is ended when the driver refuses one of its processes', async () => {
@@ -273,7 +281,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('comes back on another GPU of its model when the driver refuses it on its own', async () => {
-      const checkpointId = await captured([{ name: 'rung' }]);
+      const checkpointId = await common();
       const id = name();
       fake.setRules([{ call: 'Restore', nth: 1, action: 'error=999' }]);
 
@@ -285,11 +293,11 @@ describe.skipIf(reason !== undefined)(
         { rung: 'another-gpu', outcome: 'restored' },
       ]);
       expect(result.gpu?.map).toEqual([pair(FIRST, SECOND)]);
-      expect((await gpu.tokens(id, 'rung')).vram).toBe('vram of rung');
+      expect((await gpu.tokens(id, 'common')).vram).toBe('vram of common');
     });
 
     it('is ended when the driver does not come back within the budget', async () => {
-      const checkpointId = await captured([{ name: 'slow' }]);
+      const checkpointId = await common();
       const id = name();
       fake.setRules([{ call: 'Restore', action: 'slow=6000' }]);
 
@@ -301,14 +309,17 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('is restored by the next worker when one is killed while the GPU state comes back', async () => {
-      const checkpointId = await captured([{ name: 'killed' }]);
+      const checkpointId = await common();
       const id = name();
       fake.clearCalls();
       fake.setRules([{ call: 'Restore', nth: 1, action: 'slow=60000' }]);
 
       const restoring = stack.restore(checkpointId, id);
-      await until('the restore of the GPU', () => fake.calls().some(({ call }) => call === 'Restore'));
-      const hostPid = fake.calls().find(({ call }) => call === 'Restore')?.pid ?? 0;
+      // A slow call of the test before may end only now.
+      const begun = (): number | undefined =>
+        fake.calls().find(({ call, what }) => call === 'Restore' && what === 'begin')?.pid;
+      await until('the restore of the GPU', () => begun() !== undefined);
+      const hostPid = begun() ?? 0;
       const killed = stack.killNodeWorker();
       await until('the end of the half-restored process', () => readProcess(hostPid) === undefined);
       await killed;
@@ -316,8 +327,8 @@ describe.skipIf(reason !== undefined)(
       const result = await restoring;
 
       expect(result.how).toBe('restored');
-      expect((await gpu.tokens(id, 'killed')).vram).toBe('vram of killed');
-      await gpu.counts(id, 'killed');
+      expect((await gpu.tokens(id, 'common')).vram).toBe('vram of common');
+      await gpu.counts(id, 'common');
     });
 
     it('has its memory limit back when the VRAM is on the device again', async () => {
@@ -334,7 +345,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('has room in the cgroups above it for as long as the restore takes, whether it succeeds or not', async () => {
-      const checkpointId = await captured([{ name: 'room' }]);
+      const checkpointId = await common();
       const file = `/sys/fs/cgroup/memory/${stack.namespace}/memory.limit_in_bytes`;
       const limit = (): number => Number(readFileSync(file, 'utf8'));
       const unlimited = readFileSync(file, 'utf8').trim();
@@ -360,19 +371,19 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('restores where ctr made the container, on the GPU that it was given', async () => {
-      const checkpointId = await captured([{ name: 'ctr' }]);
+      const checkpointId = await common();
       const id = name();
       const flags = [...RUNTIME, ...from(checkpointId), '--env', `NVIDIA_VISIBLE_DEVICES=${SECOND.uuid}`];
 
       await stack.runContainer(id, PYTHON, ['false'], [...workload(), ...flags]);
 
-      expect((await gpu.tokens(id, 'ctr')).vram).toBe('vram of ctr');
-      const hostPid = await gpu.hostPid(id, 'ctr');
+      expect((await gpu.tokens(id, 'common')).vram).toBe('vram of common');
+      const hostPid = await gpu.hostPid(id, 'common');
       expect(gpu.driver.memoryInUse()).toContainEqual({ hostPid, uuid: SECOND.uuid, usedBytes: 64 * MIB });
     });
 
     it('is not restored where ctr made the container and the driver refuses', async () => {
-      const checkpointId = await captured([{ name: 'ctr2' }]);
+      const checkpointId = await common();
       const id = name();
       fake.setRules([{ call: 'Restore', action: 'oom' }]);
 
@@ -399,7 +410,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('starts afresh when its policy says so, after the second try', async () => {
-      const checkpointId = await captured([{ name: 'cold' }]);
+      const checkpointId = await common();
       const id = name();
       fake.setRules([{ call: 'Restore', action: 'oom' }]);
 
@@ -408,7 +419,7 @@ describe.skipIf(reason !== undefined)(
       expect(result.how).toBe('cold-started');
       expect(result.gpu).toBeUndefined();
       expect(fake.calls().filter(({ call, what }) => call === 'Restore' && what === 'end')).toHaveLength(2);
-      expect((await gpu.tokens(id, 'cold')).vram).toBeUndefined();
+      expect((await gpu.tokens(id, 'common')).vram).toBeUndefined();
     });
 
     it('comes back with a file of the driver that a hook had mounted, in the version that is here', async () => {
@@ -439,7 +450,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('moves nowhere where the driver cannot, and keeps its GPU there', async () => {
-      const checkpointId = await captured([{ name: 'api' }]);
+      const checkpointId = await common();
 
       await elsewhere(
         () => fake.setApiVersion(12_080),
@@ -469,7 +480,7 @@ describe.skipIf(reason !== undefined)(
     });
 
     it('is refused where the GPUs are of another model', async () => {
-      const checkpointId = await captured([{ name: 'model' }]);
+      const checkpointId = await common();
 
       await elsewhere(
         () => fake.setDevices([{ ...SECOND, name: 'Fake L4' }]),

@@ -16,7 +16,7 @@ import type { Containerd } from '../../native/containerd/containerd.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { testDeps, testOp } from '../harness/node-deps.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
-import { workload } from '../harness/workloads.ts';
+import { memoryCommand, workload } from '../harness/workloads.ts';
 
 const ID = 'guarded';
 
@@ -32,7 +32,7 @@ const stateOf = (): Promise<MemoryState> => stack.readJson<MemoryState>(ID, '/tm
 
 beforeAll(async () => {
   stack = await Stack.open();
-  await stack.runContainer(ID, PYTHON, ['/usr/bin/python3', '/w/memory.py', '300', '64'], workload());
+  await stack.runContainer(ID, PYTHON, memoryCommand(300), workload());
   ({ token } = await stateOf());
 });
 afterAll(async () => {

@@ -13,7 +13,7 @@ import { runExeca } from '../../native/run/run-execa.ts';
 import { SOAK } from '../harness/soak.ts';
 import { makeNetworkNamespace } from '../harness/network.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
-import { workload } from '../harness/workloads.ts';
+import { memoryCommand, workload } from '../harness/workloads.ts';
 
 /** `make soak` raises it. */
 const ROUNDS = SOAK ? 25 : 3;
@@ -104,7 +104,7 @@ describe('a CRIU that is killed in the middle of the pages', () => {
   });
 
   test('a keeper that is killed leaves CRIU unharmed: the checkpoint completes', async () => {
-    await stack.runContainer('keeperless', PYTHON, ['/usr/bin/python3', '/w/memory.py', '400', '64'], workload());
+    await stack.runContainer('keeperless', PYTHON, memoryCommand(400), workload());
     await stack.readJson('keeperless', '/tmp/state.json');
 
     const handle = await stack.startCheckpoint('keeperless');

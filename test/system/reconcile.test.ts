@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, Connection } from '@temporalio/client';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { operationIdOf } from '../../activities/op.ts';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { readJournal } from '../../engine/journal.ts';
@@ -12,7 +12,7 @@ import type { RestoreRecord } from '../../engine/restore-operation.ts';
 import { listProcesses } from '../../native/proc/tree.ts';
 import { countsOn, COUNTER, nothingLeft, operationsOf } from '../harness/aftermath.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
-import { workload } from '../harness/workloads.ts';
+import { memoryCommand, workload } from '../harness/workloads.ts';
 import { fromLane } from '../harness/provided.ts';
 
 let stack: Stack;
@@ -25,6 +25,7 @@ beforeAll(async () => {
   temporal = new Client({ connection, namespace });
   stack = await Stack.open();
 });
+afterEach(() => stack.removeContainers());
 afterAll(async () => {
   await connection.close();
   await stack.close();
@@ -45,7 +46,7 @@ async function terminateAndRestart(workflowId: string): Promise<void> {
 }
 
 async function startMemory(id: string): Promise<void> {
-  await stack.runContainer(id, PYTHON, ['/usr/bin/python3', '/w/memory.py', '400', '64'], workload());
+  await stack.runContainer(id, PYTHON, memoryCommand(400), workload());
   await stack.readJson(id, '/tmp/state.json');
 }
 

@@ -8,7 +8,7 @@ import { readProcess } from '../../native/proc/tree.ts';
 import { operationsOf } from '../harness/aftermath.ts';
 import { runCli, runCliJson } from '../harness/run-cli.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
-import { workload } from '../harness/workloads.ts';
+import { memoryCommand, workload } from '../harness/workloads.ts';
 
 let stack: Stack;
 
@@ -29,7 +29,7 @@ interface Answer {
 }
 
 test('runner and worker are gone: rescue shows what stands still, lets it go and reads back', async () => {
-  await stack.runContainer('rescued', PYTHON, ['/usr/bin/python3', '/w/memory.py', '400', '64'], workload());
+  await stack.runContainer('rescued', PYTHON, memoryCommand(40), workload());
   const before = await stack.readJson<{ sequence: number }>('rescued', '/tmp/state.json');
   const handle = await stack.startCheckpoint('rescued', { after: 'hold' });
   const operationId = operationIdOf(handle.workflowId, handle.runId);
@@ -61,7 +61,7 @@ test('runner and worker are gone: rescue shows what stands still, lets it go and
 });
 
 test('a container that somebody has paused is resumed by containerd, which can pause it again', async () => {
-  await stack.runContainer('paused', PYTHON, ['/usr/bin/python3', '/w/memory.py', '400', '64'], workload());
+  await stack.runContainer('paused', PYTHON, memoryCommand(40), workload());
   await until('its state', () => stack.readJson('paused', '/tmp/state.json').then(Boolean));
   await stack.ctr('tasks', 'pause', 'paused');
 

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect } from 'node:net';
 import { createInterface } from 'node:readline';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { findDaemon } from '../../cli/dev/process.ts';
 import { readJournal } from '../../engine/journal.ts';
 import { readJson, type OperationPlan } from '../../engine/operation.ts';
@@ -11,7 +11,7 @@ import { runExeca } from '../../native/run/run-execa.ts';
 import { SOAK } from '../harness/soak.ts';
 import { makeNetworkNamespace } from '../harness/network.ts';
 import { PYTHON, Stack, until } from '../harness/stack.ts';
-import { workload } from '../harness/workloads.ts';
+import { memoryCommand, workload } from '../harness/workloads.ts';
 import { fromLane } from '../harness/provided.ts';
 
 let stack: Stack;
@@ -19,6 +19,7 @@ let stack: Stack;
 beforeAll(async () => {
   stack = await Stack.open();
 });
+afterEach(() => stack.removeContainers());
 afterAll(async () => {
   await stack.close();
 });
@@ -30,7 +31,7 @@ interface MemoryState {
 }
 
 async function startMemory(id: string, mib: number): Promise<MemoryState> {
-  await stack.runContainer(id, PYTHON, ['/usr/bin/python3', '/w/memory.py', String(mib), '64'], workload());
+  await stack.runContainer(id, PYTHON, memoryCommand(mib), workload());
   return stack.readJson<MemoryState>(id, '/tmp/state.json');
 }
 

@@ -87,7 +87,7 @@ it('a container whose streams are pipes gets pipes again, and can be checkpointe
     if (stdio.kind === 'log') {
       await until('its output in the log', () => /line \d+\nerror \d+/.test(readText(log)));
     }
-    expect(await stack.read(id, '/tmp/stdin')).toMatch(/^end/);
+    await until('the end of its input', async () => (await stack.read(id, '/tmp/stdin')).startsWith('end'));
     await stack.removeContainer(from);
     stack.removeLocal(checkpointId);
     from = id;

@@ -7,7 +7,7 @@ import { getManifest } from '../../store/catalog.ts';
 import { checkpointsOf, COUNTER, countsOn, nothingLeft } from '../harness/aftermath.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
 import { CREDENTIALS, Gateway } from '../harness/versitygw.ts';
-import { workload } from '../harness/workloads.ts';
+import { memoryCommand, workload } from '../harness/workloads.ts';
 
 const MEMORY_MIB = 220;
 
@@ -44,7 +44,7 @@ function packs(): Map<string, { readonly bytes: number; readonly mtimeMs: number
 }
 
 it('the sidecar is killed in the upload: what is in the store is not sent again', async () => {
-  const command = ['/usr/bin/python3', '/w/memory.py', String(MEMORY_MIB), '16'];
+  const command = memoryCommand(MEMORY_MIB, 16);
   await stack.runContainer('large', PYTHON, command, workload());
   const state = await stack.readJson<{ token: string; sequence: number }>('large', '/tmp/state.json');
 

@@ -7,8 +7,10 @@ import selectors
 import socket
 import sys
 
+from noise import noise
+
 TOKEN = os.urandom(8).hex()
-ballast = b"".join(os.urandom(1 << 20) for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+ballast = b"".join(noise(number) for number in range(int(sys.argv[2]) if len(sys.argv) > 2 else 0))
 counts = {}
 selector = selectors.DefaultSelector()
 server = socket.create_server(("0.0.0.0", int(sys.argv[1])), backlog=64)

@@ -129,4 +129,4 @@ while not args.with_parent or os.getppid() == starter:
     with open(f"/tmp/state-{args.id}.new", "w") as file:
         json.dump(state, file)
     os.rename(f"/tmp/state-{args.id}.new", f"/tmp/state-{args.id}.json")
-    time.sleep(0.01)
+    time.sleep(0.02)

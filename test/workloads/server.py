@@ -10,6 +10,8 @@ import socket
 import sys
 import threading
 
+from noise import noise
+
 TOKEN = os.urandom(8).hex()
 
 
@@ -24,7 +26,7 @@ def serve(connection):
 
 
 port = int(sys.argv[1])
-ballast = b"".join(os.urandom(1 << 20) for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+ballast = b"".join(noise(number) for number in range(int(sys.argv[2]) if len(sys.argv) > 2 else 0))
 server = socket.create_server(("0.0.0.0", port), backlog=64)
 print("listening", flush=True)
 while True:
