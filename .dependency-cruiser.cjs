@@ -40,7 +40,12 @@ module.exports = {
       ['core', 'workflows', 'activities/contract\\.ts$'],
       'workflows are deterministic; activities only as types',
     ),
-    may('workers-layer', 'workers', ['core', 'native', 'engine', 'store', 'activities', 'workers'], 'workers wire'),
+    may(
+      'workers-layer',
+      'workers',
+      ['core', 'native', 'engine', 'store', 'activities', 'client', 'workers'],
+      'workers wire; the agent starts operations by the typed client',
+    ),
     may('shim-layer', 'shim', ['core', 'native', 'engine', 'shim'], 'the wrapper is a small bundle'),
     may('client-layer', 'client', ['core', 'client'], 'the typed client starts workflows by name'),
     may(

@@ -3,7 +3,13 @@
  * over @temporalio/client; whoever prefers that one needs only the names `checkpoint`, `restore`, `rehearse` and the
  * queue `kybernate`.
  */
-import { Client, Connection, WorkflowNotFoundError, type WorkflowClientInterceptor } from '@temporalio/client';
+import {
+  Client,
+  Connection,
+  WorkflowNotFoundError,
+  type ConnectionLike,
+  type WorkflowClientInterceptor,
+} from '@temporalio/client';
 import { defineSearchAttributeKey, SearchAttributeType } from '@temporalio/common';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { checkpointInput, type CheckpointRequest, type CheckpointResult } from '../core/contract/checkpoint.ts';
@@ -44,7 +50,7 @@ import {
   verifyWorkflowId,
 } from '../core/ids.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
-import { listOperations, type OperationFilter, type OperationSummary } from './list-operations.ts';
+import { listOperations, summaryOf, type OperationFilter, type OperationSummary } from './list-operations.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 import { startOperation } from './start-operation.ts';
 
@@ -63,8 +69,8 @@ export type { OperationFilter, OperationSummary } from './list-operations.ts';
 export type { OperationHandle } from './operation-handle.ts';
 
 export interface KybernateClientOptions {
-  /** an open connection; it stays the caller's to close */
-  readonly connection?: Connection;
+  /** an open connection, a worker's too; it stays the caller's to close */
+  readonly connection?: ConnectionLike;
   /** `host:port`; what TEMPORAL_* and temporal.toml say otherwise */
   readonly address?: string;
   /** TEMPORAL_NAMESPACE or the profile's otherwise, `default` at last */
@@ -83,6 +89,11 @@ export interface StartOptions {
    * completed operation, and only a failed one is tried anew. Absent: every call is a new operation.
    */
   readonly generation?: string;
+}
+
+export interface PrefetchOptions extends StartOptions {
+  /** an operation of this id that is completed is run again, too: what it brought may have been removed since */
+  readonly again?: boolean;
 }
 
 export interface QuestionOptions extends StartOptions {
@@ -128,7 +139,7 @@ export interface KybernateClient {
    * Brings a checkpoint to tiers of nodes; nodes that fail are told in the result.
    * @throws InvalidInput before anything is started
    */
-  prefetch(request: PrefetchRequest, options?: StartOptions): Promise<OperationHandle<PrefetchResult>>;
+  prefetch(request: PrefetchRequest, options?: PrefetchOptions): Promise<OperationHandle<PrefetchResult>>;
   /**
    * Would a checkpoint run on a node, can a container be checkpointed there? Reasons are told in the result; nothing is
    * touched.
@@ -144,6 +155,8 @@ export interface KybernateClient {
   list(filter?: OperationFilter): Promise<OperationSummary[]>;
   /** Names of the nodes on which the newest operations ran; Temporal forgets old ones, and so does this. */
   nodes(): Promise<string[]>;
+  /** How an operation stands: its newest run, unless one is named. @throws WorkflowNotFoundError */
+  describe(workflowId: string, runId?: string): Promise<OperationSummary>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
   find(workflowId: string, runId?: string): Promise<OperationHandle<unknown>>;
   close(): Promise<void>;
@@ -212,6 +225,7 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
       return startOperation(client, 'prefetch', request, {
         workflowId: start.workflowId ?? prefetchWorkflowId(checkpointId, start.generation ?? newGeneration()),
         summary: `prefetch ${checkpointId} to ${tier} of ${nodes.length === 1 ? (nodes[0] ?? '') : `${nodes.length} nodes`}`,
+        ...(start.again === undefined ? {} : { again: start.again }),
       });
     },
     preflight(request, start = {}) {
@@ -232,6 +246,9 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
     },
     list: (filter = {}) => listOperations(client, filter),
     nodes: () => nodesOf(client),
+    async describe(workflowId, runId) {
+      return summaryOf(await client.workflow.getHandle(workflowId, runId).describe());
+    },
     async find(workflowId, runId) {
       const handle = client.workflow.getHandle(workflowId, runId);
       const { runId: found } = await handle.describe();
@@ -281,7 +298,7 @@ function targetOf({ id, pod, docker }: ContainerTarget): string {
   return pod === undefined ? String(id) : `${pod.namespace}/${pod.name}/${pod.container}`;
 }
 
-async function connect(options: KybernateClientOptions): Promise<{ connection: Connection; namespace: string }> {
+async function connect(options: KybernateClientOptions): Promise<{ connection: ConnectionLike; namespace: string }> {
   if (options.connection !== undefined) {
     return { connection: options.connection, namespace: options.namespace ?? 'default' };
   }

@@ -76,7 +76,8 @@ function isNamed({ container }: OperationSummary, wanted: string): boolean {
   return container !== undefined && (container === wanted || container.endsWith(`/${wanted}`));
 }
 
-function summaryOf({
+/** Of one operation, from what Temporal tells of its workflow. */
+export function summaryOf({
   workflowId,
   runId,
   type,
@@ -84,7 +85,7 @@ function summaryOf({
   startTime,
   closeTime,
   typedSearchAttributes,
-}: WorkflowExecutionInfo): OperationSummary {
+}: Omit<WorkflowExecutionInfo, 'raw'>): OperationSummary {
   const values = Object.entries(SEARCH_ATTRIBUTES).flatMap(([name, attribute]) => {
     const value = typedSearchAttributes.get(defineSearchAttributeKey(attribute, SearchAttributeType.KEYWORD));
     return value === undefined || name === 'gpu' ? [] : [[name, value] as const];

@@ -25,9 +25,11 @@ export async function startOperation<Result>(
     readonly summary: string;
     /** for questions; an operation that makes or changes something must not be ended without its undo */
     readonly executionTimeoutMs?: number;
+    /** one that is completed is run again, too: what it made may be gone */
+    readonly again?: boolean;
   },
 ): Promise<OperationHandle<Result>> {
-  const { workflowId, summary, executionTimeoutMs } = options;
+  const { workflowId, summary, executionTimeoutMs, again = false } = options;
   try {
     const handle = await client.workflow.start(type, {
       workflowId,
@@ -36,7 +38,7 @@ export async function startOperation<Result>(
       staticSummary: summary,
       ...(executionTimeoutMs === undefined ? {} : { workflowExecutionTimeout: executionTimeoutMs }),
       workflowIdConflictPolicy: 'USE_EXISTING',
-      workflowIdReusePolicy: 'ALLOW_DUPLICATE_FAILED_ONLY',
+      workflowIdReusePolicy: again ? 'ALLOW_DUPLICATE' : 'ALLOW_DUPLICATE_FAILED_ONLY',
     });
     return operationHandle(client, workflowId, handle.firstExecutionRunId);
   } catch (error) {

@@ -74,6 +74,13 @@ export const ERRORS = {
     exitCode: 8,
     remedy: 'use a checkpoint id, or a path below a configured restore root; allow it in the node policy',
   },
+  RestorePending: {
+    retryable: true,
+    actor: 'workflow',
+    workload: 'none',
+    exitCode: 28,
+    remedy: 'wait: the checkpoint is on its way to the node, and the next attempt goes on where this one ended',
+  },
   GpuUnsupported: {
     retryable: false,
     actor: 'caller',

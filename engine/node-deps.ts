@@ -1,7 +1,9 @@
 import type { HookSettings } from '../core/hooks.ts';
+import type { RestoreGrant } from '../core/oci/restore-grants.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import type { Docker } from '../native/docker/docker.ts';
 import type { GpuDriverOrNot } from '../native/cuda/gpu-driver.ts';
+import type { PodDevices } from '../native/kubelet/pod-resources.ts';
 import type { Run } from '../native/run/run.ts';
 
 /** What one node is told once, at start (environment → workers/config.ts). All paths are absolute. */
@@ -33,6 +35,10 @@ export interface NodeSettings {
   readonly restoreRoots: readonly string[];
   /** does a container's RESTORE_FROM variable count? Ids only, and off under Kubernetes. */
   readonly restoreFromEnvironment: boolean;
+  /** whose checkpoints pods may be restored from, beside those of their own namespace */
+  readonly restoreGrants?: readonly RestoreGrant[];
+  /** may a pod's NVIDIA_VISIBLE_DEVICES say which GPUs are its own, where kubelet names none? */
+  readonly podGpusFromEnvironment?: boolean;
   /** programs of the node's owner that run at moments of an operation; absent: none */
   readonly hooks?: HookSettings;
   /** containerd runtime for restored containers */
@@ -50,4 +56,6 @@ export interface NodeDeps {
   readonly docker?: Docker;
   /** the node's GPU driver, loaded at the first call; a node without one says why */
   readonly gpu: () => GpuDriverOrNot;
+  /** devices that kubelet gave to a pod's container; undefined where no kubelet answers; absent: there is none */
+  readonly podDevices?: PodDevices;
 }

@@ -21,9 +21,11 @@ import {
   planGpu,
   putBackRaises,
   reservationOf,
+  specIn,
 } from './gpu/restore-steps.ts';
 import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
+import { readCaptured } from './captured.ts';
 import { installActionScript } from './criu-events.ts';
 import { planHooks } from './hooks.ts';
 import type { NodeDeps } from './node-deps.ts';
@@ -46,7 +48,7 @@ import {
   writeRestore,
 } from './restore-operation.ts';
 import { removeNote } from './restore-notes.ts';
-import { type RestoreSource, type SourceAccess, resolveSource } from './restore-source.ts';
+import { type Description, type SourceAccess, resolveSource } from './restore-source.ts';
 
 /** For a container that somebody else made: nobody told us a budget. */
 const DEFAULT_RESTORE_BUDGET_MS = 300_000;
@@ -147,12 +149,17 @@ async function foreignRecord(
   access: SourceAccess,
   request: PrepareRestoreRequest,
 ): Promise<RestoreRecord> {
+  const until = request.waitMs === undefined ? {} : { until: performance.now() + request.waitMs };
   const operationId = randomBytes(16).toString('hex');
   return leased(deps, request.restoreFrom, operationId, async () => {
+    const look = async (found: Description): Promise<void> => {
+      await checkTarget(deps, op, { request, operationId, found });
+    };
     // May fetch from the store, which nobody else has to wait for.
-    const source = await resolveSource(deps.settings, access, request);
+    const source = await resolveSource(deps.settings, access, request, { ...until, look });
+    const found = source.metadata === undefined ? undefined : readCaptured(source.checkpointDir);
     return oneAtATime(async () => {
-      const gpu = await checkTarget(deps, op, { request, operationId, source });
+      const gpu = await checkTarget(deps, op, { request, operationId, found, imageDir: source.imageDir });
       return writeRestore(deps.settings, {
         operationId,
         container: { namespace: request.container.namespace ?? '', id: request.container.id },
@@ -163,7 +170,7 @@ async function foreignRecord(
         hasMetadata: source.metadata !== undefined,
         snapshotter: '',
         tcp: request.tcp,
-        onFailure: request.onFailure,
+        onFailure: request.onFailure === 'wait' ? 'fail' : request.onFailure,
         restoreBudgetMs: DEFAULT_RESTORE_BUDGET_MS,
         stdio: { kind: 'null' },
         terminal: false,
@@ -199,21 +206,34 @@ async function leased<Result>(
   });
 }
 
+interface Asked {
+  readonly request: PrepareRestoreRequest;
+  readonly operationId: string;
+  /** absent for a bare image directory */
+  readonly found: Description | undefined;
+  /** absent while the images are not here */
+  readonly imageDir?: string;
+}
+
 async function checkTarget(
   deps: NodeDeps,
   op: Op,
-  asked: { readonly request: PrepareRestoreRequest; readonly operationId: string; readonly source: RestoreSource },
+  { request, operationId, found, imageDir }: Asked,
 ): Promise<GpuRestoreAnswer['plan']> {
-  const { request, operationId } = asked;
-  const { metadata } = asked.source;
-  const part = metadata ?? readImageGpu(asked.source.imageDir);
+  const part = found?.metadata ?? (imageDir === undefined ? undefined : readImageGpu(imageDir));
   if (part === undefined) {
     return undefined;
   }
-  const gpu = await planGpu(deps, part, { operationId, map: [], bundle: request.bundle });
-  const checked = metadata === undefined ? [] : await surveyForeignRestore(deps, metadata, request.tcp);
+  const { bundle, container, pod, tcp, restoreFrom } = request;
+  const gpu = await planGpu(deps, part, { operationId, map: [], bundle });
+  const fit = gpu.plan === undefined ? {} : { fit: gpu.plan.fit };
+  const target =
+    found === undefined || pod === undefined
+      ? undefined
+      : { id: container.id, spec: specIn(bundle), captured: found.spec, imageDir: imageDir ?? restoreFrom, ...fit };
+  const checked = found === undefined ? [] : await surveyForeignRestore(deps, found.metadata, tcp, target);
   op.signal.throwIfAborted();
-  refuseFor([...checked, ...gpu.findings], request.restoreFrom, deps);
+  refuseFor([...checked, ...gpu.findings], restoreFrom, deps);
   return gpu.plan;
 }
 

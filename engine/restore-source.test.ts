@@ -2,6 +2,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Metadata } from '../core/checkpoint/metadata.ts';
 import { KybernateError } from '../core/errors.ts';
 import { allowedPath, bareImageDir, readMetadata, resolveSource } from './restore-source.ts';
 
@@ -99,6 +100,75 @@ describe('resolveSource', () => {
     await expect(resolveSource(settings(false), { ...access, signedOnly: true }, bare)).rejects.toMatchObject({
       type: 'SignatureInvalid',
     });
+  });
+});
+
+describe('resolveSource for a pod', () => {
+  const pod = { namespace: 'shop', name: 'web-0', container: 'app', named: false };
+  const wish = { restoreFrom: 'ck-1', origin: 'annotation', unverified: false, pod } as const;
+  let done: string[];
+
+  beforeEach(() => (done = []));
+
+  /** Its metadata is not looked at by a schema before it is here. */
+  function resolving(
+    owner: { namespace: string; container: string } | undefined,
+    more: { readonly pod?: object; readonly grants?: Array<{ to: string; from: string }> } = {},
+  ): ReturnType<typeof resolveSource> {
+    const settings = {
+      stateDir: join(dir, 'state'),
+      restoreRoots: [root],
+      restoreFromEnvironment: false,
+      restoreGrants: more.grants ?? [],
+    };
+    const metadata = {
+      checkpointId: 'ck-1',
+      container: owner === undefined ? {} : { pod: owner },
+    } as Metadata;
+    const access = {
+      describe: () => Promise.resolve({ metadata, spec: {} }),
+      fetchCheckpoint: () => {
+        done.push('fetched');
+        return Promise.reject(new KybernateError('RestorePending', '43 %'));
+      },
+    };
+    const look = (): Promise<void> => {
+      done.push('looked at');
+      return Promise.resolve();
+    };
+    return resolveSource(settings, access, { ...wish, pod: { ...pod, ...more.pod } }, { look });
+  }
+
+  it('looks at what the checkpoint says of itself before it is brought', async () => {
+    await expect(resolving({ namespace: 'shop', container: 'app' })).rejects.toMatchObject({ type: 'RestorePending' });
+
+    expect(done).toEqual(['looked at', 'fetched']);
+  });
+
+  it.each([
+    ['of another namespace', { namespace: 'bank', container: 'app' }, /belongs to namespace bank.*RESTORE_GRANTS/],
+    ['of no pod', undefined, /belongs to no pod/],
+    [
+      'of another container of the pod',
+      { namespace: 'shop', container: 'db' },
+      /annotation kybernate.io\/restore-from.app/,
+    ],
+  ])('refuses a checkpoint %s, and brings nothing', async (_title, owner, why) => {
+    await expect(resolving(owner)).rejects.toMatchObject({
+      type: 'RestoreRefused',
+      message: expect.stringMatching(why) as string,
+    });
+    expect(done).toEqual([]);
+  });
+
+  it('takes what the node grants, and another container where the annotation names it', async () => {
+    const pending = { type: 'RestorePending' };
+    const grants = [{ to: 'shop', from: 'bank' }];
+
+    await expect(resolving({ namespace: 'bank', container: 'app' }, { grants })).rejects.toMatchObject(pending);
+    await expect(resolving({ namespace: 'shop', container: 'db' }, { pod: { named: true } })).rejects.toMatchObject(
+      pending,
+    );
   });
 });
 

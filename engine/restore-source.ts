@@ -4,11 +4,14 @@
  */
 import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync, type Stats } from 'node:fs';
 import { join, relative } from 'node:path';
-import { CRIU_DIR, METADATA_FILE, checkpointDirName } from '../core/checkpoint/file-names.ts';
+import { CRIU_DIR, METADATA_FILE, OWN_FILES, checkpointDirName } from '../core/checkpoint/file-names.ts';
 import { METADATA_VERSION, metadata as metadataSchema, type Metadata } from '../core/checkpoint/metadata.ts';
 import type { PrepareRestoreRequest } from '../core/contract/restore.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import { CHECKPOINT_ID_PATTERN, parseCheckpointId } from '../core/ids.ts';
+import { ANNOTATIONS } from '../core/oci/annotations.ts';
+import { mayRestore } from '../core/oci/restore-grants.ts';
+import { type OciSpec, parseSpec } from '../core/oci/spec.ts';
 import type { NodeSettings } from './node-deps.ts';
 
 export interface RestoreSource {
@@ -23,73 +26,147 @@ export interface RestoreSource {
 export interface SourceAccess {
   /**
    * Brings a checkpoint to the node, every chunk checked.
+   * @param until by performance.now(): after it RestorePending, and the work goes on; absent: as long as it takes
    * @returns its directory
    * @throws CheckpointNotFound and the errors of the store
    */
-  readonly fetchCheckpoint: (checkpointId: string) => Promise<string>;
+  readonly fetchCheckpoint: (checkpointId: string, until?: number) => Promise<string>;
   /** Checks every file of a directory on the node against its manifest; absent: what the disk holds is trusted. */
-  readonly verifyCheckpoint?: (checkpointDir: string) => Promise<void>;
+  readonly verifyCheckpoint?: (checkpointDir: string, until?: number) => Promise<void>;
+  /** What a checkpoint of the store says of itself, before it is brought; absent: that is looked at afterwards alone. */
+  readonly describe?: (checkpointId: string) => Promise<Description>;
   /** only what a trusted key has signed is restored, so no bare images */
   readonly signedOnly?: boolean;
 }
 
-type Settings = Pick<NodeSettings, 'stateDir' | 'restoreRoots' | 'restoreFromEnvironment'>;
+/** Not checked against anything yet. */
+export interface Description {
+  readonly metadata: Metadata;
+  readonly spec: OciSpec;
+}
+
+export interface SourceOptions {
+  /** as for `fetchCheckpoint` */
+  readonly until?: number;
+  /** looks at a checkpoint before much of it is read or brought; what it throws ends the search */
+  readonly look?: (description: Description) => Promise<void>;
+}
+
+type Settings = Pick<NodeSettings, 'stateDir' | 'restoreRoots' | 'restoreFromEnvironment' | 'restoreGrants'>;
 type Wish = Pick<PrepareRestoreRequest, 'restoreFrom' | 'origin' | 'unverified' | 'pod'>;
 
 /**
  * What a container that somebody else made is to be restored from.
- * @throws RestoreRefused, SignatureInvalid, CheckpointNotFound, CheckpointCorrupt, InvalidInput
+ * @throws RestoreRefused, RestorePending, SignatureInvalid, CheckpointNotFound, CheckpointCorrupt, InvalidInput
  */
-export async function resolveSource(settings: Settings, access: SourceAccess, wish: Wish): Promise<RestoreSource> {
+export async function resolveSource(
+  settings: Settings,
+  access: SourceAccess,
+  wish: Wish,
+  options: SourceOptions = {},
+): Promise<RestoreSource> {
   const isPath = wish.restoreFrom.startsWith('/');
   if (wish.origin === 'environment') {
-    refuseUnless(settings.restoreFromEnvironment, 'the variable RESTORE_FROM is switched off on this node');
+    if (!settings.restoreFromEnvironment) {
+      throw new KybernateError(
+        'RestoreRefused',
+        'the restore is refused: the variable RESTORE_FROM is switched off on this node',
+        { details: { switchedOff: true } },
+      );
+    }
     refuseUnless(!isPath, 'the variable RESTORE_FROM takes checkpoint ids only, no paths');
   }
-  const source = isPath ? await sourceAtPath(settings, access, wish) : await sourceById(settings, access, wish);
-  checkPod(source, wish);
+  const source = isPath
+    ? await sourceAtPath(settings, access, wish, options)
+    : await sourceById(settings, access, wish, options);
+  checkPod(settings, source.metadata, source.checkpointId, wish);
   return source;
 }
 
 /** In Kubernetes a checkpoint belongs to its namespace: whoever may write pods elsewhere must not read it. */
-function checkPod(source: RestoreSource, wish: Wish): void {
-  if (wish.pod === undefined || source.checkpointId === undefined) {
+function checkPod(
+  settings: Settings,
+  metadata: Metadata | undefined,
+  checkpointId: string | undefined,
+  wish: Wish,
+): void {
+  const { pod } = wish;
+  const owner = metadata?.container.pod;
+  // Who may write below a restore root has decided on what lies there; a pod's checkpoint stays its namespace's.
+  if (pod === undefined || (checkpointId === undefined && owner === undefined)) {
     return;
   }
-  const owner = source.metadata?.container.pod?.namespace;
+  const what = checkpointId ?? wish.restoreFrom;
   refuseUnless(
-    owner === wish.pod.namespace,
-    `checkpoint ${source.checkpointId} belongs to ${owner === undefined ? 'no pod' : `namespace ${owner}`}, ` +
-      `the pod ${wish.pod.name} to namespace ${wish.pod.namespace}`,
+    mayRestore(settings.restoreGrants ?? [], pod.namespace, owner?.namespace),
+    `checkpoint ${what} belongs to ${owner === undefined ? 'no pod' : `namespace ${owner.namespace}`}, ` +
+      `the pod ${pod.name} to namespace ${pod.namespace}, and KYBERNATE_RESTORE_GRANTS of the node does not allow it`,
+  );
+  refuseUnless(
+    pod.named || owner === undefined || pod.container === undefined || owner.container === pod.container,
+    `checkpoint ${what} is of the container ${owner?.container}, and this one is ${pod.container}: name the container ` +
+      `that is meant by the annotation ${ANNOTATIONS.restoreFrom}.${pod.container}, in place of ${ANNOTATIONS.restoreFrom}`,
   );
 }
 
-async function sourceById(settings: Settings, access: SourceAccess, wish: Wish): Promise<RestoreSource> {
+async function sourceById(
+  settings: Settings,
+  access: SourceAccess,
+  wish: Wish,
+  { until, look }: SourceOptions,
+): Promise<RestoreSource> {
   const text = wish.restoreFrom;
   refuseUnless(CHECKPOINT_ID_PATTERN.test(text), `${JSON.stringify(text)} is neither a checkpoint id nor a path`);
   const checkpointId = parseCheckpointId(text);
   const local = join(settings.stateDir, 'checkpoints', checkpointDirName(checkpointId));
   const isLocal = existsSync(join(local, METADATA_FILE));
-  const checkpointDir = isLocal ? local : await access.fetchCheckpoint(checkpointId);
+  const allowed = async (description: Description): Promise<void> => {
+    checkPod(settings, description.metadata, checkpointId, wish);
+    checkOrigin(description.metadata, wish);
+    await look?.(description);
+  };
+  if (isLocal && wish.pod !== undefined) {
+    await allowed(describeDirectory(local));
+  } else if (!isLocal && access.describe !== undefined) {
+    await allowed(await access.describe(checkpointId));
+  }
+  const checkpointDir = isLocal ? local : await access.fetchCheckpoint(checkpointId, until);
   if (isLocal) {
-    await access.verifyCheckpoint?.(checkpointDir);
+    await access.verifyCheckpoint?.(checkpointDir, until);
   }
   const metadata = readMetadata(checkpointDir);
-  refuseUnless(
-    metadata.origin === undefined || wish.unverified,
-    `checkpoint ${checkpointId} was imported from an archive of ${metadata.origin?.format ?? ''}, which nobody has signed; ` +
-      'set kybernate.io/unverified to allow it',
-  );
+  checkOrigin(metadata, wish);
   return { checkpointId, checkpointDir, imageDir: join(checkpointDir, CRIU_DIR), metadata };
 }
 
-async function sourceAtPath(settings: Settings, access: SourceAccess, wish: Wish): Promise<RestoreSource> {
+function checkOrigin({ checkpointId, origin }: Metadata, wish: Wish): void {
+  refuseUnless(
+    origin === undefined || wish.unverified,
+    `checkpoint ${checkpointId} was imported from an archive of ${origin?.format ?? ''}, which nobody has signed; ` +
+      'set kybernate.io/unverified to allow it',
+  );
+}
+
+/** @throws CheckpointNotFound, CheckpointCorrupt, InvalidInput */
+function describeDirectory(checkpointDir: string): Description {
+  const file = join(checkpointDir, OWN_FILES.spec);
+  // A tree of processes has none.
+  const text = existsSync(file) ? readFileSync(file, 'utf8') : '{}';
+  return { metadata: readMetadata(checkpointDir), spec: parseSpec(text, file) };
+}
+
+async function sourceAtPath(
+  settings: Settings,
+  access: SourceAccess,
+  wish: Wish,
+  { until }: SourceOptions,
+): Promise<RestoreSource> {
   const dir = allowedPath(settings.restoreRoots, wish.restoreFrom);
   if (existsSync(join(dir, METADATA_FILE))) {
     if (access.verifyCheckpoint === undefined) {
       refuseUnless(wish.unverified, `${dir} cannot be checked here; set kybernate.io/unverified to allow it`);
     }
-    await access.verifyCheckpoint?.(dir);
+    await access.verifyCheckpoint?.(dir, until);
     return { checkpointDir: dir, imageDir: join(dir, CRIU_DIR), metadata: readMetadata(dir) };
   }
   refuseUnless(

@@ -26,9 +26,9 @@ export async function applyRootfs(rootfsDir: string, checkpointDir: string, run:
   }
 }
 
-/** The content of an external /dev/shm, into the directory that is mounted there. Errors as above. */
-export async function applyDevShm(sourceDir: string, checkpointDir: string, run: Run): Promise<void> {
-  await unpackIfPresent(run, join(checkpointDir, FS_FILES.devShm), sourceDir);
+/** Content of a directory outside of the container, an external /dev/shm or a volume, put back there. Errors as above. */
+export async function applyTar(dir: string, tar: string, run: Run): Promise<void> {
+  await unpackIfPresent(run, tar, dir);
 }
 
 async function unpackIfPresent(run: Run, tar: string, dir: string): Promise<void> {

@@ -2,10 +2,11 @@ import { existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, rmSync, stat
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { FS_FILES } from '../core/checkpoint/file-names.ts';
 import type { Op } from '../core/op.ts';
 import { runExeca } from '../native/run/run-execa.ts';
 import type { ContainerFacts, MountFacts } from './container-facts.ts';
-import { applyDevShm, applyRootfs } from './rootfs-apply.ts';
+import { applyRootfs, applyTar } from './rootfs-apply.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs } from './rootfs.ts';
 
 let dir: string;
@@ -104,7 +105,7 @@ test('the content of a shared memory directory from outside is taken and put bac
   writeFileSync(join(dir, 'shm/below/segment'), 'shared');
 
   const warnings = await captureDevShm(deps, facts({ mounts: [shm(false)] }), checkpoint, op);
-  await applyDevShm(rootfs, checkpoint, runExeca);
+  await applyTar(rootfs, join(checkpoint, FS_FILES.devShm), runExeca);
 
   expect(warnings).toEqual([]);
   expect(existsSync(join(rootfs, 'below/segment'))).toBe(true);

@@ -10,6 +10,7 @@ import { absolutePath, nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { DRIVER_THREADS } from '../core/gpu/driver-threads.ts';
 import { parseHookPolicies, type HookSettings } from '../core/hooks.ts';
+import { parseRestoreGrants } from '../core/oci/restore-grants.ts';
 import { CODECS } from '../core/pack/pack.ts';
 import type { NodeSettings } from '../engine/node-deps.ts';
 
@@ -31,6 +32,14 @@ const pathList = z
   .transform((text) => text.split(':').filter((path) => path !== ''))
   .pipe(z.array(absolutePath));
 const program = z.string().regex(/^[^\0]+$/);
+const restoreGrants = z.string().transform((text, context) => {
+  const grants = parseRestoreGrants(text);
+  if (typeof grants === 'string') {
+    context.addIssue(grants);
+    return z.NEVER;
+  }
+  return grants;
+});
 const hookPolicies = z.string().transform((text, context) => {
   const policies = parseHookPolicies(text);
   if (typeof policies === 'string') {
@@ -119,6 +128,12 @@ export const workerEnv = z.object({
   KYBERNATE_RESTORE_ROOTS: pathList,
   /** may a container ask for a restore by its variable RESTORE_FROM? Ids only, even then. */
   KYBERNATE_RESTORE_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
+  /** whose checkpoints pods may be restored from, beside their own namespace's: `staging=production,*=golden`; `-` is a checkpoint of no pod */
+  KYBERNATE_RESTORE_GRANTS: restoreGrants.prefault(''),
+  /** socket of kubelet's PodResources API, which names the GPUs of a pod; one that is not there names none */
+  KYBERNATE_POD_RESOURCES: absolutePath.default('/var/lib/kubelet/pod-resources/kubelet.sock'),
+  /** may NVIDIA_VISIBLE_DEVICES, `all` included, name the GPUs of a pod's restore? Users write it, too: kubelet's word counts otherwise */
+  KYBERNATE_POD_GPUS_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
   /** hook scripts, `<directory>/<event>/*`, see [hooks.md](hooks.md); a directory that is not there holds none */
   KYBERNATE_HOOKS_DIR: absolutePath.default('/etc/kybernate/hooks.d'),
   /** longest time of each hook script in ms; then it is ended, with what it has started */
@@ -286,6 +301,8 @@ export function nodeSettings(config: NodeConfig): NodeSettings {
     ...(config.KYBERNATE_GUARD === 'on' ? { guardCommand: commandOf('guard', config) } : {}),
     restoreRoots: config.KYBERNATE_RESTORE_ROOTS,
     restoreFromEnvironment: config.KYBERNATE_RESTORE_FROM_ENV === 'allow',
+    restoreGrants: config.KYBERNATE_RESTORE_GRANTS,
+    podGpusFromEnvironment: config.KYBERNATE_POD_GPUS_FROM_ENV === 'allow',
     hooks: hooksOf(config),
     restoreRuntime: config.KYBERNATE_RESTORE_RUNTIME,
   };

@@ -1,8 +1,11 @@
 /* JSON over HTTP on the unix sockets of this node: the agent's and the sidecar's. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError, messageOf } from '../core/errors.ts';
 
 const MAX_BODY_BYTES = 256 * 1024;
+/** At most five lines a second for one that follows. */
+const LINE_PAUSE_MS = 200;
 
 /** @throws InvalidInput the body is longer than 256 KiB, or no JSON */
 export async function readJsonBody(request: IncomingMessage): Promise<unknown> {
@@ -25,4 +28,24 @@ export async function readJsonBody(request: IncomingMessage): Promise<unknown> {
 export function sendJson(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { 'content-type': 'application/json' });
   response.end(`${JSON.stringify(body)}\n`);
+}
+
+/**
+ * One JSON object a line, the last one with the end. A reader that goes away ends nothing but its own stream.
+ * @param follow its signal is aborted when the reader goes away; what it throws before its first object is thrown on
+ */
+export async function sendLines(
+  response: ServerResponse,
+  follow: (signal: AbortSignal) => AsyncIterable<unknown>,
+): Promise<void> {
+  const gone = new AbortController();
+  response.once('close', () => gone.abort());
+  for await (const line of follow(gone.signal)) {
+    if (!response.headersSent) {
+      response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+    }
+    response.write(`${JSON.stringify(line)}\n`);
+    await sleep(LINE_PAUSE_MS);
+  }
+  response.end();
 }

@@ -15,7 +15,9 @@ import {
   createVerifyActivities,
   type NodeActivityDeps,
 } from '../activities/node/index.ts';
+import { readDescription } from '../activities/node/preflight.ts';
 import { fetchVerified, verifyDirectory } from '../activities/node/source-access.ts';
+import { createKybernateClient, type KybernateClient } from '../client/index.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Meter } from '../core/metrics.ts';
 import type { Logger, Op } from '../core/op.ts';
@@ -28,6 +30,7 @@ import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
 import { connectContainerds } from '../native/containerd/by-namespace.ts';
 import { connectDocker } from '../native/docker/client.ts';
+import { podDevicesOf } from '../native/kubelet/pod-resources.ts';
 import { dataExtents } from '../native/libc/data-extents.ts';
 import { openGpuDriver } from '../native/cuda/open.ts';
 import { runExeca } from '../native/run/run-execa.ts';
@@ -50,6 +53,7 @@ import { collectNodeLog } from './node-log.ts';
 import { gaugeNode } from './node-gauges.ts';
 import { withBundles } from './process-bundle.ts';
 import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, opener, temporalConfig } from './runtime.ts';
+import { restoreSources } from './restore-sources.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
 import { sidecarSockets } from './sidecar-sockets.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
@@ -87,6 +91,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
     docker: connectDocker(config.KYBERNATE_DOCKER_SOCKET),
     run: runExeca,
     gpu: () => openGpuDriver(settings),
+    podDevices: podDevicesOf(config.KYBERNATE_POD_RESOURCES),
   };
   const server = temporalConfig(env);
   const { connection, namespace } = await connectTemporal(server);
@@ -106,10 +111,18 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const temporal = { address: server.connectionOptions.address ?? 'localhost:7233', namespace };
   const { meter } = metrics;
   const nodeLog = collectNodeLog(settings.runDir, log);
-  const agent = await startAgent({ deps: node, log, temporal, ...sourceAccess(deps, op) });
+  const client = await createKybernateClient({ connection, namespace, interceptors: tracing.client });
+  const { catalog, backend } = deps;
+  const agent = await startAgent({
+    deps: node,
+    log,
+    temporal,
+    operations: { client, catalog, backend },
+    ...sourceAccess(deps, op, client),
+  });
   const everyMs = config.KYBERNATE_RECONCILE_MS;
-  const client = new Client({ connection, namespace });
-  const stopReconciling = await startReconciling(node, op, { client, meter, everyMs });
+  const asked = new Client({ connection, namespace });
+  const stopReconciling = await startReconciling(node, op, { client: asked, meter, everyMs });
   gaugeNode(meter, settings);
   const dropStandbys = keepStandbys(settings);
   const workers = await createWorkers({ connection, namespace, deps, meter, tracing });
@@ -179,15 +192,22 @@ async function sharing(config: NodeConfig, log: Logger): Promise<{ readonly side
 }
 
 /** For restores that others ask for, through the agent. */
-function sourceAccess(deps: NodeActivityDeps, op: Op): SourceAccess {
-  return {
-    async fetchCheckpoint(checkpointId) {
-      const unused = (): boolean => restoresUsing(deps.node.settings, checkpointId).length === 0;
-      return (await fetchVerified(deps, op, checkpointId, unused)).dir;
+function sourceAccess(deps: NodeActivityDeps, op: Op, client: KybernateClient): SourceAccess {
+  const { node, catalog, trust } = deps;
+  return restoreSources({
+    node: node.settings.node,
+    log: op.log,
+    signal: op.signal,
+    client,
+    pathOf: (checkpointId) => catalog.pathOf(checkpointId),
+    async fetch(checkpointId, job) {
+      const unused = (): boolean => restoresUsing(node.settings, checkpointId).length === 0;
+      return (await fetchVerified(deps, job, checkpointId, unused)).dir;
     },
-    verifyCheckpoint: (dir) => verifyDirectory(deps, dir, op),
-    signedOnly: deps.trust?.mode === 'required',
-  };
+    verify: (dir, job) => verifyDirectory(deps, dir, job),
+    describe: (checkpointId) => readDescription(deps, op, { checkpointId, from: 'store' }),
+    signedOnly: trust?.mode === 'required',
+  });
 }
 
 /** Workloads that stand still are let go before the first task is taken; the rest comes beside the work, again and again. */

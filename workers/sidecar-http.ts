@@ -11,9 +11,8 @@
  * Errors are `{ "error": { type, message, details } }` with the names of docs/errors.md.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { TRANSFER_CALLS, type TransferKind } from '../core/contract/transfer.ts';
-import { isKybernateError, KybernateError, messageOf, type ErrorType } from '../core/errors.ts';
+import { KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import { withinSpan } from '../core/spans.ts';
 import type { Backend } from '../store/backend/backend.ts';
@@ -21,9 +20,10 @@ import { serveObjects, type ObjectsPolicy } from '../store/backend/objects-serve
 import { PREFIX } from '../store/keys.ts';
 import type { TieredBackend } from '../store/tiers/tiered.ts';
 import { verifiedOfKey } from '../store/verified.ts';
-import { readJsonBody, sendJson } from './json-http.ts';
+import { readJsonBody, sendJson, sendLines } from './json-http.ts';
 import { serveTiers } from './tiers-http.ts';
 import type { Transfers } from './transfers.ts';
+import { sendError } from './wire-errors.ts';
 
 export interface SidecarHttpParts {
   readonly node: string;
@@ -44,15 +44,6 @@ const POLICY: ObjectsPolicy = {
   mayWrite: (key) => key.startsWith(PREFIX.leases) || verifiedOfKey(key) !== undefined,
   maxPutBytes: 65_536,
 };
-const STREAM_PAUSE_MS = 200;
-
-const STATUS: Partial<Record<ErrorType, number>> = {
-  InvalidInput: 400,
-  StorageDenied: 403,
-  CheckpointNotFound: 404,
-  StorageUnavailable: 503,
-  DiskFull: 507,
-};
 
 export function sidecarRequests(parts: SidecarHttpParts): RequestListener {
   return (request, response) => {
@@ -65,7 +56,7 @@ export function sidecarRequests(parts: SidecarHttpParts): RequestListener {
           await answer(parts, request, response);
         }
       } catch (error) {
-        fail(parts.log, request, response, error);
+        sendError(parts.log, request, response, error);
       }
     });
   };
@@ -89,35 +80,13 @@ async function answer(parts: SidecarHttpParts, request: IncomingMessage, respons
   switch (`${method ?? ''}${what ?? ''}`) {
     case 'GET':
       return sendJson(response, 200, (await transfers).status(id));
-    case 'GET/progress':
-      return follow(await transfers, id, response);
+    case 'GET/progress': {
+      const all = await transfers;
+      return sendLines(response, (gone) => all.follow(id, gone));
+    }
     case 'POST/cancel':
       return sendJson(response, 200, await (await transfers).cancel(id));
     default:
       throw new KybernateError('InvalidInput', `the sidecar has no ${call}`);
-  }
-}
-
-/** A reader that goes away ends nothing but its own stream. */
-async function follow(transfers: Transfers, id: string, response: ServerResponse): Promise<void> {
-  transfers.status(id);
-  const gone = new AbortController();
-  response.once('close', () => gone.abort());
-  response.writeHead(200, { 'content-type': 'application/x-ndjson' });
-  for await (const state of transfers.follow(id, gone.signal)) {
-    response.write(`${JSON.stringify(state)}\n`);
-    await sleep(STREAM_PAUSE_MS);
-  }
-  response.end();
-}
-
-function fail(log: Logger, request: IncomingMessage, response: ServerResponse, error: unknown): void {
-  const known = isKybernateError(error) ? error : new KybernateError('Internal', messageOf(error), { cause: error });
-  const { type, message, details } = known;
-  log[type === 'Internal' ? 'error' : 'warn']({ url: request.url, type, error: message }, 'call to the sidecar failed');
-  if (response.headersSent) {
-    response.destroy();
-  } else {
-    sendJson(response, STATUS[type] ?? 500, { error: { type, message, details } });
   }
 }

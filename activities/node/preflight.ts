@@ -7,6 +7,7 @@ import { surveyDockerRestore } from '../../engine/docker/restore.ts';
 import { surveyContainer } from '../../engine/preflight/container.ts';
 import { nameFindings } from '../../engine/preflight/image.ts';
 import { surveyRestore } from '../../engine/preflight/restore.ts';
+import type { Op } from '../../core/op.ts';
 import { fileOf, openDirectoryCopy, type CheckpointCopy } from '../../store/copy.ts';
 import { parseMetadata } from '../../store/metadata.ts';
 import { openStoredCopy } from '../../store/segment.ts';
@@ -48,7 +49,7 @@ async function preflightRestore(
 /** Of a checkpoint in the store little more is read than what describes it. */
 export async function readDescription(
   { catalog, backend }: NodeActivityDeps,
-  op: ActivityOp,
+  op: Op,
   { checkpointId, from }: Pick<PreflightRestoreInput, 'checkpointId' | 'from'>,
 ): Promise<Captured> {
   const copy =

@@ -250,10 +250,23 @@ export const prepareRestoreRequest = z.strictObject({
   runcRoot: absolutePath.optional(),
   /** what the container's annotations say; an operation that made the container overrules them */
   tcp: z.enum(['keep', 'close']).default('close'),
-  onFailure: z.enum(['fail', 'cold-start']).default('fail'),
+  /** `wait` is `fail` here: it is the wrapper that asks again */
+  onFailure: z.enum(['fail', 'cold-start', 'wait']).default('fail'),
   /** allows a bare image directory */
   unverified: z.boolean().default(false),
-  pod: z.strictObject({ namespace: z.string(), name: z.string(), uid: z.string().optional() }).optional(),
+  pod: z
+    .strictObject({
+      namespace: z.string(),
+      name: z.string(),
+      uid: z.string().optional(),
+      /** its name in the pod */
+      container: z.string().optional(),
+      /** the wish names this container, not the pod as a whole */
+      named: z.boolean().default(false),
+    })
+    .optional(),
+  /** how long the caller waits for a checkpoint that is still on its way; it goes on, and the next call joins it */
+  waitMs: z.int().min(0).max(86_400_000).optional(),
 });
 /** As the agent reads it. */
 export type PrepareRestoreRequest = z.output<typeof prepareRestoreRequest>;

@@ -1,7 +1,7 @@
 /* What a container's own annotations say about its GPU processes; what a workflow's caller says comes first. */
 import { workloadHook, type GpuOptions, type WorkloadHook } from '../contract/gpu.ts';
 import { KybernateError } from '../errors.ts';
-import { ANNOTATIONS, CRI_ANNOTATIONS } from '../oci/annotations.ts';
+import { ANNOTATIONS, ownAnnotation } from '../oci/annotations.ts';
 import type { OciSpec } from '../oci/spec.ts';
 
 /** @throws InvalidInput an annotation has a value that it cannot have */
@@ -16,15 +16,8 @@ export function withAnnotations(options: GpuOptions, spec: Pick<OciSpec, 'annota
   };
 }
 
-/** Annotations of a pod reach all its containers: `<key>.<container name>` means one. */
-function valueOf({ annotations = {} }: Pick<OciSpec, 'annotations'>, key: string): string | undefined {
-  const name = annotations[CRI_ANNOTATIONS.containerName];
-  const text = (name === undefined ? undefined : annotations[`${key}.${name}`]) ?? annotations[key];
-  return text === '' ? undefined : text;
-}
-
 function assumesSafe(spec: Pick<OciSpec, 'annotations'>): boolean {
-  const text = valueOf(spec, ANNOTATIONS.gpuAssumeSafe) ?? 'false';
+  const text = ownAnnotation(spec, ANNOTATIONS.gpuAssumeSafe) ?? 'false';
   if (text !== 'true' && text !== 'false') {
     throw new KybernateError(
       'InvalidInput',
@@ -35,7 +28,7 @@ function assumesSafe(spec: Pick<OciSpec, 'annotations'>): boolean {
 }
 
 function hookOf(spec: Pick<OciSpec, 'annotations'>, key: string): WorkloadHook | undefined {
-  const text = valueOf(spec, key);
+  const text = ownAnnotation(spec, key);
   if (text === undefined) {
     return undefined;
   }

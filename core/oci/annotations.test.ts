@@ -59,8 +59,38 @@ const CASES: Record<string, [OciSpec, object | undefined]> = {
       onFailure: 'cold-start',
       tcp: 'keep',
       unverified: true,
-      pod: { namespace: 'shop', name: 'web-0', uid: 'u' },
+      pod: { namespace: 'shop', name: 'web-0', uid: 'u', named: false },
     },
+  ],
+  'a pod may be restored at every start, in a time of its own, container by container, under CRI-O too': [
+    {
+      annotations: {
+        'kybernate.io/restore-from': 'ck-pod',
+        'kybernate.io/restore-from.app': 'ck',
+        'kybernate.io/restore': 'first-start',
+        'kybernate.io/restore.app': 'every-start',
+        'kybernate.io/on-failure.app': 'wait',
+        'kybernate.io/restore-timeout': '10m',
+        'io.kubernetes.container.name': 'app',
+        'io.kubernetes.pod.namespace': 'shop',
+        'io.kubernetes.pod.name': 'web-0',
+        'io.kubernetes.pod.uid': 'u',
+      },
+    },
+    {
+      restoreFrom: 'ck',
+      origin: 'annotation',
+      onFailure: 'wait',
+      tcp: 'close',
+      unverified: false,
+      everyStart: true,
+      timeoutMs: 600_000,
+      pod: { namespace: 'shop', name: 'web-0', uid: 'u', container: 'app', named: true },
+    },
+  ],
+  'the sandbox of a pod asks for nothing under CRI-O': [
+    { annotations: { 'kybernate.io/restore-from': 'ck', 'io.kubernetes.cri-o.ContainerType': 'sandbox' } },
+    undefined,
   ],
 };
 
@@ -73,11 +103,18 @@ describe('restoreWish', () => {
     ['kybernate.io/on-failure', 'retry'],
     ['kybernate.io/tcp', 'yes'],
     ['kybernate.io/unverified', 'True'],
+    ['kybernate.io/restore', 'always'],
   ])('refuses %s: %s, naming the key and what it may be', (key, value) => {
     const spec = { annotations: { 'kybernate.io/restore-from': 'ck', [key]: value } };
 
     expect(() => restoreWish(spec)).toThrow(new RegExp(`${key}.*${value}.*none of`));
   });
+});
+
+it('a time for the restore has a unit', () => {
+  const spec = { annotations: { 'kybernate.io/restore-from': 'ck', 'kybernate.io/restore-timeout': '90' } };
+
+  expect(() => restoreWish(spec)).toThrow(/restore-timeout: "90" is no time such as 90s/);
 });
 
 describe('the keys', () => {

@@ -10,8 +10,12 @@ export const ANNOTATIONS = {
   restoreFrom: 'kybernate.io/restore-from',
   /** operation that made this container; set by the node worker */
   operation: 'kybernate.io/operation',
-  /** `fail` (default) or `cold-start`: what to do when the restore cannot be done */
+  /** of a container in a pod: `first-start` (default), so that a restart after a crash does not rewind it, or `every-start` */
+  restore: 'kybernate.io/restore',
+  /** `fail` (default), `cold-start`, or `wait` (until the node can; what cannot change fails): when it cannot be restored */
   onFailure: 'kybernate.io/on-failure',
+  /** from the first attempt on, how long the checkpoint may take to come: `10m`; then `wait` fails and `cold-start` starts */
+  restoreTimeout: 'kybernate.io/restore-timeout',
   /** `keep` or `close` (default): what becomes of TCP connections that were open at the dump */
   tcp: 'kybernate.io/tcp',
   /** `true` allows a bare image directory, of which nothing can be checked */
@@ -32,14 +36,40 @@ export const LABELS = {
   restoredFrom: 'kybernate.io/restored-from',
 } as const;
 
-/** Written by containerd's CRI plug-in. Source: containerd, pkg/cri annotations. */
+/**
+ * What the container runtime says of a container's place in a pod, by the keys of containerd and, after them, of CRI-O.
+ * Source: containerd, internal/cri/annotations; cri-o, pkg/annotations, and kubelet's labels, which it copies.
+ */
 export const CRI_ANNOTATIONS = {
-  containerType: 'io.kubernetes.cri.container-type',
-  containerName: 'io.kubernetes.cri.container-name',
-  podNamespace: 'io.kubernetes.cri.sandbox-namespace',
-  podName: 'io.kubernetes.cri.sandbox-name',
-  podUid: 'io.kubernetes.cri.sandbox-uid',
+  containerType: ['io.kubernetes.cri.container-type', 'io.kubernetes.cri-o.ContainerType'],
+  containerName: ['io.kubernetes.cri.container-name', 'io.kubernetes.container.name'],
+  podNamespace: ['io.kubernetes.cri.sandbox-namespace', 'io.kubernetes.pod.namespace'],
+  podName: ['io.kubernetes.cri.sandbox-name', 'io.kubernetes.pod.name'],
+  podUid: ['io.kubernetes.cri.sandbox-uid', 'io.kubernetes.pod.uid'],
 } as const;
+
+/** A container's place in a pod; undefined for one that no CRI runtime made. */
+export function criAnnotation(
+  { annotations = {} }: Pick<OciSpec, 'annotations'>,
+  name: keyof typeof CRI_ANNOTATIONS,
+): string | undefined {
+  return CRI_ANNOTATIONS[name].map((key) => nonEmpty(annotations[key])).find((value) => value !== undefined);
+}
+
+/** Also of one that a pod's annotations have reached: the sandbox is never ours to restore, nor to give a GPU. */
+export function isSandbox(spec: Pick<OciSpec, 'annotations'>): boolean {
+  return criAnnotation(spec, 'containerType') === 'sandbox';
+}
+
+/** Value of one of our keys; `<key>.<container name>` counts more than the key, which is the whole pod's. */
+export function ownAnnotation(spec: Pick<OciSpec, 'annotations'>, key: string): string | undefined {
+  return namedAnnotation(spec, key) ?? nonEmpty(spec.annotations?.[key]);
+}
+
+function namedAnnotation(spec: Pick<OciSpec, 'annotations'>, key: string): string | undefined {
+  const name = criAnnotation(spec, 'containerName');
+  return name === undefined ? undefined : nonEmpty(spec.annotations?.[`${key}.${name}`]);
+}
 
 /** Variable of a container's environment that asks for a restore; ids only, and only where the node allows it. */
 export const RESTORE_FROM_VARIABLE = 'RESTORE_FROM';
@@ -48,10 +78,23 @@ export interface RestoreWish {
   readonly restoreFrom: string;
   readonly origin: 'annotation' | 'environment';
   readonly operationId?: string;
-  readonly onFailure: 'fail' | 'cold-start';
+  readonly onFailure: 'fail' | 'cold-start' | 'wait';
   readonly tcp: 'keep' | 'close';
   readonly unverified: boolean;
-  readonly pod?: { readonly namespace: string; readonly name: string; readonly uid?: string };
+  /** of a pod's container, at every start of it, not at its first one alone */
+  readonly everyStart?: true;
+  /** from the first attempt on */
+  readonly timeoutMs?: number;
+  readonly pod?: PodOfWish;
+}
+
+export interface PodOfWish {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid?: string;
+  readonly container?: string;
+  /** the wish is this container's, not the whole pod's */
+  readonly named: boolean;
 }
 
 /**
@@ -60,26 +103,26 @@ export interface RestoreWish {
  * @throws InvalidInput a key has a value that it cannot have
  */
 export function restoreWish(spec: OciSpec): RestoreWish | undefined {
-  const annotations = spec.annotations ?? {};
-  if (annotations[CRI_ANNOTATIONS.containerType] === 'sandbox') {
+  if (isSandbox(spec)) {
     return undefined;
   }
-  const name = annotations[CRI_ANNOTATIONS.containerName];
-  const named = name === undefined ? undefined : annotations[`${ANNOTATIONS.restoreFrom}.${name}`];
-  const annotated = nonEmpty(named) ?? nonEmpty(annotations[ANNOTATIONS.restoreFrom]);
+  const annotated = ownAnnotation(spec, ANNOTATIONS.restoreFrom);
   const restoreFrom = annotated ?? restoreFromVariable(spec);
   if (restoreFrom === undefined) {
     return undefined;
   }
-  const operationId = nonEmpty(annotations[ANNOTATIONS.operation]);
-  const pod = podOf(annotations);
+  const operationId = nonEmpty(spec.annotations?.[ANNOTATIONS.operation]);
+  const timeoutMs = durationOf(spec, ANNOTATIONS.restoreTimeout);
+  const pod = podOf(spec);
   return {
     restoreFrom,
     origin: annotated === undefined ? 'environment' : 'annotation',
     ...(operationId === undefined ? {} : { operationId }),
-    onFailure: oneOf(annotations, ANNOTATIONS.onFailure, ['fail', 'cold-start']),
-    tcp: oneOf(annotations, ANNOTATIONS.tcp, ['close', 'keep']),
-    unverified: oneOf(annotations, ANNOTATIONS.unverified, ['false', 'true']) === 'true',
+    onFailure: oneOf(spec, ANNOTATIONS.onFailure, ['fail', 'cold-start', 'wait']),
+    tcp: oneOf(spec, ANNOTATIONS.tcp, ['close', 'keep']),
+    unverified: oneOf(spec, ANNOTATIONS.unverified, ['false', 'true']) === 'true',
+    ...(oneOf(spec, ANNOTATIONS.restore, ['first-start', 'every-start']) === 'every-start' ? { everyStart: true } : {}),
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(pod === undefined ? {} : { pod }),
   };
 }
@@ -91,23 +134,40 @@ function restoreFromVariable(spec: OciSpec): string | undefined {
   return nonEmpty(found?.slice(prefix.length));
 }
 
-function podOf(annotations: Readonly<Record<string, string>>): RestoreWish['pod'] {
-  const namespace = annotations[CRI_ANNOTATIONS.podNamespace];
-  const name = annotations[CRI_ANNOTATIONS.podName];
+function podOf(spec: OciSpec): PodOfWish | undefined {
+  const namespace = criAnnotation(spec, 'podNamespace');
+  const name = criAnnotation(spec, 'podName');
   if (namespace === undefined || name === undefined) {
     return undefined;
   }
-  const uid = annotations[CRI_ANNOTATIONS.podUid];
-  return { namespace, name, ...(uid === undefined ? {} : { uid }) };
+  const uid = criAnnotation(spec, 'podUid');
+  const container = criAnnotation(spec, 'containerName');
+  return {
+    namespace,
+    name,
+    ...(uid === undefined ? {} : { uid }),
+    ...(container === undefined ? {} : { container }),
+    named: namedAnnotation(spec, ANNOTATIONS.restoreFrom) !== undefined,
+  };
+}
+
+const UNIT_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000 };
+
+function durationOf(spec: OciSpec, key: string): number | undefined {
+  const text = ownAnnotation(spec, key);
+  const [, number, unit] = /^(\d{1,6})([smh])$/.exec(text ?? '') ?? [];
+  if (text !== undefined && number === undefined) {
+    throw new KybernateError(
+      'InvalidInput',
+      `annotation ${key}: ${JSON.stringify(text)} is no time such as 90s or 10m`,
+    );
+  }
+  return number === undefined ? undefined : Number(number) * (UNIT_MS[unit ?? ''] ?? 1000);
 }
 
 /** The first value is the default. */
-function oneOf<Value extends string>(
-  annotations: Readonly<Record<string, string>>,
-  key: string,
-  values: readonly [Value, ...Value[]],
-): Value {
-  const text = annotations[key];
+function oneOf<Value extends string>(spec: OciSpec, key: string, values: readonly [Value, ...Value[]]): Value {
+  const text = ownAnnotation(spec, key);
   if (text === undefined) {
     return values[0];
   }

@@ -4,7 +4,7 @@
  * specification names is known to `runc checkpoint`. Fields that are not named here travel through unchanged, and what
  * is given once is not given again.
  */
-import { ANNOTATIONS, CRI_ANNOTATIONS } from './annotations.ts';
+import { ANNOTATIONS, criAnnotation, isSandbox } from './annotations.ts';
 import { type GpuNode, withGpus } from './gpu-fit.ts';
 import type { OciHook, OciMount, OciSpec } from './spec.ts';
 
@@ -39,10 +39,10 @@ const DRIVER_FILE = /^\/dev\/nvidia|\/libcuda\.so(?:\.|$)/;
  */
 export function gpuWish(spec: OciSpec): GpuWish | undefined {
   const annotations = spec.annotations ?? {};
-  if (annotations[CRI_ANNOTATIONS.containerType] === 'sandbox' || hasDriver(spec)) {
+  if (isSandbox(spec) || hasDriver(spec)) {
     return undefined;
   }
-  const name = annotations[CRI_ANNOTATIONS.containerName];
+  const name = criAnnotation(spec, 'containerName');
   const named = name === undefined ? undefined : annotations[`${ANNOTATIONS.gpus}.${name}`];
   const annotated = named ?? annotations[ANNOTATIONS.gpus];
   return annotated === undefined

@@ -152,6 +152,17 @@ describe('restorePlan', () => {
     await expect(`${JSON.stringify(plan, null, 2)}\n`).toMatchFileSnapshot('golden/pod.txt');
   });
 
+  it('gives a container of a pod nothing of the host that the pod does not give it', () => {
+    const annotations = { ...NEW.annotations, 'io.kubernetes.cri.sandbox-name': 'web-1' };
+    const presentSources = new Set(['/srv/data', '/pods/old/hosts']);
+    const input = { ...INPUT, newSpec: { ...NEW, annotations }, presentSources };
+
+    expect(reasonsOf(input)).toEqual([
+      "device true c 10 229 rwm: the source's pod was given it, and this one is not",
+      'mount /data: the source had a volume there, and this pod has none: give its container a volumeMount',
+    ]);
+  });
+
   it('changes nothing of the specification for a bare image but the variable, and allows what is harmless', async () => {
     const { capturedSpec: _spec, metadata: _metadata, ...bare } = INPUT;
 

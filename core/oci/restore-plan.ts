@@ -7,11 +7,13 @@
  *   (`mnt: No mapping for ...` otherwise); a mount that only the specification has is silently not made;
  * - device nodes come back from the dumped /dev, but opening one needs its rule in the device cgroup;
  * - network and pid namespaces are either in the images or outside of them, and the specification must agree;
+ * - a container in a pod gets nothing of the host that its own specification does not give it: the source's volumes and
+ *   devices were granted to another pod, which may still be there;
  * - the cgroup is that of the new specification: CRIU is told to leave cgroups alone.
  */
 import type { Metadata } from '../checkpoint/metadata.ts';
 import { KybernateError } from '../errors.ts';
-import { RESTORE_FROM_VARIABLE } from './annotations.ts';
+import { criAnnotation, RESTORE_FROM_VARIABLE } from './annotations.ts';
 import { CRIU_OPTIONS, criuOptionNamed, NO_PLUGINS } from './criu-options.ts';
 import type { CriuOptionRow } from './criu-options.ts';
 import { type GpuFit, hookMountLines, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
@@ -170,11 +172,16 @@ function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[])
   }
   checkTerminal(input, capturedSpec, reasons);
   checkNamespaces(newSpec, capturedSpec, reasons, warnings);
+  const linux = fitLinux(newSpec.linux ?? {}, capturedSpec.linux ?? {}, isInPod(newSpec) ? reasons : undefined);
   return {
     ...withoutWish,
     mounts: fitMounts(input, capturedSpec, reasons, warnings),
-    linux: fitGpus(fitLinux(newSpec.linux ?? {}, capturedSpec.linux ?? {}), input.gpu),
+    linux: fitGpus(linux, input.gpu),
   };
+}
+
+function isInPod(spec: OciSpec): boolean {
+  return criAnnotation(spec, 'podName') !== undefined;
 }
 
 function checkTerminal(input: RestorePlanInput, capturedSpec: OciSpec, reasons: string[]): void {
@@ -241,7 +248,14 @@ function fitMounts(
     wanted.delete(destination);
     return [mount];
   });
+  const inPod = isInPod(input.newSpec);
   const injected = [...wanted.values()].filter((mount) => {
+    if (inPod && isBind(mount)) {
+      reasons.push(
+        `mount ${mount.destination}: the source had a volume there, and this pod has none: give its container a volumeMount`,
+      );
+      return false;
+    }
     const usable = !isBind(mount) || (mount.source !== undefined && input.presentSources.has(mount.source));
     if (!usable) {
       reasons.push(`mount ${mount.destination}: ${mount.source ?? 'its source'} does not exist on this node`);
@@ -251,12 +265,16 @@ function fitMounts(
   return [...kept, ...injected];
 }
 
-function fitLinux(linux: OciLinux, captured: OciLinux): OciLinux {
+/** @param refuse gets a reason for each device that only the source had; absent: they are added */
+function fitLinux(linux: OciLinux, captured: OciLinux, refuse?: string[]): OciLinux {
   const rules = linux.resources?.devices ?? [];
   const known = new Set(rules.map(ruleKey));
   const missingRules = (captured.resources?.devices ?? []).filter((rule) => rule.allow && !known.has(ruleKey(rule)));
   const paths = new Set((linux.devices ?? []).map((device) => device.path));
   const missingDevices = (captured.devices ?? []).filter((device) => !paths.has(device.path));
+  refuse?.push(
+    ...missingRules.map((rule) => `device ${ruleKey(rule)}: the source's pod was given it, and this one is not`),
+  );
   return {
     ...linux,
     ...(missingDevices.length === 0 ? {} : { devices: [...(linux.devices ?? []), ...missingDevices] }),

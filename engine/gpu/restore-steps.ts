@@ -61,7 +61,8 @@ export async function reservedByOthers(
   };
 }
 
-function specIn(bundle: string): OciSpec {
+/** Of a container that somebody else made. */
+export function specIn(bundle: string): OciSpec {
   const file = join(bundle, 'config.json');
   return parseSpec(readFileSync(file, 'utf8'), file);
 }

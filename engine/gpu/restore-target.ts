@@ -7,7 +7,7 @@ import { freemem } from 'node:os';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import { type GpuPair, type TargetGpu, mapDevices, movesGpus } from '../../core/gpu/device-map.ts';
 import { SAVE_OVERHEAD_BYTES } from '../../core/gpu/process-state.ts';
-import { type AskedGpus, type GpuFit, askedGpus } from '../../core/oci/gpu-fit.ts';
+import type { AskedGpus, GpuFit } from '../../core/oci/gpu-fit.ts';
 import type { OciSpec } from '../../core/oci/spec.ts';
 import { DEVICE_MAP_API_VERSION } from '../../native/cuda/codes.ts';
 import type { GpuDevice, GpuDriver } from '../../native/cuda/gpu-driver.ts';
@@ -15,6 +15,7 @@ import { type Finding, problem } from '../../core/preflight.ts';
 import { compareVersions } from '../../native/criu/version.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { gpuNodes } from './device-nodes.ts';
+import { givenGpus } from './pod-gpus.ts';
 
 /** What other operations of this node have been promised. */
 export interface Reserved {
@@ -55,7 +56,7 @@ const refused = (message: string): Finding => problem('gpu-devices', message);
 
 /** Without GPU processes nothing is loaded or read. */
 export async function planGpuRestore(
-  deps: Pick<NodeDeps, 'gpu' | 'settings'>,
+  deps: Pick<NodeDeps, 'gpu' | 'settings' | 'podDevices'>,
   metadata: Pick<Metadata, 'gpuProcesses' | 'gpu' | 'sizes'>,
   wish: GpuRestoreWish,
 ): Promise<GpuRestoreAnswer> {
@@ -75,7 +76,11 @@ export async function planGpuRestore(
   const { driver } = opened;
   const reserved = await wish.reserved(driver);
   const devices = driver.devices();
-  const asked = allowedGpus(devices, wish.spec === undefined ? undefined : askedGpus(wish.spec));
+  const given = wish.spec === undefined ? {} : await givenGpus(deps, wish.spec);
+  if (given.refusal !== undefined) {
+    return { findings: [refused(given.refusal)] };
+  }
+  const asked = allowedGpus(devices, given.asked);
   const allowed = withoutAvoided(devices, asked, wish.avoid ?? []);
   const { pairs, reasons } = mapDevices({
     captured: captured.devices,

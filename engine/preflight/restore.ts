@@ -9,7 +9,7 @@ import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { NodeFacts } from '../../core/contract/checkpoint.ts';
 import type { RestoreContext } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
-import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
+import { type GpuFit, sourcesToCheck } from '../../core/oci/gpu-fit.ts';
 import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { namespaceReasons, restoredSpec } from '../../core/oci/restored-spec.ts';
@@ -19,6 +19,7 @@ import { caution, type Finding, problem } from '../../core/preflight.ts';
 import { hostNetwork, networkAt } from '../../native/proc/network-here.ts';
 import { freeHugePages } from '../../native/proc/huge-pages.ts';
 import { pathFacts } from '../../native/proc/path-facts.ts';
+import { pidsIn } from '../../native/proc/pid-namespace.ts';
 import { readProc } from '../../native/proc/read.ts';
 import { activeLsm, apparmorProfiles } from '../../native/proc/security.ts';
 import { type Captured, noContainer, specInput } from '../captured.ts';
@@ -94,21 +95,42 @@ function dockersOwn({ container: { docker } }: Metadata): Finding[] {
     : [problem('docker', `it is of the container ${docker.name} of Docker: restore it through Docker (--docker)`)];
 }
 
+/** A container that somebody else has made. */
+export interface ForeignTarget {
+  readonly id: string;
+  /** its specification, as its creator wrote it */
+  readonly spec: OciSpec;
+  /** that of the source */
+  readonly captured: OciSpec;
+  readonly imageDir: string;
+  readonly fit?: GpuFit;
+}
+
 /**
  * For a container that somebody else has made: its specification, its network and its limits are theirs, and the wrapper
  * compares them.
+ * @param pod of a container in a pod: these are compared here too, before anything is brought to the node
  */
 export async function surveyForeignRestore(
   deps: NodeDeps,
   metadata: Metadata,
   tcp: 'keep' | 'close',
+  pod?: ForeignTarget,
 ): Promise<readonly Finding[]> {
   if (metadata.process !== undefined) {
     return [noContainer(metadata)];
   }
   // An archive of another engine does not say in which namespace of this containerd its image is, if in any.
   const image = metadata.origin === undefined ? await imageFindings(deps, metadata, metadata.container.namespace) : [];
-  return [...(await nodeReasons(deps, metadata, tcp)), ...image];
+  const inPod =
+    pod === undefined
+      ? []
+      : [
+          ...planReasons({ metadata, spec: pod.captured }, pod.spec, { ...pod, tcp }),
+          ...(await networkReasons(deps, pod.spec, metadata, tcp)),
+          ...pidReasons(metadata, pod.spec),
+        ];
+  return [...(await nodeReasons(deps, metadata, tcp)), ...image, ...inPod];
 }
 
 async function nodeReasons(deps: NodeDeps, metadata: Metadata, tcp: 'keep' | 'close'): Promise<Finding[]> {
@@ -146,30 +168,42 @@ function knownOf({ node, origin }: Metadata, here: NodeFacts): Metadata['node'] 
 }
 
 function containerReasons(
-  { metadata, spec }: Captured,
+  captured: Captured,
   target: OciSpec,
   input: RestoreSurveyInput,
   gpu: GpuRestorePlan | undefined,
 ): Finding[] {
-  const fit = gpu?.fit;
-  const hookSources = (metadata.hookMounts ?? []).map(({ source }) => source);
-  const sources = sourcesToCheck([spec, target], hookSources, fit);
-  const findings = [
+  const { context, checkpointDir: imageDir, tcp } = input;
+  const fit = gpu?.fit === undefined ? {} : { fit: gpu.fit };
+  return [
     ...[...namespaceReasons(target, existsSync), ...userNamespaceReasons(target)].map((message) =>
       problem('container', message),
     ),
     ...unreachableSources(target).map((message) => problem('mounts', message)),
+    ...planReasons(captured, target, { id: context.container.id, imageDir, tcp, ...fit }),
   ];
+}
+
+/** What the plan of the restore says of the two specifications. */
+function planReasons(
+  { metadata, spec }: Captured,
+  target: OciSpec,
+  place: { readonly id: string; readonly imageDir: string; readonly tcp: 'keep' | 'close'; readonly fit?: GpuFit },
+): Finding[] {
+  const { id, imageDir, tcp, fit } = place;
+  const hookSources = (metadata.hookMounts ?? []).map(({ source }) => source);
+  const sources = sourcesToCheck([spec, target], hookSources, fit);
+  const findings: Finding[] = [];
   try {
     const { warnings } = restorePlan({
       newSpec: target,
       capturedSpec: spec,
       metadata,
-      create: { globals: [], root: '/', logFormat: 'json', id: input.context.container.id, noPivot: false },
+      create: { globals: [], root: '/', logFormat: 'json', id, noPivot: false },
       bundle: '/',
-      imageDir: input.checkpointDir,
+      imageDir,
       workDir: '/',
-      tcp: input.tcp,
+      tcp,
       presentSources: new Set(sources.filter((path) => isOwnLayer(path) || existsSync(path))),
       ...(fit === undefined ? {} : { gpu: fit }),
     });
@@ -177,7 +211,7 @@ function containerReasons(
   } catch (error) {
     findings.push(...planFindings(error));
   }
-  if (input.tcp === 'keep' && metadata.capture.tcp === 'close') {
+  if (tcp === 'keep' && metadata.capture.tcp === 'close') {
     findings.push(caution('container', 'the checkpoint was taken with its connections closed: they cannot be kept'));
   }
   return findings;
@@ -217,13 +251,21 @@ async function networkReasons(
     : networkFindings(capture, tcp, { name: `network namespace ${path}`, ...state });
 }
 
+/** Where the pid namespace is there before the container, every process must find its own pid free. */
 function pidReasons({ processes }: Metadata, target: OciSpec): Finding[] {
-  if (namespaceKind(target, 'pid') !== 'host') {
+  const kind = namespaceKind(target, 'pid');
+  if (kind === 'own') {
     return [];
   }
   const pids = processes.map(({ nsPid }) => nsPid);
+  const path = namespacePath(target, 'pid');
+  const inside = path === undefined ? undefined : pidsIn(path);
+  // One that is not there is told by others.
+  if (path !== undefined && inside === undefined) {
+    return [];
+  }
   return pidFindings(pids, {
-    taken: pids.filter((pid) => existsSync(`/proc/${pid}`)),
+    taken: pids.filter((pid) => inside?.has(pid) ?? existsSync(`/proc/${pid}`)),
     pidMax: Number(readProc('/proc/sys/kernel/pid_max') ?? Number.MAX_SAFE_INTEGER),
   });
 }

@@ -10,6 +10,7 @@ export const LOCK_NB = 4;
 
 export const SOL_SOCKET = 1;
 export const SO_TYPE = 3;
+export const SO_PEERCRED = 17;
 export const SO_PROTOCOL = 38;
 export const SO_DOMAIN = 39;
 

@@ -1,10 +1,20 @@
 /* The wrapper's decisions against a false agent and a false runc; real bundles and checkpoints in a temporary directory. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { CompleteRestoreCall, PrepareRestoreCall, PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
+import { openPodStarts } from '../../engine/pod-starts.ts';
 import { writeWish } from '../../engine/restore-wishes.ts';
 import type { RunResult } from '../../native/run/run.ts';
 import { runSpawn } from '../../native/run/run-spawn.ts';
@@ -69,7 +79,7 @@ function deps(more: Partial<WrapperDeps> = {}): WrapperDeps {
           imageDir: join(dir, 'checkpoint/criu'),
           workDir: join(dir, 'work'),
           tcp: 'close',
-          onFailure: call.onFailure ?? 'fail',
+          onFailure: call.onFailure === 'cold-start' ? 'cold-start' : 'fail',
           hasMetadata: true,
           restoreBudgetMs: 1000,
         });
@@ -408,4 +418,143 @@ it('restores a container for which a restore is asked beside it, and asks nothin
 
   expect(outcome).toEqual({ kind: 'restored' });
   expect(prepared).toMatchObject([{ restoreFrom: 'ck-2', operationId: OPERATION, tcp: 'keep' }]);
+});
+
+describe('a container of a pod', () => {
+  const POD = {
+    'io.kubernetes.cri.container-type': 'container',
+    'io.kubernetes.cri.container-name': 'app',
+    'io.kubernetes.cri.sandbox-namespace': 'shop',
+    'io.kubernetes.cri.sandbox-name': 'web-0',
+    'io.kubernetes.cri.sandbox-uid': '11111111-2222',
+  };
+  const note = (): string => join(dir, 'run/pod-starts/11111111-2222.app');
+  const pending = new KybernateError('RestorePending', 'checkpoint ck-1 is on its way: 43 %');
+  const answering = (...answers: Array<Error | undefined>): Partial<WrapperDeps> => {
+    const { agent } = deps();
+    return {
+      agent: {
+        ...agent,
+        prepareRestore: async (call) => {
+          const answer = await agent.prepareRestore(call);
+          const error = answers.shift();
+          return error === undefined ? answer : Promise.reject(error);
+        },
+      },
+    };
+  };
+
+  beforeEach(() => {
+    mkdirSync(join(dir, 'run'), { recursive: true });
+    openPodStarts({ runDir: join(dir, 'run'), stateDir: join(dir, 'state') });
+  });
+
+  it('tells the agent its pod and how long it can wait, and leaves to the start to note that it was the first', async () => {
+    asks(POD);
+
+    expect(await createOrRestore(deps(), argv)).toEqual({ kind: 'restored' });
+
+    expect(prepared).toMatchObject([
+      { pod: { namespace: 'shop', name: 'web-0', uid: '11111111-2222', container: 'app', named: false } },
+    ]);
+    expect(prepared[0]?.waitMs).toBeGreaterThan(80_000);
+    expect(prepared[0]?.waitMs).toBeLessThanOrEqual(90_000);
+    expect(readFileSync(marker(), 'utf8').split('\n')).toEqual([OPERATION, note(), '']);
+    expect(existsSync(note())).toBe(false);
+  });
+
+  it('is not restored again when it has started before, unless every start is to be one', async () => {
+    writeFileSync(note(), '');
+    asks(POD);
+    expect(await createOrRestore(deps(), argv)).toEqual({ kind: 'pass-through' });
+
+    asks({ ...POD, 'kybernate.io/restore': 'every-start' });
+    expect(await createOrRestore(deps(), argv)).toEqual({ kind: 'restored' });
+
+    expect(prepared).toHaveLength(1);
+    expect(readFileSync(marker(), 'utf8')).toBe(`${OPERATION}\n`);
+  });
+
+  it('fails by its own name, with the type and the percentage, when its checkpoint does not come in time', async () => {
+    asks(POD);
+
+    const outcome = await createOrRestore(deps(answering(pending)), argv);
+
+    expect(outcome).toEqual({
+      kind: 'failed',
+      message:
+        'kybernate: shop/web-0/app was not restored from ck-1: RestorePending: checkpoint ck-1 is on its way: 43 %',
+    });
+    expect(existsSync(note())).toBe(false);
+  });
+
+  it('asks again under the policy wait while the reason passes, and not for one that stays', async () => {
+    asks({ ...POD, 'kybernate.io/on-failure': 'wait' });
+    const away = new KybernateError('NodeUnavailable', 'no agent');
+
+    expect(await createOrRestore(deps(answering(away, undefined)), argv)).toEqual({ kind: 'restored' });
+    expect(prepared).toHaveLength(2);
+
+    const refused = new KybernateError('RestoreRefused', 'of another namespace');
+    expect((await createOrRestore(deps(answering(refused)), argv)).kind).toBe('failed');
+    expect(prepared).toHaveLength(3);
+  });
+
+  it('starts afresh under the policy cold-start when its own time is over, and notes the start', async () => {
+    asks({ ...POD, 'kybernate.io/on-failure': 'cold-start', 'kybernate.io/restore-timeout': '10m' });
+    expect((await createOrRestore(deps(answering(pending)), argv)).kind).toBe('failed');
+    expect(existsSync(note())).toBe(false);
+
+    const longAgo = Date.now() / 1000 - 601;
+    utimesSync(`${note()}.attempt`, longAgo, longAgo);
+
+    expect((await createOrRestore(deps(answering(pending)), argv)).kind).toBe('pass-through');
+    expect(existsSync(note())).toBe(true);
+  });
+
+  it('gives up under the policy wait when its own time is over, without a call to the agent', async () => {
+    asks({ ...POD, 'kybernate.io/on-failure': 'wait', 'kybernate.io/restore-timeout': '60s' });
+    writeFileSync(`${note()}.attempt`, '');
+    const longAgo = Date.now() / 1000 - 61;
+    utimesSync(`${note()}.attempt`, longAgo, longAgo);
+
+    const outcome = await createOrRestore(deps(), argv);
+
+    expect(outcome).toMatchObject({ message: expect.stringContaining('not restored within 60 s') as string });
+    expect(prepared).toEqual([]);
+  });
+
+  it('runs as usual when only a variable asks, and the node does not listen to it', async () => {
+    writeFileSync(config(), JSON.stringify({ annotations: POD, process: { env: ['RESTORE_FROM=backup-7'] } }));
+    const refused = new KybernateError('RestoreRefused', 'switched off', { details: { switchedOff: true } });
+
+    expect(await createOrRestore(deps(answering(refused)), argv)).toEqual({ kind: 'pass-through' });
+  });
+
+  it('finds the shared memory of its pod as it was, after an attempt that failed', async () => {
+    const shm = join(dir, 'pod-shm');
+    mkdirSync(shm);
+    const mounts = [{ destination: '/dev/shm', type: 'bind', source: shm, options: ['rbind'] }];
+    const annotations = { ...POD, 'kybernate.io/restore-from': 'ck-1' };
+    writeFileSync(config(), JSON.stringify({ annotations, mounts, process: { env: [] } }));
+    writeFileSync(join(dir, 'checkpoint/config.json'), JSON.stringify({ mounts }));
+    writeFileSync(join(dir, 'segment'), 'shared');
+    await runSpawn('tar', ['-cf', join(dir, 'checkpoint/fs/dev-shm.tar'), '-C', dir, 'segment']);
+    let within: string[] = [];
+
+    const outcome = await createOrRestore(
+      deps({
+        run: runSpawn,
+        runInherited: () => {
+          within = readdirSync(shm);
+          return Promise.resolve({ ...OK, exitCode: 1 });
+        },
+      }),
+      argv,
+    );
+
+    expect(outcome.kind).toBe('failed');
+    expect(within).toEqual(['segment']);
+    expect(readdirSync(shm)).toEqual([]);
+  });
 });

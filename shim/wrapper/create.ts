@@ -3,7 +3,7 @@
  * the mounted root, `runc restore`, tell the agent. The container's bundle is as its creator left it unless the restore
  * succeeds: whatever fails before the processes run is undone here, and then the stated policy decides.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { FS_FILES, METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
@@ -15,14 +15,16 @@ import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
 import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
 import { readWish } from '../../engine/restore-wishes.ts';
-import { applyDevShm, applyRootfs } from '../../engine/rootfs-apply.ts';
+import { hasStarted, noteStart, startNote } from '../../engine/pod-starts.ts';
+import { applyRootfs, applyTar } from '../../engine/rootfs-apply.ts';
 import { deleteTable } from '../../native/net/nft.ts';
 import { endTimeWait } from '../../native/net/time-wait.ts';
 import { exists, replaceFile } from './files.ts';
 import { readHostname, writeHostname } from './hostname.ts';
-import { type Job, type WrapperDeps, containerOf, timed } from './job.ts';
+import { type Job, type WrapperDeps, nameOf, timed } from './job.ts';
 import { logOutcome } from './log.ts';
-import { rememberRootfs, revertRootfs, unrevertable } from './pristine-rootfs.ts';
+import { isTooEarlyForCold, prepare } from './prepare.ts';
+import { emptyDirectory, rememberRootfs, revertRootfs, unrevertable } from './pristine-rootfs.ts';
 import { complete, report } from './report.ts';
 import { removeRemains, runRestore } from './run-restore.ts';
 
@@ -43,7 +45,7 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
   const original = readFileSync(configFile, 'utf8');
   const spec = parseSpec(original, configFile);
   const wish = readWish(deps.runDir, create.id) ?? restoreWish(spec);
-  if (wish === undefined) {
+  if (wish === undefined || hasStarted(deps.runDir, wish)) {
     return { kind: 'pass-through' };
   }
   const job: Job = {
@@ -59,6 +61,7 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
     parts: {},
     spans: [],
     warnings: [],
+    filled: [],
   };
   try {
     await restore(deps, job);
@@ -70,24 +73,11 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
 }
 
 async function restore(deps: WrapperDeps, job: Job): Promise<void> {
-  const { create, wish, bundle } = job;
+  const { create, bundle } = job;
   if (create.pidfdSocket !== undefined) {
     throw new KybernateError('Incompatible', 'the caller wants a pidfd of the init process; a restore cannot send one');
   }
-  const prepared = await timed(job, 'prepare', () =>
-    deps.agent.prepareRestore({
-      restoreFrom: wish.restoreFrom,
-      origin: wish.origin,
-      ...(wish.operationId === undefined ? {} : { operationId: wish.operationId }),
-      container: containerOf(create),
-      bundle,
-      runcRoot: create.root,
-      tcp: wish.tcp,
-      onFailure: wish.onFailure,
-      unverified: wish.unverified,
-      ...(wish.pod === undefined ? {} : { pod: wish.pod }),
-    }),
-  );
+  const prepared = await timed(job, 'prepare', () => prepare(deps, job));
   job.prepared = prepared;
   const { checkpointDir, hasMetadata, imageDir, workDir, tcp } = prepared;
   const captured = hasMetadata ? readCaptured(checkpointDir) : undefined;
@@ -139,7 +129,11 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
     initHostPid,
     prepared.gpu !== undefined || (captured?.metadata.gpuProcesses.length ?? 0) > 0,
   );
-  writeFileSync(join(create.root, create.id, MARKER), `${prepared.operationId}\n`, { mode: 0o600 });
+  const { wish } = job;
+  // `start` notes there that the container has had its first start: one that is never started has not.
+  const note = wish.everyStart === true ? undefined : startNote(deps.runDir, wish.pod);
+  const lines = [prepared.operationId, ...(note === undefined ? [] : [note])];
+  writeFileSync(join(create.root, create.id, MARKER), `${lines.join('\n')}\n`, { mode: 0o600 });
 }
 
 /** The rw layer through the mounted root, and a /dev/shm that lies outside of it. */
@@ -153,16 +147,28 @@ async function applyFiles(deps: WrapperDeps, job: Job, checkpointDir: string, sp
     await applyRootfs(rootfs, checkpointDir, deps.run);
   }
   if (has(FS_FILES.devShm) && shmSource !== undefined) {
-    job.pristine = unrevertable(shmSource);
-    await applyDevShm(shmSource, checkpointDir, deps.run);
+    await fill(deps, job, shmSource, FS_FILES.devShm, checkpointDir);
   }
+}
+
+/** A directory outside of the container: one that was empty can be emptied again. */
+async function fill(deps: WrapperDeps, job: Job, dir: string, tar: string, checkpointDir: string): Promise<void> {
+  if (readdirSync(dir).length === 0) {
+    job.filled.push(dir);
+  } else {
+    job.pristine = unrevertable(dir);
+  }
+  await applyTar(dir, join(checkpointDir, tar), deps.run);
 }
 
 async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promise<Outcome> {
   const { create, wish } = job;
   const policy = job.prepared?.onFailure ?? wish.onFailure;
-  const why = messageOf(error);
-  const errors = [why];
+  const errors = [messageOf(error)];
+  if (wish.pod !== undefined && isKybernateError(error) && error.details['switchedOff'] === true) {
+    // A variable of this name means something else to others, and nothing to this node.
+    return { kind: 'pass-through' };
+  }
   job.refusedByHook = isKybernateError(error, 'HookFailed');
   if (job.runcStarted) {
     await removeRemains(deps, job);
@@ -175,8 +181,10 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   if (job.specReplaced) {
     replaceFile(job.configFile, job.original);
   }
-  const mayStartCold = policy === 'cold-start' && !deps.signal.aborted;
+  const mayStartCold = policy === 'cold-start' && !deps.signal.aborted && !isTooEarlyForCold(job, error);
   let cold = mayStartCold && job.again !== true;
+  // They outlive the container: the next attempt is to find them as this one did.
+  job.filled.forEach(emptyDirectory);
   // For the try after this one, too: the cold start that may follow it needs the root as it was.
   if (mayStartCold && job.pristine !== undefined) {
     try {
@@ -191,12 +199,14 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   } catch (reportError) {
     errors.push(`and the agent was not told: ${messageOf(reportError)}`);
   }
-  const message = `kybernate: container ${create.id} was not restored from ${wish.restoreFrom}: ${errors.join('; ')}`;
+  const kind = wish.pod !== undefined && isKybernateError(error) ? `${error.type}: ` : '';
+  const message = `kybernate: ${nameOf(job)} was not restored from ${wish.restoreFrom}: ${kind}${errors.join('; ')}`;
   logOutcome(deps.runDir, job, cold ? 'cold-started' : 'failed', errors.join('; ').slice(0, 4096));
   if (!cold) {
     return { kind: 'failed', message };
   }
   deps.log(create, 'warning', `${message}; it is started afresh, as ${ANNOTATIONS.onFailure} asks`);
+  noteStart(deps.runDir, wish);
   return { kind: 'pass-through' };
 }
 

@@ -33,6 +33,8 @@ export interface Job {
   prepared?: PrepareRestoreResponse;
   /** set before the rw layer is unpacked */
   pristine?: PristineRootfs;
+  /** directories outside the container into which files of the checkpoint were put, and which were empty before */
+  readonly filled: string[];
   /** of the shared UTS namespace, into which CRIU writes that of the dump, in a failing restore too */
   hostname?: { readonly namespacePath: string; readonly name: string };
   specReplaced: boolean;
@@ -46,6 +48,13 @@ export interface Job {
   warnings: readonly string[];
   /** a hook script refused the restore */
   refusedByHook?: boolean;
+  /** of a pod: from the first attempt to the begin of this one, in ms */
+  waitedMs?: number;
+}
+
+/** As its user knows it: a container of a pod by the pod, whose own id says nothing to him. */
+export function nameOf({ create, wish: { pod } }: Job): string {
+  return pod === undefined ? `container ${create.id}` : [pod.namespace, pod.name, pod.container ?? create.id].join('/');
 }
 
 export interface WrapperSpan {

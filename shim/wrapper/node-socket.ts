@@ -23,6 +23,8 @@ export interface CheckpointAgent {
 
 /** A checkpoint may have to come from the store first. */
 const PREPARE_TIMEOUT_MS = 3_600_000;
+/** Beyond the time that the caller gives the agent: the agent keeps to it by itself. */
+const ANSWER_MS = 15_000;
 const CHECKPOINT_TIMEOUT_MS = 3_600_000;
 
 /**
@@ -31,8 +33,10 @@ const CHECKPOINT_TIMEOUT_MS = 3_600_000;
  */
 export function connectAgent(socketPath: string): Agent & CheckpointAgent {
   return {
-    prepareRestore: async (call) =>
-      (await post(socketPath, '/v1/prepare-restore', call, PREPARE_TIMEOUT_MS)) as PrepareRestoreResponse,
+    prepareRestore: async (call) => {
+      const timeoutMs = call.waitMs === undefined ? PREPARE_TIMEOUT_MS : call.waitMs + ANSWER_MS;
+      return (await post(socketPath, '/v1/prepare-restore', call, timeoutMs)) as PrepareRestoreResponse;
+    },
     completeRestore: async (call, timeoutMs, traceparent) =>
       (await post(socketPath, '/v1/complete-restore', call, timeoutMs, traceparent)) as CompleteRestoreResponse,
     checkpointContainer: async (call) =>

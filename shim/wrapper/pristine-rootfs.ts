@@ -70,12 +70,16 @@ export async function revertRootfs(pristine: PristineRootfs, run: Run): Promise<
     throw new KybernateError('Internal', `${path} is no overlay with a fresh upper directory`);
   }
   await must(run, 'umount', [path]);
-  for (const name of readdirSync(overlay.upperDir)) {
-    rmSync(join(overlay.upperDir, name), { recursive: true, force: true });
-  }
+  emptyDirectory(overlay.upperDir);
   await must(run, 'mount', ['-t', 'overlay', 'overlay', '-o', overlay.options, path]);
   chownSync(path, pristine.uid, pristine.gid);
   chmodSync(path, pristine.mode);
+}
+
+export function emptyDirectory(dir: string): void {
+  for (const name of readdirSync(dir)) {
+    rmSync(join(dir, name), { recursive: true, force: true });
+  }
 }
 
 async function must(run: Run, program: string, args: readonly string[]): Promise<void> {

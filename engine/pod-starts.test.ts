@@ -1,0 +1,70 @@
+import { existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { NodeDeps } from './node-deps.ts';
+import { forgetEndedPods, hasStarted, msSinceFirstAttempt, noteStart, openPodStarts, startNote } from './pod-starts.ts';
+
+const POD = { namespace: 'shop', name: 'web-0', uid: 'u-1', container: 'app', named: false };
+
+let dir: string;
+let settings: { readonly runDir: string; readonly stateDir: string };
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'kybernate-starts-'));
+  settings = { runDir: join(dir, 'run'), stateDir: join(dir, 'state') };
+  openPodStarts(settings);
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+test('a start is known for that container of that pod alone, also after a reboot', () => {
+  noteStart(settings.runDir, { pod: POD });
+
+  rmSync(settings.runDir, { recursive: true });
+  expect(hasStarted(settings.runDir, { pod: POD })).toBe(false);
+  openPodStarts(settings);
+
+  expect(hasStarted(settings.runDir, { pod: POD })).toBe(true);
+  expect(hasStarted(settings.runDir, { pod: { ...POD, container: 'other' } })).toBe(false);
+  expect(hasStarted(settings.runDir, { pod: { ...POD, uid: 'u-2' } })).toBe(false);
+  expect(hasStarted(settings.runDir, { pod: POD, everyStart: true })).toBe(false);
+});
+
+test('what is no name of Kubernetes never becomes a path', () => {
+  expect(startNote(settings.runDir, { ...POD, uid: '../../etc' })).toBeUndefined();
+  expect(startNote(settings.runDir, { ...POD, container: 'a/b' })).toBeUndefined();
+  expect(startNote(settings.runDir, { namespace: 'shop', name: 'web-0', named: false })).toBeUndefined();
+});
+
+test('a directory that stands in the way of the link is replaced by it', () => {
+  rmSync(join(settings.runDir, 'pod-starts'));
+  mkdirSync(join(settings.runDir, 'pod-starts'));
+
+  openPodStarts(settings);
+  noteStart(settings.runDir, { pod: POD });
+
+  expect(existsSync(join(settings.stateDir, 'pod-starts/u-1.app'))).toBe(true);
+});
+
+test('the first attempt is remembered, and nothing where no agent has been', () => {
+  expect(msSinceFirstAttempt(settings.runDir, POD)).toBeLessThan(5000);
+  const past = Date.now() / 1000 - 100;
+  utimesSync(join(settings.stateDir, 'pod-starts/u-1.app.attempt'), past, past);
+
+  expect(msSinceFirstAttempt(settings.runDir, POD)).toBeGreaterThan(99_000);
+  expect(msSinceFirstAttempt(join(dir, 'nowhere'), POD)).toBe(0);
+});
+
+test('notes go a day later, when containerd knows no container of the pod any more', async () => {
+  const notes = ['gone.app', 'gone.app.attempt', 'here.app', 'young.app'].map((name) =>
+    join(settings.stateDir, 'pod-starts', name),
+  );
+  notes.forEach((path) => writeFileSync(path, ''));
+  const past = Date.now() / 1000 - 100_000;
+  notes.slice(0, 3).forEach((path) => utimesSync(path, past, past));
+  const containerd = { listContainers: () => Promise.resolve([{ labels: { 'io.kubernetes.pod.uid': 'here' } }]) };
+
+  expect(await forgetEndedPods({ settings, containerd } as unknown as NodeDeps)).toBe(2);
+
+  expect(notes.map((path) => existsSync(path))).toEqual([false, false, true, true]);
+});

@@ -1,0 +1,106 @@
+/*
+ * Which containers of pods have had their first start: a restart after a crash must not rewind one to its checkpoint. The
+ * notes are empty files, `<stateDir>/pod-starts/<pod uid>.<container>`, and survive a reboot as the pod does. The wrapper
+ * looks at them by the link `<runDir>/pod-starts`, so that a restart needs no agent; they are made when containerd says
+ * `start` (shim/kybernate-runc), for a container that was made and never started has not started.
+ */
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { CRI_ANNOTATIONS, type PodOfWish, type RestoreWish } from '../core/oci/annotations.ts';
+import type { NodeDeps, NodeSettings } from './node-deps.ts';
+
+const DIR = 'pod-starts';
+/** Of both what becomes part of a file's name. Source: Kubernetes, names of containers are DNS labels, uids are UUIDs. */
+const UID = /^[A-Za-z0-9-]{1,64}$/;
+const CONTAINER = /^[a-z0-9-]{1,63}$/;
+/** Longer than any pod is without a container record of containerd. */
+const FORGET_MS = 86_400_000;
+
+/**
+ * @param runDir of the node worker
+ * @returns undefined where there is no pod, or nothing names it for good
+ */
+export function startNote(runDir: string, pod: PodOfWish | undefined): string | undefined {
+  const { uid, container } = pod ?? {};
+  return uid === undefined || container === undefined || !UID.test(uid) || !CONTAINER.test(container)
+    ? undefined
+    : join(runDir, DIR, `${uid}.${container}`);
+}
+
+/** Is this a later start of a container that is restored at its first one only? */
+export function hasStarted(runDir: string, wish: Pick<RestoreWish, 'pod' | 'everyStart'>): boolean {
+  const note = wish.everyStart === true ? undefined : startNote(runDir, wish.pod);
+  return note !== undefined && existsSync(note);
+}
+
+/** From now on it has. For a cold start, which no `start` of ours tells of. */
+export function noteStart(runDir: string, wish: Pick<RestoreWish, 'pod' | 'everyStart'>): void {
+  const note = wish.everyStart === true ? undefined : startNote(runDir, wish.pod);
+  if (note !== undefined && existsSync(join(runDir, DIR))) {
+    writeFileSync(note, '', { mode: 0o600 });
+  }
+}
+
+/**
+ * Notes the first attempt to restore a pod's container.
+ * @returns ms since then; 0 where nobody can know
+ */
+export function msSinceFirstAttempt(runDir: string, pod: PodOfWish | undefined): number {
+  const note = startNote(runDir, pod);
+  if (note === undefined || !existsSync(join(runDir, DIR))) {
+    return 0;
+  }
+  const first = `${note}.attempt`;
+  if (!existsSync(first)) {
+    writeFileSync(first, '', { mode: 0o600 });
+  }
+  return Math.max(0, Date.now() - statSync(first).mtimeMs);
+}
+
+/** Idempotent. The link is replaced at once: wrappers look at any time. */
+export function openPodStarts({ runDir, stateDir }: Pick<NodeSettings, 'runDir' | 'stateDir'>): void {
+  const dir = join(stateDir, DIR);
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  mkdirSync(runDir, { recursive: true, mode: 0o711 });
+  const link = join(runDir, DIR);
+  if (lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink() === false) {
+    rmSync(link, { recursive: true });
+  }
+  const temporary = `${link}.${process.pid}`;
+  rmSync(temporary, { force: true });
+  symlinkSync(dir, temporary);
+  renameSync(temporary, link);
+}
+
+/** Notes of pods that have left this node. @returns their number */
+export async function forgetEndedPods({
+  settings,
+  containerd,
+}: Pick<NodeDeps, 'settings' | 'containerd'>): Promise<number> {
+  const dir = join(settings.stateDir, DIR);
+  const old = (existsSync(dir) ? readdirSync(dir) : []).filter((name) => {
+    const stats = statSync(join(dir, name), { throwIfNoEntry: false });
+    return stats !== undefined && Date.now() - stats.mtimeMs > FORGET_MS;
+  });
+  if (old.length === 0) {
+    return 0;
+  }
+  const alive = new Set(
+    (await containerd.listContainers('k8s.io', [])).flatMap(({ labels }) =>
+      CRI_ANNOTATIONS.podUid.flatMap((key) => labels[key] ?? []),
+    ),
+  );
+  const ended = old.filter((name) => !alive.has(name.split('.', 1)[0] ?? ''));
+  ended.forEach((name) => rmSync(join(dir, name), { force: true }));
+  return ended.length;
+}

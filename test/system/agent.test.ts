@@ -1,0 +1,232 @@
+/*
+ * The agent of a real node worker: operations by curl and by gRPC, and restores as a CRI runtime asks for them, with the
+ * annotations that containerd writes into the containers of a pod.
+ */
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { Client, credentials } from '@grpc/grpc-js';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import { openContainerd } from '../../cli/dev/containerd-client.ts';
+import type { AgentOperation } from '../../core/contract/agent-operations.ts';
+import type { CheckpointResult } from '../../core/contract/checkpoint.ts';
+import type { RestoreResult } from '../../core/contract/restore.ts';
+import { runExeca } from '../../native/run/run-execa.ts';
+import type { RunResult } from '../../native/run/run.ts';
+import { loadProto, serviceOf } from '../../workers/grpc-service.ts';
+import { fromLane } from '../harness/provided.ts';
+import { RUNTIME } from '../harness/shim-node.ts';
+import { BUSYBOX, Stack, until } from '../harness/stack.ts';
+
+const COUNT = 'i=0; while :; do i=$((i+1)); echo $i >/dev/shm/count; sleep 0.05; done';
+
+/** What a container that is not restored counts. */
+const FRESH = 'echo 0 >/dev/shm/count; sleep 1000';
+
+let stack: Stack;
+let socket: string;
+
+beforeAll(async () => {
+  stack = await Stack.open({ env: { KYBERNATE_RESTORE_GRANTS: 'lab=shop' } });
+  socket = join(stack.runDir, 'agent.sock');
+});
+afterAll(() => stack.close());
+
+async function curl(path: string, body?: object): Promise<unknown> {
+  const data = body === undefined ? [] : ['--data', JSON.stringify(body)];
+  const result = await runExeca('curl', ['-sS', '--unix-socket', socket, ...data, `http://agent${path}`]);
+  if (result.exitCode !== 0) {
+    throw new Error(result.stderr);
+  }
+  return JSON.parse(result.stdout.trim().split('\n').at(-1) ?? '');
+}
+
+const count = async (id: string): Promise<number> => Number(await stack.read(id, '/dev/shm/count'));
+
+async function startCounter(id: string, flags: readonly string[] = []): Promise<void> {
+  await stack.runContainer(id, BUSYBOX, ['sh', '-c', COUNT], flags);
+  await until('the first count', async () => (await count(id).catch(() => 0)) > 0);
+}
+
+function watch(workflowId: string): AsyncIterable<object> & { cancel(): void } {
+  const grpc = new Client(`unix:${socket}`, credentials.createInsecure());
+  const { path, requestSerialize, responseDeserialize } = serviceOf(
+    loadProto('agent.proto'),
+    'kybernate.agent.v1.NodeAgentService',
+  )['WatchOperation'] as unknown as {
+    path: string;
+    requestSerialize: (value: object) => Buffer;
+    responseDeserialize: (bytes: Buffer) => object;
+  };
+  const stream = grpc.makeServerStreamRequest(path, requestSerialize, responseDeserialize, { workflowId });
+  stream.once('close', () => grpc.close());
+  return stream;
+}
+
+describe('an operation by the socket of the agent', () => {
+  it('goes on through the end of the agent that started it, and its key joins it', async () => {
+    await startCounter('steady');
+    const container = { id: 'steady', namespace: stack.namespace };
+    const wish = { container, idempotencyKey: 'nightly', durability: 'remote' };
+
+    const first = (await curl('/v1/checkpoint', wish)) as AgentOperation;
+    await stack.killNodeWorker();
+    await stack.startWorkers();
+    // The server remembers the pollers of the dead worker: the new one may still be on its way.
+    await until('the next agent', () => curl('/v1/health').then(Boolean, () => false), 60_000, 200);
+    const again = (await curl('/v1/checkpoint', { ...wish, waitMs: 90_000 })) as AgentOperation;
+
+    expect(first).toMatchObject({ kind: 'checkpoint', status: 'running', node: stack.node });
+    expect(again).toMatchObject({ workflowId: first.workflowId, runId: first.runId, status: 'done' });
+    const { checkpointId } = again.result as CheckpointResult;
+    expect(await curl('/v1/checkpoints')).toMatchObject({
+      checkpoints: [{ checkpointId, path: expect.stringContaining(checkpointId) as string, uploadPending: false }],
+      problems: [],
+    });
+    const seen: object[] = [];
+    for await (const state of watch(first.workflowId)) {
+      seen.push(state);
+    }
+    expect(seen.at(-1)).toMatchObject({ status: 'done', checkpoint: { checkpointId, durability: 'remote' } });
+
+    const restored = (await curl('/v1/restore', {
+      checkpointId,
+      container: { id: 'steady-2', namespace: stack.namespace },
+      waitMs: 90_000,
+    })) as AgentOperation;
+    expect(restored).toMatchObject({ status: 'done', result: { how: 'restored' } satisfies Partial<RestoreResult> });
+    await until('the count to go on', async () => (await count('steady-2')) > 1);
+    await stack.removeContainer('steady-2');
+  });
+
+  it('that cannot be is told with its error, and the agent lives', async () => {
+    const container = { id: 'nobody', namespace: stack.namespace };
+
+    expect(await curl('/v1/checkpoint', { container, waitMs: 60_000 })).toMatchObject({
+      status: 'failed',
+      error: { type: 'ContainerNotFound', message: expect.stringContaining('nobody') as string },
+    });
+    expect(await curl('/v1/checkpoint', { container: 7 })).toMatchObject({ error: { type: 'InvalidInput' } });
+    expect(await curl('/v1/health')).toMatchObject({ status: 'ok', node: stack.node });
+  });
+});
+
+interface Pod {
+  readonly namespace?: string;
+  readonly uid?: string;
+  readonly container?: string;
+}
+
+/** As containerd's CRI plug-in writes it. */
+function cri({ namespace = 'shop', uid = 'uid-b', container = 'app' }: Pod): string[] {
+  return Object.entries({
+    'io.kubernetes.cri.container-type': 'container',
+    'io.kubernetes.cri.container-name': container,
+    'io.kubernetes.cri.sandbox-namespace': namespace,
+    'io.kubernetes.cri.sandbox-name': 'web-1',
+    'io.kubernetes.cri.sandbox-uid': uid,
+  }).flatMap(([key, value]) => ['--annotation', `${key}=${value}`]);
+}
+
+describe('a container of a pod that asks for a checkpoint', () => {
+  let checkpointId: string;
+  let before: number;
+  let made = 0;
+
+  beforeAll(async () => {
+    const labels = {
+      'io.kubernetes.pod.namespace': 'shop',
+      'io.kubernetes.pod.name': 'web-0',
+      'io.kubernetes.container.name': 'app',
+    };
+    const flags = Object.entries(labels).flatMap(([key, value]) => ['--label', `${key}=${value}`]);
+    await startCounter('pod-a', [...RUNTIME, ...flags]);
+    await until('a count that no fresh start has', async () => (await count('pod-a')) > 40);
+    before = await count('pod-a');
+    ({ checkpointId } = await stack.checkpoint('pod-a', { durability: 'remote' }));
+    stack.removeLocal(checkpointId);
+  });
+
+  /** A container that would say 0. */
+  async function run(pod: Pod, ...flags: string[]): Promise<{ readonly id: string; readonly result: RunResult }> {
+    made += 1;
+    const id = `pod-b-${made}`;
+    const { dir } = fromLane('containerd');
+    const asked = ['--annotation', `kybernate.io/restore-from=${checkpointId}`, ...flags];
+    const result = await openContainerd(dir, process.env).ctr(
+      [
+        '-n',
+        stack.namespace,
+        'run',
+        '-d',
+        '--null-io',
+        ...RUNTIME,
+        ...cri(pod),
+        ...asked,
+        BUSYBOX,
+        id,
+        'sh',
+        '-c',
+        FRESH,
+      ],
+      60_000,
+    );
+    return { id, result };
+  }
+
+  async function countOf({ id, result }: Awaited<ReturnType<typeof run>>): Promise<number> {
+    expect(result.stderr).toBe('');
+    await until('a count', async () => (await stack.read(id, '/dev/shm/count').catch(() => '')) !== '');
+    return count(id);
+  }
+
+  it('is refused for a pod of another namespace or another container, before a byte is brought', async () => {
+    const foreign = await run({ namespace: 'bank' });
+    const other = await run({ container: 'sidecar' });
+
+    expect(foreign.result.stderr).toMatch(
+      /bank\/web-1\/app was not restored from .*: RestoreRefused: .*belongs to namespace shop.*KYBERNATE_RESTORE_GRANTS/,
+    );
+    expect(other.result.stderr).toContain('annotation kybernate.io/restore-from.sidecar');
+    expect(stack.localCheckpoints().join()).not.toContain(checkpointId);
+    for (const { id } of [foreign, other]) {
+      await stack.removeContainer(id);
+    }
+  });
+
+  it('gets it from the store by a workflow, and a later start of the same pod is none of it', async () => {
+    const first = await run({});
+    expect(await countOf(first)).toBeGreaterThanOrEqual(before);
+    expect(await stack.client.describe(`prefetch:${checkpointId}:restore-on-${stack.node}`)).toMatchObject({
+      status: 'COMPLETED',
+    });
+    await stack.removeContainer(first.id);
+
+    const second = await run({});
+    expect(await countOf(second)).toBe(0);
+    await stack.removeContainer(second.id);
+
+    const always = await run({}, '--annotation', 'kybernate.io/restore=every-start');
+    expect(await countOf(always)).toBeGreaterThanOrEqual(before);
+    await stack.removeContainer(always.id);
+
+    const granted = await run({ namespace: 'lab', uid: 'uid-c' });
+    expect(await countOf(granted)).toBeGreaterThanOrEqual(before);
+    await stack.removeContainer(granted.id);
+    expect(existsSync(join(stack.stateDir, 'pod-starts/uid-c.app'))).toBe(true);
+  });
+
+  it('is told which volume the new pod lacks', async () => {
+    const volume = join(stack.dir, 'volume');
+    mkdirSync(volume);
+    const labels = ['--label', 'io.kubernetes.pod.namespace=shop', '--label', 'io.kubernetes.pod.name=web-2'];
+    const mount = ['--mount', `type=bind,src=${volume},dst=/data,options=rbind:rw`];
+    await startCounter('pod-v', [...RUNTIME, ...labels, '--label', 'io.kubernetes.container.name=app', ...mount]);
+    const taken = await stack.checkpoint('pod-v');
+
+    const lacking = await run({ uid: 'uid-v' }, '--annotation', `kybernate.io/restore-from=${taken.checkpointId}`);
+
+    expect(lacking.result.stderr).toContain('mount /data: the source had a volume there, and this pod has none');
+    await stack.removeContainer(lacking.id);
+  });
+});

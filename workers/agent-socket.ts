@@ -1,0 +1,144 @@
+/*
+ * One unix socket for gRPC and for JSON over HTTP: the first bytes of a connection tell which it is. Who connects is asked
+ * of the kernel first. The socket is root's alone (0600) and lies in a directory of root's, so nobody else gets so far;
+ * a descriptor can be handed on, though, and a mode be changed by hand.
+ */
+import { chmodSync, mkdirSync, rmSync } from 'node:fs';
+import type { Server as HttpServer } from 'node:http';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { KybernateError } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
+import { peerCredentials, type PeerCredentials } from '../native/libc/peer.ts';
+import type { Injector } from './agent-grpc.ts';
+
+/** Of the connection preface "PRI * HTTP/2.0"; no method of HTTP/1 begins so. Source: RFC 9113, 3.4. */
+const HTTP2 = Buffer.from('PRI');
+const DRAIN_MS = 2000;
+const IDLE_POLL_MS = 50;
+/** For a caller that sends its first bytes one by one. */
+const MORE_MS = 20;
+
+export interface SocketParts {
+  readonly http: HttpServer;
+  readonly grpc: Injector;
+  readonly log: Logger;
+  /** who connected, by the descriptor of the connection; literal fakes in tests */
+  readonly peerOf?: (fd: number) => PeerCredentials;
+}
+
+export interface ListeningSocket {
+  /** No new connections; waits for the calls under way, those of gRPC at most two seconds. */
+  close(): Promise<void>;
+}
+
+/**
+ * Replaces the socket of an agent that died.
+ * @throws Internal another agent answers there
+ */
+export async function listenForAgents(path: string, runDir: string, parts: SocketParts): Promise<ListeningSocket> {
+  // Others may pass through it, to the sockets of the sidecar; everything of ours in it is closed by its own mode.
+  mkdirSync(runDir, { recursive: true, mode: 0o711 });
+  chmodSync(runDir, 0o711);
+  if (await answers(path)) {
+    throw new KybernateError('Internal', `another agent serves ${path}; one node has one worker`);
+  }
+  rmSync(path, { force: true });
+  /** connected, and not in the middle of a call of HTTP/1; those of gRPC are its own to close */
+  const idle = new Set<Socket>();
+  parts.http.on('request', ({ socket }, response) => {
+    idle.delete(socket);
+    response.once('close', () => idle.add(socket));
+  });
+  const server = createServer((socket) => accept(socket, parts, idle));
+  const before = process.umask(0o177);
+  try {
+    await listening(server, path);
+  } finally {
+    process.umask(before);
+  }
+  chmodSync(path, 0o600);
+  return { close: () => close(server, parts, idle) };
+}
+
+function listening(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+}
+
+function accept(socket: Socket, parts: SocketParts, idle: Set<Socket>): void {
+  socket.on('error', () => socket.destroy());
+  let stranger: PeerCredentials | undefined;
+  try {
+    stranger = strangerOf(socket, parts.peerOf ?? peerCredentials);
+  } catch {
+    // It has gone again.
+    socket.destroy();
+    return;
+  }
+  if (stranger !== undefined) {
+    parts.log.warn({ ...stranger }, 'a connection to the agent was refused: it is for root alone');
+    socket.destroy();
+    return;
+  }
+  idle.add(socket);
+  socket.once('close', () => idle.delete(socket));
+  socket.once('readable', () => hand(socket, parts, idle));
+}
+
+/** To the protocol that its first bytes are of. */
+function hand(socket: Socket, parts: SocketParts, idle: Set<Socket>): void {
+  const first = socket.read() as Buffer | null;
+  if (first === null) {
+    // Its end came first.
+    socket.destroy();
+    return;
+  }
+  socket.unshift(first);
+  if (first.length < HTTP2.length && HTTP2.subarray(0, first.length).equals(first)) {
+    setTimeout(() => hand(socket, parts, idle), MORE_MS);
+    return;
+  }
+  if (first.subarray(0, HTTP2.length).equals(HTTP2)) {
+    idle.delete(socket);
+    parts.grpc.injectConnection(socket);
+  } else {
+    parts.http.emit('connection', socket);
+  }
+}
+
+/** @returns who it is, when neither root nor the user of this process */
+function strangerOf(socket: Socket, peerOf: (fd: number) => PeerCredentials): PeerCredentials | undefined {
+  // Node has no other way to the descriptor of a connection.
+  const { _handle: handle } = socket as unknown as { readonly _handle?: { readonly fd?: number } | null };
+  const fd = handle?.fd ?? -1;
+  const peer = peerOf(fd);
+  return peer.uid === 0 || peer.uid === process.geteuid?.() ? undefined : peer;
+}
+
+async function close(server: Server, { grpc }: SocketParts, idle: ReadonlySet<Socket>): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  grpc.drain(DRAIN_MS);
+  const endIdle = (): void => idle.forEach((socket) => socket.destroy());
+  // A connection that is kept alive is idle from the end of its call on.
+  const again = setInterval(endIdle, IDLE_POLL_MS);
+  endIdle();
+  await closed;
+  clearInterval(again);
+}
+
+/** Refused or absent: nobody is there. */
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
