@@ -68,7 +68,7 @@ export function addRuntimeCommand(program: Command, cli: Cli): void {
   const uninstall = shared(group.command('uninstall'))
     .summary('remove what `install` has made')
     .description(
-      'Takes the runtimes out of the configuration of containerd, restarts it and removes --dir. Containers that run ' +
+      'Takes the runtimes out of the configuration of containerd, restarts it and empties --dir. Containers that run ' +
         'under them go on and end with the runc of the node. Checkpoints stay.',
     )
     .addOption(jsonOption());

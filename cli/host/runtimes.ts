@@ -1,5 +1,5 @@
 /* What `kybernate runtime` does: the tree, shim and wrapper, containerd's configuration; and all of it back. */
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, rmdirSync, rmSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 
 import { KybernateError } from '../../core/errors.ts';
@@ -100,6 +100,17 @@ export async function installRuntimes(options: InstallOptions): Promise<InstallR
   return { launcher, runc, containerd, ...(version === undefined ? {} : { version }) };
 }
 
+/** In a container it is a mount: then the node keeps an empty directory. Files of others in it stay. */
+function removeEmpty(dir: string): void {
+  try {
+    rmdirSync(dir);
+  } catch (error) {
+    if (!['EBUSY', 'ENOTEMPTY', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? '')) {
+      throw error;
+    }
+  }
+}
+
 /**
  * @returns `left`: versions of the tree that processes still run from; the next call removes them
  * @throws Incompatible containerd does not come back without our runtimes; they are there again
@@ -111,7 +122,8 @@ export async function uninstallRuntimes(options: RuntimesOptions): Promise<{ con
   }
   const left = removeOldVersions(options.dir, undefined);
   if (left.length === 0) {
-    rmSync(options.dir, { recursive: true, force: true });
+    rmSync(join(options.dir, 'versions'), { recursive: true, force: true });
+    removeEmpty(options.dir);
   }
   return { containerd, left };
 }

@@ -1,5 +1,5 @@
 /* The chart: what it renders, what the API server says to it, and that a node is as before when it is gone. */
-import { existsSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { parseAllDocuments } from 'yaml';
@@ -196,7 +196,7 @@ describe('the release', () => {
     await helm(cluster, ['uninstall', RELEASE, '--namespace', NAMESPACE, '--wait', '--timeout', '240s']);
 
     expect(readFileSync(cluster.paths.containerdConfig, 'utf8')).not.toContain('kybernate.toml');
-    expect(existsSync(installDir)).toBe(false);
+    expect(readdirSync(installDir)).toEqual([]);
     expect(await pods.exec(name, 'echo alive')).toBe('alive');
     await pods.remove(name);
     const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster, chartValues(cluster)), '--wait'];

@@ -35,6 +35,11 @@ export function hostPaths({ paths }: Cluster) {
   };
 }
 
+/** Below it the node restores from a path. */
+export function imagesDir({ paths }: Cluster): string {
+  return join(paths.dir, 'images');
+}
+
 async function startTemporalServer({ paths }: Cluster): Promise<void> {
   const { temporal: port, http, metrics } = PORTS;
   const args = serverArgs(paths.dir, 'unused', { port, http, metrics });
@@ -91,7 +96,7 @@ export function chartValues(cluster: Cluster): Record<string, unknown> {
       },
     },
     control: { replicas: 1, resources: {} },
-    node: { resources: {} },
+    node: { resources: {}, extraEnv: [{ name: 'KYBERNATE_RESTORE_ROOTS', value: imagesDir(cluster) }] },
     sidecar: { resources: {} },
   };
 }
@@ -133,6 +138,7 @@ export async function installChart(cluster: Cluster): Promise<void> {
   const [image] = await Promise.all([kybernateImage(), startTemporalServer(cluster), startObjectStore(cluster)]);
   await containerd.ctrOk(['-n', 'k8s.io', 'images', 'import', '--local', image]);
   mkdirSync(hostPaths(cluster).runDir, { mode: 0o711 });
+  mkdirSync(imagesDir(cluster), { mode: 0o700 });
   await cluster.kubectl(['create', 'namespace', NAMESPACE]);
   const secret = Object.entries(KEYS).map(([key, value]) => `--from-literal=${key}=${value}`);
   await cluster.kubectl(['-n', NAMESPACE, 'create', 'secret', 'generic', 's3-keys', ...secret]);
