@@ -13,7 +13,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Containerd, openContainerd } from '../../cli/dev/containerd-client.ts';
 import { endTasks, removeTraces, unmountBelow } from '../../cli/dev/containerd-traces.ts';
 import { type ImageName, importImages } from '../../cli/dev/images.ts';
-import { findDaemon, isAlive, logTail, startDaemon, stopDaemon, stopOwned } from '../../cli/dev/process.ts';
+import {
+  findDaemon,
+  isAlive,
+  logTail,
+  readProcStat,
+  startDaemon,
+  stopDaemon,
+  stopOwned,
+} from '../../cli/dev/process.ts';
 import { waitFor } from '../../cli/dev/wait.ts';
 import { type ProgramName, requireProgram } from '../../cli/setup/programs.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
@@ -34,6 +42,7 @@ import {
 
 export const NODE = 'node-a';
 const PREFIX = 'kyb-kube-';
+const OWNER_FILE = 'owner.json';
 const PAUSE_IMAGE = 'docker.io/kybernate/pause:1' satisfies ImageName;
 const NAMESPACE = 'k8s.io';
 const CGROUPS = '/sys/fs/cgroup';
@@ -161,12 +170,24 @@ function writeFiles(paths: ClusterPaths, token: string): void {
   );
 }
 
-/** Starts the cluster; a few seconds. Whatever was started is ended when it fails. */
-export async function startCluster(): Promise<Cluster> {
-  await requireOwnNetwork();
-  await makeNetwork();
-  const dir = mkdtempSync(join(tmpdir(), PREFIX));
-  const paths: ClusterPaths = {
+/** Ends what killed runs left. A directory without an owner is being made right now, or is not ours. */
+export async function sweepAbandoned(): Promise<void> {
+  for (const name of readdirSync(tmpdir()).filter((entry) => entry.startsWith(PREFIX))) {
+    const dir = join(tmpdir(), name);
+    let owner: { pid: number; startTicks: string };
+    try {
+      owner = JSON.parse(readFileSync(join(dir, OWNER_FILE), 'utf8')) as typeof owner;
+    } catch {
+      continue;
+    }
+    if (!isAlive(owner)) {
+      await openCluster(pathsOf(dir), '').close();
+    }
+  }
+}
+
+function pathsOf(dir: string): ClusterPaths {
+  return {
     dir,
     kubeconfig: join(dir, 'kubeconfig'),
     containerdConfig: join(dir, 'etc/containerd/config.toml'),
@@ -175,6 +196,17 @@ export async function startCluster(): Promise<Cluster> {
     kubeletDir: join(dir, 'kubelet'),
     cgroupRoot: `/${basename(dir)}`,
   };
+}
+
+/** Starts the cluster; a few seconds. Whatever was started is ended when it fails. */
+export async function startCluster(): Promise<Cluster> {
+  await requireOwnNetwork();
+  await sweepAbandoned();
+  await makeNetwork();
+  const dir = mkdtempSync(join(tmpdir(), PREFIX));
+  const startTicks = readProcStat(process.pid)?.startTicks ?? '';
+  writeFileSync(join(dir, OWNER_FILE), JSON.stringify({ pid: process.pid, startTicks }));
+  const paths = pathsOf(dir);
   const token = randomBytes(16).toString('hex');
   writeFiles(paths, token);
   makeCgroups(paths.cgroupRoot);
