@@ -13,6 +13,7 @@ import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http
 import type { AgentOperation } from '../core/contract/agent-operations.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
+import { withinSpan } from '../core/spans.ts';
 import type { AgentGrpcCalls } from './agent-grpc.ts';
 import { readJsonBody, sendJson, sendLines } from './json-http.ts';
 import { sendError } from './wire-errors.ts';
@@ -25,13 +26,13 @@ export interface AgentHttpCalls extends AgentGrpcCalls {
 
 export function agentRequests(calls: AgentHttpCalls, log: Logger): RequestListener {
   return (request, response) => {
-    void (async () => {
+    void withinSpan(request.headers['traceparent']?.toString(), async () => {
       try {
         await answer(calls, request, response);
       } catch (error) {
         sendError(log, request, response, error);
       }
-    })();
+    });
   };
 }
 

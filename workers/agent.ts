@@ -8,6 +8,7 @@ import { checkpointContainerRequest } from '../core/contract/agent-checkpoint.ts
 import { parseInput } from '../core/contract/parse.ts';
 import { completeRestoreRequest, prepareRestoreRequest } from '../core/contract/restore.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
+import { NO_METER, type Meter } from '../core/metrics.ts';
 import type { Logger, Op } from '../core/op.ts';
 import { checkpointForRuntime } from '../engine/agent-checkpoint.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
@@ -18,6 +19,7 @@ import type { PeerCredentials } from '../native/libc/peer.ts';
 import { agentGrpc, injectorOf } from './agent-grpc.ts';
 import { agentRequests, type AgentHttpCalls } from './agent-http.ts';
 import { agentOperations, type AgentOperations, type OperationsDeps } from './agent-operations.ts';
+import { countCheckpoint, countedComplete } from './agent-metrics.ts';
 import { listenForAgents } from './agent-socket.ts';
 import { tracedComplete, tracedPrepare } from './agent-traces.ts';
 
@@ -28,6 +30,8 @@ export interface AgentOptions extends SourceAccess {
   readonly temporal?: { readonly address: string; readonly namespace: string };
   /** absent: calls that start or look for operations are refused */
   readonly operations?: Omit<OperationsDeps, 'node'>;
+  /** absent: nobody counts */
+  readonly meter?: Meter;
   /** instead of asking the kernel, in tests */
   readonly peerOf?: (fd: number) => PeerCredentials;
 }
@@ -82,8 +86,9 @@ export async function startAgent(options: AgentOptions): Promise<AgentServer> {
 }
 
 function callsOf(options: AgentOptions, op: Op): AgentHttpCalls {
-  const { deps, temporal } = options;
-  const { node } = deps.settings;
+  const { deps, temporal, meter = NO_METER } = options;
+  const { settings } = deps;
+  const { node } = settings;
   const operations =
     options.operations === undefined ? noOperations() : agentOperations({ ...options.operations, node }, op);
   return {
@@ -95,14 +100,15 @@ function callsOf(options: AgentOptions, op: Op): AgentHttpCalls {
     },
     completeRestore: async (call, trace) => {
       const word = parseInput(completeRestoreRequest, call);
-      return tracedComplete(deps, word, trace, () => completeRestore(deps, op, word));
+      return tracedComplete(deps, word, trace, () =>
+        countedComplete({ meter, settings }, word, () => completeRestore(deps, op, word)),
+      );
     },
-    checkpointContainer: async (call, gone) =>
-      checkpointForRuntime(
-        deps,
-        { ...op, signal: AbortSignal.any([op.signal, gone]) },
-        parseInput(checkpointContainerRequest, call),
-      ),
+    checkpointContainer: async (call, gone) => {
+      const asked = parseInput(checkpointContainerRequest, call);
+      const signal = AbortSignal.any([op.signal, gone]);
+      return countCheckpoint(meter, await checkpointForRuntime(deps, { ...op, signal }, asked));
+    },
   };
 }
 

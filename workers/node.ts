@@ -117,6 +117,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
     deps: node,
     log,
     temporal,
+    meter,
     operations: { client, catalog, backend },
     ...sourceAccess(deps, op, client),
   });
