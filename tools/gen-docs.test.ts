@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { CLI_ERRORS } from '../cli/exit-codes.ts';
 import { ERRORS } from '../core/errors.ts';
+import { readRows, reasonIn } from '../test/harness/matrix-data.ts';
 import { GENERATED_FILES, currentAndWanted, withSections } from './gen-docs.ts';
 
 describe('the generated tables', () => {
@@ -23,6 +24,15 @@ describe('the generated tables', () => {
   it('are not left out by a slip in a name', () => {
     expect(() => withSections('<!-- generated: y -->\n<!-- end -->', new Map())).toThrow('nobody generates');
   });
+});
+
+it('the reasons of the support matrix have nothing of one run, and stand below it once', () => {
+  const reasons = readRows().flatMap(({ cells }) =>
+    Object.values(cells).flatMap((outcome) => (outcome === 'passed' ? [] : [outcome.refused])),
+  );
+
+  expect(reasons).toEqual(reasons.map(reasonIn));
+  expect(reasons.filter((reason) => /kyb-|node-\w{6}|\bpid \d|process \d/.test(reason))).toEqual([]);
 });
 
 describe('docs/errors.md', () => {

@@ -43,7 +43,7 @@ export const PROGRAMS = {
   containerd: { ...CONTAINERD, versionArgs: ['--version'] },
   'containerd-shim-runc-v2': { ...CONTAINERD, versionArgs: ['-v'] },
   ctr: { ...CONTAINERD, versionArgs: ['--version'] },
-  runc: { package: 'runc', version: '1.5.2', minimum: '1.2', versionArgs: ['--version'], subdir: 'bin' },
+  runc: { package: 'runc', version: '1.5.2', minimum: '1.3', versionArgs: ['--version'], subdir: 'bin' },
   // A CLI built by `go install` calls itself 0.0.0-DEV; the server inside tells its version in both builds.
   temporal: {
     package: 'temporal',

@@ -3,7 +3,7 @@ import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { NodeFacts } from '../../core/contract/checkpoint.ts';
 import { parseCpuinfo } from '../facts.ts';
 import { type Finding, warningTexts } from '../../core/preflight.ts';
-import { type LsmHere, lsmFindings, missingCpuFlags, nodeFindings } from './node.ts';
+import { type LsmHere, lsmFindings, missingCpuFlags, nodeFindings, runcTooOld } from './node.ts';
 
 const HERE: NodeFacts = {
   node: 'n1',
@@ -119,4 +119,16 @@ test.each([
   ['arm64', 'Features\t: fp asimd\nCPU part\t: 0xd0c\n', { cpuModel: '0xd0c', cpuFlags: ['fp', 'asimd'] }],
 ])('the processor of %s is read', (_title, text, expected) => {
   expect(parseCpuinfo(text)).toEqual(expected);
+});
+
+test.each([
+  ['1.1.5', 1],
+  ['1.2.9', 1],
+  ['1.3.0', 0],
+  ['1.5.2+dev', 0],
+])('a runc %s of the node worker is a reason %i times', (version, times) => {
+  const findings = runcTooOld(version);
+
+  expect(findings).toHaveLength(times);
+  expect(findings.every(({ severity, message }) => severity === 'problem' && message.includes(version))).toBe(true);
 });

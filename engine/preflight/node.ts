@@ -3,6 +3,7 @@ import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { NodeFacts } from '../../core/contract/checkpoint.ts';
 import { caution, type Finding, notRecorded, problem } from '../../core/preflight.ts';
 import { compareVersions, MIN_CRIU_VERSION } from '../../native/criu/version.ts';
+import { MIN_RUNC_VERSION } from '../../native/runc/runc.ts';
 
 /** @param was where the checkpoint was taken */
 export function nodeFindings(was: Metadata['node'], is: NodeFacts): Finding[] {
@@ -35,6 +36,20 @@ export function criuTooOld(version: string): Finding[] {
         problem('criu', `CRIU ${version} is too old: ${MIN_CRIU_VERSION} is needed; \`kybernate setup\` installs it`, {
           here: version,
         }),
+      ]
+    : [];
+}
+
+/** Of the engine `runc`: the other one leaves the options to the container's own runtime. */
+export function runcTooOld(version: string): Finding[] {
+  return compareVersions(version, MIN_RUNC_VERSION) < 0
+    ? [
+        problem(
+          'programs',
+          `runc ${version} of the node worker is too old: ${MIN_RUNC_VERSION} is needed to checkpoint a container, ` +
+            'whatever runc the container has; `kybernate setup` installs it',
+          { here: version },
+        ),
       ]
     : [];
 }

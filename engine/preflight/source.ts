@@ -10,7 +10,7 @@ import { canLockByNftables } from '../facts.ts';
 import type { GpuFindings } from '../gpu/analysis.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { hookFindings, type HookUse } from './hooks.ts';
-import { criuTooOld } from './node.ts';
+import { criuTooOld, runcTooOld } from './node.ts';
 import { missingPrograms } from './programs.ts';
 
 /** What runc, CRIU and tar take for themselves beside the workload, roughly. */
@@ -32,6 +32,7 @@ export async function sourceFindings(deps: NodeDeps, { analysis, gpu, nodeFacts,
     ...gpu.refusals.map((message) => problem('gpu', message)),
     ...analysis.refusals.map((message) => problem('workload', message)),
     ...criuTooOld(nodeFacts.criuVersion),
+    ...(hooks?.engine === 'runc' ? runcTooOld(nodeFacts.runcVersion) : []),
     ...(await missingPrograms(deps)),
     ...(await missingNetworkLock(deps, analysis)),
     ...tooLittleMemory(),

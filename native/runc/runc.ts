@@ -34,6 +34,9 @@ export async function readRuncState(root: string, id: string): Promise<RuncState
   return { initHostPid: state.init_process_pid ?? 0, bundle: bundle ?? '', rootfs: state.config?.rootfs ?? '' };
 }
 
+/** The oldest that takes the options of a checkpoint: `--link-remap`, `--tcp-skip-in-flight`. Source: runc, CHANGELOG.md. */
+export const MIN_RUNC_VERSION = '1.3';
+
 /** @returns for example `1.5.2` @throws Incompatible when the program does not run */
 export async function runcVersion(run: Run, runcPath: string): Promise<string> {
   const result = await run(runcPath, ['--version'], { timeoutMs: 10_000 });

@@ -146,8 +146,9 @@ describe('an export', PATIENT, () => {
       },
     });
 
-    const files = await contents(await exportedFiles(await openDirectoryCopy(dir, testOp()), 'cri', undefined));
+    const exported = await exportedFiles(await openDirectoryCopy(dir, testOp()), 'cri', undefined);
 
+    const files = await contents(exported);
     const json = (name: string): unknown => JSON.parse(files.get(name)?.toString() ?? '');
     expect(json('config.dump')).toMatchObject({
       id: 'ab'.repeat(32),
@@ -166,6 +167,20 @@ describe('an export', PATIENT, () => {
     expect(json('status')).toMatchObject({ Version: 'v1', CreatedAt: 1_735_689_600_000_000_000 });
     expect(json('spec.dump')).toMatchObject({ annotations: { 'io.kubernetes.cri.sandbox-name': 'web-0' } });
     expect(files.get('stats-dump')?.toString()).toBe('counted');
+  });
+
+  it.each([
+    ['podman', 'keep', ['--tcp-established']],
+    ['cri', 'keep', ['--tcp close']],
+    ['cri', 'close', []],
+  ] as const)('to %s of one with open connections, tcp: %s, warns of %j', async (format, tcp, words) => {
+    const capture = { ...sampleMetadata('ck', { merkleRoot: '', totalBytes: 0 }).capture, tcp };
+    const dir = await ours({ capture: { ...capture, connectedAddresses: ['127.0.0.1'] } });
+
+    const { warnings } = await exportedFiles(await openDirectoryCopy(dir, testOp()), format, undefined);
+
+    const told = warnings.filter((warning) => warning.includes('TCP'));
+    expect(told).toEqual(words.map((word) => expect.stringContaining(word) as string));
   });
 
   it('as an image is added to a layout, is imported from there', async () => {

@@ -74,7 +74,11 @@ export async function exportedFiles(
     files: files.sort((left, right) => order(left.path) - order(right.path) || (left.path < right.path ? -1 : 1)),
     mtimeS: Math.max(0, Math.floor(Date.parse(metadata.createdAt) / 1000)) || 0,
     metadata,
-    warnings: [...layer.warnings, ...(format === 'podman' ? imageWarnings(input) : [])],
+    warnings: [
+      ...layer.warnings,
+      ...(format === 'podman' ? imageWarnings(input) : []),
+      ...connectionWarning(metadata, format),
+    ],
   };
 }
 
@@ -99,6 +103,17 @@ function refuseForeign({ gpuProcesses, capture, checkpointId }: Metadata): void 
       details: { reasons: [why] },
     });
   }
+}
+
+function connectionWarning({ capture, origin }: Metadata, format: ExportFormat): string[] {
+  if (origin !== undefined || capture.tcp === 'close' || (capture.connectedAddresses ?? []).length === 0) {
+    return [];
+  }
+  return [
+    format === 'podman'
+      ? 'it had open TCP connections: Podman restores it with --tcp-established or --tcp-close'
+      : "it had open TCP connections, which containerd's CRI does not restore: checkpoint with --tcp close",
+  ];
 }
 
 /** Podman wants 64 hexadecimal digits. */

@@ -69,11 +69,7 @@ export class Cri {
     await importImages(containerd, CRI_NAMESPACE, all, env);
     // The plug-in hears of them by events.
     for (const image of all) {
-      const known = (): Promise<boolean> =>
-        started
-          .#call<{ image: object | null }>('ImageStatus', { image: { image } })
-          .then((status) => status.image !== null);
-      await until(`the CRI plug-in to know ${image}`, known);
+      await until(`the CRI plug-in to know ${image}`, async () => (await started.imageId(image)) !== '');
     }
     return started;
   }
@@ -92,6 +88,12 @@ export class Cri {
         (error, response) => (error === null ? resolve(response as Response) : reject(error)),
       );
     });
+  }
+
+  /** `sha256:<digest of its configuration>`, the name that the plug-in gives it; empty when it does not know it. */
+  async imageId(image: string): Promise<string> {
+    const status = await this.#call<{ image: { id: string } | null }>('ImageStatus', { image: { image } });
+    return status.image?.id ?? '';
   }
 
   /** @param handler runtime of its containers: `runc`, `kybernate` */

@@ -24,11 +24,14 @@ export type Outcome = 'passed' | { readonly refused: string };
 /** Built by `npm run matrix`. Modules of 1.2 replace others, which `go install` refuses; Debian has 1.1. */
 export const RUNC_VERSIONS = ['1.3.6', '1.4.3'] as const;
 
+/** The last line of containerd that restores archives of the kubelet; built by `npm run matrix`, too. */
+export const RESTORING_CONTAINERD = '2.3.7';
+
 /** Of an error's message, without what belongs to one run. */
 export function reasonIn(message: string): string {
   return message
     .replace(/^[^]*cannot be checkpointed: /, '')
-    .replace(/; the container was not touched[^]*$/, '')
+    .replace(/; the (?:container|process) was not touched[^]*$/, '')
     .replaceAll(/\bprocess \d+(?: \([^)]*\))?/g, 'a process')
     .replaceAll(/\/tmp\/\S+\//g, '');
 }

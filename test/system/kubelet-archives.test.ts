@@ -46,7 +46,7 @@ beforeAll(async () => {
   // Podman 4.3 makes a name of the path of an image layout: no capitals.
   dir = join(tmpdir(), `kyb-cri-${randomBytes(4).toString('hex')}`);
   mkdirSync(dir);
-  network = await makeNetworkNamespace('kybcri', 21);
+  network = await makeNetworkNamespace(`kyc${randomBytes(3).toString('hex')}`, 21);
   cri = await Cri.start({ dir: join(dir, 'c'), runDir: fromLane('containerd').runDir, images: [PYTHON] });
   const { address } = cri.containerd;
   stack = await Stack.open({ env: { KYBERNATE_CONTAINERD_ADDRESS: address, CONTAINERD_ADDRESS: address } });

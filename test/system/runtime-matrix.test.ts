@@ -11,7 +11,16 @@ import { packageDir, type ProgramName, PROGRAMS, requireProgram } from '../../cl
 import { connectContainerd } from '../../native/containerd/client.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
 import { DOCKER_IMAGES, DockerDaemon } from '../harness/docker.ts';
-import { ALL_KINDS, type Kind, readRows, recordRow, RUNC_VERSIONS } from '../harness/matrix-data.ts';
+import {
+  ALL_KINDS,
+  type Kind,
+  readRows,
+  recordRow,
+  RESTORING_CONTAINERD,
+  RUNC_VERSIONS,
+} from '../harness/matrix-data.ts';
+import { FromKubelet, type Kubelet, startKubelet, ToKubelet } from '../harness/matrix-kubelet.ts';
+import { OnProcess } from '../harness/matrix-process.ts';
 import { type Platform, runCell, WORKLOADS_DIR } from '../harness/matrix.ts';
 import { FromPodman, InPodman, type Source, ToPodman } from '../harness/matrix-podman.ts';
 import { NEWER_PODMAN, newerPodman, Podman } from '../harness/podman.ts';
@@ -183,6 +192,12 @@ function podmanSubjects(is: string, program: () => string): Subject[] {
 
 const SUBJECTS: readonly Subject[] = [
   {
+    platform: 'processes of the host',
+    runtime: `none (CRIU ${version('criu')})`,
+    short: [],
+    make: () => new OnProcess(stack, (serial += 1)),
+  },
+  {
     platform: `containerd ${version('containerd')}`,
     runtime: `runc ${version('runc')}`,
     short: ['tcp'],
@@ -285,4 +300,36 @@ describe.runIf(isWhole)('other versions of runc', () => {
     },
     900_000,
   );
+});
+
+const KUBELETS = [
+  {
+    platform: `CRI of containerd ${version('containerd')}`,
+    runtime: 'its own checkpoint, restored by `kybernate`',
+    restoring: false,
+    make: (kubelet: Kubelet, number: number): Platform => new FromKubelet(kubelet, number),
+  },
+  {
+    platform: `CRI of containerd ${RESTORING_CONTAINERD}`,
+    runtime: 'checkpoint of `kybernate`, restored by containerd',
+    restoring: true,
+    make: (kubelet: Kubelet, number: number): Platform => new ToKubelet(kubelet, number),
+  },
+].filter(({ platform, runtime }) => isWhole && isWanted(platform, runtime));
+
+describe.each(KUBELETS)('$platform: $runtime', ({ platform, runtime, restoring, make }) => {
+  let kubelet: Kubelet;
+
+  beforeAll(async () => {
+    kubelet = await startKubelet(stack, restoring);
+  });
+  afterAll(async () => {
+    await kubelet?.close();
+  });
+
+  it.each(wantedKinds(platform, runtime))('%s', async (kind) => {
+    const outcome = await runCell(make(kubelet, (serial += 1)), kind);
+
+    recordRow({ platform, runtime, cells: { [kind]: outcome } });
+  });
 });
