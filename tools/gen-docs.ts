@@ -28,7 +28,7 @@ import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
 import { PREFLIGHT_CHECKS } from '../core/preflight.ts';
 import { controlEnv, nodeEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
-import { ALL_KINDS, KINDS, type Outcome, readRows } from '../test/harness/matrix-data.ts';
+import { ALL_KINDS, KINDS, type Outcome, readRows, reasonOf } from '../test/harness/matrix-data.ts';
 import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -186,10 +186,11 @@ function matrixTable(): string {
     if (outcome === undefined || outcome === 'passed') {
       return outcome ?? 'not run';
     }
-    if (!reasons.includes(outcome.refused)) {
-      reasons.push(outcome.refused);
+    const reason = reasonOf(outcome);
+    if (!reasons.includes(reason)) {
+      reasons.push(reason);
     }
-    return `refused (${reasons.indexOf(outcome.refused) + 1})`;
+    return `${'refused' in outcome ? 'refused' : 'failed'} (${reasons.indexOf(reason) + 1})`;
   };
   const rows = readRows().map(({ platform, runtime, cells }) => [
     platform,

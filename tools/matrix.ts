@@ -1,5 +1,5 @@
 /*
- * The whole support matrix: builds the versions of runc and Podman that it compares, runs every cell and writes what came out to
+ * The whole support matrix: builds the versions of runc, containerd and Podman that it compares, runs every cell and writes what came out to
  * test/matrix/results.json and docs/support.md.
  *
  * node tools/matrix.ts [<part of platform/runtime>]
@@ -10,12 +10,17 @@ import { join } from 'node:path';
 import { cacheDir } from '../cli/dev/paths.ts';
 import { goInstall, type GoModule } from '../cli/setup/go-install.ts';
 import { packageDir, PROGRAMS, type ProgramSpec } from '../cli/setup/programs.ts';
-import { RUNC_VERSIONS } from '../test/harness/matrix-data.ts';
+import { RESTORING_CONTAINERD, RUNC_VERSIONS } from '../test/harness/matrix-data.ts';
 import { NEWER_PODMAN } from '../test/harness/podman.ts';
 
 const { env } = process;
 const [wanted = 'all'] = process.argv.slice(2);
 const RUNC: GoModule = { packages: ['github.com/opencontainers/runc'], tags: 'seccomp' };
+const CONTAINERD: GoModule = {
+  packages: ['containerd', 'containerd-shim-runc-v2', 'ctr'].map(
+    (name) => `github.com/containerd/containerd/v2/cmd/${name}`,
+  ),
+};
 const PODMAN: GoModule = {
   packages: ['github.com/containers/podman/v5/cmd/podman'],
   // Without the C libraries of what no test needs.
@@ -23,6 +28,7 @@ const PODMAN: GoModule = {
 };
 const versions: ReadonlyArray<readonly [ProgramSpec, string, GoModule]> = [
   ...RUNC_VERSIONS.map((version) => [{ ...PROGRAMS.runc, version }, 'runc', RUNC] as const),
+  [{ ...PROGRAMS.containerd, version: RESTORING_CONTAINERD }, 'containerd', CONTAINERD],
   [NEWER_PODMAN, 'podman', PODMAN],
 ];
 for (const [spec, name, module] of versions) {

@@ -130,5 +130,5 @@ test.each([
   const findings = runcTooOld(version);
 
   expect(findings).toHaveLength(times);
-  expect(findings.every(({ severity, message }) => severity === 'problem' && message.includes(version))).toBe(true);
+  expect(findings.every(({ severity, message }) => severity === 'error' && message.includes(version))).toBe(true);
 });

@@ -170,12 +170,12 @@ describe('an export', PATIENT, () => {
   });
 
   it.each([
-    ['podman', 'keep', ['--tcp-established']],
-    ['cri', 'keep', ['--tcp close']],
-    ['cri', 'close', []],
-  ] as const)('to %s of one with open connections, tcp: %s, warns of %j', async (format, tcp, words) => {
-    const capture = { ...sampleMetadata('ck', { merkleRoot: '', totalBytes: 0 }).capture, tcp };
-    const dir = await ours({ capture: { ...capture, connectedAddresses: ['127.0.0.1'] } });
+    ['podman', ['127.0.0.1'], ['--tcp-established']],
+    ['cri', ['127.0.0.1'], ['has no option for them']],
+    ['cri', [], []],
+  ] as const)('to %s of one with connections of %j warns of %j', async (format, connectedAddresses, words) => {
+    const { capture } = sampleMetadata('ck', { merkleRoot: '', totalBytes: 0 });
+    const dir = await ours({ capture: { ...capture, connectedAddresses: [...connectedAddresses] } });
 
     const { warnings } = await exportedFiles(await openDirectoryCopy(dir, testOp()), format, undefined);
 

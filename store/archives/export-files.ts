@@ -106,13 +106,13 @@ function refuseForeign({ gpuProcesses, capture, checkpointId }: Metadata): void 
 }
 
 function connectionWarning({ capture, origin }: Metadata, format: ExportFormat): string[] {
-  if (origin !== undefined || capture.tcp === 'close' || (capture.connectedAddresses ?? []).length === 0) {
+  if (origin !== undefined || (capture.connectedAddresses ?? []).length === 0) {
     return [];
   }
   return [
     format === 'podman'
       ? 'it had open TCP connections: Podman restores it with --tcp-established or --tcp-close'
-      : "it had open TCP connections, which containerd's CRI does not restore: checkpoint with --tcp close",
+      : "it had open TCP connections: containerd's restore of archives has no option for them, and fails",
   ];
 }
 

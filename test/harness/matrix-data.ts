@@ -18,8 +18,13 @@ export const KINDS = {
 export type Kind = keyof typeof KINDS;
 export const ALL_KINDS = Object.keys(KINDS) as Kind[];
 
-/** `passed`, or why it was refused before the freeze. */
-export type Outcome = 'passed' | { readonly refused: string };
+/** `passed`, or why it was refused before the freeze, or why another engine could not restore it. */
+export type Outcome = 'passed' | { readonly refused: string } | { readonly failed: string };
+
+/** Why it is not `passed`. */
+export function reasonOf(outcome: Exclude<Outcome, 'passed'>): string {
+  return 'refused' in outcome ? outcome.refused : outcome.failed;
+}
 
 /** Built by `npm run matrix`. Modules of 1.2 replace others, which `go install` refuses; Debian has 1.1. */
 export const RUNC_VERSIONS = ['1.3.6', '1.4.3'] as const;

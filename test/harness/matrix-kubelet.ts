@@ -162,8 +162,7 @@ export class ToKubelet extends InPod {
   async checkpoint(): Promise<void> {
     const { stack, cri } = this.kubelet;
     const container = { id: this.id, namespace: CRI_NAMESPACE };
-    // containerd restores no open connection.
-    this.#checkpointId = (await stack.checkpoint(this.id, { container, after: 'stop', tcp: 'close' })).checkpointId;
+    this.#checkpointId = (await stack.checkpoint(this.id, { container, after: 'stop' })).checkpointId;
     await cri.removeAll();
   }
 

@@ -190,6 +190,8 @@ function podmanSubjects(is: string, program: () => string): Subject[] {
   ];
 }
 
+const DEBIAN_RUNC = '1.1.5';
+
 const SUBJECTS: readonly Subject[] = [
   {
     platform: 'processes of the host',
@@ -202,6 +204,12 @@ const SUBJECTS: readonly Subject[] = [
     runtime: `runc ${version('runc')}`,
     short: ['tcp'],
     make: () => new OnContainerd([]),
+  },
+  {
+    platform: `containerd ${version('containerd')}`,
+    runtime: `runc ${DEBIAN_RUNC}; \`kybernate\` with runc ${version('runc')}`,
+    short: [],
+    make: () => new OnContainerd(['--runc-binary', debianRunc()]),
   },
   {
     platform: `containerd ${version('containerd')}, in a user namespace`,
@@ -251,14 +259,18 @@ async function withRunc(path: string, act: () => Promise<void>): Promise<void> {
   }
 }
 
+/** Of Debian 12, unpacked with its Docker. */
+function debianRunc(): string {
+  return join(dirname(requireProgram('docker', process.env)), '../sbin/runc');
+}
+
 /** Of other versions, each for what starts, checkpoints and restores: Debian's, and those that `npm run matrix` has built. */
 function olderRuncs(): Array<readonly [version: string, path: string]> {
-  const debian = join(dirname(requireProgram('docker', process.env)), '../sbin/runc');
   const built = RUNC_VERSIONS.map((is) => [
     is,
     join(packageDir({ ...PROGRAMS.runc, version: is }, process.env), 'bin/runc'),
   ]);
-  return [['1.1.5', debian] as const, ...built.map(([is = '', path = '']) => [is, path] as const)];
+  return [[DEBIAN_RUNC, debianRunc()] as const, ...built.map(([is = '', path = '']) => [is, path] as const)];
 }
 
 function kindsOf({ platform, runtime, short }: Subject): readonly Kind[] {
@@ -328,8 +340,14 @@ describe.each(KUBELETS)('$platform: $runtime', ({ platform, runtime, restoring, 
   });
 
   it.each(wantedKinds(platform, runtime))('%s', async (kind) => {
-    const outcome = await runCell(make(kubelet, (serial += 1)), kind);
+    const outcome = runCell(make(kubelet, (serial += 1)), kind);
 
-    recordRow({ platform, runtime, cells: { [kind]: outcome } });
+    if (restoring && kind === 'tcp') {
+      await expect(outcome).rejects.toThrow('OCI runtime restore failed');
+      const failed = "containerd's restore gives runc no option for TCP connections";
+      recordRow({ platform, runtime, cells: { [kind]: { failed } } });
+    } else {
+      recordRow({ platform, runtime, cells: { [kind]: await outcome } });
+    }
   });
 });
