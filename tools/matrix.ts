@@ -22,6 +22,7 @@ const CONTAINERD: GoModule = {
   ),
 };
 const PODMAN: GoModule = {
+  module: 'github.com/containers/podman/v5',
   packages: ['github.com/containers/podman/v5/cmd/podman'],
   // Without the C libraries of what no test needs.
   tags: 'seccomp,containers_image_openpgp,exclude_graphdriver_btrfs',

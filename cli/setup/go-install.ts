@@ -1,5 +1,5 @@
 /* Programs built by `go install` from published modules into the cache; Go checks every module against its checksum database. */
-import { mkdirSync, renameSync, rmSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { KybernateError } from '../../core/errors.ts';
@@ -11,6 +11,11 @@ export interface GoModule {
   /** without version; the packages are below it */
   readonly packages: readonly string[];
   readonly tags?: string;
+  /**
+   * Module of the packages: they are built as those of a dependency. For modules of which a proxy has versions and no list
+   * of them, which `go install` asks for.
+   */
+  readonly module?: string;
 }
 
 /** Go from PATH, or from where its own instructions put it. */
@@ -33,6 +38,22 @@ export function goProgress(): (line: string) => string {
   };
 }
 
+/** Arguments of go. */
+function buildOf(
+  spec: ProgramSpec,
+  { packages, module }: GoModule,
+  making: string,
+  flags: readonly string[],
+): string[] {
+  if (module === undefined) {
+    return ['install', ...flags, ...packages.map((path) => `${path}@v${spec.version}`)];
+  }
+  const source = join(making, 'source');
+  mkdirSync(source);
+  writeFileSync(join(source, 'go.mod'), `module build.invalid\n\ngo 1.25\n\nrequire ${module} v${spec.version}\n`);
+  return ['-C', source, 'build', '-mod=mod', '-o', `${join(making, spec.subdir)}/`, ...flags, ...packages];
+}
+
 /**
  * Builds the programs of one package folder.
  * Crash: they are built in a folder beside it, which is renamed when all are there.
@@ -49,8 +70,7 @@ export async function goInstall(spec: ProgramSpec, module: GoModule, installatio
   mkdirSync(join(making, spec.subdir), { recursive: true });
   const line = goProgress();
   const flags = ['-v', '-ldflags=-s -w', ...(module.tags === undefined ? [] : [`-tags=${module.tags}`])];
-  const packages = module.packages.map((path) => `${path}@v${spec.version}`);
-  await runLong([go, 'install', ...flags, ...packages], {
+  await runLong([go, ...buildOf(spec, module, making, flags)], {
     env: {
       ...env,
       // runc sets up namespaces in C.
@@ -64,6 +84,7 @@ export async function goInstall(spec: ProgramSpec, module: GoModule, installatio
     logFile,
     onLine: (text) => progress(line(text)),
   });
+  rmSync(join(making, 'source'), { recursive: true, force: true });
   rmSync(target, { recursive: true, force: true });
   renameSync(making, target);
 }
