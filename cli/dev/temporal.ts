@@ -117,7 +117,7 @@ async function startOnFreePorts(options: TemporalOptions): Promise<TemporalServe
     file: requireProgram('temporal', env),
     args: serverArgs(options.inMemory === true ? undefined : dir, namespace, ports),
     // Its own settings must not point the server's CLI to another server or profile.
-    env: { PATH: env['PATH'], HOME: dir },
+    env: { PATH: env['PATH'], HOME: dir, GOGC: env['GOGC'] },
     facts: {
       address: `${LOOPBACK}:${ports.port}`,
       namespace,
