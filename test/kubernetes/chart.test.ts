@@ -1,12 +1,11 @@
 /* The chart: what it renders, what the API server says to it, and that a node is as before when it is gone. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { parseAllDocuments } from 'yaml';
 
 import type { Cluster } from './cluster.ts';
-import { CHART, chartValues, helm, hostPaths, NAMESPACE, RELEASE, writeValues } from './install.ts';
-import { podManifest, Pods } from './pods.ts';
+import { CHART, helm, NAMESPACE, RELEASE, writeValues } from './install.ts';
 import { theCluster } from './provided.ts';
 
 interface Rendered {
@@ -184,24 +183,5 @@ describe('the release', () => {
     await helm(cluster, ['upgrade', RELEASE, CHART, ...flags, '--set', 'logLevel=debug']);
 
     expect(readFileSync(join(cluster.paths.dir, 'containerd.pid'), 'utf8')).toBe(before);
-  });
-
-  it('leaves the node as it was, pods under its runtime included, and can be installed again', async () => {
-    const pods = new Pods(cluster);
-    const { installDir } = hostPaths(cluster);
-    const name = await pods.run(podManifest('stays', 'while :; do sleep 0.2; done'));
-    await pods.untilReady(name);
-    expect(readFileSync(cluster.paths.containerdConfig, 'utf8')).toContain('kybernate.toml');
-
-    await helm(cluster, ['uninstall', RELEASE, '--namespace', NAMESPACE, '--wait', '--timeout', '240s']);
-
-    expect(readFileSync(cluster.paths.containerdConfig, 'utf8')).not.toContain('kybernate.toml');
-    expect(readdirSync(installDir)).toEqual([]);
-    expect(await pods.exec(name, 'echo alive')).toBe('alive');
-    await pods.remove(name);
-    const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster, chartValues(cluster)), '--wait'];
-    await helm(cluster, ['install', RELEASE, CHART, ...flags, '--timeout', '240s']);
-    await pods.untilReady(await pods.run(podManifest('again', 'sleep 1000')));
-    await pods.removeAll();
   });
 });
