@@ -6,7 +6,7 @@ const may = (name, from, allowed, comment) => ({
   severity: 'error',
   from: { path: `^${from}/`, pathNot: T },
   to: {
-    path: '^(core|native|engine|store|activities|workflows|workers|client|shim|cli|tools|test|bench|examples)/',
+    path: '^(core|native|engine|store|activities|workflows|workers|client|operator|shim|cli|tools|test|bench|examples)/',
     pathNot: `^(${allowed.map((path) => (path.includes('/') ? path : `${path}/`)).join('|')})`,
     dependencyTypesNot: ['type-only'],
   },
@@ -16,7 +16,7 @@ const only = (name, moduleRegex, allowedPath, comment) => ({
   comment,
   severity: 'error',
   from: {
-    path: '^(core|native|engine|store|activities|workflows|workers|client|shim|cli)/',
+    path: '^(core|native|engine|store|activities|workflows|workers|client|operator|shim|cli)/',
     pathNot: `${allowedPath}|${T}`,
   },
   to: { path: moduleRegex, dependencyTypesNot: ['type-only'] },
@@ -43,9 +43,10 @@ module.exports = {
     may(
       'workers-layer',
       'workers',
-      ['core', 'native', 'engine', 'store', 'activities', 'client', 'workers'],
+      ['core', 'native', 'engine', 'store', 'activities', 'operator', 'client', 'workers'],
       'workers wire; the agent starts operations by the typed client',
     ),
+    may('operator-layer', 'operator', ['core', 'client', 'operator'], 'the operator starts workflows by the client'),
     may('shim-layer', 'shim', ['core', 'native', 'engine', 'shim'], 'the wrapper is a small bundle'),
     may('client-layer', 'client', ['core', 'client'], 'the typed client starts workflows by name'),
     may(
@@ -88,6 +89,12 @@ module.exports = {
       'node_modules/@temporalio/',
       '^(activities|workflows|workers|client|cli)/',
       'engine and store know no Temporal',
+    ),
+    only(
+      'kubernetes-in-one-place',
+      'node_modules/@kubernetes/',
+      '^(operator/|workers/operator\\.ts$)',
+      'the operator alone speaks to the API server',
     ),
     {
       name: 'wrapper-stays-small',

@@ -29,7 +29,13 @@ import { addTemporalCommand } from './commands/temporal.ts';
 import { addTiersCommand } from './commands/tiers.ts';
 import { addTransferCommand } from './commands/transfer.ts';
 import { addUpCommand } from './commands/up.ts';
-import { addGuardCommand, addRunnerCommand, addSidecarCommand, addWorkerCommand } from './commands/worker.ts';
+import {
+  addGuardCommand,
+  addOperatorCommand,
+  addRunnerCommand,
+  addSidecarCommand,
+  addWorkerCommand,
+} from './commands/worker.ts';
 import { addVerifyCommand } from './commands/verify.ts';
 import { addCancelCommand, addReleaseCommand, addWatchCommand } from './commands/watch.ts';
 import { writeError } from './output.ts';
@@ -86,6 +92,7 @@ export function createProgram(cli: Cli): Command {
   program.commandsGroup('Running Kybernate:');
   addWorkerCommand(program, cli);
   addSidecarCommand(program, cli);
+  addOperatorCommand(program, cli);
   addTemporalCommand(program, cli);
   addRunnerCommand(program);
   addGuardCommand(program);

@@ -3,11 +3,15 @@ import { ApplicationFailure, defaultPayloadConverter } from '@temporalio/common'
 import type { OperationProgress } from '../core/contract/progress.ts';
 import { KybernateError, isErrorType, type ErrorDetails } from '../core/errors.ts';
 
+export type OperationStatus = 'running' | 'completed' | 'failed' | 'cancelled' | 'terminated';
+
 export interface OperationHandle<Result> {
   readonly workflowId: string;
   readonly runId: string;
   /** @throws KybernateError with the type of docs/errors.md; Temporal's own error when cancelled or terminated */
   result(): Promise<Result>;
+  /** Asked of Temporal; needs no worker. */
+  status(): Promise<OperationStatus>;
   /** @returns undefined while no worker answers */
   progress(): Promise<OperationProgress | undefined>;
   /** Asks the operation to stop at its next safe point and to undo what it made. */
@@ -28,12 +32,30 @@ export function operationHandle<Result>(client: Client, workflowId: string, runI
         throw typedError(error);
       }
     },
+    status: () => statusOf(handle),
     progress: () => progressOf(handle),
     async cancel() {
       await handle.cancel();
     },
     release: () => handle.signal('release'),
   };
+}
+
+async function statusOf(handle: WorkflowHandle): Promise<OperationStatus> {
+  const { status } = await handle.describe();
+  switch (status.name) {
+    case 'COMPLETED':
+      return 'completed';
+    case 'FAILED':
+    case 'TIMED_OUT':
+      return 'failed';
+    case 'CANCELLED':
+      return 'cancelled';
+    case 'TERMINATED':
+      return 'terminated';
+    default:
+      return 'running';
+  }
 }
 
 function typedError(error: unknown): unknown {

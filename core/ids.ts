@@ -104,3 +104,8 @@ export function collectGarbageWorkflowId(generation: string): string {
 export function restoreWorkflowId(target: string, generation: string): string {
   return `restore:${target}:${generation}`;
 }
+
+/** Of a Kubernetes object: one workflow for its whole life, whatever becomes of the operator. */
+export function objectWorkflowId(verb: 'checkpoint' | 'deleteCheckpoint', uid: string): string {
+  return `${verb}:kubernetes:${uid}`;
+}

@@ -25,6 +25,7 @@ const FOLDERS = [
   'workflows',
   'workers',
   'client',
+  'operator',
   'shim',
   'cli',
   'tools',

@@ -7,7 +7,19 @@ export const ROOT = join(import.meta.dirname, '..');
 /** Programs of node_modules start with `env node`: it must be the Node of the lock file. */
 export const TOOL_ENV = { ...process.env, PATH: `${join(ROOT, 'node_modules', '.bin')}:${process.env['PATH'] ?? ''}` };
 
-const LAYERED = ['core', 'native', 'engine', 'store', 'activities', 'workflows', 'workers', 'client', 'shim', 'cli'];
+const LAYERED = [
+  'core',
+  'native',
+  'engine',
+  'store',
+  'activities',
+  'workflows',
+  'workers',
+  'client',
+  'operator',
+  'shim',
+  'cli',
+];
 
 export interface CheckStep {
   readonly name: string;

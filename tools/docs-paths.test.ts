@@ -17,7 +17,7 @@ const DOCUMENTS = [
   'docs/support.md',
 ];
 const FOLDERS =
-  'core|native|engine|store|activities|workflows|workers|shim|client|cli|tools|test|examples|changelog|docs';
+  'core|native|engine|store|activities|workflows|workers|shim|client|operator|cli|tools|test|examples|changelog|docs';
 
 describe.each(DOCUMENTS)('%s', (document) => {
   const text = readFileSync(join(ROOT, document), 'utf8');

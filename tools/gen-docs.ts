@@ -5,8 +5,8 @@
  * node tools/gen-docs.ts           writes
  * node tools/gen-docs.ts --check   ends with 1 when something would change
  */
-import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
 import { format, resolveConfig } from 'prettier';
 import * as z from 'zod';
@@ -27,8 +27,9 @@ import { HOOK_EVENTS, type HookEventRow } from '../core/hooks.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
 import { PREFLIGHT_CHECKS } from '../core/preflight.ts';
-import { controlEnv, nodeEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
+import { controlEnv, nodeEnv, operatorEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
 import { ALL_KINDS, KINDS, type Outcome, readRows, reasonOf } from '../test/harness/matrix-data.ts';
+import { crdFiles } from './crds.ts';
 import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -280,7 +281,7 @@ function defaultText(field: Field, required: boolean): string {
 /** Variables whose default is found out on the machine. */
 const FOUND_DEFAULTS: Readonly<Record<string, string>> = { KYBERNATE_NODE: 'host name' };
 
-const READERS = { control: controlEnv, node: nodeEnv, sidecar: sidecarEnv };
+const READERS = { control: controlEnv, node: nodeEnv, sidecar: sidecarEnv, operator: operatorEnv };
 
 function variableTable(): string {
   const described = schemaComments(readFileSync(join(ROOT, 'workers/config.ts'), 'utf8'), 'workerEnv');
@@ -361,6 +362,20 @@ async function main(check: boolean): Promise<number> {
       console.log(`${file} is not current: run node tools/gen-docs.ts`);
     } else {
       writeFileSync(join(ROOT, file), wanted);
+      console.log(`wrote ${file}`);
+    }
+  }
+  for (const [file, wanted] of crdFiles()) {
+    const path = join(ROOT, file);
+    if (existsSync(path) && readFileSync(path, 'utf8') === wanted) {
+      continue;
+    }
+    stale += 1;
+    if (check) {
+      console.log(`${file} is not current: run node tools/gen-docs.ts`);
+    } else {
+      mkdirSync(dirname(path), { recursive: true });
+      writeFileSync(path, wanted);
       console.log(`wrote ${file}`);
     }
   }

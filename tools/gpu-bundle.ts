@@ -61,6 +61,7 @@ const FOLDERS = [
   'workflows',
   'workers',
   'client',
+  'operator',
   'shim',
   'cli',
   'tools',

@@ -162,6 +162,10 @@ export const workerEnv = z.object({
   KYBERNATE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
   /** `host:port` where Prometheus reads [metrics](metrics.md), one for each process; port 0: any; none otherwise */
   KYBERNATE_METRICS_ADDRESS: hostAndPort.optional(),
+  /** namespace of the operator's lease: its own */
+  KYBERNATE_OPERATOR_NAMESPACE: z.string().min(1).default('kybernate'),
+  /** the one namespace whose `Checkpoint` and `Restore` objects the operator handles; those of all otherwise */
+  KYBERNATE_WATCH_NAMESPACE: z.string().min(1).optional(),
   /** programs are looked up there */
   PATH: z.string().default('/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'),
 });
@@ -205,6 +209,12 @@ const OF_EVERY_PROCESS = { KYBERNATE_NODE: true, KYBERNATE_LOG_LEVEL: true, KYBE
 
 export const controlEnv = workerEnv.pick({ ...OF_EVERY_PROCESS, ...OF_THE_STORE, ...OF_ENCRYPTION });
 export type ControlConfig = z.output<typeof controlEnv>;
+
+export const operatorEnv = workerEnv.pick({
+  ...OF_EVERY_PROCESS,
+  KYBERNATE_OPERATOR_NAMESPACE: true,
+  KYBERNATE_WATCH_NAMESPACE: true,
+});
 
 export const sidecarEnv = workerEnv
   .pick({

@@ -28,7 +28,7 @@ const WORKER_HEARTBEAT_MS = 10_000;
 const DURATION_BUCKETS_S = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800];
 
 /** @param process which process speaks. It and the node are of every line that does not say otherwise: none has a key twice. */
-export function createLog(config: ProcessConfig, process: 'control' | 'node' | 'sidecar'): Logger {
+export function createLog(config: ProcessConfig, process: 'control' | 'node' | 'sidecar' | 'operator'): Logger {
   const { KYBERNATE_LOG_LEVEL: level, KYBERNATE_NODE: node } = config;
   return pino({ level, base: null, mixin: () => ({ process, node }) });
 }

@@ -74,6 +74,25 @@ export function addSidecarCommand(program: Command, cli: Cli): void {
   });
 }
 
+export function addOperatorCommand(program: Command, cli: Cli): void {
+  const command = program
+    .command('operator')
+    .summary('Checkpoint and Restore objects of a Kubernetes cluster')
+    .description(
+      'Handles the objects Checkpoint and Restore (kybernate.io/v1alpha1) of a cluster until SIGTERM or Ctrl-C: each ' +
+        'Checkpoint is a workflow, each Restore a pod. Several may run, one of them acts. The cluster is that of the pod ' +
+        'it runs in, or of KUBECONFIG. See docs/operator.md.',
+    );
+  addHelpTexts(command, {
+    examples: [['KYBERNATE_WATCH_NAMESPACE=ml kybernate operator', 'of one namespace']],
+    exitCodes: exitCodesHelp(['Incompatible', 'LockLost']),
+  });
+  command.action(async () => {
+    const { startOperator } = await import('../../workers/operator.ts');
+    await untilStopped(cli, await startOperator({ env: cli.env }));
+  });
+}
+
 /** A second signal changes nothing: the grace time of the shutdown is bounded. */
 async function untilStopped(cli: Cli, worker: RunningWorker): Promise<void> {
   const ignore = cli.terminal.onStop(() => worker.shutdown());

@@ -9,7 +9,7 @@ import { requireProgram } from '../../cli/setup/programs.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { ROOT } from '../../tools/check-steps.ts';
 import { IMAGE_NAME, kybernateImage } from '../../tools/image.ts';
-import { ADDRESSES } from './cluster-config.ts';
+import { ADDRESSES, API_PORT } from './cluster-config.ts';
 import type { Cluster } from './cluster.ts';
 
 export const CHART = join(ROOT, 'helm/kybernate');
@@ -97,6 +97,14 @@ export function chartValues(cluster: Cluster): Record<string, unknown> {
     },
     control: { replicas: 1, resources: {} },
     node: { resources: {}, extraEnv: [{ name: 'KYBERNATE_RESTORE_ROOTS', value: imagesDir(cluster) }] },
+    operator: {
+      resources: {},
+      // Nobody forwards the cluster's service addresses here.
+      extraEnv: [
+        { name: 'KUBERNETES_SERVICE_HOST', value: ADDRESSES.node },
+        { name: 'KUBERNETES_SERVICE_PORT', value: String(API_PORT) },
+      ],
+    },
     sidecar: { resources: {} },
   };
 }
@@ -124,7 +132,7 @@ export function writeValues(cluster: Cluster, values: Record<string, unknown> = 
 /** What somebody looks at when an installation does not come to its end. */
 export async function explain(cluster: Cluster): Promise<string> {
   const ask = (...args: string[]): Promise<string> => cluster.kubectl(['-n', NAMESPACE, ...args]).catch(String);
-  const logs = ['node', 'sidecar', 'control'].map((name) =>
+  const logs = ['node', 'sidecar', 'control', 'operator'].map((name) =>
     ask('logs', '-l', `app.kubernetes.io/component=${name}`, '--all-containers', '--tail=15', '--prefix'),
   );
   return [await ask('get', 'pods', '-o', 'wide'), await ask('describe', 'pods'), ...(await Promise.all(logs))].join(

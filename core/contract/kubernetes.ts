@@ -1,0 +1,141 @@
+/*
+ * The Kubernetes objects `Checkpoint` and `Restore` (kybernate.io/v1alpha1): what users write in `spec`, what the
+ * operator tells in `status`. The CRDs of the chart are made from these schemas.
+ */
+import * as z from 'zod';
+import { checkpointInput } from './checkpoint.ts';
+import { checkpointId, durationMs, nodeName } from './common.ts';
+
+export const API_GROUP = 'kybernate.io';
+export const API_VERSION = 'v1alpha1';
+
+const objectName = z
+  .string()
+  .max(253)
+  .regex(/^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$/, 'a name of a Kubernetes object');
+const containerName = z
+  .string()
+  .max(63)
+  .regex(/^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/, 'a name of a container in a pod');
+
+const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = checkpointInput.shape;
+
+export const kubernetesCheckpointSpec = z.strictObject({
+  /** pod of the same namespace whose container is captured */
+  pod: objectName,
+  /** its name in the pod; the only one otherwise */
+  container: containerName.optional(),
+  /** id of the checkpoint; `<namespace>-<name>-<8 digits of the object's uid>` otherwise */
+  checkpointId: checkpointId.optional(),
+  /** what happens to the source: `resume`, `hold` (frozen until `holdBudgetMs` is over), `stop` */
+  after,
+  /** how far the checkpoint must have come before the object is ready: `local`, `remote`, `verified` */
+  durability,
+  /** `runc`: beside containerd, with our options; `containerd`: through Tasks.Checkpoint and the shim */
+  engine,
+  /** what becomes of open TCP connections: `keep` captures them, `close` closes them at a restore */
+  tcp,
+  /** longest time that the workload may stand still */
+  freezeBudgetMs,
+  /** longest time that `hold` keeps the workload frozen */
+  holdBudgetMs,
+  /** what holds for processes that use a GPU */
+  gpu,
+  /** program of the container that exits with 0 while the workload is well; asked when it was let go */
+  health,
+  /** free text pairs kept with the checkpoint, for `kybernate ls` */
+  labels,
+  /** how long to wait for the pod to exist and to run before the object fails */
+  podWaitMs: durationMs.default(300_000),
+  /** `Delete`: with this object the checkpoint goes too, from the store and from the node that made it */
+  deletionPolicy: z.enum(['Retain', 'Delete']).default('Retain'),
+});
+export type KubernetesCheckpointSpec = z.output<typeof kubernetesCheckpointSpec>;
+
+export const kubernetesRestoreSpec = z
+  .strictObject({
+    /** `Checkpoint` of the same namespace; the restore waits until it is ready */
+    checkpoint: objectName.optional(),
+    /** in its place the id of a checkpoint, as `kybernate ls` shows it; needs `template` */
+    checkpointId: checkpointId.optional(),
+    /** name of the pod that is made; that of this object otherwise */
+    pod: objectName.optional(),
+    /** container that is restored; that of the checkpoint otherwise, or the only one of the template */
+    container: containerName.optional(),
+    /** pod template (`metadata.labels`, `metadata.annotations`, `spec`); that of the checkpointed pod otherwise */
+    template: z.record(z.string(), z.unknown()).optional(),
+    /** node on which the pod is to run; the scheduler chooses otherwise */
+    node: nodeName.optional(),
+    /** runtime class of the pod; that of the template otherwise, else `kybernate`, or `kybernate-gpu` with a GPU */
+    runtimeClassName: objectName.optional(),
+    /** what becomes of TCP connections that were open at the checkpoint */
+    tcp: z.enum(['keep', 'close']).default('close'),
+    /** what to do when the state cannot be brought back: `fail`, or start the container afresh */
+    onFailure: z.enum(['fail', 'cold-start']).default('fail'),
+    /** how long the pod may take until it is ready, from its making on */
+    readyWaitMs: durationMs.default(900_000),
+  })
+  .refine((spec) => (spec.checkpoint === undefined) !== (spec.checkpointId === undefined), {
+    message: 'give either checkpoint or checkpointId',
+    path: ['checkpoint'],
+  })
+  .refine((spec) => spec.checkpointId === undefined || spec.template !== undefined, {
+    message: 'a checkpointId needs a template of the pod: only a Checkpoint object knows its source',
+    path: ['template'],
+  });
+export type KubernetesRestoreSpec = z.output<typeof kubernetesRestoreSpec>;
+
+/** As `metav1.Condition`. */
+export const condition = z.strictObject({
+  type: z.string(),
+  status: z.enum(['True', 'False', 'Unknown']),
+  /** an error type of docs/errors.md, or one word in camel case */
+  reason: z.string(),
+  message: z.string(),
+  /** RFC 3339 */
+  lastTransitionTime: z.string(),
+  observedGeneration: z.int().optional(),
+});
+export type Condition = z.output<typeof condition>;
+
+export const kubernetesCheckpointStatus = z.strictObject({
+  /** `Pending`, `Running`, `Ready`, `Failed` or `Cancelled`; the last three are final */
+  phase: z.enum(['Pending', 'Running', 'Ready', 'Failed', 'Cancelled']),
+  /** what the operation does now: a phase of docs/operations.md */
+  step: z.string().optional(),
+  /** workflow that does it */
+  workflowId: z.string().optional(),
+  checkpointId: z.string().optional(),
+  /** container of the pod that was captured */
+  container: z.string().optional(),
+  node: z.string().optional(),
+  /** how long the workload stood still */
+  freezeMs: z.number().optional(),
+  /** size of all files of the checkpoint */
+  totalBytes: z.int().optional(),
+  /** what was sent to the store */
+  storedBytes: z.int().optional(),
+  /** manifest in the store */
+  remote: z.string().optional(),
+  gpuProcesses: z.int().optional(),
+  startedAt: z.string().optional(),
+  completedAt: z.string().optional(),
+  /** of the pod at the checkpoint, without what belongs to that one pod: a `Restore` makes its pod of it */
+  podTemplate: z.record(z.string(), z.unknown()).optional(),
+  conditions: z.array(condition).optional(),
+});
+export type KubernetesCheckpointStatus = z.output<typeof kubernetesCheckpointStatus>;
+
+export const kubernetesRestoreStatus = z.strictObject({
+  /** `Pending`, `Restoring`, `Ready`, `Failed` or `Cancelled`; the last three are final */
+  phase: z.enum(['Pending', 'Restoring', 'Ready', 'Failed', 'Cancelled']),
+  checkpointId: z.string().optional(),
+  pod: z.string().optional(),
+  podUid: z.string().optional(),
+  container: z.string().optional(),
+  node: z.string().optional(),
+  startedAt: z.string().optional(),
+  completedAt: z.string().optional(),
+  conditions: z.array(condition).optional(),
+});
+export type KubernetesRestoreStatus = z.output<typeof kubernetesRestoreStatus>;

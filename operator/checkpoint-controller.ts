@@ -1,0 +1,234 @@
+/*
+ * One `Checkpoint` object is one workflow `checkpoint`, whose id is made of the object's uid: the operator may die
+ * between any two calls, and its next turn finds the same workflow. The object is never started twice; one that failed
+ * stays failed, and another attempt is another object.
+ */
+import type { V1Pod } from '@kubernetes/client-node';
+import type { CheckpointRequest } from '../core/contract/checkpoint.ts';
+import {
+  kubernetesCheckpointSpec,
+  type Condition,
+  type KubernetesCheckpointSpec,
+  type KubernetesCheckpointStatus,
+} from '../core/contract/kubernetes.ts';
+import { parseInput } from '../core/contract/parse.ts';
+import { KybernateError, isKybernateError } from '../core/errors.ts';
+import { objectWorkflowId } from '../core/ids.ts';
+import type { Cluster, ObjectRef } from './cluster.ts';
+import { FINALIZER, identityOf, readyCondition, type CheckpointObject, type Identity } from './objects.ts';
+import type { CheckpointState, Operations } from './operations.ts';
+import { containerOfPod, templateOf } from './pods.ts';
+
+export interface ControllerDeps {
+  readonly cluster: Cluster;
+  readonly operations: Operations;
+  readonly now: () => Date;
+}
+
+/** Between two looks at a workflow that runs. */
+const LOOK_MS = 2_000;
+/** Between two looks for a pod that is not there yet. */
+const POD_LOOK_MS = 3_000;
+
+const FINAL: ReadonlySet<KubernetesCheckpointStatus['phase']> = new Set(['Ready', 'Failed', 'Cancelled']);
+
+/** One turn. @returns ms until the next one; undefined: not before the object changes */
+export async function handleCheckpoint(deps: ControllerDeps, object: CheckpointObject): Promise<number | undefined> {
+  const identity = identityOf(object);
+  if (identity.isDeleted) {
+    return endCheckpoint(deps, object, identity);
+  }
+  if (object.status !== undefined && FINAL.has(object.status.phase)) {
+    return undefined;
+  }
+  if (!identity.finalizers.includes(FINALIZER)) {
+    await deps.cluster.setFinalizers(
+      refOf(identity),
+      [...identity.finalizers, FINALIZER],
+      object.metadata?.resourceVersion,
+    );
+  }
+  const turn: Turn = {
+    deps,
+    identity,
+    status: object.status,
+    workflowId: objectWorkflowId('checkpoint', identity.uid),
+  };
+  try {
+    const spec = parseInput(kubernetesCheckpointSpec, object.spec);
+    const state = await deps.operations.look(turn.workflowId);
+    return await (state.state === 'unknown' ? begin(turn, spec) : tell(turn, state));
+  } catch (error) {
+    if (isKybernateError(error, 'InvalidInput')) {
+      return write(turn, { phase: 'Failed' }, { status: 'False', reason: error.type, message: error.message });
+    }
+    throw error;
+  }
+}
+
+interface Turn {
+  readonly deps: ControllerDeps;
+  readonly identity: Identity;
+  readonly status: KubernetesCheckpointStatus | undefined;
+  readonly workflowId: string;
+}
+
+/** Starts the workflow once the pod runs. */
+async function begin(turn: Turn, spec: KubernetesCheckpointSpec): Promise<number | undefined> {
+  const { deps, identity, workflowId } = turn;
+  const pod = await deps.cluster.pod(identity.namespace, spec.pod);
+  const name = pod === undefined ? spec.container : containerOfPod(pod, spec.container);
+  const why = whyNotYet(pod, spec.pod, name);
+  const node = pod?.spec?.nodeName;
+  if (pod === undefined || name === undefined || node === undefined || why !== undefined) {
+    const condition = { status: 'False', ...(why ?? { reason: 'ContainerNotRunning', message: '' }) } as const;
+    const isLate = deps.now().getTime() - identity.createdAt.getTime() > spec.podWaitMs;
+    await write(turn, { phase: isLate ? 'Failed' : 'Pending' }, condition);
+    return isLate ? undefined : POD_LOOK_MS;
+  }
+  const checkpointId = spec.checkpointId ?? defaultCheckpointId(identity);
+  await deps.operations.startCheckpoint(workflowId, requestOf(spec, { identity, node, container: name, checkpointId }));
+  const started = {
+    phase: 'Running',
+    workflowId,
+    checkpointId,
+    node,
+    container: name,
+    startedAt: deps.now().toISOString(),
+    podTemplate: templateOf(pod),
+  } as const;
+  await write(turn, started, { status: 'False', reason: 'Running', message: `workflow ${workflowId} has begun` });
+  return LOOK_MS;
+}
+
+function whyNotYet(
+  pod: V1Pod | undefined,
+  podName: string,
+  container: string | undefined,
+): Pick<Condition, 'reason' | 'message'> | undefined {
+  if (pod === undefined) {
+    return { reason: 'ContainerNotFound', message: `there is no pod ${podName}; waiting for it` };
+  }
+  const status = pod.status?.containerStatuses?.find(({ name }) => name === container);
+  if (status?.state?.running === undefined) {
+    const message = `container ${container} of pod ${podName} does not run (${pod.status?.phase}); waiting for it`;
+    return { reason: 'ContainerNotRunning', message };
+  }
+  return undefined;
+}
+
+function requestOf(
+  spec: KubernetesCheckpointSpec,
+  {
+    identity,
+    node,
+    container,
+    checkpointId,
+  }: {
+    readonly identity: Identity;
+    readonly node: string;
+    readonly container: string;
+    readonly checkpointId: string;
+  },
+): CheckpointRequest {
+  const { pod, after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = spec;
+  return {
+    node,
+    container: { pod: { namespace: identity.namespace, name: pod, container } },
+    checkpointId,
+    after,
+    durability,
+    engine,
+    tcp,
+    freezeBudgetMs,
+    holdBudgetMs,
+    gpu,
+    ...(health === undefined ? {} : { health }),
+    labels,
+  };
+}
+
+/** Unique by the uid, telling by the names; the longest id has 96 characters. */
+function defaultCheckpointId({ namespace, name, uid }: Identity): string {
+  return `${`${namespace}-${name}`.slice(0, 87)}-${uid.slice(0, 8)}`;
+}
+
+/** Writes what the workflow has come to. */
+async function tell(turn: Turn, state: Exclude<CheckpointState, { state: 'unknown' }>): Promise<number | undefined> {
+  switch (state.state) {
+    case 'running': {
+      const message = state.step === undefined ? 'no control worker answers' : `the workflow is ${state.step}`;
+      const step = state.step === undefined ? {} : { step: state.step };
+      await write(turn, { phase: 'Running', ...step }, { status: 'False', reason: 'Running', message });
+      return LOOK_MS;
+    }
+    case 'completed': {
+      const { checkpointId, node, freezeMs, bytes, remote, gpuProcesses, warnings, source } = state.result;
+      const facts = {
+        checkpointId,
+        node,
+        freezeMs: Math.round(freezeMs * 10) / 10,
+        totalBytes: bytes.total,
+        storedBytes: bytes.stored,
+        gpuProcesses,
+        ...(remote === undefined ? {} : { remote }),
+      };
+      const message = [`${state.result.durability}; the source is ${source}`, ...warnings].join('; ');
+      return write(turn, { phase: 'Ready', ...facts }, { status: 'True', reason: 'Ready', message });
+    }
+    case 'failed':
+      return write(turn, { phase: 'Failed' }, { status: 'False', reason: state.type, message: state.message });
+    default:
+      return write(
+        turn,
+        { phase: 'Cancelled' },
+        { status: 'False', reason: 'Cancelled', message: `the workflow was ${state.state}` },
+      );
+  }
+}
+
+async function write(
+  { deps, identity, status, workflowId }: Turn,
+  change: Partial<KubernetesCheckpointStatus> & Pick<KubernetesCheckpointStatus, 'phase'>,
+  condition: Pick<Condition, 'status' | 'reason' | 'message'>,
+): Promise<undefined> {
+  const now = deps.now().toISOString();
+  const conditions = readyCondition(status?.conditions, condition, { generation: identity.generation, now });
+  const isFinal = FINAL.has(change.phase);
+  const known = change.phase === 'Pending' ? {} : { workflowId };
+  // A merge patch takes away what is null.
+  const next = { ...known, ...change, conditions, ...(isFinal ? { step: null, completedAt: now } : {}) };
+  if (!isWritten(status, next)) {
+    await deps.cluster.patchStatus(refOf(identity), next);
+  }
+}
+
+/** Every write wakes every watcher, so what is there already is not written again. */
+function isWritten(status: object | undefined, next: object): boolean {
+  const before = new Map<string, unknown>(Object.entries(status ?? {}));
+  return Object.entries(next).every(([name, value]) => JSON.stringify(before.get(name)) === JSON.stringify(value));
+}
+
+/** The object is to go: what runs is cancelled and waited for. */
+async function endCheckpoint(
+  { cluster, operations }: ControllerDeps,
+  object: CheckpointObject,
+  identity: Identity,
+): Promise<number | undefined> {
+  if (!identity.finalizers.includes(FINALIZER)) {
+    return undefined;
+  }
+  const workflowId = objectWorkflowId('checkpoint', identity.uid);
+  const { state } = await operations.look(workflowId);
+  if (state === 'running') {
+    await operations.cancel(workflowId);
+    return LOOK_MS;
+  }
+  const left = identity.finalizers.filter((name) => name !== FINALIZER);
+  await cluster.setFinalizers(refOf(identity), left, object.metadata?.resourceVersion);
+  return undefined;
+}
+
+function refOf({ namespace, name }: Identity): ObjectRef {
+  return { kind: 'Checkpoint', namespace, name };
+}

@@ -1,0 +1,85 @@
+/* What the operator asks of the apiserver; tests give literal objects in its place. */
+import {
+  ApiException,
+  CoreV1Api,
+  CustomObjectsApi,
+  PatchStrategy,
+  setHeaderOptions,
+  type KubeConfig,
+  type V1Pod,
+} from '@kubernetes/client-node';
+import { API_GROUP, API_VERSION } from '../core/contract/kubernetes.ts';
+import { PLURALS, type CheckpointObject, type Kind } from './objects.ts';
+
+export interface ObjectRef {
+  readonly kind: Kind;
+  readonly namespace: string;
+  readonly name: string;
+}
+
+export interface Cluster {
+  /** @returns undefined when there is none */
+  pod(namespace: string, name: string): Promise<V1Pod | undefined>;
+  /** @returns undefined when one of this name is there already */
+  createPod(namespace: string, pod: V1Pod): Promise<V1Pod | undefined>;
+  /** Of this uid only; one that is gone is as good as deleted. */
+  deletePod(namespace: string, name: string, uid: string): Promise<void>;
+  /** @returns undefined when there is none */
+  checkpoint(namespace: string, name: string): Promise<CheckpointObject | undefined>;
+  /** An object that is gone is left alone. */
+  patchStatus(ref: ObjectRef, status: object): Promise<void>;
+  /** Replaces the list, if nobody has changed the object since. @throws ApiException 409 somebody has */
+  setFinalizers(ref: ObjectRef, finalizers: readonly string[], resourceVersion: string | undefined): Promise<void>;
+}
+
+const MERGE = setHeaderOptions('Content-Type', PatchStrategy.MergePatch);
+
+export function clusterOf(config: KubeConfig): Cluster {
+  const core = config.makeApiClient(CoreV1Api);
+  const custom = config.makeApiClient(CustomObjectsApi);
+  const place = ({ kind, namespace, name }: ObjectRef): Place => ({
+    group: API_GROUP,
+    version: API_VERSION,
+    plural: PLURALS[kind],
+    namespace,
+    name,
+  });
+  return {
+    pod: (namespace, name) => unless(404, core.readNamespacedPod({ namespace, name })),
+    createPod: (namespace, body) => unless(409, core.createNamespacedPod({ namespace, body })),
+    async deletePod(namespace, name, uid) {
+      // 409: another pod has this name by now.
+      await unless(409, unless(404, core.deleteNamespacedPod({ namespace, name, body: { preconditions: { uid } } })));
+    },
+    checkpoint: (namespace, name) =>
+      unless(404, custom.getNamespacedCustomObject(place({ kind: 'Checkpoint', namespace, name }))) as Promise<
+        CheckpointObject | undefined
+      >,
+    async patchStatus(ref, status) {
+      await unless(404, custom.patchNamespacedCustomObjectStatus({ ...place(ref), body: { status } }, MERGE));
+    },
+    async setFinalizers(ref, finalizers, resourceVersion) {
+      const body = { metadata: { finalizers, ...(resourceVersion === undefined ? {} : { resourceVersion }) } };
+      await unless(404, custom.patchNamespacedCustomObject({ ...place(ref), body }, MERGE));
+    },
+  };
+}
+
+interface Place {
+  readonly group: string;
+  readonly version: string;
+  readonly plural: string;
+  readonly namespace: string;
+  readonly name: string;
+}
+
+async function unless<Result>(code: number, call: Promise<Result>): Promise<Result | undefined> {
+  try {
+    return await call;
+  } catch (error) {
+    if (error instanceof ApiException && error.code === code) {
+      return undefined;
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,271 @@
+import type { V1Pod } from '@kubernetes/client-node';
+import { beforeEach, describe, expect, it } from 'vitest';
+import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+import { handleCheckpoint } from './checkpoint-controller.ts';
+import type { Cluster } from './cluster.ts';
+import { FINALIZER, type CheckpointObject, type RestoreObject } from './objects.ts';
+import type { CheckpointState, Operations } from './operations.ts';
+import { RESTORE_LABEL } from './pods.ts';
+import { handleRestore } from './restore-controller.ts';
+
+const UID = '11111111-2222-3333-4444-555555555555';
+const NOW = new Date('2026-11-22T04:00:00Z');
+
+let checkpoint: CheckpointObject | undefined;
+let restore: RestoreObject;
+let pods: Map<string, V1Pod>;
+let state: CheckpointState;
+let started: Array<readonly [string, CheckpointRequest]>;
+let cancelled: string[];
+let deleted: string[];
+
+const cluster: Cluster = {
+  pod: (_namespace, name) => Promise.resolve(pods.get(name)),
+  createPod: (_namespace, pod) => {
+    const name = pod.metadata?.name ?? '';
+    if (pods.has(name)) {
+      return Promise.resolve(undefined);
+    }
+    const made = { ...pod, metadata: { ...pod.metadata, uid: 'pod-uid' } };
+    pods.set(name, made);
+    return Promise.resolve(made);
+  },
+  deletePod: (_namespace, name) => {
+    deleted.push(name);
+    return Promise.resolve();
+  },
+  checkpoint: () => Promise.resolve(checkpoint),
+  patchStatus: ({ kind }, status) => {
+    // As a merge patch does it: null takes away.
+    const merge = <Status extends object>(before: Status | undefined): Status =>
+      Object.fromEntries(Object.entries({ ...before, ...status }).filter(([, value]) => value !== null)) as Status;
+    if (kind === 'Checkpoint' && checkpoint !== undefined) {
+      checkpoint = { ...checkpoint, status: merge(checkpoint.status as object | undefined) as never };
+    } else {
+      restore = { ...restore, status: merge(restore.status as object | undefined) as never };
+    }
+    return Promise.resolve();
+  },
+  setFinalizers: ({ kind }, finalizers) => {
+    if (kind === 'Checkpoint' && checkpoint !== undefined) {
+      checkpoint = { ...checkpoint, metadata: { ...checkpoint.metadata, finalizers: [...finalizers] } };
+    } else {
+      restore = { ...restore, metadata: { ...restore.metadata, finalizers: [...finalizers] } };
+    }
+    return Promise.resolve();
+  },
+};
+
+const operations: Operations = {
+  startCheckpoint: (workflowId, request) => {
+    started.push([workflowId, request]);
+    state = { state: 'running', step: 'probing' };
+    return Promise.resolve();
+  },
+  look: () => Promise.resolve(state),
+  cancel: (workflowId) => {
+    cancelled.push(workflowId);
+    state = { state: 'cancelled' };
+    return Promise.resolve();
+  },
+};
+
+const deps = { cluster, operations, now: () => NOW };
+
+function runningPod(name: string, containers: readonly string[] = ['app']): V1Pod {
+  return {
+    metadata: { name, uid: 'u', labels: { app: 'x' }, annotations: { note: 'kept' } },
+    spec: {
+      nodeName: 'node-a',
+      containers: containers.map((one) => ({
+        name: one,
+        image: 'i',
+        volumeMounts: [
+          { name: 'kube-api-access-abcde', mountPath: '/token' },
+          { name: 'data', mountPath: '/data' },
+        ],
+      })),
+      volumes: [{ name: 'kube-api-access-abcde' }, { name: 'data', emptyDir: {} }],
+    },
+    status: {
+      phase: 'Running',
+      containerStatuses: containers.map((one) => ({
+        name: one,
+        image: 'i',
+        imageID: '',
+        ready: true,
+        restartCount: 0,
+        state: { running: {} },
+      })),
+    },
+  };
+}
+
+function newObject(spec: object, more: object = {}): { metadata: object; spec: object } {
+  return {
+    metadata: { namespace: 'ml', name: 'nightly', uid: UID, generation: 1, creationTimestamp: NOW, ...more },
+    spec,
+  };
+}
+
+const turn = (): Promise<number | undefined> => handleCheckpoint(deps, checkpoint ?? {});
+
+beforeEach(() => {
+  checkpoint = newObject({ pod: 'llm' });
+  restore = newObject({ checkpoint: 'nightly' }, { name: 'llm-b' });
+  pods = new Map([['llm', runningPod('llm')]]);
+  state = { state: 'unknown' };
+  started = [];
+  cancelled = [];
+  deleted = [];
+});
+
+describe('a Checkpoint', () => {
+  it('starts one workflow, named after its uid, of the only container of its pod', async () => {
+    await turn();
+    await turn();
+
+    expect(started.map(([id]) => id)).toEqual([`checkpoint:kubernetes:${UID}`]);
+    expect(started[0]?.[1]).toMatchObject({
+      node: 'node-a',
+      container: { pod: { namespace: 'ml', name: 'llm', container: 'app' } },
+      checkpointId: 'ml-nightly-11111111',
+    });
+    expect(checkpoint?.metadata?.finalizers).toEqual([FINALIZER]);
+    expect(checkpoint?.status).toMatchObject({ phase: 'Running', step: 'probing', node: 'node-a', container: 'app' });
+  });
+
+  it('keeps a template of its pod without its node and its token', async () => {
+    await turn();
+
+    const { spec } = checkpoint?.status?.podTemplate as V1Pod;
+    expect(spec?.nodeName).toBeUndefined();
+    expect(spec?.volumes).toEqual([{ name: 'data', emptyDir: {} }]);
+    expect(spec?.containers[0]?.volumeMounts).toEqual([{ name: 'data', mountPath: '/data' }]);
+  });
+
+  it('waits for its pod, and fails when that does not come in time', async () => {
+    pods.clear();
+
+    expect(await turn()).toBeGreaterThan(0);
+    expect(checkpoint?.status?.phase).toBe('Pending');
+    const late = { ...deps, now: () => new Date(NOW.getTime() + 301_000) };
+    expect(await handleCheckpoint(late, checkpoint ?? {})).toBeUndefined();
+
+    expect(checkpoint?.status).toMatchObject({ phase: 'Failed', conditions: [{ reason: 'ContainerNotFound' }] });
+    expect(started).toEqual([]);
+  });
+
+  it('fails when the container is one of several and not named', async () => {
+    pods.set('llm', runningPod('llm', ['app', 'proxy']));
+
+    await turn();
+
+    expect(checkpoint?.status?.conditions?.[0]).toMatchObject({
+      status: 'False',
+      reason: 'InvalidInput',
+      message: expect.stringContaining('app, proxy') as string,
+    });
+  });
+
+  it('tells the error type of a workflow that failed, and is not tried again', async () => {
+    state = { state: 'failed', type: 'DiskFull', message: 'no room' };
+
+    await turn();
+    state = { state: 'unknown' };
+    await turn();
+
+    expect(checkpoint?.status).toMatchObject({
+      phase: 'Failed',
+      conditions: [{ reason: 'DiskFull', message: 'no room' }],
+    });
+    expect(started).toEqual([]);
+  });
+
+  it('is ready with what the workflow found', async () => {
+    await turn();
+    const result = { checkpointId: 'c', node: 'node-a', freezeMs: 12.34, bytes: { total: 5, stored: 3 } };
+    const rest = { gpuProcesses: 0, warnings: [], source: 'running', durability: 'remote', remote: 's3://b/c' };
+    state = { state: 'completed', result: { ...result, ...rest } as unknown as CheckpointResult };
+
+    expect(await turn()).toBeUndefined();
+
+    expect(checkpoint?.status).toMatchObject({ phase: 'Ready', freezeMs: 12.3, totalBytes: 5, remote: 's3://b/c' });
+    expect(checkpoint?.status).not.toHaveProperty('step');
+    expect(checkpoint?.status?.conditions?.[0]?.status).toBe('True');
+  });
+
+  it('that is deleted cancels its workflow, and goes when that has ended', async () => {
+    await turn();
+    checkpoint = { ...checkpoint, metadata: { ...checkpoint?.metadata, deletionTimestamp: NOW } };
+
+    expect(await turn()).toBeGreaterThan(0);
+    expect(checkpoint.metadata?.finalizers).toEqual([FINALIZER]);
+    await turn();
+
+    expect(cancelled).toEqual([`checkpoint:kubernetes:${UID}`]);
+    expect(checkpoint.metadata?.finalizers).toEqual([]);
+  });
+});
+
+describe('a Restore', () => {
+  const ready = { phase: 'Ready', checkpointId: 'ck', container: 'app', gpuProcesses: 1 } as const;
+  const restoreTurn = (): Promise<number | undefined> => handleRestore(deps, restore);
+
+  it('waits until its checkpoint is ready', async () => {
+    expect(await restoreTurn()).toBeGreaterThan(0);
+
+    expect(restore.status).toMatchObject({ phase: 'Pending', conditions: [{ reason: 'CheckpointNotReady' }] });
+  });
+
+  it('makes one pod like the source, which names the checkpoint', async () => {
+    checkpoint = { ...checkpoint, status: { ...ready, podTemplate: { spec: { containers: [{ name: 'app' }] } } } };
+
+    await restoreTurn();
+    await restoreTurn();
+
+    const pod = pods.get('llm-b');
+    expect(pod?.metadata?.annotations).toMatchObject({ 'kybernate.io/restore-from.app': 'ck' });
+    expect(pod?.spec?.runtimeClassName).toBe('kybernate-gpu');
+    expect(restore.status).toMatchObject({ phase: 'Restoring', pod: 'llm-b', podUid: 'pod-uid' });
+  });
+
+  it('leaves a pod of the same name alone that is not its own', async () => {
+    pods.set('llm-b', runningPod('llm-b'));
+
+    await restoreTurn();
+
+    expect(restore.status).toMatchObject({ phase: 'Failed', conditions: [{ reason: 'InvalidInput' }] });
+  });
+
+  it.each([
+    ['fails at once when another attempt would fare no better', 'RestoreRefused of another namespace', 'Failed'],
+    ['goes on when the kubelet will try again', 'StorageUnavailable the store is away', 'Restoring'],
+  ])('%s', async (_fact, message, phase) => {
+    const pod = runningPod('llm-b');
+    const waiting = { name: 'app', image: 'i', imageID: '', ready: false, restartCount: 1 };
+    pods.set('llm-b', {
+      ...pod,
+      metadata: { ...pod.metadata, labels: { [RESTORE_LABEL]: UID } },
+      status: { containerStatuses: [{ ...waiting, state: { waiting: { reason: 'RunContainerError', message } } }] },
+    });
+
+    await restoreTurn();
+
+    expect(restore.status?.phase).toBe(phase);
+  });
+
+  it('that is deleted before its pod was ready takes the pod with it', async () => {
+    const status = { phase: 'Restoring', pod: 'llm-b', podUid: 'pod-uid' } as const;
+    restore = {
+      ...restore,
+      metadata: { ...restore.metadata, finalizers: [FINALIZER], deletionTimestamp: NOW },
+      status,
+    };
+
+    await restoreTurn();
+
+    expect(deleted).toEqual(['llm-b']);
+    expect(restore.metadata?.finalizers).toEqual([]);
+  });
+});

@@ -1,0 +1,133 @@
+/*
+ * One operator acts at a time: the one that holds the lease. It renews it; who finds it unrenewed for as long as it was to
+ * last takes it over. Turns of two operators at once would do no harm, since workflows and pods are named by uids; the
+ * lease spares the API server their noise.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ApiException, CoordinationV1Api, V1MicroTime, type KubeConfig, type V1Lease } from '@kubernetes/client-node';
+import { messageOf } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
+
+const DURATION_S = 15;
+const RENEW_MS = 5_000;
+
+export interface LeaseStore {
+  /** @returns undefined when there is none */
+  read(): Promise<V1Lease | undefined>;
+  /** Makes it, or replaces the one that was read. @returns false when somebody else was quicker */
+  write(lease: V1Lease): Promise<boolean>;
+}
+
+export function leaseStore(config: KubeConfig, namespace: string, name: string): LeaseStore {
+  const api = config.makeApiClient(CoordinationV1Api);
+  return {
+    async read() {
+      try {
+        return await api.readNamespacedLease({ namespace, name });
+      } catch (error) {
+        if (error instanceof ApiException && error.code === 404) {
+          return undefined;
+        }
+        throw error;
+      }
+    },
+    async write(body) {
+      const metadata = { ...body.metadata, namespace, name };
+      try {
+        await (body.metadata?.resourceVersion === undefined
+          ? api.createNamespacedLease({ namespace, body: { ...body, metadata } })
+          : api.replaceNamespacedLease({ namespace, name, body: { ...body, metadata } }));
+        return true;
+      } catch (error) {
+        if (error instanceof ApiException && error.code === 409) {
+          return false;
+        }
+        throw error;
+      }
+    },
+  };
+}
+
+export interface LeaderOptions {
+  readonly store: LeaseStore;
+  /** of this process; no other has it */
+  readonly identity: string;
+  readonly log: Logger;
+  readonly signal: AbortSignal;
+  readonly now?: () => Date;
+  readonly renewMs?: number;
+}
+
+/** One try. @returns does this process hold the lease now? */
+export async function tryToLead({ store, identity, now = () => new Date() }: LeaderOptions): Promise<boolean> {
+  const lease = await store.read();
+  const at = now();
+  const spec = lease?.spec;
+  const isOwn = spec?.holderIdentity === identity;
+  const isLive = at.getTime() - new Date(spec?.renewTime ?? 0).getTime() < (spec?.leaseDurationSeconds ?? 0) * 1000;
+  if (!isOwn && isLive && (spec?.holderIdentity ?? '') !== '') {
+    return false;
+  }
+  const time = new V1MicroTime(at.getTime());
+  return store.write({
+    ...lease,
+    apiVersion: 'coordination.k8s.io/v1',
+    kind: 'Lease',
+    spec: {
+      holderIdentity: identity,
+      leaseDurationSeconds: DURATION_S,
+      acquireTime: isOwn && spec.acquireTime !== undefined ? spec.acquireTime : time,
+      renewTime: time,
+      leaseTransitions: (spec?.leaseTransitions ?? 0) + (isOwn ? 0 : 1),
+    },
+  });
+}
+
+/** Waits until this process leads. @throws AbortError the signal came first */
+export async function untilLeading(options: LeaderOptions): Promise<void> {
+  const { log, signal, renewMs = RENEW_MS } = options;
+  for (;;) {
+    const leads = await tryToLead(options).catch((error: unknown) => {
+      log.warn({ error: messageOf(error) }, 'the lease could not be asked for');
+      return false;
+    });
+    if (leads) {
+      return;
+    }
+    await sleep(renewMs, undefined, { signal });
+  }
+}
+
+/**
+ * Renews the lease until the signal, and lets it go then, so that the next operator need not wait.
+ * @returns when it is lost: whoever led must stop
+ */
+export async function keepLeading(options: LeaderOptions): Promise<void> {
+  const { store, identity, log, signal, renewMs = RENEW_MS, now = () => new Date() } = options;
+  let renewed = now().getTime();
+  while (!signal.aborted) {
+    try {
+      await sleep(renewMs, undefined, { signal });
+    } catch {
+      // Aborted.
+      break;
+    }
+    try {
+      if (!(await tryToLead(options))) {
+        log.warn({ identity }, 'another operator has the lease');
+        return;
+      }
+      renewed = now().getTime();
+    } catch (error) {
+      log.warn({ error: messageOf(error) }, 'the lease could not be renewed');
+      if (now().getTime() - renewed > DURATION_S * 1000) {
+        return;
+      }
+    }
+  }
+  const lease = await store.read().catch(() => undefined);
+  if (lease?.spec?.holderIdentity === identity) {
+    // Whoever waits takes it at the next look; one that cannot be let go runs out.
+    await store.write({ ...lease, spec: { ...lease.spec, holderIdentity: '' } }).catch(() => false);
+  }
+}

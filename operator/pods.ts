@@ -1,0 +1,105 @@
+/* Reading pods, and making the pod of a restore. */
+import type { V1Container, V1Pod, V1PodSpec, V1PodTemplateSpec } from '@kubernetes/client-node';
+import { KybernateError } from '../core/errors.ts';
+import { ANNOTATIONS } from '../core/oci/annotations.ts';
+
+/** On pods that a `Restore` has made: uid of that object. */
+export const RESTORE_LABEL = 'kybernate.io/restore-uid';
+
+/** The kubelet's view of the API server's token: added anew to every pod by the apiserver. */
+const TOKEN_VOLUME = /^kube-api-access-/;
+/** Set by the apiserver for the one pod: another one gets its own. */
+const LAST_APPLIED = 'kubectl.kubernetes.io/last-applied-configuration';
+
+/** @throws InvalidInput it has several and none is named, or none of this name */
+export function containerOfPod(pod: V1Pod, wanted: string | undefined): string {
+  const names = (pod.spec?.containers ?? []).map(({ name }) => name);
+  const [only] = names;
+  if (wanted === undefined && only !== undefined && names.length === 1) {
+    return only;
+  }
+  if (wanted === undefined) {
+    throw new KybernateError('InvalidInput', `spec.container: the pod has several, name one of ${names.join(', ')}`);
+  }
+  if (!names.includes(wanted)) {
+    throw new KybernateError('InvalidInput', `spec.container: the pod has no ${wanted}, but ${names.join(', ')}`);
+  }
+  return wanted;
+}
+
+/** What another pod like this one is made of: without its node, its token, and what else the apiserver has added. */
+export function templateOf({ metadata, spec }: V1Pod): Record<string, unknown> {
+  const { nodeName: _node, priority: _priority, ephemeralContainers: _debug, ...rest } = spec ?? { containers: [] };
+  const withoutToken = (container: V1Container): V1Container => ({
+    ...container,
+    ...(container.volumeMounts === undefined
+      ? {}
+      : { volumeMounts: container.volumeMounts.filter(({ name }) => !TOKEN_VOLUME.test(name)) }),
+  });
+  const annotations = Object.entries(metadata?.annotations ?? {}).filter(
+    ([name]) => name !== LAST_APPLIED && !name.startsWith(ANNOTATIONS.restoreFrom),
+  );
+  const labels = Object.entries(metadata?.labels ?? {}).filter(([name]) => name !== RESTORE_LABEL);
+  const clean: V1PodSpec = {
+    ...rest,
+    containers: rest.containers.map(withoutToken),
+    ...(rest.initContainers === undefined ? {} : { initContainers: rest.initContainers.map(withoutToken) }),
+    ...(rest.volumes === undefined ? {} : { volumes: rest.volumes.filter(({ name }) => !TOKEN_VOLUME.test(name)) }),
+  };
+  return {
+    metadata: { labels: Object.fromEntries(labels), annotations: Object.fromEntries(annotations) },
+    spec: clean,
+  };
+}
+
+export interface RestoredPod {
+  readonly namespace: string;
+  readonly name: string;
+  /** of the `Restore` */
+  readonly uid: string;
+  readonly template: Readonly<Record<string, unknown>>;
+  readonly checkpointId: string;
+  readonly container: string | undefined;
+  readonly node: string | undefined;
+  readonly runtimeClassName: string | undefined;
+  /** where the template names no runtime class */
+  readonly defaultRuntimeClassName: string;
+  readonly tcp: 'keep' | 'close';
+  readonly onFailure: 'fail' | 'cold-start';
+}
+
+/**
+ * The pod whose container is restored by its annotation.
+ * @returns it, and the container that is restored
+ * @throws InvalidInput the template is no template of a pod, or does not have the container
+ */
+export function podOfRestore(wish: RestoredPod): { readonly pod: V1Pod; readonly container: string } {
+  const template = wish.template as V1PodTemplateSpec;
+  if (!Array.isArray(template.spec?.containers)) {
+    throw new KybernateError('InvalidInput', 'template.spec.containers: a list of containers is missing');
+  }
+  const spec = template.spec;
+  const container = containerOfPod({ spec }, wish.container);
+  const { node, runtimeClassName } = wish;
+  const pod: V1Pod = {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      namespace: wish.namespace,
+      name: wish.name,
+      labels: { ...template.metadata?.labels, [RESTORE_LABEL]: wish.uid },
+      annotations: {
+        ...template.metadata?.annotations,
+        [`${ANNOTATIONS.restoreFrom}.${container}`]: wish.checkpointId,
+        [ANNOTATIONS.tcp]: wish.tcp,
+        [ANNOTATIONS.onFailure]: wish.onFailure,
+      },
+    },
+    spec: {
+      ...spec,
+      runtimeClassName: runtimeClassName ?? spec.runtimeClassName ?? wish.defaultRuntimeClassName,
+      ...(node === undefined ? {} : { nodeSelector: { ...spec.nodeSelector, 'kubernetes.io/hostname': node } }),
+    },
+  };
+  return { pod, container };
+}

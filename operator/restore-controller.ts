@@ -1,0 +1,210 @@
+/*
+ * A `Restore` makes one pod whose container is restored: the annotation `kybernate.io/restore-from` makes the runtime on
+ * the node join the workflow that brings the state back, and the pod tells the rest. The pod outlives the object.
+ */
+import type { V1Pod } from '@kubernetes/client-node';
+import {
+  kubernetesRestoreSpec,
+  type Condition,
+  type KubernetesRestoreSpec,
+  type KubernetesRestoreStatus,
+} from '../core/contract/kubernetes.ts';
+import { parseInput } from '../core/contract/parse.ts';
+import { ERRORS, KybernateError, isErrorType, isKybernateError, type ErrorType } from '../core/errors.ts';
+import type { ControllerDeps } from './checkpoint-controller.ts';
+import type { ObjectRef } from './cluster.ts';
+import { FINALIZER, identityOf, readyCondition, type Identity, type RestoreObject } from './objects.ts';
+import { RESTORE_LABEL, podOfRestore } from './pods.ts';
+
+const LOOK_MS = 2_000;
+const FINAL: ReadonlySet<KubernetesRestoreStatus['phase']> = new Set(['Ready', 'Failed', 'Cancelled']);
+
+type Deps = Pick<ControllerDeps, 'cluster' | 'now'>;
+
+/** One turn. @returns ms until the next one; undefined: not before the object changes */
+export async function handleRestore(deps: Deps, object: RestoreObject): Promise<number | undefined> {
+  const identity = identityOf(object);
+  if (identity.isDeleted) {
+    return endRestore(deps, object, identity);
+  }
+  if (object.status !== undefined && FINAL.has(object.status.phase)) {
+    return undefined;
+  }
+  if (!identity.finalizers.includes(FINALIZER)) {
+    const finalizers = [...identity.finalizers, FINALIZER];
+    await deps.cluster.setFinalizers(refOf(identity), finalizers, object.metadata?.resourceVersion);
+  }
+  const turn: Turn = { deps, identity, status: object.status };
+  try {
+    const spec = parseInput(kubernetesRestoreSpec, object.spec);
+    const name = spec.pod ?? identity.name;
+    const pod = await deps.cluster.pod(identity.namespace, name);
+    if (pod === undefined && object.status?.podUid !== undefined) {
+      const message = `pod ${name} was deleted before it was ready`;
+      return await write(turn, { phase: 'Failed' }, { status: 'False', reason: 'ContainerNotFound', message });
+    }
+    return await (pod === undefined ? makePod(turn, spec, name) : follow(turn, spec, pod));
+  } catch (error) {
+    if (isKybernateError(error)) {
+      return write(turn, { phase: 'Failed' }, { status: 'False', reason: error.type, message: error.message });
+    }
+    throw error;
+  }
+}
+
+interface Turn {
+  readonly deps: Deps;
+  readonly identity: Identity;
+  readonly status: KubernetesRestoreStatus | undefined;
+}
+
+interface Source {
+  readonly checkpointId: string;
+  readonly template: Readonly<Record<string, unknown>>;
+  readonly container: string | undefined;
+  readonly hasGpu: boolean;
+}
+
+async function makePod(turn: Turn, spec: KubernetesRestoreSpec, name: string): Promise<number | undefined> {
+  const { deps, identity } = turn;
+  const source = await sourceOf(turn, spec);
+  if ('waitFor' in source) {
+    await write(turn, { phase: 'Pending' }, { status: 'False', reason: 'CheckpointNotReady', message: source.waitFor });
+    return LOOK_MS;
+  }
+  const { pod, container } = podOfRestore({
+    namespace: identity.namespace,
+    name,
+    uid: identity.uid,
+    template: spec.template ?? source.template,
+    checkpointId: source.checkpointId,
+    container: spec.container ?? source.container,
+    node: spec.node,
+    runtimeClassName: spec.runtimeClassName,
+    defaultRuntimeClassName: source.hasGpu ? 'kybernate-gpu' : 'kybernate',
+    tcp: spec.tcp,
+    onFailure: spec.onFailure,
+  });
+  const made = await deps.cluster.createPod(identity.namespace, pod);
+  if (made === undefined) {
+    // Somebody was quicker, perhaps this operator before it died: the next turn looks whose it is.
+    return LOOK_MS;
+  }
+  const begun = {
+    phase: 'Restoring',
+    checkpointId: source.checkpointId,
+    pod: name,
+    podUid: made.metadata?.uid ?? '',
+    container,
+    startedAt: deps.now().toISOString(),
+  } as const;
+  await write(turn, begun, { status: 'False', reason: 'Restoring', message: `pod ${name} was made` });
+  return LOOK_MS;
+}
+
+/** @throws CheckpointNotFound, InvalidInput, or that of a checkpoint that failed */
+async function sourceOf({ deps, identity }: Turn, spec: KubernetesRestoreSpec): Promise<Source | { waitFor: string }> {
+  if (spec.checkpoint === undefined) {
+    return {
+      checkpointId: spec.checkpointId ?? '',
+      template: spec.template ?? {},
+      container: undefined,
+      hasGpu: false,
+    };
+  }
+  const checkpoint = await deps.cluster.checkpoint(identity.namespace, spec.checkpoint);
+  const status = checkpoint?.status;
+  if (status?.phase === 'Failed' || status?.phase === 'Cancelled') {
+    throw new KybernateError(
+      'CheckpointNotFound',
+      `checkpoint ${spec.checkpoint} has not become one: ${status.conditions?.[0]?.message ?? status.phase}`,
+    );
+  }
+  if (checkpoint === undefined || status?.phase !== 'Ready' || status.checkpointId === undefined) {
+    const what = checkpoint === undefined ? 'there is no such object yet' : `it is ${status?.phase ?? 'new'}`;
+    return { waitFor: `waiting for checkpoint ${spec.checkpoint}: ${what}` };
+  }
+  return {
+    checkpointId: status.checkpointId,
+    template: status.podTemplate ?? {},
+    container: status.container,
+    hasGpu: (status.gpuProcesses ?? 0) > 0,
+  };
+}
+
+/** Tells how far the pod is. */
+async function follow(turn: Turn, spec: KubernetesRestoreSpec, pod: V1Pod): Promise<number | undefined> {
+  const { deps, identity, status } = turn;
+  const name = pod.metadata?.name ?? '';
+  if (pod.metadata?.labels?.[RESTORE_LABEL] !== identity.uid) {
+    throw new KybernateError(
+      'InvalidInput',
+      `pod ${name} exists and is not this restore's: name another one in spec.pod`,
+    );
+  }
+  const facts = {
+    pod: name,
+    podUid: pod.metadata.uid ?? '',
+    ...(pod.spec?.nodeName === undefined ? {} : { node: pod.spec.nodeName }),
+  };
+  if (pod.status?.conditions?.some(({ type, status: is }) => type === 'Ready' && is === 'True') === true) {
+    const message = `pod ${name} runs and is ready`;
+    return write(turn, { phase: 'Ready', ...facts }, { status: 'True', reason: 'Ready', message });
+  }
+  const { message, type, isLast } = trouble(pod);
+  const begun = status?.startedAt === undefined ? deps.now() : new Date(status.startedAt);
+  const isLate = deps.now().getTime() - begun.getTime() > spec.readyWaitMs;
+  if (isLast || isLate) {
+    const late = isLate && !isLast ? `not ready in ${spec.readyWaitMs} ms: ` : '';
+    return write(
+      turn,
+      { phase: 'Failed', ...facts },
+      { status: 'False', reason: type ?? 'RestoreFailed', message: `${late}${message}` },
+    );
+  }
+  await write(turn, { phase: 'Restoring', ...facts }, { status: 'False', reason: type ?? 'Restoring', message });
+  return LOOK_MS;
+}
+
+/** What the kubelet says of a pod that is not ready; `isLast`: another attempt would fare no better. */
+function trouble(pod: V1Pod): { message: string; type?: ErrorType; isLast: boolean } {
+  const waiting = pod.status?.containerStatuses?.map(({ state }) => state?.waiting).find((one) => one !== undefined);
+  const unscheduled = pod.status?.conditions?.find(({ type, status }) => type === 'PodScheduled' && status === 'False');
+  const message = waiting?.message ?? unscheduled?.message ?? waiting?.reason ?? `pod is ${pod.status?.phase}`;
+  const type = /\b([A-Z][A-Za-z]+)\b/g;
+  const named = [...message.matchAll(type)].map(([, word]) => word ?? '').find((word) => isErrorType(word));
+  const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
+  if (named !== undefined && isErrorType(named)) {
+    return { message, type: named, isLast: isOver || !ERRORS[named].retryable };
+  }
+  return { message: pod.status?.message ?? message, isLast: isOver };
+}
+
+async function write(
+  { deps, identity, status }: Turn,
+  change: Partial<KubernetesRestoreStatus> & Pick<KubernetesRestoreStatus, 'phase'>,
+  condition: Pick<Condition, 'status' | 'reason' | 'message'>,
+): Promise<undefined> {
+  const now = deps.now().toISOString();
+  const conditions = readyCondition(status?.conditions, condition, { generation: identity.generation, now });
+  const next = { ...change, conditions, ...(FINAL.has(change.phase) ? { completedAt: now } : {}) };
+  await deps.cluster.patchStatus(refOf(identity), next);
+}
+
+/** The object is to go. A pod that it has made and that never became ready goes with it; one that runs stays. */
+async function endRestore(deps: Deps, object: RestoreObject, identity: Identity): Promise<number | undefined> {
+  if (!identity.finalizers.includes(FINALIZER)) {
+    return undefined;
+  }
+  const { status } = object;
+  if (status?.podUid !== undefined && status.pod !== undefined && status.phase !== 'Ready') {
+    await deps.cluster.deletePod(identity.namespace, status.pod, status.podUid);
+  }
+  const left = identity.finalizers.filter((name) => name !== FINALIZER);
+  await deps.cluster.setFinalizers(refOf(identity), left, object.metadata?.resourceVersion);
+  return undefined;
+}
+
+function refOf({ namespace, name }: Identity): ObjectRef {
+  return { kind: 'Restore', namespace, name };
+}

@@ -1,0 +1,115 @@
+/* Checkpoint and Restore objects on a real cluster, handled by the operator of the chart. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import { REDIS_IMAGE } from '../harness/images.ts';
+import type { Cluster } from './cluster.ts';
+import { podManifest, Pods } from './pods.ts';
+import { theCluster } from './provided.ts';
+
+let cluster: Cluster;
+let pods: Pods;
+
+interface Status {
+  readonly phase?: string;
+  readonly checkpointId?: string;
+  readonly conditions?: ReadonlyArray<{ readonly reason: string; readonly message: string }>;
+}
+
+beforeAll(() => {
+  cluster = theCluster();
+  pods = new Pods(cluster);
+});
+
+afterAll(async () => {
+  await cluster.kubectl(['delete', 'restores,checkpoints', '--all', '--wait=true', '--timeout=60s']);
+  await pods.removeAll();
+});
+
+async function apply(kind: 'Checkpoint' | 'Restore', name: string, spec: object, flags: readonly string[] = []) {
+  const object = { apiVersion: 'kybernate.io/v1alpha1', kind, metadata: { name }, spec };
+  return cluster.kubectl(['apply', ...flags, '-f', '-'], JSON.stringify(object));
+}
+
+async function untilOver(kind: 'checkpoint' | 'restore', name: string): Promise<Status> {
+  let status: Status = {};
+  await pods.until(async () => {
+    const object = JSON.parse(await cluster.kubectl(['get', kind, name, '-o', 'json'])) as { status?: Status };
+    status = object.status ?? {};
+    return ['Ready', 'Failed', 'Cancelled'].includes(status.phase ?? '');
+  });
+  return status;
+}
+
+function redis(name: string) {
+  const probe = { exec: { command: ['redis-cli', 'ping'] }, periodSeconds: 1, timeoutSeconds: 5 };
+  const serve = 'cd /data; exec redis-server --save "" --protected-mode no';
+  return podManifest(name, serve, { image: REDIS_IMAGE, readinessProbe: probe });
+}
+
+describe('a Checkpoint object', () => {
+  it('becomes a checkpoint, and a Restore makes a pod of it that has its memory', async () => {
+    const source = await pods.run(redis('operator-a'));
+    await pods.untilReady(source);
+    await pods.exec(source, 'redis-cli set token of-the-source');
+
+    await apply('Checkpoint', 'first', { pod: source });
+    const taken = await untilOver('checkpoint', 'first');
+    expect(taken, JSON.stringify(taken)).toMatchObject({
+      phase: 'Ready',
+      checkpointId: expect.stringMatching(/^default-first-/),
+    });
+    await pods.exec(source, 'redis-cli set token changed-later');
+
+    await apply('Restore', 'operator-b', { checkpoint: 'first' });
+    const restored = await untilOver('restore', 'operator-b');
+    expect(restored, JSON.stringify(restored)).toMatchObject({ phase: 'Ready' });
+
+    expect(await pods.exec('operator-b', 'redis-cli get token')).toBe('of-the-source');
+    expect(await pods.exec(source, 'redis-cli get token')).toBe('changed-later');
+    await cluster.kubectl(['delete', 'restore', 'operator-b']);
+    expect(await pods.exec('operator-b', 'redis-cli get token')).toBe('of-the-source');
+    await cluster.kubectl(['delete', 'pod', 'operator-b', '--now']);
+  });
+
+  it('fails with the reason when its pod has no such container, and cannot be changed', async () => {
+    await apply('Checkpoint', 'wrong', { pod: 'operator-a', container: 'nobody' });
+
+    expect(await untilOver('checkpoint', 'wrong')).toMatchObject({
+      phase: 'Failed',
+      conditions: [{ reason: 'InvalidInput', message: expect.stringContaining('nobody') }],
+    });
+    await expect(apply('Checkpoint', 'wrong', { pod: 'operator-a', container: 'app' })).rejects.toThrow(
+      'spec.container cannot be changed',
+    );
+  });
+});
+
+describe('the policies', () => {
+  it('refuse the annotation, and a Restore, to whoever may not restore', async () => {
+    await cluster.kubectl(['create', 'serviceaccount', 'stranger']);
+    await cluster.kubectl([
+      'create',
+      'rolebinding',
+      'stranger',
+      '--clusterrole=edit',
+      '--serviceaccount=default:stranger',
+    ]);
+    await cluster.kubectl(['create', 'role', 'stranger', '--verb=create', '--resource=restores.kybernate.io']);
+    await cluster.kubectl([
+      'create',
+      'rolebinding',
+      'stranger-restores',
+      '--role=stranger',
+      '--serviceaccount=default:stranger',
+    ]);
+    const as = ['--as=system:serviceaccount:default:stranger'];
+    const wish = podManifest('stolen', 'sleep 1', {}, { annotations: { 'kybernate.io/restore-from.app': 'first' } });
+
+    await expect(cluster.kubectl(['create', ...as, '-f', '-'], JSON.stringify(wish))).rejects.toThrow(
+      'may not restore',
+    );
+    await expect(apply('Restore', 'stolen', { checkpoint: 'first' }, as)).rejects.toThrow('may not make restores');
+    const path = podManifest('path', 'sleep 1', {}, { annotations: { 'kybernate.io/restore-from': '/etc' } });
+    await expect(cluster.kubectl(['create', ...as, '-f', '-'], JSON.stringify(path))).rejects.toThrow('restore');
+  });
+});

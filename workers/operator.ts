@@ -1,0 +1,54 @@
+/* `kybernate operator`: the objects `Checkpoint` and `Restore` of a Kubernetes cluster, as workflows. Unprivileged. */
+import { randomBytes } from 'node:crypto';
+import { KubeConfig } from '@kubernetes/client-node';
+import { createKybernateClient } from '../client/index.ts';
+import { KybernateError } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
+import { operationsOf } from '../operator/operations.ts';
+import { runOperator } from '../operator/run.ts';
+import { operatorEnv, readConfig, type Environment } from './config.ts';
+import type { RunningWorker } from './run-workers.ts';
+import { createLog } from './runtime.ts';
+
+export interface OperatorWorkerOptions {
+  readonly env?: Environment;
+  readonly log?: Logger;
+}
+
+/** @throws InvalidInput a variable is wrong; Incompatible no cluster is configured; Temporal's error when it is away */
+export async function startOperator(options: OperatorWorkerOptions = {}): Promise<RunningWorker> {
+  const env = options.env ?? process.env;
+  const config = readConfig(operatorEnv, env);
+  const log = options.log ?? createLog(config, 'operator');
+  const kubernetes = new KubeConfig();
+  kubernetes.loadFromDefault();
+  const server = kubernetes.getCurrentCluster()?.server;
+  if (server === undefined) {
+    throw new KybernateError('Incompatible', 'no cluster is configured: run it in a pod, or set KUBECONFIG');
+  }
+  const client = await createKybernateClient({ env });
+  const end = new AbortController();
+  const identity = `${config.KYBERNATE_NODE}-${randomBytes(4).toString('hex')}`;
+  const { KYBERNATE_OPERATOR_NAMESPACE: leaseNamespace, KYBERNATE_WATCH_NAMESPACE: namespace } = config;
+  log.info({ server, leaseNamespace, identity, ...(namespace === undefined ? {} : { namespace }) }, 'operator starts');
+  const run = async (): Promise<void> => {
+    try {
+      await runOperator({
+        kubernetes,
+        operations: operationsOf(client),
+        log,
+        signal: end.signal,
+        leaseNamespace,
+        identity,
+        ...(namespace === undefined ? {} : { namespace }),
+      });
+      if (!end.signal.aborted) {
+        throw new KybernateError('LockLost', 'another operator leads; this one ends, to be started again');
+      }
+    } finally {
+      await client.close();
+      log.info({}, 'operator ended');
+    }
+  };
+  return { shutdown: () => end.abort(), done: run() };
+}
