@@ -106,6 +106,6 @@ export function restoreWorkflowId(target: string, generation: string): string {
 }
 
 /** Of a Kubernetes object: one workflow for its whole life, whatever becomes of the operator. */
-export function objectWorkflowId(verb: 'checkpoint' | 'deleteCheckpoint', uid: string): string {
+export function objectWorkflowId(verb: 'checkpoint', uid: string): string {
   return `${verb}:kubernetes:${uid}`;
 }

@@ -33,8 +33,6 @@ interface KindSource {
   readonly status: z.ZodType;
   readonly specConst: string;
   readonly statusConst: string;
-  /** fields that may change after the object was made */
-  readonly mutable: readonly string[];
   readonly columns: readonly Column[];
 }
 
@@ -55,7 +53,6 @@ const KINDS: readonly KindSource[] = [
     status: kubernetesCheckpointStatus,
     specConst: 'kubernetesCheckpointSpec',
     statusConst: 'kubernetesCheckpointStatus',
-    mutable: ['deletionPolicy'],
     columns: [
       { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
       { name: 'Pod', type: 'string', jsonPath: '.spec.pod' },
@@ -75,7 +72,6 @@ const KINDS: readonly KindSource[] = [
     status: kubernetesRestoreStatus,
     specConst: 'kubernetesRestoreSpec',
     statusConst: 'kubernetesRestoreStatus',
-    mutable: [],
     columns: [
       { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
       { name: 'Checkpoint', type: 'string', jsonPath: '.status.checkpointId' },
@@ -131,11 +127,10 @@ function crd(source: KindSource): Node {
 }
 
 /** What was asked for cannot be changed, only asked for anew: another object. */
-function specOf({ spec, specConst, mutable }: KindSource): Node {
+function specOf({ spec, specConst }: KindSource): Node {
   const schema = schemaOf(spec, specConst, 'input');
   const properties = schema['properties'] as Record<string, Node>;
-  const fixed = Object.keys(properties).filter((name) => !mutable.includes(name));
-  const rules = fixed.map((name) => ({
+  const rules = Object.keys(properties).map((name) => ({
     rule: `has(self.${name}) == has(oldSelf.${name}) && (!has(self.${name}) || self.${name} == oldSelf.${name})`,
     message: `spec.${name} cannot be changed: make another object`,
   }));

@@ -47,8 +47,6 @@ export const kubernetesCheckpointSpec = z.strictObject({
   labels,
   /** how long to wait for the pod to exist and to run before the object fails */
   podWaitMs: durationMs.default(300_000),
-  /** `Delete`: with this object the checkpoint goes too, from the store and from the node that made it */
-  deletionPolicy: z.enum(['Retain', 'Delete']).default('Retain'),
 });
 export type KubernetesCheckpointSpec = z.output<typeof kubernetesCheckpointSpec>;
 

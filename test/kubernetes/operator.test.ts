@@ -25,9 +25,12 @@ afterAll(async () => {
   await pods.removeAll();
 });
 
-async function apply(kind: 'Checkpoint' | 'Restore', name: string, spec: object, flags: readonly string[] = []) {
-  const object = { apiVersion: 'kybernate.io/v1alpha1', kind, metadata: { name }, spec };
-  return cluster.kubectl(['apply', ...flags, '-f', '-'], JSON.stringify(object));
+function manifest(kind: 'Checkpoint' | 'Restore', name: string, spec: object): string {
+  return JSON.stringify({ apiVersion: 'kybernate.io/v1alpha1', kind, metadata: { name }, spec });
+}
+
+function apply(kind: 'Checkpoint' | 'Restore', name: string, spec: object): Promise<string> {
+  return cluster.kubectl(['apply', '-f', '-'], manifest(kind, name, spec));
 }
 
 async function untilOver(kind: 'checkpoint' | 'restore', name: string): Promise<Status> {
@@ -41,7 +44,7 @@ async function untilOver(kind: 'checkpoint' | 'restore', name: string): Promise<
 }
 
 function redis(name: string) {
-  const probe = { exec: { command: ['redis-cli', 'ping'] }, periodSeconds: 1, timeoutSeconds: 5 };
+  const probe = { tcpSocket: { port: 6379 }, periodSeconds: 1 };
   const serve = 'cd /data; exec redis-server --save "" --protected-mode no';
   return podManifest(name, serve, { image: REDIS_IMAGE, readinessProbe: probe });
 }
@@ -108,7 +111,8 @@ describe('the policies', () => {
     await expect(cluster.kubectl(['create', ...as, '-f', '-'], JSON.stringify(wish))).rejects.toThrow(
       'may not restore',
     );
-    await expect(apply('Restore', 'stolen', { checkpoint: 'first' }, as)).rejects.toThrow('may not make restores');
+    const restore = manifest('Restore', 'stolen', { checkpoint: 'first' });
+    await expect(cluster.kubectl(['create', ...as, '-f', '-'], restore)).rejects.toThrow('may not make restores');
     const path = podManifest('path', 'sleep 1', {}, { annotations: { 'kybernate.io/restore-from': '/etc' } });
     await expect(cluster.kubectl(['create', ...as, '-f', '-'], JSON.stringify(path))).rejects.toThrow('restore');
   });
