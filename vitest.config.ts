@@ -26,7 +26,9 @@ export default defineConfig({
           maxWorkers: '100%',
           // A process a file costs half as much again as all tests. They share modules, hence keep no state in them.
           isolate: false,
-          include: ['{core,native,engine,store,activities,workflows,workers,client,operator,shim,cli,tools}/**/*.test.ts'],
+          include: [
+            '{core,native,engine,store,activities,workflows,workers,client,operator,shim,cli,tools}/**/*.test.ts',
+          ],
           pool: 'forks',
         },
       },
