@@ -3,7 +3,6 @@
  * between any two calls, and its next turn finds the same workflow. The object is never started twice; one that failed
  * stays failed, and another attempt is another object.
  */
-import type { V1Pod } from '@kubernetes/client-node';
 import type { CheckpointRequest } from '../core/contract/checkpoint.ts';
 import {
   kubernetesCheckpointSpec,
@@ -12,11 +11,12 @@ import {
   type KubernetesCheckpointStatus,
 } from '../core/contract/kubernetes.ts';
 import { parseInput } from '../core/contract/parse.ts';
-import { KybernateError, isKybernateError } from '../core/errors.ts';
+import { assertNever, isKybernateError } from '../core/errors.ts';
 import { objectWorkflowId } from '../core/ids.ts';
 import type { Cluster, ObjectRef } from './cluster.ts';
 import { FINALIZER, identityOf, readyCondition, type CheckpointObject, type Identity } from './objects.ts';
 import type { CheckpointState, Operations } from './operations.ts';
+import type { Pod } from './plain.ts';
 import { containerOfPod, templateOf } from './pods.ts';
 
 export interface ControllerDeps {
@@ -102,7 +102,7 @@ async function begin(turn: Turn, spec: KubernetesCheckpointSpec): Promise<number
 }
 
 function whyNotYet(
-  pod: V1Pod | undefined,
+  pod: Pod | undefined,
   podName: string,
   container: string | undefined,
 ): Pick<Condition, 'reason' | 'message'> | undefined {
@@ -178,12 +178,13 @@ async function tell(turn: Turn, state: Exclude<CheckpointState, { state: 'unknow
     }
     case 'failed':
       return write(turn, { phase: 'Failed' }, { status: 'False', reason: state.type, message: state.message });
+    case 'cancelled':
+    case 'terminated': {
+      const message = `the workflow was ${state.state}`;
+      return write(turn, { phase: 'Cancelled' }, { status: 'False', reason: 'Cancelled', message });
+    }
     default:
-      return write(
-        turn,
-        { phase: 'Cancelled' },
-        { status: 'False', reason: 'Cancelled', message: `the workflow was ${state.state}` },
-      );
+      return assertNever(state);
   }
 }
 

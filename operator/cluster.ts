@@ -6,9 +6,9 @@ import {
   PatchStrategy,
   setHeaderOptions,
   type KubeConfig,
-  type V1Pod,
 } from '@kubernetes/client-node';
 import { API_GROUP, API_VERSION } from '../core/contract/kubernetes.ts';
+import type { Pod } from './plain.ts';
 import { PLURALS, type CheckpointObject, type Kind } from './objects.ts';
 
 export interface ObjectRef {
@@ -19,9 +19,9 @@ export interface ObjectRef {
 
 export interface Cluster {
   /** @returns undefined when there is none */
-  pod(namespace: string, name: string): Promise<V1Pod | undefined>;
+  pod(namespace: string, name: string): Promise<Pod | undefined>;
   /** @returns undefined when one of this name is there already */
-  createPod(namespace: string, pod: V1Pod): Promise<V1Pod | undefined>;
+  createPod(namespace: string, pod: Pod): Promise<Pod | undefined>;
   /** Of this uid only; one that is gone is as good as deleted. */
   deletePod(namespace: string, name: string, uid: string): Promise<void>;
   /** @returns undefined when there is none */

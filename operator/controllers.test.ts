@@ -1,10 +1,10 @@
-import type { V1Pod } from '@kubernetes/client-node';
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
 import { handleCheckpoint } from './checkpoint-controller.ts';
 import type { Cluster } from './cluster.ts';
 import { FINALIZER, type CheckpointObject, type RestoreObject } from './objects.ts';
 import type { CheckpointState, Operations } from './operations.ts';
+import type { Pod } from './plain.ts';
 import { RESTORE_LABEL } from './pods.ts';
 import { handleRestore } from './restore-controller.ts';
 
@@ -13,7 +13,7 @@ const NOW = new Date('2026-11-22T04:00:00Z');
 
 let checkpoint: CheckpointObject | undefined;
 let restore: RestoreObject;
-let pods: Map<string, V1Pod>;
+let pods: Map<string, Pod>;
 let state: CheckpointState;
 let started: Array<readonly [string, CheckpointRequest]>;
 let cancelled: string[];
@@ -72,7 +72,7 @@ const operations: Operations = {
 
 const deps = { cluster, operations, now: () => NOW };
 
-function runningPod(name: string, containers: readonly string[] = ['app']): V1Pod {
+function runningPod(name: string, containers: readonly string[] = ['app']): Pod {
   return {
     metadata: { name, uid: 'u', labels: { app: 'x' }, annotations: { note: 'kept' } },
     spec: {
@@ -138,7 +138,7 @@ describe('a Checkpoint', () => {
   it('keeps a template of its pod without its node and its token', async () => {
     await turn();
 
-    const { spec } = checkpoint?.status?.podTemplate as V1Pod;
+    const { spec } = (checkpoint?.status?.podTemplate ?? {}) as Pod;
     expect(spec?.nodeName).toBeUndefined();
     expect(spec?.volumes).toEqual([{ name: 'data', emptyDir: {} }]);
     expect(spec?.containers[0]?.volumeMounts).toEqual([{ name: 'data', mountPath: '/data' }]);

@@ -4,18 +4,19 @@
  * lease spares the API server their noise.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ApiException, CoordinationV1Api, V1MicroTime, type KubeConfig, type V1Lease } from '@kubernetes/client-node';
+import { ApiException, CoordinationV1Api, V1MicroTime, type KubeConfig } from '@kubernetes/client-node';
 import { messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
+import type { Lease } from './plain.ts';
 
 const DURATION_S = 15;
 const RENEW_MS = 5_000;
 
 export interface LeaseStore {
   /** @returns undefined when there is none */
-  read(): Promise<V1Lease | undefined>;
+  read(): Promise<Lease | undefined>;
   /** Makes it, or replaces the one that was read. @returns false when somebody else was quicker */
-  write(lease: V1Lease): Promise<boolean>;
+  write(lease: Lease): Promise<boolean>;
 }
 
 export function leaseStore(config: KubeConfig, namespace: string, name: string): LeaseStore {

@@ -1,6 +1,7 @@
 /* The two kinds of objects as the operator handles them. Absent fields of `spec` are filled in by their schema. */
-import type { KubernetesObject, V1ObjectMeta } from '@kubernetes/client-node';
 import type { Condition, KubernetesCheckpointStatus, KubernetesRestoreStatus } from '../core/contract/kubernetes.ts';
+
+import type { ObjectMeta } from './plain.ts';
 
 export type Kind = 'Checkpoint' | 'Restore';
 export const PLURALS: Readonly<Record<Kind, string>> = { Checkpoint: 'checkpoints', Restore: 'restores' };
@@ -8,8 +9,10 @@ export const PLURALS: Readonly<Record<Kind, string>> = { Checkpoint: 'checkpoint
 /** Keeps an object until what it has under way is over. */
 export const FINALIZER = 'kybernate.io/operation';
 
-export interface Stored<Status> extends KubernetesObject {
-  readonly metadata?: V1ObjectMeta;
+export interface Stored<Status> {
+  readonly apiVersion?: string;
+  readonly kind?: string;
+  readonly metadata?: ObjectMeta;
   /** checked by the apiserver against the CRD, and by us */
   readonly spec?: unknown;
   readonly status?: Status;
@@ -28,7 +31,7 @@ export interface Identity {
   readonly finalizers: readonly string[];
 }
 
-export function identityOf({ metadata }: { readonly metadata?: V1ObjectMeta }): Identity {
+export function identityOf({ metadata }: { readonly metadata?: ObjectMeta }): Identity {
   return {
     namespace: metadata?.namespace ?? '',
     name: metadata?.name ?? '',

@@ -1,7 +1,7 @@
 /* What the operator asks of Temporal, through the typed client; tests give literal objects in its place. */
 import { WorkflowNotFoundError, type KybernateClient } from '../client/index.ts';
 import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
-import { isKybernateError, messageOf, type ErrorType } from '../core/errors.ts';
+import { assertNever, isKybernateError, messageOf, type ErrorType } from '../core/errors.ts';
 
 export type CheckpointState =
   /** `step` is absent while no worker answers */
@@ -60,8 +60,11 @@ async function lookAt(client: KybernateClient, workflowId: string): Promise<Chec
       return { state: 'completed', result: (await handle.result()) as CheckpointResult };
     case 'failed':
       return { state: 'failed', ...(await failureOf(handle.result())) };
-    default:
+    case 'cancelled':
+    case 'terminated':
       return { state: status };
+    default:
+      return assertNever(status);
   }
 }
 

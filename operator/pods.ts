@@ -1,7 +1,7 @@
 /* Reading pods, and making the pod of a restore. */
-import type { V1Container, V1Pod, V1PodSpec, V1PodTemplateSpec } from '@kubernetes/client-node';
 import { KybernateError } from '../core/errors.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
+import type { Container, Pod, PodSpec, PodTemplateSpec } from './plain.ts';
 
 /** On pods that a `Restore` has made: uid of that object. */
 export const RESTORE_LABEL = 'kybernate.io/restore-uid';
@@ -12,7 +12,7 @@ const TOKEN_VOLUME = /^kube-api-access-/;
 const LAST_APPLIED = 'kubectl.kubernetes.io/last-applied-configuration';
 
 /** @throws InvalidInput it has several and none is named, or none of this name */
-export function containerOfPod(pod: V1Pod, wanted: string | undefined): string {
+export function containerOfPod(pod: Pod, wanted: string | undefined): string {
   const names = (pod.spec?.containers ?? []).map(({ name }) => name);
   const [only] = names;
   if (wanted === undefined && only !== undefined && names.length === 1) {
@@ -28,9 +28,9 @@ export function containerOfPod(pod: V1Pod, wanted: string | undefined): string {
 }
 
 /** What another pod like this one is made of: without its node, its token, and what else the apiserver has added. */
-export function templateOf({ metadata, spec }: V1Pod): Record<string, unknown> {
+export function templateOf({ metadata, spec }: Pod): Record<string, unknown> {
   const { nodeName: _node, priority: _priority, ephemeralContainers: _debug, ...rest } = spec ?? { containers: [] };
-  const withoutToken = (container: V1Container): V1Container => ({
+  const withoutToken = (container: Container): Container => ({
     ...container,
     ...(container.volumeMounts === undefined
       ? {}
@@ -40,7 +40,7 @@ export function templateOf({ metadata, spec }: V1Pod): Record<string, unknown> {
     ([name]) => name !== LAST_APPLIED && !name.startsWith(ANNOTATIONS.restoreFrom),
   );
   const labels = Object.entries(metadata?.labels ?? {}).filter(([name]) => name !== RESTORE_LABEL);
-  const clean: V1PodSpec = {
+  const clean: PodSpec = {
     ...rest,
     containers: rest.containers.map(withoutToken),
     ...(rest.initContainers === undefined ? {} : { initContainers: rest.initContainers.map(withoutToken) }),
@@ -73,15 +73,15 @@ export interface RestoredPod {
  * @returns it, and the container that is restored
  * @throws InvalidInput the template is no template of a pod, or does not have the container
  */
-export function podOfRestore(wish: RestoredPod): { readonly pod: V1Pod; readonly container: string } {
-  const template = wish.template as V1PodTemplateSpec;
+export function podOfRestore(wish: RestoredPod): { readonly pod: Pod; readonly container: string } {
+  const template = wish.template as PodTemplateSpec;
   if (!Array.isArray(template.spec?.containers)) {
     throw new KybernateError('InvalidInput', 'template.spec.containers: a list of containers is missing');
   }
   const spec = template.spec;
   const container = containerOfPod({ spec }, wish.container);
   const { node, runtimeClassName } = wish;
-  const pod: V1Pod = {
+  const pod: Pod = {
     apiVersion: 'v1',
     kind: 'Pod',
     metadata: {

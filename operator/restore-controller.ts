@@ -2,7 +2,6 @@
  * A `Restore` makes one pod whose container is restored: the annotation `kybernate.io/restore-from` makes the runtime on
  * the node join the workflow that brings the state back, and the pod tells the rest. The pod outlives the object.
  */
-import type { V1Pod } from '@kubernetes/client-node';
 import {
   kubernetesRestoreSpec,
   type Condition,
@@ -14,6 +13,7 @@ import { ERRORS, KybernateError, isErrorType, isKybernateError, type ErrorType }
 import type { ControllerDeps } from './checkpoint-controller.ts';
 import type { ObjectRef } from './cluster.ts';
 import { FINALIZER, identityOf, readyCondition, type Identity, type RestoreObject } from './objects.ts';
+import type { Pod } from './plain.ts';
 import { RESTORE_LABEL, podOfRestore } from './pods.ts';
 
 const LOOK_MS = 2_000;
@@ -133,7 +133,7 @@ async function sourceOf({ deps, identity }: Turn, spec: KubernetesRestoreSpec): 
 }
 
 /** Tells how far the pod is. */
-async function follow(turn: Turn, spec: KubernetesRestoreSpec, pod: V1Pod): Promise<number | undefined> {
+async function follow(turn: Turn, spec: KubernetesRestoreSpec, pod: Pod): Promise<number | undefined> {
   const { deps, identity, status } = turn;
   const name = pod.metadata?.name ?? '';
   if (pod.metadata?.labels?.[RESTORE_LABEL] !== identity.uid) {
@@ -167,7 +167,7 @@ async function follow(turn: Turn, spec: KubernetesRestoreSpec, pod: V1Pod): Prom
 }
 
 /** What the kubelet says of a pod that is not ready; `isLast`: another attempt would fare no better. */
-function trouble(pod: V1Pod): { message: string; type?: ErrorType; isLast: boolean } {
+function trouble(pod: Pod): { message: string; type?: ErrorType; isLast: boolean } {
   const waiting = pod.status?.containerStatuses?.map(({ state }) => state?.waiting).find((one) => one !== undefined);
   const unscheduled = pod.status?.conditions?.find(({ type, status }) => type === 'PodScheduled' && status === 'False');
   const message = waiting?.message ?? unscheduled?.message ?? waiting?.reason ?? `pod is ${pod.status?.phase}`;
