@@ -41,21 +41,18 @@ export function operationHandle<Result>(client: Client, workflowId: string, runI
   };
 }
 
+const ENDS: Partial<Record<string, OperationStatus>> = {
+  COMPLETED: 'completed',
+  FAILED: 'failed',
+  TIMED_OUT: 'failed',
+  CANCELLED: 'cancelled',
+  TERMINATED: 'terminated',
+};
+
 async function statusOf(handle: WorkflowHandle): Promise<OperationStatus> {
   const { status } = await handle.describe();
-  switch (status.name) {
-    case 'COMPLETED':
-      return 'completed';
-    case 'FAILED':
-    case 'TIMED_OUT':
-      return 'failed';
-    case 'CANCELLED':
-      return 'cancelled';
-    case 'TERMINATED':
-      return 'terminated';
-    default:
-      return 'running';
-  }
+  // Of every other name it may still come to an end.
+  return ENDS[status.name] ?? 'running';
 }
 
 function typedError(error: unknown): unknown {
