@@ -94,7 +94,7 @@ module.exports = {
       'kubernetes-in-one-place',
       'node_modules/@kubernetes/',
       '^(operator/|workers/operator\\.ts$)',
-      'the operator alone speaks to the API server',
+      'the operator speaks to the API server, and what a chart runs on a host',
     ),
     {
       name: 'wrapper-stays-small',
