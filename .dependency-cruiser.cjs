@@ -93,7 +93,7 @@ module.exports = {
     only(
       'kubernetes-in-one-place',
       'node_modules/@kubernetes/',
-      '^(operator/|workers/operator\\.ts$)',
+      '^(operator/|cli/host/|workers/operator\\.ts$)',
       'the operator speaks to the API server, and what a chart runs on a host',
     ),
     {
