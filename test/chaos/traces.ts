@@ -108,6 +108,7 @@ async function rules(jobs: readonly Job[]): Promise<string[]> {
   return tables.flat();
 }
 
+/** But for the log of the node's short-lived processes, which its worker collects. */
 function runFiles(rig: Rig): string[] {
   const files = readdirSync(rig.runDir, { recursive: true, encoding: 'utf8' }).map((path) => `run ${path}`);
   // What runc itself leaves in there tells how the container was made: it goes with the container.
@@ -116,7 +117,7 @@ function runFiles(rig: Rig): string[] {
     const more = list(join(RUNC, rig.namespace, id)).filter((name) => !usual.has(name));
     return `runc ${[id, ...more].join(' ')}`;
   });
-  return [...files.filter((path) => !/^run (locks|peers|leases$)/.test(path)), ...runc].map((path) =>
+  return [...files.filter((path) => !/^run (locks|peers|leases$|processes\.log)/.test(path)), ...runc].map((path) =>
     path.replaceAll(HEX_ID, '<id>'),
   );
 }
