@@ -19,7 +19,7 @@ beforeAll(async () => {
 afterAll(async () => {
   // What the dead worker has left is still reserved: the run directory is that of all test files.
   await stack.startWorkers();
-  await until('its operations to be reconciled', () => operationsOf(stack).length === 0, 60_000);
+  await until('its operations to be reconciled', () => operationsOf(stack).length === 0, 120_000);
   await stack.close();
 });
 
