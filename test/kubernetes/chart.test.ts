@@ -100,11 +100,13 @@ describe('the chart', () => {
     expect(sidecar.containers[0]?.env?.map(({ name }) => name)).toContain('AWS_SECRET_ACCESS_KEY');
   });
 
-  it('gives no account a role but the one that waits for the uninstallation, which may read one object', async () => {
+  it('gives no account a role but the operator, and the one that waits for the uninstallation', async () => {
     const objects = await render(MUST);
 
-    expect(objects.filter(({ kind }) => kind === 'ClusterRole')).toEqual([]);
-    const roles = objects.filter(({ kind }) => kind === 'Role');
+    const clusterRoles = objects.filter(({ kind }) => kind === 'ClusterRole');
+    expect(clusterRoles.map(({ metadata }) => metadata.name)).toEqual(['x-kybernate-operator']);
+    expect(JSON.stringify(clusterRoles)).not.toMatch(/secrets|"\*"/);
+    const roles = objects.filter(({ kind, metadata }) => kind === 'Role' && !metadata.name.endsWith('-operator'));
     expect(roles.map(({ rules }) => rules?.map(({ verbs, resourceNames }) => [verbs, resourceNames]))).toEqual([
       [[['get'], ['x-kybernate-uninstall']]],
     ]);
