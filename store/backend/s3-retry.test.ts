@@ -51,7 +51,8 @@ describe('retrying', () => {
     }, undefined);
 
     await expect(outcome).rejects.toMatchObject({ name: 'SlowDown6' });
-  });
+    // Five pauses of random length may come close to the usual limit.
+  }, 30_000);
 
   it('ends in a pause when it is cancelled', async () => {
     const stop = new AbortController();
