@@ -66,7 +66,7 @@ export type { RestoreRequest, RestoreResult } from '../core/contract/restore.ts'
 export type { RepairRequest, RepairResult, VerifyRequest, VerifyResult } from '../core/contract/verify.ts';
 export { ERRORS, KybernateError, isKybernateError, type ErrorType } from '../core/errors.ts';
 export type { OperationFilter, OperationSummary } from './list-operations.ts';
-export type { OperationHandle, OperationStatus } from './operation-handle.ts';
+export type { OperationHandle } from './operation-handle.ts';
 
 export interface KybernateClientOptions {
   /** an open connection, a worker's too; it stays the caller's to close */

@@ -3,15 +3,11 @@ import { ApplicationFailure, defaultPayloadConverter } from '@temporalio/common'
 import type { OperationProgress } from '../core/contract/progress.ts';
 import { KybernateError, isErrorType, type ErrorDetails } from '../core/errors.ts';
 
-export type OperationStatus = 'running' | 'completed' | 'failed' | 'cancelled' | 'terminated';
-
 export interface OperationHandle<Result> {
   readonly workflowId: string;
   readonly runId: string;
   /** @throws KybernateError with the type of docs/errors.md; Temporal's own error when cancelled or terminated */
   result(): Promise<Result>;
-  /** Asked of Temporal; needs no worker. */
-  status(): Promise<OperationStatus>;
   /** @returns undefined while no worker answers */
   progress(): Promise<OperationProgress | undefined>;
   /** Asks the operation to stop at its next safe point and to undo what it made. */
@@ -32,27 +28,12 @@ export function operationHandle<Result>(client: Client, workflowId: string, runI
         throw typedError(error);
       }
     },
-    status: () => statusOf(handle),
     progress: () => progressOf(handle),
     async cancel() {
       await handle.cancel();
     },
     release: () => handle.signal('release'),
   };
-}
-
-const ENDS: Partial<Record<string, OperationStatus>> = {
-  COMPLETED: 'completed',
-  FAILED: 'failed',
-  TIMED_OUT: 'failed',
-  CANCELLED: 'cancelled',
-  TERMINATED: 'terminated',
-};
-
-async function statusOf(handle: WorkflowHandle): Promise<OperationStatus> {
-  const { status } = await handle.describe();
-  // Of every other name it may still come to an end.
-  return ENDS[status.name] ?? 'running';
 }
 
 function typedError(error: unknown): unknown {

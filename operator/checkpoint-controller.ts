@@ -13,11 +13,12 @@ import {
 import { parseInput } from '../core/contract/parse.ts';
 import { assertNever, isKybernateError } from '../core/errors.ts';
 import { objectWorkflowId } from '../core/ids.ts';
-import type { Cluster, ObjectRef } from './cluster.ts';
-import { FINALIZER, identityOf, readyCondition, type CheckpointObject, type Identity } from './objects.ts';
+import type { Cluster } from './cluster.ts';
+import { FINALIZER, identityOf, type CheckpointObject, type Identity } from './objects.ts';
 import type { CheckpointState, Operations } from './operations.ts';
 import type { Pod } from './plain.ts';
 import { containerOfPod, templateOf } from './pods.ts';
+import { isFinal, keep, letGo, refOf, writeStatus } from './turn.ts';
 
 export interface ControllerDeps {
   readonly cluster: Cluster;
@@ -30,24 +31,16 @@ const LOOK_MS = 2_000;
 /** Between two looks for a pod that is not there yet. */
 const POD_LOOK_MS = 3_000;
 
-const FINAL: ReadonlySet<KubernetesCheckpointStatus['phase']> = new Set(['Ready', 'Failed', 'Cancelled']);
-
 /** One turn. @returns ms until the next one; undefined: not before the object changes */
 export async function handleCheckpoint(deps: ControllerDeps, object: CheckpointObject): Promise<number | undefined> {
   const identity = identityOf(object);
   if (identity.isDeleted) {
     return endCheckpoint(deps, object, identity);
   }
-  if (object.status !== undefined && FINAL.has(object.status.phase)) {
+  if (isFinal(object.status?.phase)) {
     return undefined;
   }
-  if (!identity.finalizers.includes(FINALIZER)) {
-    await deps.cluster.setFinalizers(
-      refOf(identity),
-      [...identity.finalizers, FINALIZER],
-      object.metadata?.resourceVersion,
-    );
-  }
+  await keep(deps.cluster, refOf('Checkpoint', identity), object);
   const turn: Turn = {
     deps,
     identity,
@@ -193,21 +186,16 @@ async function write(
   change: Partial<KubernetesCheckpointStatus> & Pick<KubernetesCheckpointStatus, 'phase'>,
   condition: Pick<Condition, 'status' | 'reason' | 'message'>,
 ): Promise<undefined> {
-  const now = deps.now().toISOString();
-  const conditions = readyCondition(status?.conditions, condition, { generation: identity.generation, now });
-  const isFinal = FINAL.has(change.phase);
   const known = change.phase === 'Pending' ? {} : { workflowId };
-  // A merge patch takes away what is null.
-  const next = { ...known, ...change, conditions, ...(isFinal ? { step: null, completedAt: now } : {}) };
-  if (!isWritten(status, next)) {
-    await deps.cluster.patchStatus(refOf(identity), next);
-  }
-}
-
-/** Every write wakes every watcher, so what is there already is not written again. */
-function isWritten(status: object | undefined, next: object): boolean {
-  const before = new Map<string, unknown>(Object.entries(status ?? {}));
-  return Object.entries(next).every(([name, value]) => JSON.stringify(before.get(name)) === JSON.stringify(value));
+  await writeStatus({
+    cluster: deps.cluster,
+    ref: refOf('Checkpoint', identity),
+    identity,
+    now: deps.now(),
+    before: status,
+    change: { ...known, ...change, ...(isFinal(change.phase) ? { step: null } : {}) },
+    condition,
+  });
 }
 
 /** The object is to go: what runs is cancelled and waited for. */
@@ -225,11 +213,6 @@ async function endCheckpoint(
     await operations.cancel(workflowId);
     return LOOK_MS;
   }
-  const left = identity.finalizers.filter((name) => name !== FINALIZER);
-  await cluster.setFinalizers(refOf(identity), left, object.metadata?.resourceVersion);
+  await letGo(cluster, refOf('Checkpoint', identity), object);
   return undefined;
-}
-
-function refOf({ namespace, name }: Identity): ObjectRef {
-  return { kind: 'Checkpoint', namespace, name };
 }

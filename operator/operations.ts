@@ -1,7 +1,7 @@
 /* What the operator asks of Temporal, through the typed client; tests give literal objects in its place. */
 import { WorkflowNotFoundError, type KybernateClient } from '../client/index.ts';
 import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
-import { assertNever, isKybernateError, messageOf, type ErrorType } from '../core/errors.ts';
+import { isKybernateError, messageOf, type ErrorType } from '../core/errors.ts';
 
 export type CheckpointState =
   /** `step` is absent while no worker answers */
@@ -49,22 +49,23 @@ export function operationsOf(client: KybernateClient): Operations {
 }
 
 async function lookAt(client: KybernateClient, workflowId: string): Promise<CheckpointState> {
-  const handle = await client.find(workflowId);
-  const status = await handle.status();
+  const { status, runId } = await client.describe(workflowId);
+  const handle = await client.find(workflowId, runId);
   switch (status) {
-    case 'running': {
+    case 'COMPLETED':
+      return { state: 'completed', result: (await handle.result()) as CheckpointResult };
+    case 'FAILED':
+    case 'TIMED_OUT':
+      return { state: 'failed', ...(await failureOf(handle.result())) };
+    case 'CANCELLED':
+      return { state: 'cancelled' };
+    case 'TERMINATED':
+      return { state: 'terminated' };
+    default: {
+      // Of every other state it may still come to an end.
       const progress = await handle.progress();
       return { state: 'running', ...(progress === undefined ? {} : { step: progress.phase }) };
     }
-    case 'completed':
-      return { state: 'completed', result: (await handle.result()) as CheckpointResult };
-    case 'failed':
-      return { state: 'failed', ...(await failureOf(handle.result())) };
-    case 'cancelled':
-    case 'terminated':
-      return { state: status };
-    default:
-      return assertNever(status);
   }
 }
 

@@ -11,14 +11,12 @@ import {
 import { parseInput } from '../core/contract/parse.ts';
 import { ERRORS, KybernateError, isErrorType, isKybernateError, type ErrorType } from '../core/errors.ts';
 import type { ControllerDeps } from './checkpoint-controller.ts';
-import type { ObjectRef } from './cluster.ts';
-import { FINALIZER, identityOf, readyCondition, type Identity, type RestoreObject } from './objects.ts';
+import { FINALIZER, identityOf, type Identity, type RestoreObject } from './objects.ts';
 import type { Pod } from './plain.ts';
 import { RESTORE_LABEL, podOfRestore } from './pods.ts';
+import { isFinal, keep, letGo, refOf, writeStatus } from './turn.ts';
 
 const LOOK_MS = 2_000;
-const FINAL: ReadonlySet<KubernetesRestoreStatus['phase']> = new Set(['Ready', 'Failed', 'Cancelled']);
-
 type Deps = Pick<ControllerDeps, 'cluster' | 'now'>;
 
 /** One turn. @returns ms until the next one; undefined: not before the object changes */
@@ -27,13 +25,10 @@ export async function handleRestore(deps: Deps, object: RestoreObject): Promise<
   if (identity.isDeleted) {
     return endRestore(deps, object, identity);
   }
-  if (object.status !== undefined && FINAL.has(object.status.phase)) {
+  if (isFinal(object.status?.phase)) {
     return undefined;
   }
-  if (!identity.finalizers.includes(FINALIZER)) {
-    const finalizers = [...identity.finalizers, FINALIZER];
-    await deps.cluster.setFinalizers(refOf(identity), finalizers, object.metadata?.resourceVersion);
-  }
+  await keep(deps.cluster, refOf('Restore', identity), object);
   const turn: Turn = { deps, identity, status: object.status };
   try {
     const spec = parseInput(kubernetesRestoreSpec, object.spec);
@@ -185,10 +180,15 @@ async function write(
   change: Partial<KubernetesRestoreStatus> & Pick<KubernetesRestoreStatus, 'phase'>,
   condition: Pick<Condition, 'status' | 'reason' | 'message'>,
 ): Promise<undefined> {
-  const now = deps.now().toISOString();
-  const conditions = readyCondition(status?.conditions, condition, { generation: identity.generation, now });
-  const next = { ...change, conditions, ...(FINAL.has(change.phase) ? { completedAt: now } : {}) };
-  await deps.cluster.patchStatus(refOf(identity), next);
+  await writeStatus({
+    cluster: deps.cluster,
+    ref: refOf('Restore', identity),
+    identity,
+    now: deps.now(),
+    before: status,
+    change,
+    condition,
+  });
 }
 
 /** The object is to go. A pod that it has made and that never became ready goes with it; one that runs stays. */
@@ -200,11 +200,6 @@ async function endRestore(deps: Deps, object: RestoreObject, identity: Identity)
   if (status?.podUid !== undefined && status.pod !== undefined && status.phase !== 'Ready') {
     await deps.cluster.deletePod(identity.namespace, status.pod, status.podUid);
   }
-  const left = identity.finalizers.filter((name) => name !== FINALIZER);
-  await deps.cluster.setFinalizers(refOf(identity), left, object.metadata?.resourceVersion);
+  await letGo(deps.cluster, refOf('Restore', identity), object);
   return undefined;
-}
-
-function refOf({ namespace, name }: Identity): ObjectRef {
-  return { kind: 'Restore', namespace, name };
 }

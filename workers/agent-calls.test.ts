@@ -63,7 +63,6 @@ afterEach(async () => {
 const handle: OperationHandle<never> = {
   workflowId: 'checkpoint:default/redis:k1',
   runId: 'run-1',
-  status: () => Promise.resolve('running'),
   result: () => outcome.promise as Promise<never>,
   progress: () =>
     Promise.resolve({

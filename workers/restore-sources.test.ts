@@ -29,7 +29,6 @@ function deps(more: Partial<RestoreSourcesDeps> = {}): RestoreSourcesDeps {
     const handle: OperationHandle<PrefetchResult> = {
       workflowId: 'w',
       runId: 'r',
-      status: () => Promise.resolve('running'),
       result: () => end.promise,
       progress: () =>
         Promise.resolve({
