@@ -26,6 +26,7 @@ export default defineConfig({
           maxWorkers: '100%',
           // A process a file costs half as much again as all tests. They share modules, hence keep no state in them.
           isolate: false,
+          retry,
           include: [
             '{core,native,engine,store,activities,workflows,workers,client,operator,shim,cli,tools}/**/*.test.ts',
           ],

@@ -26,6 +26,25 @@ describe('readReport counts', () => {
     });
   });
 
+  it('tells of a failure what each try met, and where', () => {
+    const failureMessages = [
+      'AssertionError: \u001B[31mexpected 1 to be 2\u001B[39m\n    at /r/a.test.ts:3:1\n    at runTest (node:x)',
+      'Error: a\nb\nc\nd\ne',
+    ];
+    const failed = { name: '/r/a.test.ts', status: 'failed' };
+
+    const tally = read(1, { ...failed, assertionResults: [{ fullName: 'bad', status: 'failed', failureMessages }] });
+
+    expect(tally.failures).toEqual([
+      [
+        'unit › a.test.ts › bad',
+        'AssertionError: expected 1 to be 2',
+        '    at /r/a.test.ts:3:1',
+        ...['Error: a', 'b', 'c', 'd'],
+      ].join('\n      '),
+    ]);
+  });
+
   it('a file that cannot be loaded as one failure', () => {
     expect(read(1, file('failed', {}, 'SyntaxError: no\nat x'))).toMatchObject({
       failures: ['unit › a.test.ts: SyntaxError: no'],

@@ -1,9 +1,14 @@
 /* Reads the JSON report of one vitest project. */
+import { stripVTControlCharacters } from 'node:util';
+
+/** Of a failure: enough for a value that is not what was expected. */
+const MESSAGE_LINES = 4;
 
 export interface Tally {
   readonly passed: number;
   /** `project › file › title` */
   readonly skipped: readonly string[];
+  /** the same, and below it the first lines of what went wrong, each try's */
   readonly failures: readonly string[];
 }
 
@@ -12,7 +17,11 @@ interface Report {
     readonly name: string;
     readonly status: string;
     readonly message?: string;
-    readonly assertionResults: readonly { readonly fullName: string; readonly status: string }[];
+    readonly assertionResults: readonly {
+      readonly fullName: string;
+      readonly status: string;
+      readonly failureMessages?: readonly string[];
+    }[];
   }[];
 }
 
@@ -42,7 +51,7 @@ export function readReport(
       if (test.status === 'passed') {
         passed += 1;
       } else if (test.status === 'failed') {
-        failures.push(title);
+        failures.push([title, ...(test.failureMessages ?? []).flatMap(firstLines)].join('\n      '));
       } else {
         skipped.push(title);
       }
@@ -55,4 +64,15 @@ export function readReport(
     failures.push(`${project}: ended with ${exitCode}, though no test failed`);
   }
   return { passed, skipped, failures };
+}
+
+/** An error's text as vitest reports it: the message and, below, where. */
+function firstLines(message: string): string[] {
+  const lines = stripVTControlCharacters(message).split('\n');
+  const stack = lines.findIndex((line) => /^ +at /.test(line));
+  // The line that called is worth as much as the message.
+  return [
+    ...lines.slice(0, stack === -1 ? undefined : stack).slice(0, MESSAGE_LINES),
+    ...lines.slice(stack, stack + 1),
+  ];
 }

@@ -248,12 +248,10 @@ describe('a node without a usable driver says why', () => {
   it.skipIf(reason !== undefined)('a kernel module that is not loaded; and finds it once it is', () => {
     const fake = FakeGpu.open();
     process.env['KYBERNATE_FAKE_GPU'] = '/nonexistent';
-    // NVML keeps its answer with the library, so this one has a name of its own.
-    const libraries = { cudaLibrary: fake.cudaLibrary, nvmlLibrary: fake.nvmlLibrary.replace('/lib', '/./lib') };
 
-    const without = openGpuDriver(libraries);
+    const without = openGpuDriver(fake);
     process.env['KYBERNATE_FAKE_GPU'] = fake.dir;
-    const loaded = openGpuDriver(libraries);
+    const loaded = openGpuDriver(fake);
 
     expect(without.driver === undefined && without.reason).toMatch(/^nvmlInit_v2 returned 9 \(Driver Not Loaded\)/);
     expect(loaded.driver?.version).toBe('580.0.fake');

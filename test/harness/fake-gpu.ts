@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -16,7 +17,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
@@ -78,10 +79,10 @@ export class FakeGpu {
   readonly nvmlLibrary: string;
   readonly #children: ChildProcess[] = [];
 
-  private constructor(dir: string, libraries: string) {
+  private constructor(dir: string) {
     this.dir = dir;
-    this.cudaLibrary = join(libraries, 'libcuda.so.1');
-    this.nvmlLibrary = join(libraries, 'libnvidia-ml.so.1');
+    this.cudaLibrary = join(dir, 'libcuda.so.1');
+    this.nvmlLibrary = join(dir, 'libnvidia-ml.so.1');
   }
 
   /** @param devices one of 80 GiB when left out */
@@ -90,7 +91,12 @@ export class FakeGpu {
     for (const name of ['processes', 'counts', 'vram']) {
       mkdirSync(join(dir, name));
     }
-    const fake = new FakeGpu(dir, compileFakes());
+    const fake = new FakeGpu(dir);
+    // The driver's devices live as long as its library is loaded: files of its own, for tests that share a process.
+    const compiled = compileFakes();
+    for (const library of [fake.cudaLibrary, fake.nvmlLibrary]) {
+      copyFileSync(join(compiled, basename(library)), library);
+    }
     fake.setDevices(devices);
     return fake;
   }
