@@ -2,15 +2,17 @@
  * Steps of an operation that come late, when a newer one has had the container: each is refused before its act. The steps
  * that need a real container are refused by the same check, right before they act (capture-criu.ts, gpu-section.ts).
  */
+import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
 import { completeRestoreRequest, prepareRestoreRequest } from '../core/contract/restore.ts';
 import type { Op } from '../core/op.ts';
 import { ANNOTATIONS, LABELS } from '../core/oci/annotations.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import { captureContainer, discardCapture, saveGpuState, startRunner, stopContainer } from './attach.ts';
+import { hasShim } from './dead-bundle.ts';
 import { NO_GPU } from './gpu/gpu-plan.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 import { checkToken, newestToken, operationPaths, retireToken, writePlan, type OperationPlan } from './operation.ts';
@@ -224,8 +226,12 @@ test.each([
   expect(readRestore(deps.settings, RESTORE) !== undefined).toBe(stays);
 });
 
-test('the undo of a restore leaves a container of the same name alone that is not its own', async () => {
+test('the undo of a restore leaves a container of the same name alone that is not its own, and waits for no shim of it', async () => {
   record('registered');
+  const place = ['-namespace', container.namespace, '-id', container.id, ''];
+  const shim = spawn('/bin/sh', ['-c', 'read _', ...place], { argv0: 'containerd-shim-test' });
+  onTestFinished(() => void shim.kill('SIGKILL'));
+  await expect.poll(() => hasShim(container)).toBe(true);
   deps = {
     ...deps,
     containerd: {

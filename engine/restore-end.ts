@@ -82,9 +82,10 @@ async function endRuntime(deps: NodeDeps, ref: RestoreRef, record: RestoreRecord
   const { namespace, id } = ref.container;
   const deadline = performance.now() + STEP_MS;
   for (;;) {
-    const atWork = whoIsAtWork(ref, record);
-    const ours = record?.docker === undefined;
-    if (ours && (await deps.containerd.getContainer(namespace, id))?.labels[LABELS.operation] === ref.operationId) {
+    const container = record?.docker === undefined ? await deps.containerd.getContainer(namespace, id) : undefined;
+    const isOwn = container?.labels[LABELS.operation] === ref.operationId;
+    const atWork = whoIsAtWork(ref, record, container !== undefined && !isOwn);
+    if (isOwn) {
       await endTask(deps, namespace, id);
     }
     if (atWork === undefined) {
@@ -101,11 +102,12 @@ async function endRuntime(deps: NodeDeps, ref: RestoreRef, record: RestoreRecord
   }
 }
 
-function whoIsAtWork(ref: RestoreRef, record: RestoreRecord | undefined): string | undefined {
+/** @param isTaken another operation, or nobody's, has a container of this id: a shim of that id is not ours */
+function whoIsAtWork(ref: RestoreRef, record: RestoreRecord | undefined, isTaken: boolean): string | undefined {
   if (isStepUnderWay(ref.operationId)) {
     return 'a step of it';
   }
-  if (record?.state === 'registered' && record.docker === undefined && hasShim(ref.container)) {
+  if (record?.state === 'registered' && record.docker === undefined && !isTaken && hasShim(ref.container)) {
     // containerd is about to let it call the wrapper: without the container's record nobody would find its task.
     return 'its shim';
   }
