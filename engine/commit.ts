@@ -225,9 +225,9 @@ export async function commitCheckpoint(
   return metadata;
 }
 
-/** Temporary file, fsync, rename, fsync of the directory. */
+/** Temporary file, fsync, rename, fsync of the directory. A crash leaves a temporary form, which is nobody's content. */
 async function writeLast(dir: string, name: string, text: string, groupId: number | undefined): Promise<void> {
-  const temporary = join(dir, `.${name}.tmp`);
+  const temporary = join(dir, `${name}.tmp`);
   const file = await open(temporary, 'w', 0o600);
   try {
     await file.writeFile(text);
