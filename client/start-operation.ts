@@ -2,6 +2,9 @@ import { WorkflowExecutionAlreadyStartedError, type Client } from '@temporalio/c
 import { CONTROL_QUEUE } from '../core/task-queues.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 
+/** Temporal takes 400 bytes. Source: temporal, limit.userMetadataSummarySize. */
+const MAX_SUMMARY = 130;
+
 /**
  * Starts the operation, or joins the one of this workflow id: a running or completed one is returned as it is, a failed
  * one is tried anew.
@@ -35,7 +38,7 @@ export async function startOperation<Result>(
       workflowId,
       taskQueue: CONTROL_QUEUE,
       args: [request],
-      staticSummary: summary,
+      staticSummary: summary.slice(0, MAX_SUMMARY).toWellFormed(),
       ...(executionTimeoutMs === undefined ? {} : { workflowExecutionTimeout: executionTimeoutMs }),
       workflowIdConflictPolicy: 'USE_EXISTING',
       workflowIdReusePolicy: again ? 'ALLOW_DUPLICATE' : 'ALLOW_DUPLICATE_FAILED_ONLY',

@@ -42,7 +42,6 @@ import {
   makeWorkDir,
   readRestore,
   releaseLease,
-  requireRestore,
   saveRestoreLogs,
   takeLease,
   writeRestore,
@@ -248,7 +247,13 @@ export async function completeRestore(
   op: Op,
   request: CompleteRestoreRequest,
 ): Promise<CompleteRestoreResponse> {
-  const record = requireRestore(deps.settings, request.operationId);
+  const record = readRestore(deps.settings, request.operationId);
+  if (record === undefined) {
+    throw new KybernateError(
+      'LockLost',
+      `no restore ${request.operationId} is under way on this node: it was ended, or the node was rebooted since`,
+    );
+  }
   if (request.outcome === 'restored') {
     refuseEnded(deps, record);
   }

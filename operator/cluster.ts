@@ -8,6 +8,7 @@ import {
   type KubeConfig,
 } from '@kubernetes/client-node';
 import { API_GROUP, API_VERSION } from '../core/contract/kubernetes.ts';
+import { KybernateError } from '../core/errors.ts';
 import type { Pod } from './plain.ts';
 import { PLURALS, type CheckpointObject, type Kind } from './objects.ts';
 
@@ -20,7 +21,10 @@ export interface ObjectRef {
 export interface Cluster {
   /** @returns undefined when there is none */
   pod(namespace: string, name: string): Promise<Pod | undefined>;
-  /** @returns undefined when one of this name is there already */
+  /**
+   * @returns undefined when one of this name is there already
+   * @throws InvalidInput, RestoreRefused: what the API server says to this pod, it would say again
+   */
   createPod(namespace: string, pod: Pod): Promise<Pod | undefined>;
   /** Of this uid only; one that is gone is as good as deleted. */
   deletePod(namespace: string, name: string, uid: string): Promise<void>;
@@ -46,7 +50,7 @@ export function clusterOf(config: KubeConfig): Cluster {
   });
   return {
     pod: (namespace, name) => unless(404, core.readNamespacedPod({ namespace, name })),
-    createPod: (namespace, body) => unless(409, core.createNamespacedPod({ namespace, body })),
+    createPod: (namespace, body) => unless(409, judged(core.createNamespacedPod({ namespace, body }))),
     async deletePod(namespace, name, uid) {
       // 409: another pod has this name by now.
       await unless(409, unless(404, core.deleteNamespacedPod({ namespace, name, body: { preconditions: { uid } } })));
@@ -71,6 +75,29 @@ interface Place {
   readonly plural: string;
   readonly namespace: string;
   readonly name: string;
+}
+
+async function judged<Result>(call: Promise<Result>): Promise<Result> {
+  try {
+    return await call;
+  } catch (error) {
+    if (!(error instanceof ApiException) || ![400, 403, 422].includes(error.code)) {
+      throw error;
+    }
+    const type = error.code === 403 ? 'RestoreRefused' : 'InvalidInput';
+    throw new KybernateError(type, `the API server does not take the pod: ${wordsOf(error)}`, { cause: error });
+  }
+}
+
+/** Of the `Status` that the API server answers with. */
+function wordsOf({ body, message }: ApiException<unknown>): string {
+  try {
+    const status: unknown = typeof body === 'string' ? JSON.parse(body) : body;
+    return String((status as { readonly message?: unknown } | null)?.message ?? message);
+  } catch {
+    // No Status: what the client makes of it.
+    return message;
+  }
 }
 
 async function unless<Result>(code: number, call: Promise<Result>): Promise<Result | undefined> {

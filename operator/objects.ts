@@ -52,8 +52,10 @@ export function readyCondition(
   next: Pick<Condition, 'status' | 'reason' | 'message'>,
   { generation, now }: { readonly generation: number; readonly now: string },
 ): Condition[] {
-  const last = previous?.find(({ type }) => type === 'Ready');
+  // Another version may have written them, and what is there must not keep the truth from being told.
+  const known: ReadonlyArray<Condition | null> = Array.isArray(previous) ? previous : [];
+  const last = known.find((one) => one?.type === 'Ready');
   const since = last?.status === next.status ? last.lastTransitionTime : now;
-  const message = next.message.slice(0, 4096);
+  const message = next.message.slice(0, 4096).toWellFormed();
   return [{ type: 'Ready', ...next, message, lastTransitionTime: since, observedGeneration: generation }];
 }

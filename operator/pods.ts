@@ -1,4 +1,7 @@
 /* Reading pods, and making the pod of a restore. */
+import * as z from 'zod';
+import { podTemplate } from '../core/contract/kubernetes.ts';
+import { parseInput } from '../core/contract/parse.ts';
 import { KybernateError } from '../core/errors.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { Container, Pod, PodSpec, PodTemplateSpec } from './plain.ts';
@@ -8,6 +11,8 @@ export const RESTORE_LABEL = 'kybernate.io/restore-uid';
 
 /** The kubelet's view of the API server's token: added anew to every pod by the apiserver. */
 const TOKEN_VOLUME = /^kube-api-access-/;
+/** So that what is wrong is named by its whole path. */
+const TEMPLATE = z.object({ template: podTemplate });
 /** Set by the apiserver for the one pod: another one gets its own. */
 const LAST_APPLIED = 'kubectl.kubernetes.io/last-applied-configuration';
 
@@ -74,11 +79,8 @@ export interface RestoredPod {
  * @throws InvalidInput the template is no template of a pod, or does not have the container
  */
 export function podOfRestore(wish: RestoredPod): { readonly pod: Pod; readonly container: string } {
-  const template = wish.template as PodTemplateSpec;
-  if (!Array.isArray(template.spec?.containers)) {
-    throw new KybernateError('InvalidInput', 'template.spec.containers: a list of containers is missing');
-  }
-  const spec = template.spec;
+  const template = parseInput(TEMPLATE, { template: wish.template }).template as PodTemplateSpec;
+  const spec = template.spec ?? { containers: [] };
   const container = containerOfPod({ spec }, wish.container);
   const { node, runtimeClassName } = wish;
   const pod: Pod = {

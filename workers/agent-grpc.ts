@@ -21,9 +21,11 @@ export function agentGrpc(calls: AgentGrpcCalls): Server {
   server.addService(serviceOf(loaded, SERVICE), {
     Checkpoint: unary(async (request) => operationMessage(await calls.checkpoint(request))),
     Restore: unary(async (request) => operationMessage(await calls.restore(request))),
-    PrepareRestore: unary((request) => calls.prepareRestore(request)),
+    PrepareRestore: unary((request, trace) => calls.prepareRestore(request, trace)),
     // Numbers that are 0 do not come over the wire.
-    CompleteRestore: unary((request) => calls.completeRestore({ initHostPid: 0, restoreMs: 0, ...request })),
+    CompleteRestore: unary((request, trace) =>
+      calls.completeRestore({ initHostPid: 0, restoreMs: 0, ...request }, trace),
+    ),
     GetOperationStatus: unary(async (request) => operationMessage(await calls.status(request))),
     WatchOperation: streaming(async function* (request, signal) {
       for await (const state of calls.follow(request, signal)) {

@@ -46,7 +46,9 @@ export interface AgentOperations {
 
 const POLL_MS = 1000;
 /** gRPC: DEADLINE_EXCEEDED and UNAVAILABLE, of the server or of the link to it. */
-const UNREACHABLE: ReadonlySet<number> = new Set([4, 14]);
+const UNREACHABLE: ReadonlySet<number | undefined> = new Set([4, 14]);
+/** gRPC: ids that Temporal knows to be none, texts that are too long for it. */
+const INVALID_ARGUMENT = 3;
 
 /** Temporal's words, in the visibility store and in descriptions. */
 const STATUSES: Readonly<Record<string, OperationStatus>> = {
@@ -194,7 +196,12 @@ async function asked<Answer>(ask: () => Promise<Answer>): Promise<Answer> {
         { cause: error },
       );
     }
-    if (isKybernateError(error) || !isUnreachable(error)) {
+    const code = grpcCodeOf(error);
+    if (code === INVALID_ARGUMENT) {
+      const why = error instanceof Error && error.cause instanceof Error ? error.cause.message : messageOf(error);
+      throw new KybernateError('InvalidInput', `the Temporal server refuses it: ${why}`, { cause: error });
+    }
+    if (isKybernateError(error) || !UNREACHABLE.has(code)) {
       throw error;
     }
     throw new KybernateError(
@@ -206,9 +213,9 @@ async function asked<Answer>(ask: () => Promise<Answer>): Promise<Answer> {
   }
 }
 
-function isUnreachable(error: unknown): boolean {
+function grpcCodeOf(error: unknown): number | undefined {
   const cause = error instanceof Error && isGrpcServiceError(error.cause) ? error.cause : error;
-  return isGrpcServiceError(cause) && UNREACHABLE.has(cause.code);
+  return isGrpcServiceError(cause) ? cause.code : undefined;
 }
 
 async function listCheckpoints(deps: OperationsDeps, op: Op, call: unknown): Promise<AgentCheckpoints> {

@@ -17,6 +17,8 @@ const DRAIN_MS = 2000;
 const IDLE_POLL_MS = 50;
 /** For a caller that sends its first bytes one by one. */
 const MORE_MS = 20;
+/** After so long they are left to HTTP/1, which refuses them: nobody tells us when a caller went away in the middle. */
+const FIRST_BYTES_MS = 1000;
 
 export interface SocketParts {
   readonly http: HttpServer;
@@ -87,11 +89,17 @@ function accept(socket: Socket, parts: SocketParts, idle: Set<Socket>): void {
   }
   idle.add(socket);
   socket.once('close', () => idle.delete(socket));
-  socket.once('readable', () => hand(socket, parts, idle));
+  socket.once('readable', () => hand(socket, parts, { idle, until: performance.now() + FIRST_BYTES_MS }));
+}
+
+interface Handing {
+  readonly idle: Set<Socket>;
+  /** by performance.now() */
+  readonly until: number;
 }
 
 /** To the protocol that its first bytes are of. */
-function hand(socket: Socket, parts: SocketParts, idle: Set<Socket>): void {
+function hand(socket: Socket, parts: SocketParts, handing: Handing): void {
   const first = socket.read() as Buffer | null;
   if (first === null) {
     // Its end came first.
@@ -99,12 +107,13 @@ function hand(socket: Socket, parts: SocketParts, idle: Set<Socket>): void {
     return;
   }
   socket.unshift(first);
-  if (first.length < HTTP2.length && HTTP2.subarray(0, first.length).equals(first)) {
-    setTimeout(() => hand(socket, parts, idle), MORE_MS);
+  const mayBecome = first.length < HTTP2.length && HTTP2.subarray(0, first.length).equals(first);
+  if (mayBecome && performance.now() < handing.until) {
+    setTimeout(() => hand(socket, parts, handing), MORE_MS);
     return;
   }
   if (first.subarray(0, HTTP2.length).equals(HTTP2)) {
-    idle.delete(socket);
+    handing.idle.delete(socket);
     parts.grpc.injectConnection(socket);
   } else {
     parts.http.emit('connection', socket);

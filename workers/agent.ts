@@ -62,6 +62,8 @@ export async function startAgent(options: AgentOptions): Promise<AgentServer> {
   const http = createServer(agentRequests(calls, log));
   // A prepared restore may wait for a download as long as the wrapper does.
   http.requestTimeout = 0;
+  // Node would close the connection and say nothing.
+  http.on('connect', (_request, socket) => socket.end('HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\n\r\n'));
   const grpcServer = agentGrpc(calls);
   openPodStarts(deps.settings);
   const parts = { http, grpc: injectorOf(grpcServer), log, ...(peerOf === undefined ? {} : { peerOf }) };

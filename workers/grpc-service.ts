@@ -1,7 +1,8 @@
 /* What the gRPC servers of this node share: a service of proto/, and calls that answer with our errors. */
-import type { handleServerStreamingCall, handleUnaryCall, ServiceDefinition } from '@grpc/grpc-js';
+import type { handleServerStreamingCall, handleUnaryCall, Metadata, ServiceDefinition } from '@grpc/grpc-js';
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader';
-import { KybernateError } from '../core/errors.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
+import { withinSpan } from '../core/spans.ts';
 import { protoDirectory } from '../native/proto-directory.ts';
 import { grpcFailure } from './wire-errors.ts';
 
@@ -23,18 +24,54 @@ export function serviceOf(loaded: PackageDefinition, name: string): ServiceDefin
   if (service === undefined || 'format' in service) {
     throw new KybernateError('Internal', `the package's proto files have no ${name}`);
   }
-  return service;
+  return Object.fromEntries(
+    Object.entries(service).map(([call, method]) => {
+      const requestDeserialize = (bytes: Buffer): object => {
+        try {
+          return method.requestDeserialize(bytes);
+        } catch (error) {
+          // Thrown here it would be INTERNAL, and the fault looks like ours.
+          return new UnreadableRequest(messageOf(error));
+        }
+      };
+      return [call, { ...method, requestDeserialize }];
+    }),
+  );
 }
 
-/** A caller that goes away, or whose deadline is over, ends nothing but its own call. */
-export function unary(answer: (request: GrpcRequest) => Promise<object> | object): Unary {
+/** Bytes that are no message of their call. */
+class UnreadableRequest {
+  readonly why: string;
+
+  constructor(why: string) {
+    this.why = why;
+  }
+}
+
+/** @throws InvalidInput */
+function readable(request: GrpcRequest | UnreadableRequest): GrpcRequest {
+  if (request instanceof UnreadableRequest) {
+    throw new KybernateError('InvalidInput', `the bytes of the request are no message of this call: ${request.why}`);
+  }
+  return request as GrpcRequest;
+}
+
+/** W3C Trace Context, as OpenTelemetry's gRPC instrumentations send it. */
+function traceOf(metadata: Metadata): string | undefined {
+  return metadata.get('traceparent').at(0)?.toString();
+}
+
+/**
+ * A caller that goes away, or whose deadline is over, ends nothing but its own call.
+ * @param answer is given the caller's traceparent, within which it runs
+ */
+export function unary(answer: (request: GrpcRequest, trace?: string) => Promise<object> | object): Unary {
   return (call, reply) => {
-    Promise.resolve()
-      .then(() => answer(call.request))
-      .then(
-        (response) => reply(null, response),
-        (error: unknown) => reply(grpcFailure(error)),
-      );
+    const trace = traceOf(call.metadata);
+    withinSpan(trace, async () => answer(readable(call.request), trace)).then(
+      (response) => reply(null, response),
+      (error: unknown) => reply(grpcFailure(error)),
+    );
   };
 }
 
@@ -45,7 +82,7 @@ export function streaming(follow: (request: GrpcRequest, signal: AbortSignal) =>
     call.once('cancelled', () => gone.abort());
     void (async () => {
       try {
-        for await (const state of follow(call.request, gone.signal)) {
+        for await (const state of follow(readable(call.request), gone.signal)) {
           call.write(state);
           await new Promise((resolve) => setTimeout(resolve, STREAM_PAUSE_MS));
         }

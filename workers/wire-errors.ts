@@ -39,10 +39,15 @@ export function sendError(log: Logger, request: IncomingMessage, response: Serve
   }
 }
 
+/** Trailers are short: clients refuse long ones, and then nobody is told anything. */
+const MAX_DETAILS = 2000;
+
 /** The name of the type is in the trailer `kybernate-error`. */
 export function grpcFailure(error: unknown): { code: status; details: string; metadata: Metadata } {
   const { type, message } = known(error);
   const metadata = new Metadata();
   metadata.set('kybernate-error', type);
-  return { code: CODES[type]?.[1] ?? status.INTERNAL, details: message, metadata };
+  // gRPC writes it by encodeURI, which throws on half a surrogate pair.
+  const details = message.slice(0, MAX_DETAILS).toWellFormed();
+  return { code: CODES[type]?.[1] ?? status.INTERNAL, details, metadata };
 }

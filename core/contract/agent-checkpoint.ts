@@ -1,9 +1,9 @@
 /* The call by which the runtime wrapper hands a `runc checkpoint` to the agent: POST /v1/checkpoint-container. */
 import * as z from 'zod';
-import { absolutePath } from './common.ts';
+import { absolutePath, runtimeContainer } from './common.ts';
 
 export const checkpointContainerRequest = z.strictObject({
-  container: z.strictObject({ id: z.string().min(1).max(255), namespace: z.string().max(76) }),
+  container: runtimeContainer,
   /** runc's `--root` */
   runcRoot: absolutePath,
   /** where CRIU's images are to lie; made when absent */

@@ -22,9 +22,16 @@ export const operationCall = z.looseObject({
 export type OperationCall = z.output<typeof operationCall>;
 
 export const operationRef = z.strictObject({
-  workflowId: z.string().min(1).max(1000),
+  workflowId: z
+    .string()
+    .min(1)
+    .max(1000)
+    .refine((text) => text.isWellFormed(), 'an id must be Unicode text'),
   /** the newest run without it */
-  runId: z.string().min(1).max(100).optional(),
+  runId: z
+    .string()
+    .regex(/^[0-9a-zA-Z-]{1,100}$/, 'the id of a run, as Temporal tells it')
+    .optional(),
 });
 export type OperationRef = z.output<typeof operationRef>;
 

@@ -30,7 +30,31 @@ export const absolutePath = z
   .string()
   .max(4096)
   .regex(/^\/[^\0]*$/, 'an absolute path')
-  .refine((text) => !text.split('/').includes('..'), 'a path must not contain ".."');
+  .refine((text) => !text.split('/').includes('..'), 'a path must not contain ".."')
+  .refine((text) => text.isWellFormed(), 'a path must be Unicode text');
+
+/**
+ * Namespace, pod and container as CRI runtimes name them: wider than Kubernetes' own rules, since others speak CRI, too,
+ * and nothing that could leave a directory.
+ */
+export const podWord = z
+  .string()
+  .max(253)
+  .regex(/^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$/, 'a name in Kubernetes: letters, digits, dots, dashes');
+
+/**
+ * As runc's callers name containers: wider than containerd's ids. Source: libcontainer, validateID; what begins with a dot
+ * or a dash would be a place or an option.
+ */
+export const runtimeContainer = z.strictObject({
+  id: z.string().regex(/^\w[\w+,.-]{0,254}$/, 'an id of the container runtime'),
+  /** last part of runc's root: the namespace in containerd */
+  namespace: z
+    .string()
+    .max(76)
+    .regex(/^[^/\0]*$/, 'a name without slashes')
+    .refine((text) => text !== '..', 'a namespace of the container runtime'),
+});
 
 /** Which container: by containerd id, by its place in a Kubernetes pod, or by its name in Docker. */
 export const containerTarget = z
@@ -42,9 +66,9 @@ export const containerTarget = z
     /** found by the labels that the CRI plug-in sets on its containers */
     pod: z
       .strictObject({
-        namespace: z.string().min(1).max(253),
-        name: z.string().min(1).max(253),
-        container: z.string().min(1).max(253),
+        namespace: podWord,
+        name: podWord,
+        container: podWord,
       })
       .optional(),
     /** name or id in the node's Docker daemon */

@@ -83,6 +83,18 @@ export const kubernetesRestoreSpec = z
   });
 export type KubernetesRestoreSpec = z.output<typeof kubernetesRestoreSpec>;
 
+const texts = z.record(z.string(), z.string()).nullish();
+
+/** As much of a pod's template as the operator reads itself; the rest is for the API server to judge. */
+export const podTemplate = z.looseObject({
+  metadata: z.looseObject({ labels: texts, annotations: texts }).nullish(),
+  spec: z.looseObject({
+    containers: z.array(z.looseObject({ name: containerName })).min(1),
+    nodeSelector: texts,
+    runtimeClassName: z.string().nullish(),
+  }),
+});
+
 /** As `metav1.Condition`. */
 export const condition = z.strictObject({
   type: z.string(),

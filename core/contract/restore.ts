@@ -11,6 +11,8 @@ import {
   durationMs,
   namespace,
   nodeName,
+  podWord,
+  runtimeContainer,
   timeoutsWithDefaults,
 } from './common.ts';
 import type { HookPlan } from '../hooks.ts';
@@ -244,7 +246,7 @@ export const prepareRestoreRequest = z.strictObject({
   restoreFrom: z.string().min(1).max(4096),
   /** where the wish came from; the environment takes ids only and may be switched off */
   origin: z.enum(['annotation', 'environment']),
-  container: z.strictObject({ id: z.string().min(1).max(255), namespace: z.string().max(76).optional() }),
+  container: runtimeContainer.partial({ namespace: true }),
   bundle: absolutePath,
   /** runc's `--root` */
   runcRoot: absolutePath.optional(),
@@ -256,11 +258,11 @@ export const prepareRestoreRequest = z.strictObject({
   unverified: z.boolean().default(false),
   pod: z
     .strictObject({
-      namespace: z.string(),
-      name: z.string(),
-      uid: z.string().optional(),
+      namespace: podWord,
+      name: podWord,
+      uid: podWord.optional(),
       /** its name in the pod */
-      container: z.string().optional(),
+      container: podWord.optional(),
       /** the wish names this container, not the pod as a whole */
       named: z.boolean().default(false),
     })
@@ -306,7 +308,7 @@ export interface RestoreHooks {
 
 export const completeRestoreRequest = z.strictObject({
   operationId: z.string().regex(/^[0-9a-f]{32}$/),
-  container: z.strictObject({ id: z.string().min(1).max(255), namespace: z.string().max(76).optional() }),
+  container: runtimeContainer.partial({ namespace: true }),
   outcome: z.enum(['restored', 'cold-started', 'failed']),
   initHostPid: z.number().int().min(0),
   restoreMs: z.number().min(0),

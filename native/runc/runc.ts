@@ -21,7 +21,7 @@ export async function readRuncState(root: string, id: string): Promise<RuncState
   try {
     text = await readFile(join(root, id, 'state.json'), 'utf8');
   } catch (error) {
-    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) {
+    if (['ENOENT', 'ENOTDIR', 'ENAMETOOLONG'].includes((error as NodeJS.ErrnoException).code ?? '')) {
       return undefined;
     }
     throw error;
