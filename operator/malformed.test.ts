@@ -3,7 +3,8 @@
  * nothing is started, and no turn fails, since one that fails comes again for ever.
  */
 import { describe, expect, it } from 'vitest';
-import { malformed, pick, shown, type Shape } from '../test/harness/malformed.ts';
+import { malformed, pick, shown } from '../test/harness/malformed.ts';
+import { CHECKPOINT_SPEC, RESTORE_SPEC } from '../test/harness/object-shapes.ts';
 import { seeded } from '../test/harness/random.ts';
 import { handleCheckpoint } from './checkpoint-controller.ts';
 import type { Cluster } from './cluster.ts';
@@ -13,53 +14,6 @@ import { handleRestore } from './restore-controller.ts';
 
 const OBJECTS = 500;
 const NOW = new Date('2026-11-22T04:00:00Z');
-const TEMPLATE = { metadata: { labels: { a: 'b' }, annotations: {} }, spec: { containers: [{ name: 'app' }] } };
-
-const CHECKPOINT: Shape = {
-  valid: { pod: 'llm', gpu: {}, labels: { a: 'b' } },
-  fields: {
-    pod: 'word',
-    container: 'word',
-    checkpointId: 'word',
-    after: 'choice',
-    durability: 'choice',
-    engine: 'choice',
-    tcp: 'choice',
-    freezeBudgetMs: 'count',
-    holdBudgetMs: 'count',
-    podWaitMs: 'count',
-    gpu: 'record',
-    'gpu.allowShared': 'flag',
-    health: 'record',
-    'health.command': 'list',
-    labels: 'record',
-    'labels.a': 'text',
-  },
-  required: ['pod'],
-};
-
-const RESTORE: Shape = {
-  valid: { checkpointId: 'ck', template: TEMPLATE },
-  fields: {
-    checkpoint: 'word',
-    checkpointId: 'word',
-    pod: 'word',
-    container: 'word',
-    template: 'record',
-    'template.metadata.labels.a': 'text',
-    'template.metadata.annotations.b': 'text',
-    'template.spec': 'record',
-    'template.spec.containers': 'list',
-    'template.spec.nodeSelector.a': 'text',
-    node: 'word',
-    runtimeClassName: 'word',
-    tcp: 'choice',
-    onFailure: 'choice',
-    readyWaitMs: 'count',
-  },
-  required: ['checkpointId', 'template'],
-};
-
 /** What else may stand in an object that somebody else has written. */
 const STATUSES: readonly unknown[] = [
   undefined,
@@ -103,8 +57,8 @@ function objectOf(spec: unknown, status: unknown): CheckpointObject & RestoreObj
 }
 
 describe.each([
-  ['Checkpoint', CHECKPOINT, (object: CheckpointObject) => handleCheckpoint(deps, object)],
-  ['Restore', RESTORE, (object: RestoreObject) => handleRestore(deps, object)],
+  ['Checkpoint', CHECKPOINT_SPEC, (object: CheckpointObject) => handleCheckpoint(deps, object)],
+  ['Restore', RESTORE_SPEC, (object: RestoreObject) => handleRestore(deps, object)],
 ] as const)('a %s', (_kind, shape, turn) => {
   it(`that is wrong in any of ${OBJECTS} ways fails with its reason, once and for all`, async () => {
     const random = seeded(8);

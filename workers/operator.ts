@@ -9,6 +9,7 @@ import { runOperator } from '../operator/run.ts';
 import { operatorEnv, readConfig, type Environment } from './config.ts';
 import type { RunningWorker } from './run-workers.ts';
 import { createLog } from './runtime.ts';
+import { startTracing } from './tracing.ts';
 
 export interface OperatorWorkerOptions {
   readonly env?: Environment;
@@ -26,7 +27,8 @@ export async function startOperator(options: OperatorWorkerOptions = {}): Promis
   if (server === undefined) {
     throw new KybernateError('Incompatible', 'no cluster is configured: run it in a pod, or set KUBECONFIG');
   }
-  const client = await createKybernateClient({ env });
+  const tracing = await startTracing({ service: 'kybernate-operator', env, log });
+  const client = await createKybernateClient({ env, interceptors: tracing.client });
   const end = new AbortController();
   const identity = `${config.KYBERNATE_NODE}-${randomBytes(4).toString('hex')}`;
   const { KYBERNATE_OPERATOR_NAMESPACE: leaseNamespace, KYBERNATE_WATCH_NAMESPACE: namespace } = config;
@@ -47,6 +49,7 @@ export async function startOperator(options: OperatorWorkerOptions = {}): Promis
       }
     } finally {
       await client.close();
+      await tracing.close();
       log.info({}, 'operator ended');
     }
   };

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { parseAllDocuments } from 'yaml';
 
+import { parseRestoreGrants } from '../../core/oci/restore-grants.ts';
 import type { Cluster } from './cluster.ts';
 import { CHART, helm, NAMESPACE, RELEASE, writeValues } from './install.ts';
 import { theCluster } from './provided.ts';
@@ -21,8 +22,10 @@ interface Rendered {
 interface PodSpec {
   readonly hostPID?: boolean;
   readonly automountServiceAccountToken?: boolean;
+  readonly volumes?: readonly { readonly name: string }[];
   readonly containers: readonly {
     readonly name: string;
+    readonly volumeMounts?: readonly { readonly name: string; readonly mountPath: string }[];
     readonly securityContext: {
       readonly privileged?: boolean;
       readonly capabilities?: { readonly drop?: readonly string[] };
@@ -66,6 +69,12 @@ function podOf(object: Rendered): PodSpec {
   return object.spec.template.spec;
 }
 
+/** Of its first container, by name. */
+function envOf(object: Rendered): Record<string, unknown> {
+  const [first] = podOf(object).containers;
+  return Object.fromEntries((first?.env ?? []).map(({ name, value, valueFrom }) => [name, value ?? valueFrom]));
+}
+
 describe('the chart', () => {
   it('has nothing that helm lint warns of', async () => {
     const answer = await helm(cluster, ['lint', '--strict', CHART, '--values', writeValues(cluster, MUST)]);
@@ -79,6 +88,10 @@ describe('the chart', () => {
     ['store.url', { ...MUST, store: {} }],
     ['pattern', { ...MUST, store: { url: 'https://b' } }],
     ['not allowed', { ...MUST, temporal: { adress: 't:1' } }],
+    ['pattern', { ...MUST, restore: { grants: [{ to: 'a=b', from: 'c' }] } }],
+    ['from', { ...MUST, restore: { grants: [{ to: 'a' }] } }],
+    ['mode', { ...MUST, signing: { mode: 'sometimes' } }],
+    ['endpoint', { ...MUST, tracing: { endpoint: 'collector:4318' } }],
   ])('says what is missing or wrong: %s', async (what, values) => {
     await expect(render(values)).rejects.toThrow(what);
   });
@@ -132,6 +145,66 @@ describe('the chart', () => {
       expect(env.get('TEMPORAL_TLS_CLIENT_KEY_DATA')).toEqual({ secretKeyRef: { name: 'tls', key: 'tls.key' } });
       expect(env.get('TEMPORAL_API_KEY')).toEqual({ secretKeyRef: { name: 'cloud', key: 'token' } });
     }
+  });
+
+  it('sends traces of every process to one collector, with headers that a secret has, where it is named', async () => {
+    const parts = [
+      ['DaemonSet', '-node'],
+      ['DaemonSet', '-sidecar'],
+      ['Deployment', '-control'],
+      ['Deployment', '-operator'],
+    ] as const;
+    const headers = { existingSecret: 'collector', key: 'auth' };
+    const objects = await render({ ...MUST, tracing: { endpoint: 'http://collector.o11y.svc:4318', headers } });
+    const plain = await render(MUST);
+
+    for (const [kind, name] of parts) {
+      expect(envOf(find(objects, kind, name))).toMatchObject({
+        OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector.o11y.svc:4318',
+        OTEL_EXPORTER_OTLP_HEADERS: { secretKeyRef: { name: 'collector', key: 'auth' } },
+      });
+      expect(Object.keys(envOf(find(plain, kind, name))).filter((variable) => variable.startsWith('OTEL'))).toEqual([]);
+    }
+    expect(JSON.stringify(find(objects, 'NetworkPolicy', '-sidecar'))).toContain('4318');
+    expect(JSON.stringify(find(plain, 'NetworkPolicy', '-sidecar'))).not.toContain('4318');
+  });
+
+  it('gives keys that sign and keys that are trusted to the nodes alone, from what exists', async () => {
+    const signing = { existingSecret: 'signer', key: 'ed25519', trustedConfigMap: 'others', mode: 'required' };
+    const objects = await render({ ...MUST, signing });
+    const node = podOf(find(objects, 'DaemonSet', '-node'));
+
+    expect(envOf(find(objects, 'DaemonSet', '-node'))).toMatchObject({
+      KYBERNATE_SIGNING_KEY: '/run/kybernate/keys/signing/signing.pem',
+      KYBERNATE_TRUSTED_KEYS: '/run/kybernate/keys/trusted',
+      KYBERNATE_SIGNATURES: 'required',
+    });
+    expect(node.volumes).toEqual(
+      expect.arrayContaining([
+        expect.objectContaining({
+          name: 'signing',
+          secret: expect.objectContaining({ secretName: 'signer', items: [{ key: 'ed25519', path: 'signing.pem' }] }),
+        }),
+        { name: 'trusted', configMap: { name: 'others' } },
+      ]),
+    );
+    expect(node.containers[0]?.volumeMounts?.map(({ mountPath }) => mountPath)).toEqual([
+      '/kybernate-keys/signing',
+      '/kybernate-keys/trusted',
+    ]);
+    expect(JSON.stringify(find(objects, 'DaemonSet', '-sidecar'))).not.toContain('signer');
+  });
+
+  it('tells the nodes whose checkpoints may be restored where', async () => {
+    const grants = [
+      { to: 'staging', from: 'production' },
+      { to: '*', from: 'golden' },
+      { to: 'lab', from: '-' },
+    ];
+    const objects = await render({ ...MUST, restore: { grants } });
+
+    const { KYBERNATE_RESTORE_GRANTS: text } = envOf(find(objects, 'DaemonSet', '-node'));
+    expect(parseRestoreGrants(String(text))).toEqual(grants);
   });
 
   it('has a PodMonitor, alert rules and a dashboard where they are wanted', async () => {

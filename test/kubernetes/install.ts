@@ -1,4 +1,5 @@
 /* The chart on the cluster, with a Temporal server and an S3 server beside it, as a user has them. */
+import { generateKeyPairSync } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -95,6 +96,8 @@ export function chartValues(cluster: Cluster): Record<string, unknown> {
         restartCommand: cluster.restartCommand,
       },
     },
+    signing: { existingSecret: 'signing' },
+    restore: { grants: [{ to: 'lab', from: 'default' }] },
     control: { replicas: 1, resources: {} },
     node: { resources: {}, extraEnv: [{ name: 'KYBERNATE_RESTORE_ROOTS', value: imagesDir(cluster) }] },
     operator: {
@@ -150,6 +153,9 @@ export async function installChart(cluster: Cluster): Promise<void> {
   await cluster.kubectl(['create', 'namespace', NAMESPACE]);
   const secret = Object.entries(KEYS).map(([key, value]) => `--from-literal=${key}=${value}`);
   await cluster.kubectl(['-n', NAMESPACE, 'create', 'secret', 'generic', 's3-keys', ...secret]);
+  const { privateKey } = generateKeyPairSync('ed25519');
+  const pem = String(privateKey.export({ type: 'pkcs8', format: 'pem' }));
+  await cluster.kubectl(['-n', NAMESPACE, 'create', 'secret', 'generic', 'signing', `--from-literal=signing.pem=${pem}`]);
   try {
     const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster), '--wait', '--timeout', '240s'];
     await helm(cluster, ['install', RELEASE, CHART, ...flags]);

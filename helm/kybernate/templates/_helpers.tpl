@@ -88,6 +88,47 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 {{- end }}
 
+{{/* of every process that has a part in a trace */}}
+{{- define "kybernate.tracingEnv" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+{{- with .headers.existingSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: { secretKeyRef: { name: {{ . | quote }}, key: {{ $.Values.tracing.headers.key | quote }} } }
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The worker sees the copies that kybernate-on-host makes of the pod's files. */}}
+{{- define "kybernate.signingEnv" -}}
+{{- with .Values.signing }}
+{{- if .existingSecret }}
+- name: KYBERNATE_SIGNING_KEY
+  value: {{ $.Values.host.runDir }}/keys/signing/signing.pem
+{{- end }}
+{{- if .trustedConfigMap }}
+- name: KYBERNATE_TRUSTED_KEYS
+  value: {{ $.Values.host.runDir }}/keys/trusted
+{{- end }}
+- name: KYBERNATE_SIGNATURES
+  value: {{ .mode | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "kybernate.restoreGrantsEnv" -}}
+{{- with .Values.restore.grants }}
+{{- $grants := list }}
+{{- range . }}
+{{- $grants = append $grants (printf "%s=%s" .to .from) }}
+{{- end }}
+- name: KYBERNATE_RESTORE_GRANTS
+  value: {{ join "," $grants | quote }}
+{{- end }}
+{{- end }}
+
 {{- define "kybernate.nodeNameEnv" -}}
 - name: KYBERNATE_NODE
   valueFrom: { fieldRef: { fieldPath: spec.nodeName } }

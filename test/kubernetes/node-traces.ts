@@ -1,0 +1,103 @@
+/* What pods leave on a node while they run, and what they must not leave behind: compared before and after. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+
+import { runExeca } from '../../native/run/run-execa.ts';
+import type { Cluster } from './cluster.ts';
+import { hostPaths } from './install.ts';
+
+export type NodeTraces = Readonly<Record<string, readonly string[]>>;
+
+const CGROUPS = '/sys/fs/cgroup';
+/** One file a pod's container, for a day: a restart is not to rewind it. And code that Node has compiled. */
+const KEPT = ['pod-starts', 'compile-cache', 'sidecar'];
+
+/** Names without what is different each time: two pictures of the same node are equal. */
+export async function nodeTraces(cluster: Cluster): Promise<NodeTraces> {
+  const { paths, containerd } = cluster;
+  const { runDir, stateDir } = hostPaths(cluster);
+  const ctr = async (...args: string[]): Promise<string[]> => {
+    const text = await containerd.ctrOk(['-n', 'k8s.io', ...args]);
+    return text
+      .split('\n')
+      .slice(1)
+      .map((line) => line.split(/\s+/)[0] ?? '')
+      .filter((name) => name !== '')
+      .sort();
+  };
+  const links = await runExeca('ip', ['-brief', 'link'], { timeoutMs: 10_000 });
+  return {
+    containers: await ctr('containers', 'ls'),
+    tasks: await ctr('tasks', 'ls'),
+    snapshots: await ctr('snapshots', 'ls'),
+    leases: await ctr('leases', 'ls'),
+    mounts: mountsBelow(cluster.hostPid(), paths.dir),
+    cgroups: cgroupsBelow(paths.cgroupRoot),
+    // A network namespace that is left keeps its end of this pair.
+    interfaces: links.stdout
+      .split('\n')
+      .map((line) => line.split(/[@\s]/)[0] ?? '')
+      .filter((name) => name.startsWith('veth'))
+      .sort(),
+    addresses: names(join(paths.dir, 'cni-data/pods')).filter((name) => /^\d/.test(name)),
+    pods: names(join(paths.kubeletDir, 'pods')),
+    runc: names('/run/containerd/runc/k8s.io'),
+    run: ['operations', 'leases', 'wishes', 'locks'].flatMap((name) => below(join(runDir, name))),
+    state: names(stateDir)
+      .filter((name) => !KEPT.includes(name))
+      .flatMap((name) => below(join(stateDir, name))),
+    processes: processesOf(paths.dir),
+  };
+}
+
+function names(dir: string): string[] {
+  try {
+    return readdirSync(dir).sort();
+  } catch {
+    // Nobody has made it.
+    return [];
+  }
+}
+
+function below(dir: string): string[] {
+  return names(dir).map((name) => `${basename(dir)}/${name}`);
+}
+
+function mountsBelow(pid: number, dir: string): string[] {
+  return readFileSync(`/proc/${pid}/mountinfo`, 'utf8')
+    .split('\n')
+    .map((line) => line.split(' ')[4] ?? '')
+    .filter((place) => place.startsWith(dir))
+    .sort();
+}
+
+function cgroupsBelow(root: string): string[] {
+  const hierarchies = names(CGROUPS).includes('cgroup.controllers') ? [''] : names(CGROUPS);
+  return hierarchies.flatMap((hierarchy) => {
+    try {
+      return readdirSync(join(CGROUPS, hierarchy, root), { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isDirectory())
+        .map((entry) => join(entry.parentPath, entry.name))
+        .sort();
+    } catch {
+      // A hierarchy without groups, or one in which somebody removes his right now.
+      return [];
+    }
+  });
+}
+
+/** Programs that were started for this cluster, as often as they run. */
+function processesOf(dir: string): string[] {
+  return names('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => {
+      try {
+        const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+        return args.includes(dir) ? [basename(args.split('\0')[0] ?? '')] : [];
+      } catch {
+        // It has ended.
+        return [];
+      }
+    })
+    .sort();
+}
