@@ -80,3 +80,18 @@ it(`${OBJECTS} malformed objects are refused by the API server or by the operato
   expect(await operatorRestarts()).toBe(restarts);
   await cluster.kubectl(['delete', 'checkpoints,restores', '--all', '--timeout=60s']);
 });
+
+it('a Restore whose pod the API server does not take fails with its words', async () => {
+  const spec = { checkpointId: 'none', template: { spec: { containers: [{ name: 'app' }] } } };
+  const restore = { apiVersion: 'kybernate.io/v1alpha1', kind: 'Restore', metadata: { name: 'odd-pod' }, spec };
+  await cluster.kubectl(['create', '-f', '-'], JSON.stringify(restore));
+
+  await new Pods(cluster).until(async () => (await objects()).some(({ status }) => status?.phase === 'Failed'), 30_000);
+
+  const [{ status } = { status: undefined }] = await objects();
+  expect(status?.conditions?.[0]).toMatchObject({
+    reason: 'InvalidInput',
+    message: expect.stringContaining('spec.containers[0].image'),
+  });
+  await cluster.kubectl(['delete', 'restore', 'odd-pod', '--timeout=60s']);
+});
