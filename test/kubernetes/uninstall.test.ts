@@ -1,5 +1,6 @@
 /* What `helm uninstall` leaves of us on a node: nothing, and the pods. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 
 import { CHART, helm, hostPaths, NAMESPACE, RELEASE, writeValues } from './install.ts';
@@ -13,11 +14,14 @@ it('the node is as before, a pod under our runtime runs on and can be deleted, a
   await pods.untilReady(name);
   const [id = ''] = await pods.containerIds(name);
   expect(readFileSync(cluster.paths.containerdConfig, 'utf8')).toContain('kybernate.toml');
+  const keys = join(hostPaths(cluster).runDir, 'keys');
+  expect(existsSync(join(keys, 'signing/signing.pem'))).toBe(true);
 
   await helm(cluster, ['uninstall', RELEASE, '--namespace', NAMESPACE, '--wait', '--timeout', '240s']);
 
   expect(readFileSync(cluster.paths.containerdConfig, 'utf8')).not.toContain('kybernate.toml');
   expect(readdirSync(hostPaths(cluster).installDir)).toEqual([]);
+  expect(existsSync(keys)).toBe(false);
   expect(await cluster.containerd.ctrOk(['-n', 'k8s.io', 'tasks', 'ls'])).toMatch(new RegExp(`^${id} .*RUNNING`, 'm'));
   await pods.remove(name);
   const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster), '--wait', '--timeout', '240s'];
