@@ -10,7 +10,12 @@ function refusing(code: number, body: unknown): Cluster {
 
 describe('a pod', () => {
   it.each([
-    [422, JSON.stringify({ kind: 'Status', message: 'spec.containers[0].image: Required value' }), 'InvalidInput', 'Required value'],
+    [
+      422,
+      JSON.stringify({ kind: 'Status', message: 'spec.containers[0].image: Required value' }),
+      'InvalidInput',
+      'Required value',
+    ],
     [400, { kind: 'Status', message: 'strict decoding error' }, 'InvalidInput', 'strict decoding error'],
     [403, JSON.stringify({ message: 'exceeded quota: small' }), 'RestoreRefused', 'exceeded quota: small'],
     [422, 'no Status', 'InvalidInput', 'HTTP 422'],

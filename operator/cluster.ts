@@ -93,7 +93,8 @@ async function judged<Result>(call: Promise<Result>): Promise<Result> {
 function wordsOf({ body, message }: ApiException<unknown>): string {
   try {
     const status: unknown = typeof body === 'string' ? JSON.parse(body) : body;
-    return String((status as { readonly message?: unknown } | null)?.message ?? message);
+    const told = (status as { readonly message?: unknown } | null)?.message;
+    return typeof told === 'string' ? told : message;
   } catch {
     // No Status: what the client makes of it.
     return message;

@@ -53,7 +53,7 @@ function readable(request: GrpcRequest | UnreadableRequest): GrpcRequest {
   if (request instanceof UnreadableRequest) {
     throw new KybernateError('InvalidInput', `the bytes of the request are no message of this call: ${request.why}`);
   }
-  return request as GrpcRequest;
+  return request;
 }
 
 /** W3C Trace Context, as OpenTelemetry's gRPC instrumentations send it. */

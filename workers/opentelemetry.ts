@@ -49,8 +49,7 @@ export interface Tracing {
 
 export interface TracingParts {
   /** `service.name`, unless OTEL_SERVICE_NAME says otherwise */
-  readonly service:
-    'kybernate' | 'kybernate-control' | 'kybernate-node' | 'kybernate-operator' | 'kybernate-sidecar';
+  readonly service: 'kybernate' | 'kybernate-control' | 'kybernate-node' | 'kybernate-operator' | 'kybernate-sidecar';
   readonly env: Environment;
   readonly node?: string;
   /** absent: what goes wrong with traces is not told */

@@ -13,7 +13,17 @@ export interface MalformedRequest {
   readonly noRequest?: true;
 }
 
-const KINDS = [wrongJson, wrongJson, wrongJson, wrongBody, wrongPath, wrongBytes, wrongMessage, wrongMessage, wrongFrame];
+const KINDS = [
+  wrongJson,
+  wrongJson,
+  wrongJson,
+  wrongBody,
+  wrongPath,
+  wrongBytes,
+  wrongMessage,
+  wrongMessage,
+  wrongFrame,
+];
 
 /** One of each kind, in turn. */
 export function malformedRequest(turn: number, random: Random): MalformedRequest {
@@ -50,12 +60,18 @@ function wrongBody(random: Random): MalformedRequest {
     ['NaN', Buffer.from('{"waitMs":NaN}')],
     [`${deep} arrays`, Buffer.from('['.repeat(deep) + ']'.repeat(deep))],
     [`${deep} arrays in a field`, Buffer.from(`{"container":${'['.repeat(deep)}${']'.repeat(deep)}}`)],
-    ['no UTF-8', Buffer.concat([Buffer.from('{"container":{"id":"'), Buffer.from([0xc3, 0x28, 0xff]), Buffer.from('"}}')])],
+    [
+      'no UTF-8',
+      Buffer.concat([Buffer.from('{"container":{"id":"'), Buffer.from([0xc3, 0x28, 0xff]), Buffer.from('"}}')]),
+    ],
     ['a hidden prototype', Buffer.from(`{"container":{"id":"nobody"},"${key}":{"node":"x"}}`)],
     ['random bytes', randomBytes(random, 2000)],
     ['a megabyte', Buffer.from(JSON.stringify({ container: { id: 'x'.repeat(2 ** 20) } }))],
     ['ten thousand keys', Buffer.from(JSON.stringify(Object.fromEntries(manyKeys(10_000))))],
-    ['ten thousand labels', Buffer.from(JSON.stringify({ container: CONTAINER, labels: Object.fromEntries(manyKeys(10_000)) }))],
+    [
+      'ten thousand labels',
+      Buffer.from(JSON.stringify({ container: CONTAINER, labels: Object.fromEntries(manyKeys(10_000)) })),
+    ],
   ];
   const [what, body] = pick(bodies, random);
   return post(path, what, body);

@@ -95,10 +95,12 @@ export function malformed(shape: Shape, random: Random): Malformed {
       const lost = pick(required, random);
       return { what: `no ${lost}`, body: Object.fromEntries(Object.entries(valid).filter(([key]) => key !== lost)) };
     }
-    default: {
+    case 'nothing': {
       const body = pick(NO_OBJECT, random);
       return { what: `${shown(body)} in place of it`, body };
     }
+    default:
+      throw new Error('there is no other way');
   }
 }
 

@@ -125,9 +125,13 @@ export function sendFrames(
 
 function answerOf(headers: Readonly<Record<string, unknown>>, resetCode: number): Answer {
   const status = headers['grpc-status'];
-  const type = String(headers['kybernate-error'] ?? '');
+  const textOf = (name: string): string => {
+    const value = headers[name];
+    return typeof value === 'string' ? value : '';
+  };
+  const type = textOf('kybernate-error');
   if (typeof status === 'string' || typeof status === 'number') {
-    const text = decodeURI(String(headers['grpc-message'] ?? '').replaceAll(/%(?![0-9A-F]{2})/gi, '%25'));
+    const text = decodeURI(textOf('grpc-message').replaceAll(/%(?![0-9A-F]{2})/gi, '%25'));
     return { by: 'grpc', code: Number(status), text, type };
   }
   const http = Number(headers[constants.HTTP2_HEADER_STATUS] ?? 0);

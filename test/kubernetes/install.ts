@@ -155,7 +155,15 @@ export async function installChart(cluster: Cluster): Promise<void> {
   await cluster.kubectl(['-n', NAMESPACE, 'create', 'secret', 'generic', 's3-keys', ...secret]);
   const { privateKey } = generateKeyPairSync('ed25519');
   const pem = String(privateKey.export({ type: 'pkcs8', format: 'pem' }));
-  await cluster.kubectl(['-n', NAMESPACE, 'create', 'secret', 'generic', 'signing', `--from-literal=signing.pem=${pem}`]);
+  await cluster.kubectl([
+    '-n',
+    NAMESPACE,
+    'create',
+    'secret',
+    'generic',
+    'signing',
+    `--from-literal=signing.pem=${pem}`,
+  ]);
   try {
     const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster), '--wait', '--timeout', '240s'];
     await helm(cluster, ['install', RELEASE, CHART, ...flags]);
