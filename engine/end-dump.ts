@@ -25,13 +25,17 @@ const STARVED_GRACE_MS = 1500;
 /** Who has not run for so long waits for something that does not come. */
 const IDLE_MS = 200;
 
-/** @returns pids that had to be killed, after CRIU had its grace. Idempotent; nothing to end is success. */
-export async function endDump(plan: OperationPlan, run: Run): Promise<number[]> {
-  const criu = dumpPids(plan).filter((pid) => readProcess(pid)?.command === 'criu');
+/**
+ * Idempotent; nothing to end is success.
+ * @param mayFreeze asked right before the freezer is closed; a caller without the container's flock may come too late
+ * @returns pids that had to be killed, after CRIU had its grace
+ */
+export async function endDump(plan: OperationPlan, run: Run, mayFreeze = (): boolean => true): Promise<number[]> {
+  const criu = dumpPids(plan).filter(isCriu);
   if (criu.length > 0) {
     await Promise.all(criu.map((pid) => run('prlimit', [`--pid=${pid}`, '--nofile=0:'], { timeoutMs: 2000 })));
     await untilEnded(criu);
-    if (criu.some((pid) => readProcess(pid) !== undefined)) {
+    if (criu.some(isCriu) && mayFreeze()) {
       // Its tasks run when it dies: into the freezer, so that none touches a socket in repair mode.
       freezeNow(plan.facts.freezer);
     }
@@ -47,12 +51,18 @@ export async function endDump(plan: OperationPlan, run: Run): Promise<number[]> 
   return [...(await killOperation(plan.operationId)), ...foreign];
 }
 
+/** One that has ended and that its parent has not seen yet is none. */
+function isCriu(pid: number): boolean {
+  const process = readProcess(pid);
+  return process?.command === 'criu' && process.state !== 'Z';
+}
+
 /** Returns also when they wait for something, or take too long. */
 async function untilEnded(pids: readonly number[]): Promise<void> {
   const begun = performance.now();
   let work = '';
   let workedAt = begun;
-  while (pids.some((pid) => readProcess(pid) !== undefined)) {
+  while (pids.some(isCriu)) {
     const now = performance.now();
     const seen = workOf(pids);
     if (seen === undefined || seen !== work) {

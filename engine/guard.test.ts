@@ -1,5 +1,16 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -176,6 +187,29 @@ test('a second undoer waits for the first, and finds it done', async () => {
   expect((await second).source).toBe('running');
   expect(readJournal(paths().journal).filter(({ step }) => step === 'undone')).toHaveLength(1);
   expect(tryLockExclusive(lock)).toBe(true);
+  closeSync(lock);
+});
+
+test('a second undoer does not close the freezer that the first has opened, whatever of the dump it still sees', async () => {
+  plan = { ...plan, engine: 'containerd' };
+  appendJournal(paths().journal, { step: 'frozen', state: 'done' });
+  await killRunner();
+  mkdirSync(plan.checkpointDir);
+  copyFileSync('/bin/sleep', join(dir, 'criu'));
+  const images = openSync(plan.checkpointDir, 'r');
+  // It waits, so it has its grace before it is killed.
+  const criu = spawn(join(dir, 'criu'), ['600'], { stdio: ['ignore', 'ignore', 'ignore', images] });
+  closeSync(images);
+  const ended = new Promise((resolve) => criu.once('exit', resolve));
+  const lock = takeContainerLock(plan);
+  const second = undoWithoutRunner(deps, op, plan);
+  appendJournal(paths().journal, { step: 'undone', state: 'begin' });
+  writeFileSync(join(dir, 'cgroup', 'cgroup.freeze'), '0');
+  await ended;
+
+  expect(freezeFile()).toBe('0');
+  appendJournal(paths().journal, { step: 'undone', state: 'done' });
+  expect((await second).source).toBe('running');
   closeSync(lock);
 });
 

@@ -102,6 +102,14 @@ export function mustBeUndone(entries: readonly JournalEntry[]): boolean {
   return mayBeFrozen(entries) && !standsOnPurpose(entries);
 }
 
+/**
+ * Has somebody begun to undo it? He has the container's flock, so nothing of the dump lives any more; he may have opened the
+ * freezer already.
+ */
+export function undoBegan(entries: readonly JournalEntry[]): boolean {
+  return entries.findLast(({ step }) => !isGpuStep(step))?.step === 'undone';
+}
+
 /** May the freezer be closed, or something of a dump be left? */
 export function mayStandStill(entries: readonly JournalEntry[]): boolean {
   const last = entries.findLast(({ step }) => !isGpuStep(step));

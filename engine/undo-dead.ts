@@ -13,7 +13,15 @@ import { takeContainerLock } from './container-flock.ts';
 import { endDump } from './end-dump.ts';
 import { LOCK_GRACE_MS } from './gpu/driver-call.ts';
 import { gpuRuns, hasGpu, putBackLimits, resumeGpuSection } from './gpu-section.ts';
-import { handedOver, mayBeFrozen, mustEnd, standsOnPurpose, tryAppendJournal, type JournalEntry } from './journal.ts';
+import {
+  handedOver,
+  mayBeFrozen,
+  mustEnd,
+  standsOnPurpose,
+  tryAppendJournal,
+  undoBegan,
+  type JournalEntry,
+} from './journal.ts';
 import { killFrozen } from './kill.ts';
 import { operationPids } from './operation-cgroup.ts';
 import { newestToken, operationPaths, type OperationPlan } from './operation.ts';
@@ -61,7 +69,7 @@ export async function undoDead(work: DeadOperation): Promise<ResumeResult> {
   // Asked again, as after every point at which another process may have written: only the holder of the flock knows.
   refuseHandedOver(work);
   // What survives of the operation holds the flock by inheritance, and may still write to the workload.
-  await endDump(plan, deps.run);
+  await endDump(plan, deps.run, () => nobodyUndoes(work));
   const lock = await takeLock(work);
   if (lock === undefined) {
     return verifyRunning(plan, deps, log);
@@ -192,6 +200,12 @@ function endRunner(plan: OperationPlan): void {
 function standsStill({ plan, log }: DeadOperation): boolean {
   const entries = entriesOf(plan, log);
   return entries === undefined || mayBeFrozen(entries);
+}
+
+/** Otherwise the freezer is another one's, who would take it for opened when he has opened it. */
+function nobodyUndoes({ plan, log }: DeadOperation): boolean {
+  const entries = entriesOf(plan, log);
+  return entries === undefined || (mayBeFrozen(entries) && !undoBegan(entries));
 }
 
 /** @throws LockLost */
