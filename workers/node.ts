@@ -5,7 +5,6 @@
 import { hostname } from 'node:os';
 import { Client } from '@temporalio/client';
 import { Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
-import { isRunClosed } from '../activities/control/runs.ts';
 import { mapErrorsInterceptor } from '../activities/map-errors.ts';
 import { observeSteps } from '../activities/observe.ts';
 import {
@@ -18,13 +17,10 @@ import {
 import { readDescription } from '../activities/node/preflight.ts';
 import { fetchVerified, verifyDirectory } from '../activities/node/source-access.ts';
 import { createKybernateClient, type KybernateClient } from '../client/index.ts';
-import { messageOf } from '../core/errors.ts';
 import type { Meter } from '../core/metrics.ts';
 import type { Logger, Op } from '../core/op.ts';
 import { fetchQueue, nodeControlQueue, nodeQueue, verifyQueue } from '../core/task-queues.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
-import { isAgentOperation, isUnderWay } from '../engine/operation-owner.ts';
-import { reconcile, undoAbandoned, type ReconcileResult } from '../engine/reconcile.ts';
 import { keepStandbys } from '../engine/runner-process.ts';
 import { restoresUsing } from '../engine/restore-operation.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
@@ -52,6 +48,7 @@ import { startMetrics } from './metrics.ts';
 import { collectNodeLog } from './node-log.ts';
 import { gaugeNode } from './node-gauges.ts';
 import { withBundles } from './process-bundle.ts';
+import { startReconciling } from './reconciling.ts';
 import { SHUTDOWN_GRACE_MS, connectTemporal, createLog, installRuntime, opener, temporalConfig } from './runtime.ts';
 import { restoreSources } from './restore-sources.ts';
 import { runWorkers, type RunningWorker } from './run-workers.ts';
@@ -209,53 +206,4 @@ function sourceAccess(deps: NodeActivityDeps, op: Op, client: KybernateClient): 
     describe: (checkpointId) => readDescription(deps, op, { checkpointId, from: 'store' }),
     signedOnly: trust?.mode === 'required',
   });
-}
-
-/** Workloads that stand still are let go before the first task is taken; the rest comes beside the work, again and again. */
-async function startReconciling(
-  node: NodeDeps,
-  op: Op,
-  { client, meter, everyMs }: { readonly client: Client; readonly meter: Meter; readonly everyMs: number },
-): Promise<() => void> {
-  const closed = async (workflow: { workflowId: string; runId: string }): Promise<boolean | undefined> => {
-    const { workflowId, runId } = workflow;
-    if (isAgentOperation(workflow)) {
-      return !isUnderWay(workflow);
-    }
-    try {
-      return await isRunClosed(client, workflowId, runId);
-    } catch (error) {
-      op.log.warn({ workflowId, error: messageOf(error) }, 'cannot ask Temporal about a left-over');
-      return undefined;
-    }
-  };
-  let leftovers = 0;
-  meter.gauge('kybernate_leftovers', async () => [{ labels: {}, value: leftovers }]);
-  const told = async (run: () => Promise<Partial<ReconcileResult>>): Promise<void> => {
-    try {
-      const result = await run();
-      leftovers = result.failed?.length ?? 0;
-      for (const what of ['undone', 'cleaned', 'removed'] as const) {
-        meter.add('kybernate_reconciled_total', { what }, result[what]?.length ?? 0);
-      }
-      if (Object.values(result).some((list) => list.length > 0)) {
-        op.log.warn({ ...result }, 'operations reconciled');
-      }
-    } catch (error) {
-      op.log.error({ error: messageOf(error) }, 'reconciliation failed');
-    }
-  };
-  let busy = false;
-  const once = async (): Promise<void> => {
-    if (busy) {
-      return;
-    }
-    busy = true;
-    await told(() => reconcile(node, op, closed));
-    busy = false;
-  };
-  await told(() => undoAbandoned(node, op));
-  void once();
-  const timer = setInterval(() => void once(), everyMs);
-  return () => clearInterval(timer);
 }

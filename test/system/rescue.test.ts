@@ -19,7 +19,7 @@ beforeAll(async () => {
 afterAll(async () => {
   // What the dead worker has left is still reserved: the run directory is that of all test files.
   await stack.startWorkers();
-  await until('its operations to be reconciled', () => operationsOf(stack).length === 0, 120_000);
+  await until('its operations to be reconciled', () => operationsOf(stack).length === 0, 60_000);
   await stack.close();
 });
 
@@ -31,7 +31,7 @@ interface Answer {
 test('runner and worker are gone: rescue shows what stands still, lets it go and reads back', async () => {
   await stack.runContainer('rescued', PYTHON, memoryCommand(40), workload());
   const before = await stack.readJson<{ sequence: number }>('rescued', '/tmp/state.json');
-  const handle = await stack.startCheckpoint('rescued', { after: 'hold' });
+  const handle = await stack.startCheckpoint('rescued', { after: 'hold', timeouts: { heartbeatMs: 3000 } });
   const operationId = operationIdOf(handle.workflowId, handle.runId);
   const operation = join(stack.runDir, 'operations', operationId);
   const journal = join(operation, 'journal.jsonl');
