@@ -1,9 +1,17 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { NodeDeps } from './node-deps.ts';
-import { forgetEndedPods, hasStarted, msSinceFirstAttempt, noteStart, openPodStarts, startNote } from './pod-starts.ts';
+import {
+  forgetEndedPods,
+  hasStarted,
+  mayHaveStarted,
+  msSinceFirstAttempt,
+  noteStart,
+  openPodStarts,
+  startNote,
+} from './pod-starts.ts';
 
 const POD = { namespace: 'shop', name: 'web-0', uid: 'u-1', container: 'app', named: false };
 
@@ -36,14 +44,26 @@ test('what is no name of Kubernetes never becomes a path', () => {
   expect(startNote(settings.runDir, { namespace: 'shop', name: 'web-0', named: false })).toBeUndefined();
 });
 
-test('a directory that stands in the way of the link is replaced by it', () => {
-  rmSync(join(settings.runDir, 'pod-starts'));
-  mkdirSync(join(settings.runDir, 'pod-starts'));
+test('nobody knows what has started before the first agent of a node has come up', () => {
+  expect(mayHaveStarted(settings.runDir, { pod: POD })).toBe(false);
 
-  openPodStarts(settings);
+  rmSync(settings.runDir, { recursive: true });
+  expect(mayHaveStarted(settings.runDir, { pod: POD })).toBe(true);
+  expect(mayHaveStarted(settings.runDir, { pod: POD, everyStart: true })).toBe(false);
+  expect(mayHaveStarted(settings.runDir, {})).toBe(false);
+});
+
+test('a start that is noted before there is an agent is known to it, and what it knew of before stays', () => {
+  noteStart(settings.runDir, { pod: { ...POD, container: 'earlier' } });
+  rmSync(settings.runDir, { recursive: true });
+
   noteStart(settings.runDir, { pod: POD });
+  expect(hasStarted(settings.runDir, { pod: POD })).toBe(true);
+  expect(mayHaveStarted(settings.runDir, { pod: { ...POD, container: 'earlier' } })).toBe(true);
+  openPodStarts(settings);
 
   expect(existsSync(join(settings.stateDir, 'pod-starts/u-1.app'))).toBe(true);
+  expect(hasStarted(settings.runDir, { pod: { ...POD, container: 'earlier' } })).toBe(true);
 });
 
 test('the first attempt is remembered, and nothing where no agent has been', () => {

@@ -2,9 +2,11 @@
  * Which containers of pods have had their first start: a restart after a crash must not rewind one to its checkpoint. The
  * notes are empty files, `<stateDir>/pod-starts/<pod uid>.<container>`, and survive a reboot as the pod does. The wrapper
  * looks at them by the link `<runDir>/pod-starts`, so that a restart needs no agent; they are made when containerd says
- * `start` (shim/kybernate-runc), for a container that was made and never started has not started.
+ * `start` (shim/kybernate-runc), for a container that was made and never started has not started. A reboot takes the link,
+ * and kubelet may make containers before the first agent has put it back: until then nobody can know.
  */
 import {
+  cpSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -43,10 +45,23 @@ export function hasStarted(runDir: string, wish: Pick<RestoreWish, 'pod' | 'ever
   return note !== undefined && existsSync(note);
 }
 
-/** From now on it has. For a cold start, which no `start` of ours tells of. */
+/** May it have started before, in a time of the node whose notes no agent has brought back yet? */
+export function mayHaveStarted(runDir: string, wish: Pick<RestoreWish, 'pod' | 'everyStart'>): boolean {
+  const note = wish.everyStart === true ? undefined : startNote(runDir, wish.pod);
+  return note !== undefined && lstatSync(join(runDir, DIR), { throwIfNoEntry: false })?.isSymbolicLink() !== true;
+}
+
+/**
+ * From now on it has. For a cold start, which no `start` of ours tells of. Where there is no agent yet the note waits in a
+ * directory in place of the link.
+ */
 export function noteStart(runDir: string, wish: Pick<RestoreWish, 'pod' | 'everyStart'>): void {
   const note = wish.everyStart === true ? undefined : startNote(runDir, wish.pod);
-  if (note !== undefined && existsSync(join(runDir, DIR))) {
+  if (note !== undefined) {
+    mkdirSync(runDir, { recursive: true, mode: 0o711 });
+    if (!existsSync(join(runDir, DIR))) {
+      mkdirSync(join(runDir, DIR), { mode: 0o700 });
+    }
     writeFileSync(note, '', { mode: 0o600 });
   }
 }
@@ -67,13 +82,14 @@ export function msSinceFirstAttempt(runDir: string, pod: PodOfWish | undefined):
   return Math.max(0, Date.now() - statSync(first).mtimeMs);
 }
 
-/** Idempotent. The link is replaced at once: wrappers look at any time. */
+/** Idempotent. The link is replaced at once: wrappers look at any time. What they have noted without it is kept. */
 export function openPodStarts({ runDir, stateDir }: Pick<NodeSettings, 'runDir' | 'stateDir'>): void {
   const dir = join(stateDir, DIR);
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   mkdirSync(runDir, { recursive: true, mode: 0o711 });
   const link = join(runDir, DIR);
   if (lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink() === false) {
+    cpSync(link, dir, { recursive: true, force: false, preserveTimestamps: true });
     rmSync(link, { recursive: true });
   }
   const temporary = `${link}.${process.pid}`;

@@ -3,7 +3,6 @@
  * operation; one that somebody else made gets an operation of its own, after its wish was allowed and checked.
  */
 import { randomBytes } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import type {
   CompleteRestoreRequest,
   CompleteRestoreResponse,
@@ -14,15 +13,7 @@ import type {
 import { KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
 import { CHECKPOINT_ID_PATTERN } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
-import {
-  completeGpu,
-  isAbandoned,
-  makeMemoryRoom,
-  planGpu,
-  putBackRaises,
-  reservationOf,
-  specIn,
-} from './gpu/restore-steps.ts';
+import { completeGpu, makeMemoryRoom, planGpu, putBackRaises, reservationOf, specIn } from './gpu/restore-steps.ts';
 import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
 import { readCaptured } from './captured.ts';
@@ -34,11 +25,9 @@ import { AGENT, claimOperation, whileUnderWay } from './operation-owner.ts';
 import { oneAtATime } from './one-at-a-time.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { surveyForeignRestore } from './preflight/restore.ts';
-import { clearDeadRestore } from './restore-leftovers.ts';
 import {
   type RestoreRecord,
   forgetRestore,
-  listRestores,
   makeWorkDir,
   readRestore,
   releaseLease,
@@ -341,31 +330,4 @@ async function settle(
     releaseLease(deps.settings, record.checkpointId, record.operationId);
   }
   return { proceed: true };
-}
-
-/**
- * Ends the operations whose wrapper died half-way: containerd removes the bundle of a container that could not be made.
- * Operations of the worker are left to their workflow, but for memory limits that nobody needs any more.
- * @returns ids that were ended
- */
-export async function sweepRestores(deps: NodeDeps, op: Op): Promise<readonly string[]> {
-  const known = await listRestores(deps.settings);
-  for (const record of known.filter(isAbandoned)) {
-    await putBackRaises(deps, op, record);
-  }
-  const dead = known.filter(
-    (record) => record.madeBy === 'others' && record.bundle !== undefined && !existsSync(record.bundle),
-  );
-  for (const record of dead) {
-    const savedLogs = saveRestoreLogs(deps.settings, record);
-    if (record.runcRoot !== undefined) {
-      await clearDeadRestore(deps.run, record.runcRoot, record.container.id);
-    }
-    forgetRestore(deps.settings, record.operationId);
-    op.log.warn(
-      { operationId: record.operationId, container: record.container.id, savedLogs },
-      'abandoned restore ended',
-    );
-  }
-  return dead.map((record) => record.operationId);
 }

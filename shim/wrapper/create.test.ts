@@ -475,6 +475,30 @@ describe('a container of a pod', () => {
     expect(readFileSync(marker(), 'utf8')).toBe(`${OPERATION}\n`);
   });
 
+  it('is not rewound after a reboot, by an agent that comes up while it waits', async () => {
+    asks({ ...POD, 'kybernate.io/on-failure': 'wait' });
+    writeFileSync(note(), '');
+    rmSync(join(dir, 'run'), { recursive: true });
+    const begun = createOrRestore(deps(), argv);
+    openPodStarts({ runDir: join(dir, 'run'), stateDir: join(dir, 'state') });
+
+    expect(await begun).toEqual({ kind: 'pass-through' });
+    expect(prepared).toEqual([]);
+  });
+
+  it.each([
+    ['fail', 'failed'],
+    ['cold-start', 'pass-through'],
+  ])('follows the policy %s when nobody knows whether it has started before', async (policy, kind) => {
+    asks({ ...POD, 'kybernate.io/on-failure': policy });
+    rmSync(join(dir, 'run'), { recursive: true });
+
+    expect((await createOrRestore(deps(), argv)).kind).toBe(kind);
+
+    expect(prepared).toEqual([]);
+    expect(existsSync(note())).toBe(policy === 'cold-start');
+  });
+
   it('fails by its own name, with the type and the percentage, when its checkpoint does not come in time', async () => {
     asks(POD);
 

@@ -16,6 +16,7 @@ import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
 import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
 import { readWish } from '../../engine/restore-wishes.ts';
 import { hasStarted, noteStart, startNote } from '../../engine/pod-starts.ts';
+import { RESTORED_MARK } from '../../engine/restored-mark.ts';
 import { applyRootfs, applyTar } from '../../engine/rootfs-apply.ts';
 import { deleteTable } from '../../native/net/nft.ts';
 import { endTimeWait } from '../../native/net/time-wait.ts';
@@ -23,7 +24,7 @@ import { exists, replaceFile } from './files.ts';
 import { readHostname, writeHostname } from './hostname.ts';
 import { type Job, type WrapperDeps, nameOf, timed } from './job.ts';
 import { logOutcome } from './log.ts';
-import { isTooEarlyForCold, prepare } from './prepare.ts';
+import { AS_ANY_OTHER, isTooEarlyForCold, prepare } from './prepare.ts';
 import { emptyDirectory, rememberRootfs, revertRootfs, unrevertable } from './pristine-rootfs.ts';
 import { complete, report } from './report.ts';
 import { removeRemains, runRestore } from './run-restore.ts';
@@ -33,9 +34,6 @@ export type Outcome =
   | { readonly kind: 'restored' }
   | { readonly kind: 'pass-through' }
   | { readonly kind: 'failed'; readonly message: string };
-
-/** In the directory that runc keeps for the container, and removes with it: `start` has nothing to do. */
-const MARKER = 'kybernate-restored';
 
 /** @param argv arguments of runc, a `create` */
 export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]): Promise<Outcome> {
@@ -133,7 +131,7 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
   // `start` notes there that the container has had its first start: one that is never started has not.
   const note = wish.everyStart === true ? undefined : startNote(deps.runDir, wish.pod);
   const lines = [prepared.operationId, ...(note === undefined ? [] : [note])];
-  writeFileSync(join(create.root, create.id, MARKER), `${lines.join('\n')}\n`, { mode: 0o600 });
+  writeFileSync(join(create.root, create.id, RESTORED_MARK), `${lines.join('\n')}\n`, { mode: 0o600 });
 }
 
 /** The rw layer through the mounted root, and a /dev/shm that lies outside of it. */
@@ -165,8 +163,7 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   const { create, wish } = job;
   const policy = job.prepared?.onFailure ?? wish.onFailure;
   const errors = [messageOf(error)];
-  if (wish.pod !== undefined && isKybernateError(error) && error.details['switchedOff'] === true) {
-    // A variable of this name means something else to others, and nothing to this node.
+  if (wish.pod !== undefined && isKybernateError(error) && isNoneToRestore(error)) {
     return { kind: 'pass-through' };
   }
   job.refusedByHook = isKybernateError(error, 'HookFailed');
@@ -208,6 +205,11 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   deps.log(create, 'warning', `${message}; it is started afresh, as ${ANNOTATIONS.onFailure} asks`);
   noteStart(deps.runDir, wish);
   return { kind: 'pass-through' };
+}
+
+/** A variable of this name may mean something else to others, and nothing to this node. */
+function isNoneToRestore({ details }: KybernateError): boolean {
+  return details['switchedOff'] === true || details[AS_ANY_OTHER] === true;
 }
 
 function readCaptured(checkpointDir: string): { spec: OciSpec; metadata: Metadata } {

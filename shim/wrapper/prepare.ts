@@ -7,8 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { type ErrorType, KybernateError, isKybernateError } from '../../core/errors.ts';
 import { ANNOTATIONS } from '../../core/oci/annotations.ts';
-import { msSinceFirstAttempt } from '../../engine/pod-starts.ts';
-import { type Job, type WrapperDeps, containerOf } from './job.ts';
+import { hasStarted, mayHaveStarted, msSinceFirstAttempt } from '../../engine/pod-starts.ts';
+import { type Job, type WrapperDeps, containerOf, nameOf } from './job.ts';
 
 export const WAIT_MS = 90_000;
 const ASK_AGAIN_MS = 1000;
@@ -21,8 +21,11 @@ const PASSING: readonly ErrorType[] = [
   'RestorePending',
 ];
 
+/** Marks the error of a container that is none to restore after all: it starts as any other. */
+export const AS_ANY_OTHER = 'startsAsAnyOther';
+
 /**
- * @throws RestorePending it did not come in time; what the agent says
+ * @throws RestorePending it did not come in time; RestoreRefused (`AS_ANY_OTHER`) it is no first start; what the agent says
  */
 export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareRestoreResponse> {
   const { wish, create, bundle } = job;
@@ -46,6 +49,7 @@ export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareResto
   for (;;) {
     const waitMs = Math.max(0, Math.round(until - performance.now()));
     try {
+      refuseLaterStart(deps, job);
       return await deps.agent.prepareRestore(wish.pod === undefined ? call : { ...call, waitMs });
     } catch (error) {
       const passes = isKybernateError(error) && PASSING.includes(error.type) && wish.onFailure === 'wait';
@@ -54,6 +58,25 @@ export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareResto
       }
     }
     await sleep(ASK_AGAIN_MS, undefined, { signal: deps.signal });
+  }
+}
+
+/**
+ * Asked before each call to the agent, which may have come up since the attempt began, with the notes of before a reboot.
+ * @throws NodeUnavailable nobody knows yet; RestoreRefused it has started before
+ */
+function refuseLaterStart({ runDir }: WrapperDeps, job: Job): void {
+  if (hasStarted(runDir, job.wish)) {
+    throw new KybernateError('RestoreRefused', `${nameOf(job)} has had its first start`, {
+      details: { [AS_ANY_OTHER]: true },
+    });
+  }
+  if (mayHaveStarted(runDir, job.wish)) {
+    throw new KybernateError(
+      'NodeUnavailable',
+      'no node worker has run since the node was started: nobody knows whether this is the first start of ' +
+        `${nameOf(job)}, and a later one must not rewind it`,
+    );
   }
 }
 
