@@ -50,7 +50,10 @@ export async function handleCheckpoint(deps: ControllerDeps, object: CheckpointO
   try {
     const spec = parseInput(kubernetesCheckpointSpec, object.spec);
     const state = await deps.operations.look(turn.workflowId);
-    return await (state.state === 'unknown' ? begin(turn, spec) : tell(turn, state));
+    if (state.state !== 'unknown') {
+      return await tell(turn, state);
+    }
+    return await (object.status?.workflowId === undefined ? begin(turn, spec) : forgotten(turn));
   } catch (error) {
     if (isKybernateError(error, 'InvalidInput')) {
       return write(turn, { phase: 'Failed' }, { status: 'False', reason: error.type, message: error.message });
@@ -64,6 +67,14 @@ interface Turn {
   readonly identity: Identity;
   readonly status: KubernetesCheckpointStatus | undefined;
   readonly workflowId: string;
+}
+
+/** It was started once, and a second checkpoint is not what was asked for: with `stop` it would end another container. */
+function forgotten(turn: Turn): Promise<undefined> {
+  const message =
+    `Temporal knows no workflow ${turn.workflowId} any more, so nobody can say how it ended; \`kybernate ls\` shows ` +
+    'whether there is a checkpoint';
+  return write(turn, { phase: 'Failed' }, { status: 'False', reason: 'CheckpointNotFound', message });
 }
 
 /** Starts the workflow once the pod runs. */

@@ -26,8 +26,11 @@ export interface Cluster {
    * @throws InvalidInput, RestoreRefused: what the API server says to this pod, it would say again
    */
   createPod(namespace: string, pod: Pod): Promise<Pod | undefined>;
-  /** Of this uid only; one that is gone is as good as deleted. */
-  deletePod(namespace: string, name: string, uid: string): Promise<void>;
+  /**
+   * The pod that was looked at, as it was; one that is gone is as good as deleted.
+   * @throws ApiException 409 it is another one by now, or something has changed: look again
+   */
+  deletePod(pod: Pod): Promise<void>;
   /** @returns undefined when there is none */
   checkpoint(namespace: string, name: string): Promise<CheckpointObject | undefined>;
   /** An object that is gone is left alone. */
@@ -51,9 +54,10 @@ export function clusterOf(config: KubeConfig): Cluster {
   return {
     pod: (namespace, name) => unless(404, core.readNamespacedPod({ namespace, name })),
     createPod: (namespace, body) => unless(409, judged(core.createNamespacedPod({ namespace, body }))),
-    async deletePod(namespace, name, uid) {
-      // 409: another pod has this name by now.
-      await unless(409, unless(404, core.deleteNamespacedPod({ namespace, name, body: { preconditions: { uid } } })));
+    async deletePod({ metadata }) {
+      const { namespace = '', name = '', uid = '', resourceVersion = '' } = metadata ?? {};
+      const body = { preconditions: { uid, resourceVersion } };
+      await unless(404, core.deleteNamespacedPod({ namespace, name, body }));
     },
     checkpoint: (namespace, name) =>
       unless(404, custom.getNamespacedCustomObject(place({ kind: 'Checkpoint', namespace, name }))) as Promise<

@@ -30,8 +30,8 @@ const cluster: Cluster = {
     pods.set(name, made);
     return Promise.resolve(made);
   },
-  deletePod: (_namespace, name) => {
-    deleted.push(name);
+  deletePod: ({ metadata }) => {
+    deleted.push(metadata?.name ?? '');
     return Promise.resolve();
   },
   checkpoint: () => Promise.resolve(checkpoint),
@@ -144,6 +144,26 @@ describe('a Checkpoint', () => {
     expect(spec?.containers[0]?.volumeMounts).toEqual([{ name: 'data', mountPath: '/data' }]);
   });
 
+  it.each([
+    ['a Deployment', 'ReplicaSet', { 'pod-template-hash': 'a1' }, { app: 'x' }],
+    ['a Job', 'Job', { 'batch.kubernetes.io/controller-uid': 'a1', 'job-name': 'j' }, { app: 'x' }],
+    ['a StatefulSet', 'StatefulSet', { 'apps.kubernetes.io/pod-index': '0' }, { app: 'x' }],
+    ['a DaemonSet', 'DaemonSet', { 'controller-revision-hash': 'a1' }, {}],
+    ['nobody', undefined, {}, { app: 'x' }],
+  ])(
+    'keeps no label by which the controller would take its copy for one of its own: %s',
+    async (_, kind, more, kept) => {
+      const pod = runningPod('llm');
+      const owner = { apiVersion: 'v1', name: 'o', uid: 'o', controller: true };
+      const ownerReferences = kind === undefined ? [] : [{ ...owner, kind }];
+      pods.set('llm', { ...pod, metadata: { ...pod.metadata, labels: { app: 'x', ...more }, ownerReferences } });
+
+      await turn();
+
+      expect((checkpoint?.status?.podTemplate as Pod | undefined)?.metadata?.labels).toEqual(kept);
+    },
+  );
+
   it('waits for its pod, and fails when that does not come in time', async () => {
     pods.clear();
 
@@ -180,6 +200,38 @@ describe('a Checkpoint', () => {
       conditions: [{ reason: 'DiskFull', message: 'no room' }],
     });
     expect(started).toEqual([]);
+  });
+
+  it('whose workflow Temporal has forgotten is not begun once more', async () => {
+    await turn();
+    state = { state: 'unknown' };
+
+    await turn();
+
+    expect(started).toHaveLength(1);
+    expect(checkpoint?.status).toMatchObject({ phase: 'Failed', conditions: [{ reason: 'CheckpointNotFound' }] });
+  });
+
+  it('is not written again while nothing changes, in whatever order its fields come back', async () => {
+    await turn();
+    await turn();
+    const sorted = (value: unknown): unknown =>
+      Array.isArray(value)
+        ? value.map(sorted)
+        : typeof value === 'object' && value !== null
+          ? Object.fromEntries(
+              Object.entries(value)
+                .sort()
+                .map(([name, one]) => [name, sorted(one)]),
+            )
+          : value;
+    const again = { ...checkpoint, status: sorted(checkpoint?.status) } as CheckpointObject;
+    let writes = 0;
+    const patchStatus = (): Promise<void> => Promise.resolve(void (writes += 1));
+
+    await handleCheckpoint({ ...deps, cluster: { ...cluster, patchStatus } }, again);
+
+    expect(writes).toBe(0);
   });
 
   it('is ready with what the workflow found', async () => {
@@ -255,17 +307,57 @@ describe('a Restore', () => {
     expect(restore.status?.phase).toBe(phase);
   });
 
-  it('that is deleted before its pod was ready takes the pod with it', async () => {
-    const status = { phase: 'Restoring', pod: 'llm-b', podUid: 'pod-uid' } as const;
-    restore = {
-      ...restore,
-      metadata: { ...restore.metadata, finalizers: [FINALIZER], deletionTimestamp: NOW },
-      status,
+  describe('that is deleted', () => {
+    const remove = (status: RestoreObject['status']): void => {
+      const metadata = { ...restore.metadata, finalizers: [FINALIZER], deletionTimestamp: NOW };
+      restore = { ...restore, metadata, ...(status === undefined ? {} : { status }) };
+    };
+    const own = (state: object): void => {
+      const pod = runningPod('llm-b');
+      const container = { name: 'app', image: 'i', imageID: '', ready: false, restartCount: 0, state };
+      pods.set('llm-b', {
+        ...pod,
+        metadata: { ...pod.metadata, labels: { [RESTORE_LABEL]: UID } },
+        status: { containerStatuses: [container] },
+      });
     };
 
-    await restoreTurn();
+    it('takes its pod with it while the container does not run', async () => {
+      own({ waiting: { reason: 'ContainerCreating' } });
+      remove({ phase: 'Restoring', pod: 'llm-b', podUid: 'pod-uid' });
 
-    expect(deleted).toEqual(['llm-b']);
-    expect(restore.metadata?.finalizers).toEqual([]);
+      await restoreTurn();
+
+      expect(deleted).toEqual(['llm-b']);
+      expect(restore.metadata?.finalizers).toEqual([]);
+    });
+
+    it.each(['Restoring', 'Failed'] as const)('leaves a container alone that runs by now, in %s', async (phase) => {
+      own({ running: {} });
+      remove({ phase, pod: 'llm-b', podUid: 'pod-uid', container: 'app' });
+
+      await restoreTurn();
+
+      expect(deleted).toEqual([]);
+      expect(restore.metadata?.finalizers).toEqual([]);
+    });
+
+    it('finds the pod that an operator made which died before it could note that', async () => {
+      own({ waiting: { reason: 'ContainerCreating' } });
+      remove(undefined);
+
+      await restoreTurn();
+
+      expect(deleted).toEqual(['llm-b']);
+    });
+
+    it('leaves a pod of the same name alone that is not its own', async () => {
+      pods.set('llm-b', { ...runningPod('llm-b'), status: {} });
+      remove({ phase: 'Restoring', pod: 'llm-b', podUid: 'pod-uid' });
+
+      await restoreTurn();
+
+      expect(deleted).toEqual([]);
+    });
   });
 });

@@ -16,6 +16,11 @@ const TEMPLATE = z.object({ template: podTemplate });
 /** Set by the apiserver for the one pod: another one gets its own. */
 const LAST_APPLIED = 'kubectl.kubernetes.io/last-applied-configuration';
 
+/** Labels by which controllers know their pods. Source: k8s.io/api, apps/v1 and batch/v1; Argo Rollouts. */
+const IN_SELECTORS = /^(?:.*pod-template-hash|(?:batch\.kubernetes\.io\/)?controller-uid)$/;
+const OF_CONTROLLERS =
+  /^(?:.*pod-template-hash|controller-revision-hash|pod-template-generation|(?:statefulset|apps)\.kubernetes\.io\/pod-.*|(?:batch\.kubernetes\.io\/)?(?:controller-uid|job-name|job-completion-index))$/;
+
 /** @throws InvalidInput it has several and none is named, or none of this name */
 export function containerOfPod(pod: Pod, wanted: string | undefined): string {
   const names = (pod.spec?.containers ?? []).map(({ name }) => name);
@@ -32,7 +37,7 @@ export function containerOfPod(pod: Pod, wanted: string | undefined): string {
   return wanted;
 }
 
-/** What another pod like this one is made of: without its node, its token, and what else the apiserver has added. */
+/** What another pod like this one is made of: without its node, its token, its controller, and what the apiserver has added. */
 export function templateOf({ metadata, spec }: Pod): Record<string, unknown> {
   const { nodeName: _node, priority: _priority, ephemeralContainers: _debug, ...rest } = spec ?? { containers: [] };
   const withoutToken = (container: Container): Container => ({
@@ -44,7 +49,6 @@ export function templateOf({ metadata, spec }: Pod): Record<string, unknown> {
   const annotations = Object.entries(metadata?.annotations ?? {}).filter(
     ([name]) => name !== LAST_APPLIED && !name.startsWith(ANNOTATIONS.restoreFrom),
   );
-  const labels = Object.entries(metadata?.labels ?? {}).filter(([name]) => name !== RESTORE_LABEL);
   const clean: PodSpec = {
     ...rest,
     containers: rest.containers.map(withoutToken),
@@ -52,9 +56,22 @@ export function templateOf({ metadata, spec }: Pod): Record<string, unknown> {
     ...(rest.volumes === undefined ? {} : { volumes: rest.volumes.filter(({ name }) => !TOKEN_VOLUME.test(name)) }),
   };
   return {
-    metadata: { labels: Object.fromEntries(labels), annotations: Object.fromEntries(annotations) },
+    metadata: { labels: ownLabels(metadata), annotations: Object.fromEntries(annotations) },
     spec: clean,
   };
+}
+
+/**
+ * A controller adopts a pod that has all labels of its selector, and then ends one of those that it has too many: the restored
+ * one, or its source. Selectors of Deployments and Jobs hold a label that the controller has made itself; a StatefulSet
+ * knows its pods by their names. Of the others nobody here knows the selector, so no label of such a pod is kept.
+ */
+function ownLabels(metadata: Pod['metadata']): Record<string, string> {
+  const labels = Object.entries(metadata?.labels ?? {}).filter(([name]) => name !== RESTORE_LABEL);
+  const kept = labels.filter(([name]) => !OF_CONTROLLERS.test(name));
+  const controller = metadata?.ownerReferences?.find((owner) => owner.controller === true);
+  const isFree = controller === undefined || controller.kind === 'StatefulSet';
+  return isFree || labels.some(([name]) => IN_SELECTORS.test(name)) ? Object.fromEntries(kept) : {};
 }
 
 export interface RestoredPod {

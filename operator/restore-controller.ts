@@ -191,15 +191,34 @@ async function write(
   });
 }
 
-/** The object is to go. A pod that it has made and that never became ready goes with it; one that runs stays. */
+/** The object is to go. A pod that it has made goes with it, unless the container that it is for runs by now. */
 async function endRestore(deps: Deps, object: RestoreObject, identity: Identity): Promise<number | undefined> {
   if (!identity.finalizers.includes(FINALIZER)) {
     return undefined;
   }
-  const { status } = object;
-  if (status?.podUid !== undefined && status.pod !== undefined && status.phase !== 'Ready') {
-    await deps.cluster.deletePod(identity.namespace, status.pod, status.podUid);
+  const pod = await ownPod(deps, object, identity);
+  if (pod !== undefined && object.status?.phase !== 'Ready' && !runs(pod, object.status?.container)) {
+    await deps.cluster.deletePod(pod);
   }
   await letGo(deps.cluster, refOf('Restore', identity), object);
   return undefined;
+}
+
+/** Known by its label: the operator may have died before it could note what it had made. */
+async function ownPod(
+  { cluster }: Deps,
+  { spec, status }: RestoreObject,
+  identity: Identity,
+): Promise<Pod | undefined> {
+  const { pod: wanted } = (spec ?? {}) as { readonly pod?: unknown };
+  const name = status?.pod ?? (typeof wanted === 'string' ? wanted : identity.name);
+  const pod = await cluster.pod(identity.namespace, name);
+  return pod?.metadata?.labels?.[RESTORE_LABEL] === identity.uid ? pod : undefined;
+}
+
+/** @param container any of them, where it is not known which one was meant */
+function runs({ status }: Pod, container: string | undefined): boolean {
+  return (status?.containerStatuses ?? []).some(
+    ({ name, state }) => state?.running !== undefined && (container === undefined || container === name),
+  );
 }

@@ -1,4 +1,5 @@
 /* What every turn of both controllers does with its object: keep it, tell of it, let it go. */
+import { isDeepStrictEqual } from 'node:util';
 import type { Condition } from '../core/contract/kubernetes.ts';
 import type { Cluster, ObjectRef } from './cluster.ts';
 import { FINALIZER, readyCondition, type Identity, type Kind, type Stored } from './objects.ts';
@@ -45,7 +46,8 @@ export async function writeStatus(write: StatusWrite): Promise<void> {
   const conditions = readyCondition(before?.conditions, condition, { generation: identity.generation, now });
   const next = { ...change, conditions, ...(isFinal(change.phase) ? { completedAt: now } : {}) };
   const known = new Map<string, unknown>(Object.entries(before ?? {}));
-  if (!Object.entries(next).every(([name, value]) => JSON.stringify(known.get(name)) === JSON.stringify(value))) {
+  // The API server gives keys back in an order of its own, and nothing for null.
+  if (!Object.entries(next).every(([name, value]) => isDeepStrictEqual(known.get(name) ?? null, value))) {
     await cluster.patchStatus(ref, next);
   }
 }
