@@ -123,6 +123,9 @@ describe('the chart', () => {
     expect(roles.map(({ rules }) => rules?.map(({ verbs, resourceNames }) => [verbs, resourceNames]))).toEqual([
       [[['get'], ['x-kybernate-uninstall']]],
     ]);
+    const bound = await render({ ...MUST, operator: { watchNamespace: 'ml' } });
+    expect(bound.filter(({ kind }) => kind === 'ClusterRoleBinding')).toEqual([]);
+    expect(find(bound, 'RoleBinding', '-objects').metadata).toMatchObject({ namespace: 'ml' });
     for (const name of ['-node', '-sidecar', '-control']) {
       const kind = name === '-control' ? 'Deployment' : 'DaemonSet';
       expect(podOf(find(objects, kind, name)).automountServiceAccountToken).toBe(false);

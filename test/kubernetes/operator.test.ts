@@ -113,6 +113,12 @@ describe('the policies', () => {
     );
     const restore = manifest('Restore', 'stolen', { checkpoint: 'first' });
     await expect(cluster.kubectl(['create', ...as, '-f', '-'], restore)).rejects.toThrow('may not make restores');
+    const kept = { 'kybernate.io/restore-from.app': 'first' };
+    await pods.run(podManifest('kept', 'sleep 600', {}, { runtimeClass: '', annotations: kept }));
+    await cluster.kubectl(['label', ...as, 'pod', 'kept', 'owner=somebody']);
+    await expect(
+      cluster.kubectl(['annotate', ...as, '--overwrite', 'pod', 'kept', 'kybernate.io/restore-from.app=second']),
+    ).rejects.toThrow('may not restore');
     const path = podManifest('path', 'sleep 1', {}, { annotations: { 'kybernate.io/restore-from': '/etc' } });
     await expect(cluster.kubectl(['create', ...as, '-f', '-'], JSON.stringify(path))).rejects.toThrow('restore');
   });
