@@ -2,12 +2,23 @@
  * Our runtimes in the configuration of a node's containerd, which reads it at its start only. A node whose containerd
  * does not come back would be lost: then the configuration of before is put back and containerd is started once more.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { KybernateError, messageOf } from '../../core/errors.ts';
-import { connectContainerd } from '../../native/containerd/client.ts';
 import { compareVersions } from '../../native/criu/version.ts';
 import type { Run } from '../../native/run/run.ts';
 import {
@@ -25,7 +36,8 @@ const ANSWER_MS = 60_000;
 
 export interface ContainerdOptions {
   readonly configFile: string;
-  readonly address: string;
+  /** containerd's own word, when it answers */
+  readonly version: () => Promise<string>;
   /** shell command that restarts containerd; absent: a person does it */
   readonly restart?: string;
   readonly run: Run;
@@ -38,28 +50,67 @@ function dropInOf(configFile: string): string {
   return join(dirname(configFile), 'conf.d', 'kybernate.toml');
 }
 
-/** Written before a change, removed when containerd has read it: a killed installer is repeated to its end. */
+/**
+ * Written before a change, removed when containerd has read it: a killed installer is repeated to its end. Where it restarts
+ * containerd itself the mark holds the files of before, which are those that containerd is known to start with.
+ */
 function markOf(configFile: string): string {
   return join(dirname(configFile), 'conf.d', '.kybernate-restart');
 }
 
+/** @throws Incompatible it is a link to nowhere: what is written in its place would be all that containerd knows */
 function read(path: string): string | undefined {
-  return existsSync(path) ? readFileSync(path, 'utf8') : undefined;
+  if (existsSync(path)) {
+    return readFileSync(path, 'utf8');
+  }
+  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+    throw new KybernateError(
+      'Incompatible',
+      `${path} is a link to a file that cannot be seen here; name the file itself`,
+    );
+  }
+  return undefined;
 }
 
-function write(path: string, text: string | undefined): void {
+/** The file that a link leads to, with the owner and the mode that it has: it may hold passwords of registries. */
+function write(path: string, text: string | undefined, modeOfNew = 0o644): void {
   if (text === undefined) {
     rmSync(path, { force: true });
     return;
   }
-  const temporary = `${path}.${process.pid}.tmp`;
-  writeFileSync(temporary, text, { mode: 0o644 });
-  renameSync(temporary, path);
+  const file = existsSync(path) ? realpathSync(path) : path;
+  const known = statSync(file, { throwIfNoEntry: false });
+  const temporary = `${file}.${process.pid}.tmp`;
+  rmSync(temporary, { force: true });
+  writeFileSync(temporary, text, { mode: 0o600, flag: 'wx' });
+  if (known !== undefined) {
+    chownSync(temporary, known.uid, known.gid);
+  }
+  chmodSync(temporary, (known?.mode ?? modeOfNew) & 0o7777);
+  renameSync(temporary, file);
 }
 
 interface Files {
-  readonly config: string | undefined;
-  readonly dropIn: string | undefined;
+  readonly config?: string | undefined;
+  readonly dropIn?: string | undefined;
+}
+
+interface Changed {
+  readonly before: Files;
+  readonly after: Files;
+}
+
+/** @returns the change whose end nobody has seen; undefined also where a person was to restart containerd */
+function openChange(configFile: string): Changed | undefined {
+  const text = read(markOf(configFile)) ?? '';
+  return text.startsWith('{') ? (JSON.parse(text) as Changed) : undefined;
+}
+
+/** What containerd starts with for sure: not what a killed installer has left, unless somebody has changed it since. */
+function knownGood(configFile: string, now: Files): Files {
+  const open = openChange(configFile);
+  const isAsLeft = now.config === open?.after.config || now.config === open?.before.config;
+  return open !== undefined && isAsLeft ? open.before : now;
 }
 
 function readFiles(configFile: string): Files {
@@ -84,8 +135,8 @@ function writeFiles(configFile: string, { config, dropIn }: Files): void {
  *   which has been taken back then
  */
 export async function addRuntimes(launcher: string, options: ContainerdOptions): Promise<Change> {
-  const { configFile, address } = options;
-  await requireVersion(address);
+  const { configFile } = options;
+  await requireVersion(options);
   const before = readFiles(configFile);
   const config = withImport(before.config ?? minimalConfig(dropInOf(configFile)), dropInOf(configFile), configFile);
   const systemdCgroup = usesSystemdCgroup(config);
@@ -108,8 +159,10 @@ async function change(options: ContainerdOptions, before: Files, after: Files): 
   if (same && !existsSync(markOf(configFile))) {
     return 'unchanged';
   }
+  const good = knownGood(configFile, before);
   mkdirSync(dirname(markOf(configFile)), { recursive: true, mode: 0o755 });
-  write(markOf(configFile), 'containerd has not read kybernate.toml as it is now\n');
+  const mark = options.restart === undefined ? 'restart containerd\n' : JSON.stringify({ before: good, after });
+  write(markOf(configFile), mark, 0o600);
   writeFiles(configFile, after);
   if (options.restart === undefined) {
     return 'restart needed';
@@ -117,7 +170,7 @@ async function change(options: ContainerdOptions, before: Files, after: Files): 
   try {
     await restart(options);
   } catch (error) {
-    writeFiles(configFile, before);
+    writeFiles(configFile, good);
     await restart(options);
     write(markOf(configFile), undefined);
     throw new KybernateError(
@@ -131,7 +184,7 @@ async function change(options: ContainerdOptions, before: Files, after: Files): 
   return 'restarted';
 }
 
-async function restart({ restart: command = 'true', address, run, say }: ContainerdOptions): Promise<void> {
+async function restart({ restart: command = 'true', version, run, say }: ContainerdOptions): Promise<void> {
   say(`restarting containerd: ${command}`);
   const result = await run('/bin/sh', ['-c', command], { timeoutMs: 120_000 });
   if (result.exitCode !== 0) {
@@ -140,7 +193,8 @@ async function restart({ restart: command = 'true', address, run, say }: Contain
   const deadline = performance.now() + ANSWER_MS;
   for (;;) {
     try {
-      return await asked(address, async () => undefined);
+      await version();
+      return;
     } catch (error) {
       if (performance.now() > deadline) {
         throw error;
@@ -150,20 +204,9 @@ async function restart({ restart: command = 'true', address, run, say }: Contain
   }
 }
 
-async function asked<T>(address: string, ask: (version: string) => Promise<T>): Promise<T> {
-  const containerd = connectContainerd(address);
-  try {
-    return await ask(await containerd.version());
-  } finally {
-    containerd.close();
+async function requireVersion({ version: ask }: ContainerdOptions): Promise<void> {
+  const version = /\d+\.\d+\.\d+/.exec(await ask())?.[0];
+  if (version !== undefined && compareVersions(version, MINIMUM) < 0) {
+    throw new KybernateError('Incompatible', `containerd is ${version}: ${MINIMUM} or newer is needed`);
   }
-}
-
-async function requireVersion(address: string): Promise<void> {
-  await asked(address, async (text) => {
-    const version = /\d+\.\d+\.\d+/.exec(text)?.[0];
-    if (version !== undefined && compareVersions(version, MINIMUM) < 0) {
-      throw new KybernateError('Incompatible', `containerd ${version} at ${address}: ${MINIMUM} or newer is needed`);
-    }
-  });
 }

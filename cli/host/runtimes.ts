@@ -3,6 +3,7 @@ import { existsSync, rmdirSync, rmSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 
 import { KybernateError } from '../../core/errors.ts';
+import { connectContainerd } from '../../native/containerd/client.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { installShim, type ShimInstallation } from '../../shim/install.ts';
 import { wrapperBundle } from '../dev/shim.ts';
@@ -47,10 +48,19 @@ export interface InstallResult {
   readonly version?: string;
 }
 
+async function containerdVersion(address: string): Promise<string> {
+  const containerd = connectContainerd(address);
+  try {
+    return await containerd.version();
+  } finally {
+    containerd.close();
+  }
+}
+
 function containerdOptions({ containerdConfig, containerdAddress, restart, say }: RuntimesOptions) {
   return {
     configFile: containerdConfig,
-    address: containerdAddress,
+    version: () => containerdVersion(containerdAddress),
     ...(restart === undefined || restart === '' ? {} : { restart }),
     run: runExeca,
     say,

@@ -1,0 +1,121 @@
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { addRuntimes, type ContainerdOptions, removeRuntimes } from './containerd-runtimes.ts';
+
+const CONFIG = 'version = 3\n# of its user\n';
+
+let dir: string;
+let config: string;
+/** what a restarted containerd says to its configuration */
+let restarts: Array<() => number>;
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'kybernate-runtimes-'));
+  config = join(dir, 'config.toml');
+  writeFileSync(config, CONFIG, { mode: 0o600 });
+  restarts = [];
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+function options(more: Partial<ContainerdOptions> = {}): ContainerdOptions {
+  return {
+    configFile: config,
+    version: () => Promise.resolve('v2.4.2'),
+    restart: 'restart it',
+    run: () => Promise.resolve({ exitCode: restarts.shift()?.() ?? 0, stderr: 'it does not start' } as never),
+    say: () => undefined,
+    ...more,
+  };
+}
+
+const dropIn = (): string => join(dir, 'conf.d/kybernate.toml');
+const text = (): string => readFileSync(config, 'utf8');
+
+it('adds the runtimes once, and takes them out again to the byte', async () => {
+  expect(await addRuntimes('/opt/k/shim', options())).toBe('restarted');
+  expect(text()).toContain('kybernate.toml');
+  expect(await addRuntimes('/opt/k/shim', options())).toBe('unchanged');
+
+  expect(await removeRuntimes(options())).toBe('restarted');
+
+  expect(text()).toBe(CONFIG);
+  expect(existsSync(dropIn())).toBe(false);
+});
+
+it('leaves the mode of the configuration, which may hold passwords, as it is', async () => {
+  await addRuntimes('/opt/k/shim', options());
+
+  expect(statSync(config).mode & 0o777).toBe(0o600);
+});
+
+it('changes the file that a link leads to, and refuses a link to nowhere', async () => {
+  const real = join(dir, 'real/config.toml');
+  mkdirSync(join(dir, 'real'));
+  writeFileSync(real, CONFIG);
+  rmSync(config);
+  symlinkSync(real, config);
+
+  await addRuntimes('/opt/k/shim', options());
+  expect(readFileSync(real, 'utf8')).toContain('kybernate.toml');
+
+  rmSync(real);
+  await expect(addRuntimes('/opt/k/shim', options())).rejects.toMatchObject({ type: 'Incompatible' });
+});
+
+it('puts everything back when containerd does not start with it', async () => {
+  restarts = [() => 1];
+
+  await expect(addRuntimes('/opt/k/shim', options())).rejects.toMatchObject({
+    type: 'Incompatible',
+    message: expect.stringContaining('it does not start') as string,
+  });
+
+  expect(text()).toBe(CONFIG);
+  expect(existsSync(dropIn())).toBe(false);
+  expect(await addRuntimes('/opt/k/shim', options())).toBe('restarted');
+});
+
+it('knows what to put back also when the installer before it was killed in the restart', async () => {
+  let [left, mark] = ['', ''];
+  restarts = [
+    () => {
+      [left, mark] = [text(), readFileSync(join(dir, 'conf.d/.kybernate-restart'), 'utf8')];
+      return 0;
+    },
+  ];
+  await addRuntimes('/opt/k/shim', options());
+  writeFileSync(join(dir, 'conf.d/.kybernate-restart'), mark);
+  expect(text()).toBe(left);
+  restarts = [() => 1];
+
+  await expect(addRuntimes('/opt/k/shim', options())).rejects.toMatchObject({ type: 'Incompatible' });
+
+  expect(text()).toBe(CONFIG);
+  expect(existsSync(dropIn())).toBe(false);
+});
+
+it('asks for a restart where it may not restart, and for no second one of its own', async () => {
+  const { restart: _restart, ...byHand } = options();
+
+  expect(await addRuntimes('/opt/k/shim', byHand)).toBe('restart needed');
+  expect(await addRuntimes('/opt/k/shim', options())).toBe('restarted');
+  expect(await addRuntimes('/opt/k/shim', options())).toBe('unchanged');
+});
+
+it('refuses a containerd that would ignore the path of our shim', async () => {
+  await expect(addRuntimes('/opt/k/shim', options({ version: () => Promise.resolve('1.6.20') }))).rejects.toMatchObject(
+    { type: 'Incompatible' },
+  );
+  expect(text()).toBe(CONFIG);
+});
