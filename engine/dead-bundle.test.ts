@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { NodeDeps } from './node-deps.ts';
-import { bundleInTheWay, bundleUsers, removeDeadBundle } from './dead-bundle.ts';
+import { bundleInTheWay, bundleUsers, makersIn, removeDeadBundle } from './dead-bundle.ts';
 
 const container = { namespace: 'default', id: 'c1' };
 
@@ -46,6 +46,15 @@ test('a bundle stays while a process works in it', async () => {
   expect(bundleUsers(bundle)).toEqual([child?.pid]);
   expect(await removeDeadBundle(depsWith(undefined), container, bundle)).toBe(false);
   expect(existsSync(join(bundle, 'config.json'))).toBe(true);
+});
+
+test('who makes the container of a bundle is told by its arguments', async () => {
+  child = spawn('sh', ['-c', 'sleep 60; :', 'runc', 'create', '--bundle', bundle, 'id'], { stdio: 'ignore' });
+  await new Promise((resolve) => child?.once('spawn', resolve));
+
+  expect(makersIn(bundle)).toEqual([child.pid]);
+  expect(makersIn(dirname(bundle))).toEqual([]);
+  expect(bundleUsers(bundle)).toEqual([child.pid]);
 });
 
 test('a bundle stays while containerd knows its task', async () => {

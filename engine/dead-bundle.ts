@@ -9,7 +9,7 @@ import { rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import { readMounts } from '../native/proc/mounts.ts';
-import { listProcesses } from '../native/proc/tree.ts';
+import { type ListedProcess, listProcesses } from '../native/proc/tree.ts';
 import type { NodeDeps } from './node-deps.ts';
 
 interface ContainerPlace {
@@ -22,13 +22,24 @@ interface ContainerPlace {
  * @returns host pids, our own process left out
  */
 export function bundleUsers(bundle: string): readonly number[] {
-  return listProcesses()
-    .filter(({ hostPid, state }) => hostPid !== process.pid && state !== 'Z')
-    .filter(
-      ({ hostPid, commandLine }) =>
-        ` ${commandLine} `.includes(` --bundle ${bundle} `) || workingDirectory(hostPid) === bundle,
-    )
+  return liveOthers()
+    .filter((user) => namesBundle(user, bundle) || workingDirectory(user.hostPid) === bundle)
     .map(({ hostPid }) => hostPid);
+}
+
+/** Those of them that make its container: the wrapper, and the runc that it becomes. @returns host pids */
+export function makersIn(bundle: string): readonly number[] {
+  return liveOthers()
+    .filter((user) => namesBundle(user, bundle) && ` ${user.commandLine} `.includes(' create '))
+    .map(({ hostPid }) => hostPid);
+}
+
+function liveOthers(): readonly ListedProcess[] {
+  return listProcesses().filter(({ hostPid, state }) => hostPid !== process.pid && state !== 'Z');
+}
+
+function namesBundle({ commandLine }: ListedProcess, bundle: string): boolean {
+  return ` ${commandLine} `.includes(` --bundle ${bundle} `);
 }
 
 function workingDirectory(hostPid: number): string | undefined {

@@ -10,10 +10,9 @@ import { KybernateError } from '../core/errors.ts';
 import { ANNOTATIONS, LABELS } from '../core/oci/annotations.ts';
 import { parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
-import { listProcesses } from '../native/proc/tree.ts';
 import { keepInDocker, removeFromDocker } from './docker/undo.ts';
 import { putBackRaises } from './gpu/restore-steps.ts';
-import { bundleUsers, hasShim, removeDeadBundle } from './dead-bundle.ts';
+import { bundleUsers, hasShim, makersIn, removeDeadBundle } from './dead-bundle.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { retireToken } from './operation.ts';
 import { isStepUnderWay } from './operation-steps.ts';
@@ -130,15 +129,9 @@ function ownBundle(record: RestoreRecord | undefined, operationId: string): stri
   }
 }
 
-/** SIGTERM: the wrapper ends its runc, takes back what it has done and fails. Its bundle stands in its arguments. */
+/** SIGTERM: the wrapper ends its runc, takes back what it has done and fails. */
 function endWrapper(record: RestoreRecord | undefined): void {
-  if (record?.bundle === undefined) {
-    return;
-  }
-  const wrappers = listProcesses().filter(({ commandLine }) =>
-    ` ${commandLine} `.includes(` create --bundle ${record.bundle} `),
-  );
-  for (const { hostPid } of wrappers) {
+  for (const hostPid of record?.bundle === undefined ? [] : makersIn(record.bundle)) {
     try {
       process.kill(hostPid, 'SIGTERM');
     } catch {

@@ -104,10 +104,16 @@ function sendOperation(response: ServerResponse, operation: AgentOperation): voi
 /** For work that nobody wants any more once its caller is gone. */
 function goneOf(response: ServerResponse): AbortSignal {
   const gone = new AbortController();
-  response.once('close', () => {
+  const closed = (): void => {
     if (!response.writableEnded) {
       gone.abort(new DOMException('the caller went away', 'AbortError'));
     }
-  });
+  };
+  if (response.closed) {
+    // While its body was read.
+    closed();
+  } else {
+    response.once('close', closed);
+  }
   return gone.signal;
 }

@@ -5,11 +5,12 @@
  */
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import type { Server as HttpServer } from 'node:http';
-import { connect, createServer, type Server, type Socket } from 'node:net';
-import { KybernateError } from '../core/errors.ts';
+import { createServer, type Server, type Socket } from 'node:net';
+import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import { peerCredentials, type PeerCredentials } from '../native/libc/peer.ts';
 import type { Injector } from './agent-grpc.ts';
+import { answers, listen } from './unix-socket.ts';
 
 /** Of the connection preface "PRI * HTTP/2.0"; no method of HTTP/1 begins so. Source: RFC 9113, 3.4. */
 const HTTP2 = Buffer.from('PRI');
@@ -52,24 +53,15 @@ export async function listenForAgents(path: string, runDir: string, parts: Socke
     response.once('close', () => idle.add(socket));
   });
   const server = createServer((socket) => accept(socket, parts, idle));
+  // What others of this process make while we wait keeps a mode of its own.
   const before = process.umask(0o177);
-  try {
-    await listening(server, path);
-  } finally {
-    process.umask(before);
-  }
+  const up = listen(server, path);
+  process.umask(before);
+  await up;
+  // No descriptor is left for a connection: its caller is refused, and the worker goes on.
+  server.on('error', (error) => parts.log.error({ error: messageOf(error) }, 'a connection could not be accepted'));
   chmodSync(path, 0o600);
   return { close: () => close(server, parts, idle) };
-}
-
-function listening(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(path, () => {
-      server.off('error', reject);
-      resolve();
-    });
-  });
 }
 
 function accept(socket: Socket, parts: SocketParts, idle: Set<Socket>): void {
@@ -138,16 +130,4 @@ async function close(server: Server, { grpc }: SocketParts, idle: ReadonlySet<So
   endIdle();
   await closed;
   clearInterval(again);
-}
-
-/** Refused or absent: nobody is there. */
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('connect', () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once('error', () => resolve(false));
-  });
 }

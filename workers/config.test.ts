@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import {
   controlEnv,
@@ -107,6 +108,15 @@ describe('nodeSettings', () => {
       process.execPath,
       expect.stringMatching(/\/workers\/runner\.ts$/),
     ]);
+  });
+
+  it('keeps the keys of the worker from its runners', () => {
+    const { runnerCommand } = nodeSettings(readConfig(nodeEnv, {}));
+    const env = { PATH: '/usr/bin:/bin', TEMPORAL_API_KEY: 'k', TEMPORAL_TLS_CLIENT_KEY_DATA: 'k', OTHER: 'o' };
+    const told = spawnSync(String(runnerCommand[0]), [...runnerCommand.slice(1, -2), 'env'], { env });
+
+    expect(told.stdout.toString()).toContain('OTHER=o');
+    expect(told.stdout.toString()).not.toMatch(/=k$/m);
   });
 
   it('reads the policy of hooks for all events and for one', () => {

@@ -267,13 +267,17 @@ export function redacted(
   return Object.fromEntries(Object.entries(rest).map(([name, value]) => [name, hide(value)]));
 }
 
+/** Of the worker alone: runc, CRIU and whatever they start would inherit it from a runner. */
+const SECRETS = ['TEMPORAL_API_KEY', 'TEMPORAL_TLS_CLIENT_KEY_DATA', 'KYBERNATE_ENCRYPTION_KEY'] as const;
+
 /** Every checkpoint waits for the start of its runner and guard: with their code compiled already that takes half the time. */
 function commandOf(role: 'runner' | 'guard', config: NodeConfig): string[] {
   const entry = fileURLToPath(new URL(`./${role}${extname(import.meta.url)}`, import.meta.url));
   // Root runs what it finds there, so it lies where only root writes.
   const { KYBERNATE_STATE_DIR: stateDir, NODE_COMPILE_CACHE: cache = join(stateDir, 'compile-cache') } = config;
   const variables = [`NODE_COMPILE_CACHE=${cache}`, `UV_THREADPOOL_SIZE=${DRIVER_THREADS}`];
-  return ['/usr/bin/env', ...variables, process.execPath, entry];
+  const without = SECRETS.flatMap((name) => ['-u', name]);
+  return ['/usr/bin/env', ...without, ...variables, process.execPath, entry];
 }
 
 function hooksOf(config: z.output<typeof hookEnv>): HookSettings {

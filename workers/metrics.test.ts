@@ -63,6 +63,18 @@ describe('the metrics of a process', () => {
     expect(after.text).not.toContain('tier="nvme"');
   });
 
+  it('are told but for the one that cannot be read', async () => {
+    const metrics = await start('sidecar');
+    metrics.meter.gauge('kybernate_tier_bytes', () => Promise.reject(new Error('ENOENT')));
+    metrics.meter.gauge('kybernate_tier_limit_bytes', async () => [{ labels: { tier: 'ram' }, value: 9 }]);
+
+    const { status, text } = await read(metrics);
+
+    expect(status).toBe(200);
+    expect(text).toContain('kybernate_tier_limit_bytes{tier="ram",node="n-1"} 9');
+    expect(text).not.toMatch(/^kybernate_tier_bytes\{/m);
+  });
+
   it("are followed by those of Temporal's SDK once it answers", async () => {
     const metrics = await start();
     const before = await read(metrics);

@@ -55,7 +55,7 @@ export async function startMetrics(parts: MetricsParts): Promise<Metrics> {
   const { Registry } = await import('prom-client');
   const registry = new Registry();
   registry.setDefaultLabels({ node });
-  const meter = await registered(registry, parts.process);
+  const meter = await registered(registry, parts.process, log);
   const sdkAddress = await freeLoopback();
   const text = async (): Promise<string> => `${await registry.metrics()}\n${await sdkText(sdkAddress, log)}`;
   const server = createServer((request, response) => {
@@ -93,7 +93,7 @@ async function answer(
   }
 }
 
-async function registered(registry: Registry, process: MetricProcess): Promise<Meter> {
+async function registered(registry: Registry, process: MetricProcess, log: Logger): Promise<Meter> {
   const { Counter, Gauge, Histogram } = await import('prom-client');
   const counters = new Map<string, Counter>();
   const histograms = new Map<string, Histogram>();
@@ -112,7 +112,10 @@ async function registered(registry: Registry, process: MetricProcess): Promise<M
         histograms.set(name, new Histogram({ ...common, buckets: [...row.buckets] }));
         break;
       case 'gauge':
-        gauges.set(name, new Gauge({ ...common, collect: () => collectGauge(gauges.get(name), readers.get(name)) }));
+        gauges.set(
+          name,
+          new Gauge({ ...common, collect: () => collectGauge(gauges.get(name), readers.get(name), log) }),
+        );
         break;
     }
   }
@@ -132,12 +135,18 @@ async function registered(registry: Registry, process: MetricProcess): Promise<M
   };
 }
 
-/** What is not there any more is not told any more. */
+/** What is not there any more, or cannot be read, is not told any more; the other metrics are. */
 async function collectGauge(
   gauge: Gauge | undefined,
   read: (() => Promise<ReadonlyArray<GaugeValue<GaugeName>>>) | undefined,
+  log: Logger,
 ): Promise<void> {
-  const values = (await read?.()) ?? [];
+  let values: ReadonlyArray<GaugeValue<GaugeName>> = [];
+  try {
+    values = (await read?.()) ?? [];
+  } catch (error) {
+    log.warn({ error: messageOf(error) }, 'a metric cannot be read');
+  }
   gauge?.reset();
   for (const { labels, value } of values) {
     gauge?.set({ ...labels }, value);

@@ -61,12 +61,13 @@ it('what a worker that died had taken is told by the next one', () => {
   expect(lines.map((line) => line.replace(/ \{.*/, ''))).toEqual(['warn acts', 'warn acts again']);
 });
 
-it('a line that is no JSON is told as such', () => {
-  appendNodeLog(runDir, 'Segmentation fault\n');
+it.each(['Segmentation fault', 'null'])('a line that is no object of JSON is told as such, once: %s', (line) => {
+  appendNodeLog(runDir, `${line}\n`);
 
   collector = collectNodeLog(runDir, log);
+  collector.collect();
 
-  expect(lines).toEqual(['warn a line of another process is no JSON {"line":"Segmentation fault"}']);
+  expect(lines).toEqual([`warn a line of another process is no JSON {"line":"${line}"}`]);
 });
 
 it('the file does not grow without end while no worker collects', () => {

@@ -61,10 +61,8 @@ export function collectNodeLog(runDir: string, log: Logger): NodeLogCollector {
 
 /** What was said, when and by whom; the level is the worker's own business. */
 function tell(log: Logger, line: string): void {
-  let entry: Record<string, unknown>;
-  try {
-    entry = JSON.parse(line) as Record<string, unknown>;
-  } catch {
+  const entry = entryIn(line);
+  if (entry === undefined) {
     log.warn({ line: line.slice(0, 1000) }, 'a line of another process is no JSON');
     return;
   }
@@ -72,6 +70,16 @@ function tell(log: Logger, line: string): void {
   const { level, time, msg, node: _node, ...fields } = entry;
   const at = typeof time === 'number' ? { at: new Date(time).toISOString() } : {};
   log[levelOf(Number(level))]({ ...fields, ...at }, typeof msg === 'string' ? msg : '');
+}
+
+function entryIn(line: string): Record<string, unknown> | undefined {
+  try {
+    const entry: unknown = JSON.parse(line);
+    return typeof entry === 'object' && entry !== null ? (entry as Record<string, unknown>) : undefined;
+  } catch {
+    // Torn: its writer died, or found no room.
+    return undefined;
+  }
 }
 
 function levelOf(level: number): 'debug' | 'info' | 'warn' | 'error' {

@@ -13,13 +13,13 @@ import { sidecarRequests } from './sidecar-http.ts';
 import {
   bindPrivately,
   clearSocket,
-  listen,
   prepareSocketDir,
   sidecarSockets,
   type SidecarSockets,
 } from './sidecar-sockets.ts';
 import { bindServer, transferServer } from './transfer-grpc.ts';
 import { Transfers } from './transfers.ts';
+import { listen } from './unix-socket.ts';
 
 const { log } = testOp();
 

@@ -3,11 +3,10 @@
  * put a socket of his own in their place, so nobody but the one that makes them may.
  */
 import { chownSync, lstatSync, mkdirSync, rmSync } from 'node:fs';
-import type { Server } from 'node:http';
-import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import type { Account } from './privileges.ts';
+import { answers } from './unix-socket.ts';
 
 export interface SidecarSockets {
   readonly dir: string;
@@ -74,26 +73,4 @@ export async function bindPrivately(
   if (owner !== undefined) {
     chownSync(path, owner.userId, owner.groupId);
   }
-}
-
-export function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(path, () => {
-      server.off('error', reject);
-      resolve();
-    });
-  });
-}
-
-/** Refused or absent: nobody is there. */
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('connect', () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once('error', () => resolve(false));
-  });
 }

@@ -44,7 +44,7 @@ import {
   temporalConfig,
 } from './runtime.ts';
 import { sidecarRequests } from './sidecar-http.ts';
-import { bindPrivately, clearSocket, listen, prepareSocketDir, sidecarSockets } from './sidecar-sockets.ts';
+import { bindPrivately, clearSocket, prepareSocketDir, sidecarSockets } from './sidecar-sockets.ts';
 import { sidecarTiers, tierDirs } from './sidecar-tiers.ts';
 import { checkpointsDir, openToGroup } from './state-dir.ts';
 import { forgetLedgers } from './ledgers.ts';
@@ -53,6 +53,7 @@ import { startTracing } from './tracing.ts';
 import { bindServer, transferServer } from './transfer-grpc.ts';
 import { transferWork } from './transfer-work.ts';
 import { Transfers } from './transfers.ts';
+import { listen } from './unix-socket.ts';
 
 const SLOTS = 4;
 
