@@ -221,7 +221,7 @@ describe('a Checkpoint', () => {
         : typeof value === 'object' && value !== null
           ? Object.fromEntries(
               Object.entries(value)
-                .sort()
+                .sort(([left], [right]) => left.localeCompare(right))
                 .map(([name, one]) => [name, sorted(one)]),
             )
           : value;
