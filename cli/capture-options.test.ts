@@ -30,3 +30,27 @@ it.each<[string, string, object]>([
     expect(help.stdout()).toContain(line);
   }
 });
+
+it.each<[string, string, object]>([
+  [
+    'of which only the times count',
+    '{"failureThreshold":3,"periodSeconds":2,"successThreshold":1,"tcpSocket":{"port":6379},"timeoutSeconds":1}',
+    { livenessProbe: { periodSeconds: 2, timeoutSeconds: 1, failureThreshold: 3 } },
+  ],
+  ['that a pod does not have', '', {}],
+])('a container is captured with a probe as kubectl prints it, %s', async (_, probe, fields) => {
+  const fake = createFakeCli();
+
+  expect(await run(['checkpoint', 'redis', '--json', '--liveness-probe', probe], fake.cli)).toBe(0);
+
+  expect(fake.calls[0]).toEqual(['checkpoint', { node: 'node-a', container: { id: 'redis' }, ...fields }, {}]);
+});
+
+it.each(['10s', '[1]', '{"periodSeconds":0}'])('a container is not captured with a probe that is %s', async (probe) => {
+  const fake = createFakeCli();
+
+  expect(await run(['checkpoint', 'redis', '--liveness-probe', probe], fake.cli)).toBe(2);
+
+  expect(fake.stderr()).toContain('--liveness-probe');
+  expect(fake.calls).toEqual([]);
+});

@@ -50,7 +50,11 @@ export function addCaptureOptions(command: Command, what: 'container' | 'process
       ]),
     )
     .addOption(new Option('--tcp <policy>', 'established TCP connections (default: keep)').choices(['keep', 'close']))
-    .option('--freeze-budget <duration>', 'longest time to stand still (default: 60s)', durationArgument)
+    .option(
+      '--freeze-budget <duration>',
+      `longest time to stand still (default: 60s${what === 'container' ? ', less where the liveness probe allows less' : ''})`,
+      durationArgument,
+    )
     .option('--hold-budget <duration>', 'with --after hold: run on by itself after (default: 10m)', durationArgument)
     .option('--label <name=value>', 'kept with the checkpoint; any number of times', labelArgument);
 }

@@ -1,6 +1,7 @@
 /* Options that several commands share, and the parsers of their values. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import type { CheckpointRequest } from '../core/contract/checkpoint.ts';
 import { parseDuration } from './units.ts';
 
 export function jsonOption(): Option {
@@ -64,6 +65,30 @@ function parseArray(text: string): string[] | undefined {
     return Array.isArray(value) && value.every((word) => typeof word === 'string') ? value : undefined;
   } catch {
     // Only JSON.parse can throw here, and what it says of a shell's quoting helps nobody.
+    return undefined;
+  }
+}
+
+/** A probe as `kubectl get pod -o jsonpath=…` prints it; nothing where the container has none, which is `none` here. */
+export function livenessArgument(text: string): NonNullable<CheckpointRequest['livenessProbe']> | 'none' {
+  if (text.trim() === '') {
+    return 'none';
+  }
+  const probe = parseObject(text);
+  if (probe === undefined) {
+    throw new InvalidArgumentError('Give the probe of the pod as JSON: {"periodSeconds":10,"failureThreshold":3}.');
+  }
+  // What it asks and how is none of our business.
+  const { periodSeconds, timeoutSeconds, failureThreshold } = probe;
+  return withoutUndefined({ periodSeconds, timeoutSeconds, failureThreshold }) as object;
+}
+
+function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
+  try {
+    const value = JSON.parse(text) as unknown;
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+  } catch {
+    // Only JSON.parse can throw here.
     return undefined;
   }
 }

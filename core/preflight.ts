@@ -108,6 +108,10 @@ export const PREFLIGHT_CHECKS = {
     checks: 'the name of the new container is free',
     remedy: 'remove the container that has it, or name another one with --name',
   },
+  'liveness-probe': {
+    checks: 'budgets of a checkpoint against the liveness probe that it was told of',
+    remedy: 'give a shorter freezeBudgetMs or holdBudgetMs, or give the probe more time',
+  },
   'container-state': { checks: 'the container runs, and has a freezer', remedy: 'start or resume the container' },
 } as const satisfies Record<string, CheckRow>;
 

@@ -28,6 +28,7 @@ import { hasGpu } from './gpu-section.ts';
 import { holdNetwork } from './network-hold.ts';
 import { checkToken } from './operation.ts';
 import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
+import { setAside, takeBack } from './set-aside.ts';
 
 /** A task in an uninterruptible sleep delays the freeze; the freeze budget bounds it too. */
 const FREEZE_TIMEOUT_MS = 10_000;
@@ -127,7 +128,7 @@ class CriuCapture implements Capture {
   }
 
   async #dumpByRunc(): Promise<void> {
-    const { plan, run, timer, signal, paths } = this.#context;
+    const { plan, run, timer, signal, paths, log } = this.#context;
     const criu = await listenToCriu({
       dir: paths.dir,
       events: [...new Set([...OWN_EVENTS, ...this.#hooks.events])],
@@ -159,6 +160,7 @@ class CriuCapture implements Capture {
     } finally {
       signal.removeEventListener('abort', abort);
       await ending;
+      await takeBack(plan, log);
       await criu.close();
     }
   }
@@ -217,13 +219,14 @@ class CriuCapture implements Capture {
   }
 
   async #freezeWorkload(): Promise<void> {
-    const { plan, timer, onFreezing, onFrozen } = this.#context;
+    const { plan, timer, log, onFreezing, onFrozen } = this.#context;
     // The last moment before the workload is touched: runc and CRIU took their time to start.
     checkToken(plan.settings, plan.container, plan.token);
     onFreezing();
     timer.part('freeze');
     timer.frozen();
     await freeze(plan.facts.freezer, FREEZE_TIMEOUT_MS);
+    setAside(plan, log);
     onFrozen();
   }
 
@@ -259,7 +262,7 @@ class CriuCapture implements Capture {
   }
 
   async #dumpByContainerd(): Promise<void> {
-    const { plan, timer, signal } = this.#context;
+    const { plan, timer, signal, log } = this.#context;
     const containerd = this.#context.containerd();
     await this.#hooks.run({ name: 'pre-dump' });
     await this.#freezeWorkload();
@@ -288,6 +291,8 @@ class CriuCapture implements Capture {
         cause: error,
         details: { criu: lines },
       });
+    } finally {
+      await takeBack(plan, log);
     }
     await this.#hooks.run({ name: 'post-dump' });
   }

@@ -4,6 +4,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContainerTarget } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
 import { DOCKER_NAMESPACE } from '../core/ids.ts';
@@ -95,7 +96,7 @@ export async function inspectContainer(deps: NodeDeps, ref: ContainerId): Promis
     record,
     initHostPid: init.hostPid,
     initStartTime: init.startTime,
-    ...processesOf(init, freezer.path),
+    ...(await processesOf(init, freezer.path)),
     freezer,
     runcRoot: root,
     ...(bundle === undefined ? {} : { bundle }),
@@ -170,7 +171,23 @@ function nameOf(ref: ContainerId): string {
   return `${ref.namespace}/${ref.id}`;
 }
 
-function processesOf(init: ProcessInfo, cgroup: string): Pick<ContainerFacts, 'processes' | 'foreignHostPids'> {
+type Processes = Pick<ContainerFacts, 'processes' | 'foreignHostPids'>;
+
+const ENTER_LOOKS = 20;
+const ENTER_LOOK_MS = 25;
+
+/** What comes in by exec is in the cgroup for a moment before it is in the pid namespace, and is no stranger then. */
+async function processesOf(init: ProcessInfo, cgroup: string): Promise<Processes> {
+  for (let look = 1; ; look += 1) {
+    const found = processesIn(init, cgroup);
+    if (found.foreignHostPids.length === 0 || look === ENTER_LOOKS) {
+      return found;
+    }
+    await sleep(ENTER_LOOK_MS);
+  }
+}
+
+function processesIn(init: ProcessInfo, cgroup: string): Processes {
   const initNamespace = namespaceInode(init.hostPid, 'pid');
   const shared = initNamespace === namespaceInode('self', 'pid');
   const tree = processTree(init.hostPid, cgroupPids(cgroup));

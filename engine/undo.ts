@@ -15,6 +15,7 @@ import { mayHoldGpu, mayStandStill, readJournal, tryAppendJournal, type JournalE
 import { removeLinkRemaps } from './link-remap.ts';
 import { liveProcesses } from './live-processes.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { takeBack } from './set-aside.ts';
 import { operationPaths, type OperationPlan } from './operation.ts';
 import { initIsAlive, removeNetworkLocks, verifyRunning } from './verify-running.ts';
 
@@ -38,6 +39,7 @@ export async function undoCapture(plan: OperationPlan, deps: UndoDeps, log: Logg
   const heldGpu = hasGpu(plan) && (entries === undefined || mayHoldGpu(entries));
   tryAppendJournal(journal, { step: 'undone', state: 'begin', data: { by } }, log);
   const killed = await endDump(plan, deps.run);
+  await takeBack(plan, log);
   if (stoodStill) {
     // A source that was to end, and has: what holds its connections for the restore stays.
     const ended = entries?.some(({ step }) => step === 'killed') === true && !initIsAlive(plan);

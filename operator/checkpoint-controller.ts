@@ -17,7 +17,7 @@ import type { Cluster } from './cluster.ts';
 import { FINALIZER, identityOf, type CheckpointObject, type Identity } from './objects.ts';
 import type { CheckpointState, Operations } from './operations.ts';
 import type { Pod } from './plain.ts';
-import { containerOfPod, templateOf } from './pods.ts';
+import { containerOfPod, livenessOf, templateOf } from './pods.ts';
 import { isFinal, keep, letGo, refOf, writeStatus } from './turn.ts';
 
 export interface ControllerDeps {
@@ -91,7 +91,10 @@ async function begin(turn: Turn, spec: KubernetesCheckpointSpec): Promise<number
     return isLate ? undefined : POD_LOOK_MS;
   }
   const checkpointId = spec.checkpointId ?? defaultCheckpointId(identity);
-  await deps.operations.startCheckpoint(workflowId, requestOf(spec, { identity, node, container: name, checkpointId }));
+  await deps.operations.startCheckpoint(
+    workflowId,
+    requestOf(spec, { identity, pod, node, container: name, checkpointId }),
+  );
   const started = {
     phase: 'Running',
     workflowId,
@@ -125,27 +128,31 @@ function requestOf(
   spec: KubernetesCheckpointSpec,
   {
     identity,
+    pod,
     node,
     container,
     checkpointId,
   }: {
     readonly identity: Identity;
+    readonly pod: Pod;
     readonly node: string;
     readonly container: string;
     readonly checkpointId: string;
   },
 ): CheckpointRequest {
-  const { pod, after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = spec;
+  const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = spec;
+  const probe = livenessOf(pod, container);
   return {
     node,
-    container: { pod: { namespace: identity.namespace, name: pod, container } },
+    container: { pod: { namespace: identity.namespace, name: spec.pod, container } },
     checkpointId,
     after,
     durability,
     engine,
     tcp,
-    freezeBudgetMs,
+    ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
     holdBudgetMs,
+    ...(probe === undefined ? {} : { livenessProbe: probe }),
     gpu,
     ...(health === undefined ? {} : { health }),
     labels,

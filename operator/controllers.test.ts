@@ -135,6 +135,27 @@ describe('a Checkpoint', () => {
     expect(checkpoint?.status).toMatchObject({ phase: 'Running', step: 'probing', node: 'node-a', container: 'app' });
   });
 
+  it.each([
+    ['the liveness probe of its container', true, { periodSeconds: 5, timeoutSeconds: 1, failureThreshold: 3 }],
+    ['its startup probe as long as it starts', false, { periodSeconds: 10, timeoutSeconds: 1, failureThreshold: 30 }],
+  ])('tells the workflow of %s', async (_which, hasStarted, livenessProbe) => {
+    const pod = runningPod('llm');
+    const probes = { livenessProbe: { periodSeconds: 5 }, startupProbe: { failureThreshold: 30 } };
+    pods.set('llm', {
+      ...pod,
+      spec: { ...pod.spec, containers: (pod.spec?.containers ?? []).map((one) => ({ ...one, ...probes })) },
+      status: {
+        ...pod.status,
+        containerStatuses: (pod.status?.containerStatuses ?? []).map((one) => ({ ...one, started: hasStarted })),
+      },
+    });
+
+    await turn();
+
+    expect(started[0]?.[1]).toMatchObject({ livenessProbe });
+    expect(started[0]?.[1]).not.toHaveProperty('freezeBudgetMs');
+  });
+
   it('keeps a template of its pod without its node and its token', async () => {
     await turn();
 

@@ -1,6 +1,7 @@
 /* Reading pods, and making the pod of a restore. */
 import * as z from 'zod';
 import { podTemplate } from '../core/contract/kubernetes.ts';
+import { type LivenessProbe, livenessProbe } from '../core/contract/liveness.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { KybernateError } from '../core/errors.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
@@ -35,6 +36,19 @@ export function containerOfPod(pod: Pod, wanted: string | undefined): string {
     throw new KybernateError('InvalidInput', `spec.container: the pod has no ${wanted}, but ${names.join(', ')}`);
   }
   return wanted;
+}
+
+/** The probe by which the kubelet restarts this container now: until it has started, its startup probe is. */
+export function livenessOf({ spec, status }: Pod, container: string): LivenessProbe | undefined {
+  const { livenessProbe: liveness, startupProbe } = spec?.containers.find(({ name }) => name === container) ?? {};
+  const hasStarted = status?.containerStatuses?.find(({ name }) => name === container)?.started === true;
+  const probe = startupProbe === undefined || hasStarted ? liveness : startupProbe;
+  if (probe === undefined) {
+    return undefined;
+  }
+  const { periodSeconds, timeoutSeconds, failureThreshold } = probe;
+  // What the apiserver has not filled in has its defaults.
+  return livenessProbe.parse({ periodSeconds, timeoutSeconds, failureThreshold });
 }
 
 /** What another pod like this one is made of: without its node, its token, its controller, and what the apiserver has added. */

@@ -15,6 +15,7 @@ import { listCheckpointsCall, operationCall, operationRef } from '../core/contra
 import { checkpointInput, healthCheck } from '../core/contract/checkpoint.ts';
 import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { gpuOptions, workloadHook } from '../core/contract/gpu.ts';
+import { livenessProbe } from '../core/contract/liveness.ts';
 import { processTarget } from '../core/contract/process.ts';
 import { completeRestoreRequest, prepareRestoreRequest, restoreInput } from '../core/contract/restore.ts';
 import { KybernateError } from '../core/errors.ts';
@@ -350,6 +351,7 @@ describe('proto/agent.proto', () => {
     ['ContainerTarget', keysOf(containerTarget)],
     ['ProcessTarget', keysOf(processTarget)],
     ['HealthCheck', keysOf(healthCheck)],
+    ['LivenessProbe', keysOf(livenessProbe)],
     ['WorkloadHook', keysOf(workloadHook)],
     ['GpuOptions', keysOf(gpuOptions)],
     ['Timeouts', keysOf(timeouts)],

@@ -18,6 +18,7 @@ import { checkStore, resolvedTarget } from './probe.ts';
 import { ProgressTracker, parseRequest, targetName } from './progress.ts';
 import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 import { pushResume, resumeWarnings } from './resume-source.ts';
+import { checkStandstill } from './standstill.ts';
 
 /**
  * Checkpoints a running container, or a tree of processes. The source stands still only inside `captureContainer` (and until it is let go with
@@ -39,6 +40,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
 
   const frame = { node, undo, progress, delivered: () => lock.delivered(), facts: factsOf };
   return runOperation(frame, async () => {
+    const { freezeBudgetMs, warnings } = checkStandstill(input, summary);
     const store = input.durability === 'local' ? {} : { store: true };
     const asked = {
       ...(input.container === undefined ? {} : { container: input.container }),
@@ -58,7 +60,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     progress.enter('planning');
     undo.push('endOperation', () => steps.undo.endOperation(step));
     undo.push('discardCapture', () => steps.undo.discardCapture(step));
-    const { engine, tcp, after, freezeBudgetMs, holdBudgetMs, gpu, health } = input;
+    const { engine, tcp, after, holdBudgetMs, gpu, health } = input;
     const plan = await steps.capture.planCheckpoint({
       context,
       ...(process === undefined ? {} : { process }),
@@ -144,7 +146,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       gpuProcesses: saved.gpuProcesses,
       vramBytes: saved.vramBytes,
       // With `after: resume` the capture has told what its end tells again.
-      warnings: [...new Set([...plan.warnings, ...captured.warnings, ...endWarnings(after, end)])],
+      warnings: [...new Set([...warnings, ...plan.warnings, ...captured.warnings, ...endWarnings(after, end)])],
     };
   });
 }

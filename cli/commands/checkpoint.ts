@@ -17,7 +17,14 @@ import { CONTAINER_FLAGS, containerOf, containerText } from '../container-argume
 import type { ContainerFlags } from '../container-argument.ts';
 import { GPU_FLAGS, addGpuOptions, gpuOptionsOf } from '../gpu-options.ts';
 import type { GpuFlags } from '../gpu-options.ts';
-import { addHelpTexts, durationArgument, podArgument, programArgument, withoutUndefined } from '../options.ts';
+import {
+  addHelpTexts,
+  durationArgument,
+  livenessArgument,
+  podArgument,
+  programArgument,
+  withoutUndefined,
+} from '../options.ts';
 import { createOutput } from '../output.ts';
 import { runOperation } from '../run-operation.ts';
 import { formatBytes, formatDuration } from '../units.ts';
@@ -26,6 +33,7 @@ import type { FlagNames } from '../validate.ts';
 
 export interface CheckpointFlags extends CaptureFlags, ContainerFlags, GpuFlags {
   readonly engine?: CheckpointRequest['engine'];
+  readonly livenessProbe?: ReturnType<typeof livenessArgument>;
   readonly health?: readonly string[];
   readonly healthTimeout?: number;
   readonly input?: string;
@@ -37,6 +45,7 @@ export const CHECKPOINT_FLAGS: FlagNames = {
   process: '`kybernate process checkpoint`',
   ...GPU_FLAGS,
   engine: '--engine',
+  livenessProbe: '--liveness-probe',
   health: '--health',
   'health.command': '--health',
   'health.timeoutMs': '--health-timeout',
@@ -56,6 +65,7 @@ export function checkpointRequest(
   const given = withoutUndefined({
     ...captureFields(flags),
     engine: flags.engine,
+    livenessProbe: flags.livenessProbe === 'none' ? undefined : flags.livenessProbe,
     gpu: gpuOptionsOf(flags, base['gpu']),
     health: healthOf(flags, base['health']),
     labels: flags.label === undefined ? undefined : { ...(base['labels'] as object | undefined), ...flags.label },
@@ -103,6 +113,11 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
   addCaptureOptions(command, 'container')
     .addOption(new Option('--engine <name>', 'who calls CRIU (default: runc)').choices(['runc', 'containerd']))
     .option(
+      '--liveness-probe <json>',
+      'of a container in a pod, as kubectl prints it: budgets that are longer than it allows are refused',
+      livenessArgument,
+    )
+    .option(
       '--health <program>',
       'run in the container when it was let go: exit code 0 says that it is well; words, or a JSON array',
       programArgument,
@@ -118,6 +133,10 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
     examples: [
       ['kybernate checkpoint redis', 'checkpoint the container "redis" of this host and wait until it is stored'],
       ['kybernate checkpoint --pod shop/cart-0/app --node worker-3', 'a container of a Kubernetes pod'],
+      [
+        `kybernate checkpoint --pod shop/cart-0/app --liveness-probe "$(kubectl -n shop get pod cart-0 -o jsonpath='{.spec.containers[?(@.name=="app")].livenessProbe}')"`,
+        'never freeze it for longer than its liveness probe allows',
+      ],
       ['kybernate checkpoint --docker web', 'a container of the Docker daemon of this host'],
       [
         'kybernate checkpoint redis --after stop --durability verified --json',

@@ -5,6 +5,7 @@ import * as z from 'zod';
 import { checkpointId, containerTarget, durationMs, nodeName, timeoutsWithDefaults } from './common.ts';
 import { processTarget, type ProcessId, type ProcessTarget } from './process.ts';
 import { gpuOptionsWithDefaults, type GpuOptions } from './gpu.ts';
+import { livenessProbe } from './liveness.ts';
 
 /** A program of the container that exits with 0 while the workload is well. */
 export const healthCheck = z.strictObject({
@@ -39,10 +40,18 @@ export const checkpointInput = z
      * `close`: a restore always finds them closed.
      */
     tcp: z.enum(['keep', 'close']).default('keep'),
-    /** Longest time that the workload may stand still. The runner undoes the capture when it is exceeded. */
-    freezeBudgetMs: durationMs.default(60_000),
+    /**
+     * Longest time that the workload may stand still; `60000` otherwise, or a second less than `livenessProbe` allows. The
+     * runner undoes the capture when it is exceeded.
+     */
+    freezeBudgetMs: durationMs.optional(),
     /** Longest time that `hold` keeps the workload frozen before it runs on by itself. */
     holdBudgetMs: durationMs.default(600_000),
+    /**
+     * Liveness probe of a container in a pod, for a container that starts still its startup probe: budgets longer than it
+     * allows are `Incompatible`. The node cannot look it up.
+     */
+    livenessProbe: livenessProbe.optional(),
     /** what holds for the processes of the container that use a GPU; ignored where there are none */
     gpu: gpuOptionsWithDefaults,
     /**

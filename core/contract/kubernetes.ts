@@ -35,9 +35,12 @@ export const kubernetesCheckpointSpec = z.strictObject({
   engine,
   /** what becomes of open TCP connections: `keep` captures them, `close` closes them at a restore */
   tcp,
-  /** longest time that the workload may stand still */
+  /**
+   * longest time that the workload may stand still; 60 s otherwise, or a second less than its liveness probe allows. A
+   * longer one than the probe allows is refused
+   */
   freezeBudgetMs,
-  /** longest time that `hold` keeps the workload frozen */
+  /** longest time that `hold` keeps the workload frozen; with `freezeBudgetMs` no longer than the probe allows */
   holdBudgetMs,
   /** what holds for processes that use a GPU */
   gpu,

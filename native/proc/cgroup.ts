@@ -46,16 +46,22 @@ export function freezerCgroup(hostPid: number): CgroupDir | undefined {
   return freezerPathIn(readProc(`/proc/${hostPid}/cgroup`) ?? '', readMounts('self'));
 }
 
+/** Host pids in a cgroup itself; empty when it is gone. */
+export function groupPids(dir: string): number[] {
+  return (
+    (readProc(join(dir, 'cgroup.procs')) ?? '')
+      .split('\n')
+      // 0 stands for a process that our pid namespace does not see
+      .filter((line) => line !== '' && line !== '0')
+      .map(Number)
+  );
+}
+
 /** Host pids in a cgroup and in all below it; empty when it is gone. */
 export function cgroupPids(dir: string): number[] {
   const pids = new Set<number>();
   const visit = (current: string): void => {
-    for (const line of (readProc(join(current, 'cgroup.procs')) ?? '').split('\n')) {
-      // 0 stands for a process that our pid namespace does not see
-      if (line !== '' && line !== '0') {
-        pids.add(Number(line));
-      }
-    }
+    groupPids(current).forEach((pid) => pids.add(pid));
     subgroups(current).forEach(visit);
   };
   visit(dir);

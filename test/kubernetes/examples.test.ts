@@ -1,13 +1,14 @@
 /* The files of examples/kubernetes, as they are but for the names of places. */
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 
 import { ROOT } from '../../tools/check-steps.ts';
-import { REDIS_IMAGE } from '../harness/images.ts';
+import { PYTHON_IMAGE, REDIS_IMAGE } from '../harness/images.ts';
 import type { Cluster } from './cluster.ts';
-import { imagesDir } from './install.ts';
+import { hostPaths, imagesDir, NAMESPACE } from './install.ts';
 import { podManifest, type PodManifest, Pods } from './pods.ts';
 import { theCluster } from './provided.ts';
 
@@ -59,5 +60,31 @@ describe('an example', () => {
 
     expect(await pods.exec(restored, 'redis-cli get token')).toBe('by-path');
     expect(await pods.exec(source, 'redis-cli ping')).toBe('PONG');
+  });
+
+  it('own-artifacts sends what its application makes to the store, by a sidecar of its own, and any node gets it', async () => {
+    const keys = await cluster.kubectl(['-n', NAMESPACE, 'get', 'secret', 's3-keys', '-o', 'json']);
+    const { data } = JSON.parse(keys) as { data: object };
+    const secret = { apiVersion: 'v1', kind: 'Secret', metadata: { name: 's3-keys' }, data };
+    await cluster.kubectl(['create', '-f', '-'], JSON.stringify(secret));
+    await cluster.importImages([PYTHON_IMAGE]);
+
+    const name = await pods.run(example('own-artifacts.yaml'));
+    await pods.until(async () => ['Succeeded', 'Failed'].includes((await pods.get(name)).status.phase ?? ''), 120_000);
+
+    const lines = (await cluster.kubectl(['logs', name, '-c', 'app'])).trim().split('\n');
+    const ends = lines.map((line) => JSON.parse(line) as { status: string; location: string; sha256: string });
+    expect(ends, await cluster.kubectl(['logs', name, '-c', 'sidecar', '--tail=20'])).toMatchObject(
+      [1, 2].map((step) => ({
+        status: 'done',
+        location: `s3://checkpoints/checkpoints/training-step-${step}/manifest.json`,
+      })),
+    );
+    expect((await pods.get(name)).status.phase).toBe('Succeeded');
+    const downloads = join(hostPaths(cluster).stateDir, 'sidecar/downloads/training');
+    const fetch = ['kybernate', 'transfer', 'download', 'training-step-2', downloads];
+    await cluster.kubectl(['-n', NAMESPACE, 'exec', 'daemonset/kybernate-sidecar', '--', ...fetch]);
+    const weights = readFileSync(join(downloads, 'step-2/weights.bin'));
+    expect(createHash('sha256').update(weights).digest('hex')).toBe(ends[1]?.sha256);
   });
 });

@@ -46,7 +46,8 @@ async function untilOver(kind: 'checkpoint' | 'restore', name: string): Promise<
 function redis(name: string) {
   const probe = { tcpSocket: { port: 6379 }, periodSeconds: 1 };
   const serve = 'cd /data; exec redis-server --save "" --protected-mode no';
-  return podManifest(name, serve, { image: REDIS_IMAGE, readinessProbe: probe });
+  const probes = { readinessProbe: probe, livenessProbe: { ...probe, periodSeconds: 10 } };
+  return podManifest(name, serve, { image: REDIS_IMAGE, ...probes });
 }
 
 describe('a Checkpoint object', () => {
@@ -72,6 +73,15 @@ describe('a Checkpoint object', () => {
     await cluster.kubectl(['delete', 'restore', 'operator-b']);
     expect(await pods.exec('operator-b', 'redis-cli get token')).toBe('of-the-source');
     await cluster.kubectl(['delete', 'pod', 'operator-b', '--now']);
+  });
+
+  it('is refused when its freeze budget is longer than the liveness probe of its pod allows', async () => {
+    await apply('Checkpoint', 'too-long', { pod: 'operator-a', freezeBudgetMs: 60_000 });
+
+    expect(await untilOver('checkpoint', 'too-long')).toMatchObject({
+      phase: 'Failed',
+      conditions: [{ reason: 'Incompatible', message: expect.stringContaining('liveness probe allows 21000 ms') }],
+    });
   });
 
   it('fails with the reason when its pod has no such container, and cannot be changed', async () => {

@@ -87,6 +87,35 @@ describe('checkpoint whose undo fails', () => {
   });
 });
 
+describe('checkpoint of a container with a liveness probe', () => {
+  it.concurrent(
+    'fails with Incompatible before any step when the probe allows less than the freeze budget',
+    async () => {
+      const handle = await harness.checkpoint('liveness', {}, { livenessProbe: {}, freezeBudgetMs: 60_000 });
+
+      expect(await outcomeOf(handle)).toMatchObject({
+        type: 'Incompatible',
+        message: expect.stringMatching(/allows 21000 ms.*freeze budget is 60000 ms.*was not touched/) as string,
+        details: { findings: [{ code: 'liveness-probe' }] },
+      });
+      expect(await stepsOf(handle)).toEqual([]);
+    },
+  );
+
+  it.concurrent('plans with a budget that the probe allows when none was given', async () => {
+    const planned = Promise.withResolvers<unknown>();
+    const planCheckpoint = async (input: { freezeBudgetMs: number }, happy: () => Promise<unknown>) => {
+      planned.resolve(input.freezeBudgetMs);
+      return happy();
+    };
+
+    const handle = await harness.checkpoint('liveness-default', { steps: { planCheckpoint } }, { livenessProbe: {} });
+    await handle.result();
+
+    expect(await planned.promise).toBe(20_000);
+  });
+});
+
 describe('checkpoint on a node without a worker', () => {
   it.concurrent('fails with NodeUnavailable within nodePickupMs', async () => {
     const startedMs = performance.now();
