@@ -7,7 +7,7 @@ import { METADATA_FILE } from '../../core/checkpoint/file-names.ts';
 import { parseOperationId } from '../../core/ids.ts';
 import { draftPath } from '../../engine/commit.ts';
 import type { NodeSettings } from '../../engine/node-deps.ts';
-import { bootId, checkToken, writePlan, type OperationPlan } from '../../engine/operation.ts';
+import { bootId, checkToken, operationPaths, writePlan, type OperationPlan } from '../../engine/operation.ts';
 import { localCatalog } from '../../store/local-catalog.ts';
 import type { ActivityOp } from '../op.ts';
 import { commitLocal } from './commit.ts';
@@ -77,4 +77,18 @@ test('a commit of a held container is refused when a newer operation has it', as
   await expect(commit()).rejects.toMatchObject({ type: 'LockLost' });
 
   expect(existsSync(join(checkpointDir, METADATA_FILE))).toBe(false);
+});
+
+test.each([
+  ['resume', false],
+  ['hold', true],
+  ['stop', true],
+] as const)('a commit after a runner that died keeps what tells that a source was held: %s', async (after, isKept) => {
+  writeFileSync(draftPath(checkpointDir), JSON.stringify({ bootId: bootId(), bytes: { image: 5, rootfs: 0 } }));
+  writePlan({ operationId, container, workflow, token: 1, after, checkpointDir, settings } as unknown as OperationPlan);
+
+  await commit();
+
+  expect(existsSync(join(checkpointDir, METADATA_FILE))).toBe(true);
+  expect(existsSync(operationPaths(settings, operationId).dir)).toBe(isKept);
 });

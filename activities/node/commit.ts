@@ -51,8 +51,9 @@ export async function commitLocal(
     op,
   );
   await trust?.seen?.record({ checkpointId, createdAt, merkleRoot });
-  if (readGuardReport(operationPaths(node.settings, op.operationId)) === undefined) {
-    // What its guard did is still to be told, by the step that lets the source go.
+  const { after = 'resume' } = readPlan(node.settings, op.operationId) ?? {};
+  if (after === 'resume' && readGuardReport(operationPaths(node.settings, op.operationId)) === undefined) {
+    // What its guard did is still to be told, by the step that lets the source go. Of a hold it is that step which forgets.
     forgetEnded(node, op.operationId);
   }
   return resultOf(dir, manifest);
@@ -81,7 +82,7 @@ function refuseEnded(
   }
 }
 
-/** With `after: hold | stop` the runner still holds the source: its directory goes with the end of the operation. */
+/** While a runner holds the source its directory stays. */
 export function forgetEnded(node: NodeDeps, operationId: string): void {
   if (runnerPid(operationPaths(node.settings, operationId)) === undefined) {
     forgetOperation(node, operationId);
