@@ -91,7 +91,8 @@ export const PREFLIGHT_CHECKS = {
   },
   pids: {
     checks: 'pids are free, where the container shares a pid namespace',
-    remedy: 'end the processes that have them, or choose another node',
+    remedy:
+      'end the processes that have them, or choose another node; in a pod, list its container first, so that it is made first',
   },
   disk: { checks: 'room on disk for the copy and the writable layer', remedy: 'free room, or choose another node' },
   memory: { checks: 'memory of the node for what comes back', remedy: 'free memory, or choose another node' },

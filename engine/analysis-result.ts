@@ -2,11 +2,14 @@
 import type { HugePageUse } from '../native/proc/huge-pages.ts';
 import type { Endpoint } from '../native/proc/sockets.ts';
 import type { HookMount } from './gpu/hook-mounts.ts';
+import type { ChosenVolume } from './pod-volumes.ts';
 
 export interface AnalysisRequest {
   readonly engine: 'runc' | 'containerd';
   readonly tcp: 'keep' | 'close';
   readonly after: 'resume' | 'hold' | 'stop';
+  /** CRIU's images alone are taken, for somebody who sees to the files */
+  readonly imagesOnly?: boolean;
 }
 
 export interface ChosenOption {
@@ -36,7 +39,9 @@ export interface Analysis {
   readonly gpuHolders: readonly number[];
   /** mounts of the driver that the specification does not know; absent without any */
   readonly hookMounts?: readonly HookMount[];
-  /** memory, rw layer and tmpfs of the tree: what the checkpoint will take, roughly, before any compression */
+  /** directories from outside whose content is captured; absent without any */
+  readonly volumes?: readonly ChosenVolume[];
+  /** memory, rw layer, tmpfs and volumes of the tree: what the checkpoint will take, roughly, before any compression */
   readonly estimatedBytes: number;
   readonly warnings: readonly string[];
   /** why CRIU cannot dump this container, each with its fix; empty when it can */

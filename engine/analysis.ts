@@ -7,7 +7,7 @@ import { userNamespaceReasons } from '../core/oci/user-namespace.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
 import { hugePagesOf } from '../native/proc/huge-pages.ts';
 import { namespaceInode, type NamespaceType } from '../native/proc/ns.ts';
-import { surveyProcess } from './analysis-process.ts';
+import { type ProcessSurvey, surveyProcess } from './analysis-process.ts';
 import type { Analysis, AnalysisRequest } from './analysis-result.ts';
 import { Choice, chooseFiles, chooseTcp, chooseTerminal, chooseUnix, chooseWatches } from './analysis-choice.ts';
 import type { ContainerFacts } from './container-facts.ts';
@@ -16,11 +16,13 @@ import { estimateBytes } from './estimate.ts';
 import { type HookMount, hookMountsOf } from './gpu/hook-mounts.ts';
 import { unreachableSources } from './mount-reach.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { chooseVolumes, measureVolumes, type VolumeChoice } from './pod-volumes.ts';
 import { runtimeRefusals } from './runtime-refusals.ts';
+import { orphanRefusals } from './shared-pids.ts';
 
 /** Reads only; the workload runs on. What it finds may change until the freeze: CRIU has the last word. */
 export async function analyzeContainer(
-  deps: Pick<NodeDeps, 'run'>,
+  deps: Pick<NodeDeps, 'run' | 'settings'>,
   facts: ContainerFacts,
   request: AnalysisRequest,
 ): Promise<Analysis> {
@@ -50,7 +52,9 @@ export async function analyzeContainer(
   const usesGpu = surveys.some((survey) => survey.usesGpu);
   const hooks = usesGpu ? chooseHookMounts(facts, choice, refusals) : [];
   refusals.push(...engineRefusals(request, choice, { linkRemap, usesGpu }));
-  warnings.push(...containerWarnings(facts));
+  const outside = request.imagesOnly === true ? NOTHING_OUTSIDE : await lookOutside(deps, facts, surveys);
+  refusals.push(...outside.refusals);
+  warnings.push(...containerWarnings(facts), ...outside.warnings);
   return {
     options: choice.options,
     runcFlags: choice.runcFlags,
@@ -62,10 +66,30 @@ export async function analyzeContainer(
     hugePages: hugePagesOf(tree.map(({ hostPid }) => hostPid)),
     ...(hooks.length === 0 ? {} : { hookMounts: hooks }),
     gpuHolders: surveys.filter((survey) => survey.usesGpu).map(({ process }) => process.hostPid),
-    estimatedBytes: await estimateBytes(deps.run, facts, surveys),
+    ...(outside.volumes.length === 0 ? {} : { volumes: outside.volumes }),
+    estimatedBytes: outside.bytes + (await estimateBytes(deps.run, facts, surveys)),
     warnings,
     refusals,
   };
+}
+
+interface Outside extends VolumeChoice {
+  /** that the volumes hold */
+  readonly bytes: number;
+}
+
+const NOTHING_OUTSIDE: Outside = { volumes: [], bytes: 0, refusals: [], warnings: [] };
+
+/** What the container shares with others of its pod: directories, and perhaps a pid namespace. */
+async function lookOutside(
+  { run, settings }: Pick<NodeDeps, 'run' | 'settings'>,
+  facts: ContainerFacts,
+  surveys: readonly ProcessSurvey[],
+): Promise<Outside> {
+  const spec = parseSpec(facts.record.spec, 'specification of the container');
+  const choice = chooseVolumes(facts, surveys, settings);
+  const { bytes, refusals } = await measureVolumes(run, choice.volumes, settings);
+  return { ...choice, bytes, refusals: [...choice.refusals, ...refusals, ...orphanRefusals(facts, spec)] };
 }
 
 function chooseHookMounts(facts: ContainerFacts, choice: Choice, refusals: string[]): readonly HookMount[] {

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { CRIU_DIR, FS_DIR, LOGS_DIR } from '../core/checkpoint/file-names.ts';
 import { KybernateError } from '../core/errors.ts';
 import { CRIU_OPTIONS, NO_PLUGINS } from '../core/oci/criu-options.ts';
+import { parseSpec } from '../core/oci/spec.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
 import { dumpErrorLines } from '../native/criu/log.ts';
 import { rearmExpiredTimers } from '../native/criu/timers.ts';
@@ -27,8 +28,10 @@ import { failedLogsDir } from './failed-logs.ts';
 import { hasGpu } from './gpu-section.ts';
 import { holdNetwork } from './network-hold.ts';
 import { checkToken } from './operation.ts';
-import { captureDevShm, captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
+import { captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
 import { setAside, takeBack } from './set-aside.ts';
+import { sharedIds } from './shared-pids.ts';
+import { captureVolumes } from './volume-capture.ts';
 
 /** A task in an uninterruptible sleep delays the freeze; the freeze budget bounds it too. */
 const FREEZE_TIMEOUT_MS = 10_000;
@@ -98,6 +101,8 @@ class CriuCapture implements Capture {
     const rootfs = await this.#rootfs;
     await this.saveLogs(join(this.#context.plan.checkpointDir, LOGS_DIR));
     const timers = await rearmExpiredTimers(this.#imageDir);
+    const spec = parseSpec(this.#context.plan.facts.record.spec, 'specification of the container');
+    const ids = await sharedIds(spec, join(this.#imageDir, 'pstree.img'));
     if (timers > 0) {
       this.#context.log.info({ timers }, 'expired periodic timers are set to fire at the restore');
     }
@@ -108,6 +113,7 @@ class CriuCapture implements Capture {
       rootfsMethod: rootfs?.method ?? 'none',
       warnings: [...this.#hooks.warnings, ...(rootfs?.warnings ?? [])],
       ...(this.#networkHold === undefined ? {} : { networkHold: this.#networkHold }),
+      ...(ids === undefined ? {} : { ids }),
     };
   }
 
@@ -245,7 +251,7 @@ class CriuCapture implements Capture {
       op,
     ).then(async (rootfs) => ({
       ...rootfs,
-      warnings: [...rootfs.warnings, ...(await captureDevShm({ run }, plan.facts, plan.checkpointDir, op))],
+      warnings: [...rootfs.warnings, ...(await captureVolumes(run, plan, op))],
     }));
     // Awaited in freeze(); this keeps an early failure from being reported as unhandled.
     this.#rootfs.catch(() => undefined);

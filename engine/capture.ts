@@ -40,6 +40,8 @@ export interface CaptureOutcome {
   /** of a tree of processes */
   readonly process?: ProcessTree;
   readonly networkHold?: { readonly table: string; readonly networkNamespace: string };
+  /** pids and thread ids that a restore takes in a shared pid namespace */
+  readonly ids?: readonly number[];
 }
 
 export interface Capture {

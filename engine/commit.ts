@@ -64,6 +64,7 @@ export function draftMetadata(
         : { listening: analysis.listening.map((endpoint) => ({ ...endpoint })) }),
       ...(analysis.connectedAddresses === undefined ? {} : { connectedAddresses: [...analysis.connectedAddresses] }),
       ...(analysis.hugePages === undefined ? {} : { hugePages: analysis.hugePages.map((pages) => ({ ...pages })) }),
+      ...(outcome.ids === undefined ? {} : { ids: [...outcome.ids] }),
       ...(outcome.networkHold === undefined ? {} : { networkHold: outcome.networkHold }),
     },
     ...(facts.security === undefined ? {} : { security: { ...facts.security } }),
@@ -79,6 +80,9 @@ export function draftMetadata(
     stdio: facts.stdio,
     mounts: facts.mounts.map((mount) => ({ ...mount, options: [...mount.options] })),
     ...(analysis.hookMounts === undefined ? {} : { hookMounts: analysis.hookMounts.map((mount) => ({ ...mount })) }),
+    ...(analysis.volumes === undefined
+      ? {}
+      : { volumes: analysis.volumes.map(({ name, destination, file }) => ({ name, destination, file })) }),
     rootfs: {
       method: outcome.rootfsMethod,
       deletedFiles: outcome.deletedFiles,

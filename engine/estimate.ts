@@ -7,6 +7,7 @@ import type { ContainerFacts } from './container-facts.ts';
 
 /** Room for CRIU's metadata and the archive's headers. */
 const FIXED_BYTES = 16 * 1024 * 1024;
+
 /** What a checkpoint of the container will take on disk, roughly: memory, its own layer, its tmpfs, deleted files. */
 export async function estimateBytes(
   run: Run,
@@ -22,17 +23,19 @@ export async function estimateBytes(
   const inside = facts.mounts
     .filter((mount) => mount.captured && mount.type === 'tmpfs')
     .map((mount) => `/proc/${facts.initHostPid}/root${mount.destination}`);
-  return FIXED_BYTES + memory + ghosts + (await diskUsage(run, [...layer, ...inside]));
+  return FIXED_BYTES + memory + ghosts + ((await diskUsage(run, [...layer, ...inside])) ?? 0);
 }
 
-async function diskUsage(run: Run, dirs: readonly string[]): Promise<number> {
+/** Undefined when they could not be measured in a minute. */
+export async function diskUsage(run: Run, dirs: readonly string[]): Promise<number | undefined> {
   if (dirs.length === 0) {
     return 0;
   }
   const args = ['--summarize', '--total', '--one-file-system', '--block-size=1', '--', ...dirs];
   // a file that goes while du looks makes its exit code 1; the total stands
   const result = await run('du', args, { timeoutMs: 60_000 });
-  return Number(/^(\d+)\ttotal$/m.exec(result.stdout)?.[1] ?? 0);
+  const total = /^(\d+)\ttotal$/m.exec(result.stdout)?.[1];
+  return total === undefined ? undefined : Number(total);
 }
 
 /** Of the files of one directory, by their length. */

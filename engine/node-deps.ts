@@ -39,6 +39,10 @@ export interface NodeSettings {
   readonly restoreGrants?: readonly RestoreGrant[];
   /** may a pod's NVIDIA_VISIBLE_DEVICES say which GPUs are its own, where kubelet names none? */
   readonly podGpusFromEnvironment?: boolean;
+  /** kubelet's `--root-dir`, below which the volumes of pods lie; absent: where it is by default */
+  readonly kubeletDir?: string;
+  /** of all volumes that one checkpoint takes along; absent: 16 GiB */
+  readonly volumeLimitBytes?: number;
   /** programs of the node's owner that run at moments of an operation; absent: none */
   readonly hooks?: HookSettings;
   /** containerd runtime for restored containers */

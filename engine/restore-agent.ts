@@ -23,6 +23,7 @@ import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { AGENT, claimOperation, whileUnderWay } from './operation-owner.ts';
 import { oneAtATime } from './one-at-a-time.ts';
+import { volumePlaces, volumesOf } from './pod-directories.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { surveyForeignRestore } from './preflight/restore.ts';
 import {
@@ -83,8 +84,22 @@ export async function prepareRestore(
     hasMetadata: prepared.hasMetadata,
     restoreBudgetMs: prepared.restoreBudgetMs,
     ...(prepared.gpu === undefined ? {} : { gpu: prepared.gpu.fit }),
+    ...volumesFor(deps, request, prepared),
     ...(await hooksFor(deps, prepared)),
   };
+}
+
+/** By the specification of the pod's own container: the wrapper fills what it is told here. */
+function volumesFor(
+  { settings }: NodeDeps,
+  { pod, bundle }: PrepareRestoreRequest,
+  { checkpointDir, hasMetadata }: RestoreRecord,
+): Pick<PrepareRestoreResponse, 'volumes'> {
+  if (pod === undefined || !hasMetadata) {
+    return {};
+  }
+  const captured = volumesOf(readCaptured(checkpointDir).metadata, checkpointDir);
+  return { volumes: volumePlaces(captured, specIn(bundle), settings).places };
 }
 
 /** The wrapper runs them: it is there when CRIU tells of an event, and ends with its container's restore. */

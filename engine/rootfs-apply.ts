@@ -26,11 +26,6 @@ export async function applyRootfs(rootfsDir: string, checkpointDir: string, run:
   }
 }
 
-/** Content of a directory outside of the container, an external /dev/shm or a volume, put back there. Errors as above. */
-export async function applyTar(dir: string, tar: string, run: Run): Promise<void> {
-  await unpackIfPresent(run, tar, dir);
-}
-
 async function unpackIfPresent(run: Run, tar: string, dir: string): Promise<void> {
   const present = await lstat(tar).catch(() => undefined);
   if (present === undefined) {

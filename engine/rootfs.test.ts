@@ -1,13 +1,12 @@
-import { existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { FS_FILES } from '../core/checkpoint/file-names.ts';
 import type { Op } from '../core/op.ts';
 import { runExeca } from '../native/run/run-execa.ts';
-import type { ContainerFacts, MountFacts } from './container-facts.ts';
-import { applyRootfs, applyTar } from './rootfs-apply.ts';
-import { captureDevShm, captureLinkRemap, captureRootfs } from './rootfs.ts';
+import type { ContainerFacts } from './container-facts.ts';
+import { applyRootfs } from './rootfs-apply.ts';
+import { captureLinkRemap, captureRootfs } from './rootfs.ts';
 
 let dir: string;
 let upper: string;
@@ -90,34 +89,4 @@ test('a root file system of the host is not captured, and a warning says so', as
 
   expect(capture).toMatchObject({ method: 'none', bytes: 0 });
   expect(capture.warnings).toEqual([expect.stringMatching(/not captured/)]);
-});
-
-const shm = (captured: boolean): MountFacts => ({
-  destination: '/dev/shm',
-  type: captured ? 'tmpfs' : 'bind',
-  source: join(dir, 'shm'),
-  options: [],
-  captured,
-});
-
-test('the content of a shared memory directory from outside is taken and put back', async () => {
-  mkdirSync(join(dir, 'shm/below'), { recursive: true });
-  writeFileSync(join(dir, 'shm/below/segment'), 'shared');
-
-  const warnings = await captureDevShm(deps, facts({ mounts: [shm(false)] }), checkpoint, op);
-  await applyTar(rootfs, join(checkpoint, FS_FILES.devShm), runExeca);
-
-  expect(warnings).toEqual([]);
-  expect(existsSync(join(rootfs, 'below/segment'))).toBe(true);
-});
-
-test('a shared memory directory of the container itself is left to CRIU', async () => {
-  expect(await captureDevShm(deps, facts({ mounts: [shm(true)] }), checkpoint, op)).toEqual([]);
-  expect(readdirSync(join(checkpoint, 'fs'))).toEqual([]);
-});
-
-test('a shared memory directory that cannot be read is a warning', async () => {
-  const warnings = await captureDevShm(deps, facts({ mounts: [shm(false)] }), checkpoint, op);
-
-  expect(warnings).toEqual([expect.stringMatching(/cannot be read/)]);
 });

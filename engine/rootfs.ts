@@ -6,7 +6,7 @@
  * Source: kernel Documentation/filesystems/overlayfs.rst; OCI image-spec layer.md (whiteouts).
  */
 import { lstatSync, readdirSync, readFileSync, type Dirent } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { FS_FILES } from '../core/checkpoint/file-names.ts';
@@ -26,7 +26,7 @@ export type { RootfsCapture, RootfsDeps } from './rootfs-types.ts';
 /** Prefix of the hard links that CRIU makes beside a file whose name is gone; source: criu/files-reg.c. */
 const LINK_REMAP_PREFIX = 'link_remap.';
 
-const TAR_CREATE = [
+export const TAR_CREATE = [
   '--create',
   '--format=posix',
   '--numeric-owner',
@@ -43,7 +43,7 @@ const TAR_LIST = ['--no-recursion', '--verbatim-files-from', '--null', '--files-
 const TAR_QUIET = ['--warning=no-file-changed', '--warning=no-file-ignored'];
 
 /** The second is tar's own wording, when the last write before the end of the room was a short one. */
-const FULL = /No space left on device|Wrote only \d+ of \d+ bytes/;
+export const FULL = /No space left on device|Wrote only \d+ of \d+ bytes/;
 
 /**
  * The workload stands still, or the archive may hold files of different moments.
@@ -228,29 +228,6 @@ export async function captureLinkRemap(
     await createTar(deps.run, upperDir, names.sort(compareNames), join(destDir, FS_FILES.linkRemap));
   }
   return links.length;
-}
-
-/**
- * CRIU saves a tmpfs of the container's own. A /dev/shm that comes from outside (a pod's) it leaves alone: we take its
- * content.
- * @returns warnings
- */
-export async function captureDevShm(
-  deps: { readonly run: Run },
-  facts: ContainerFacts,
-  destDir: string,
-  op: Op,
-): Promise<string[]> {
-  const mount = facts.mounts.find((candidate) => candidate.destination === '/dev/shm' && !candidate.captured);
-  if (mount === undefined) {
-    return [];
-  }
-  const entries = await readdir(mount.source, { recursive: true, encoding: 'latin1' }).catch(() => undefined);
-  if (entries === undefined) {
-    return [`/dev/shm comes from ${mount.source}, which cannot be read: its content is not captured`];
-  }
-  await createTar(deps.run, mount.source, entries.sort(compareNames), join(destDir, FS_FILES.devShm), op);
-  return [];
 }
 
 async function createTar(run: Run, dir: string, names: readonly string[], file: string, op?: Op): Promise<void> {

@@ -132,6 +132,10 @@ export const workerEnv = z.object({
   KYBERNATE_RESTORE_GRANTS: restoreGrants.prefault(''),
   /** socket of kubelet's PodResources API, which names the GPUs of a pod; one that is not there names none */
   KYBERNATE_POD_RESOURCES: absolutePath.default('/var/lib/kubelet/pod-resources/kubelet.sock'),
+  /** kubelet's `--root-dir`, below which the emptyDir volumes of pods lie */
+  KYBERNATE_KUBELET_DIR: absolutePath.default('/var/lib/kubelet'),
+  /** most that the volumes hold which one checkpoint takes along, emptyDirs and /dev/shm: they are copied while the workload stands still */
+  KYBERNATE_VOLUME_LIMIT: byteSize.prefault('16GiB'),
   /** may NVIDIA_VISIBLE_DEVICES, `all` included, name the GPUs of a pod's restore? Users write it, too: kubelet's word counts otherwise */
   KYBERNATE_POD_GPUS_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
   /** hook scripts, `<directory>/<event>/*`, see [hooks.md](hooks.md); a directory that is not there holds none */
@@ -317,6 +321,8 @@ export function nodeSettings(config: NodeConfig): NodeSettings {
     restoreFromEnvironment: config.KYBERNATE_RESTORE_FROM_ENV === 'allow',
     restoreGrants: config.KYBERNATE_RESTORE_GRANTS,
     podGpusFromEnvironment: config.KYBERNATE_POD_GPUS_FROM_ENV === 'allow',
+    kubeletDir: config.KYBERNATE_KUBELET_DIR,
+    volumeLimitBytes: config.KYBERNATE_VOLUME_LIMIT,
     hooks: hooksOf(config),
     restoreRuntime: config.KYBERNATE_RESTORE_RUNTIME,
   };

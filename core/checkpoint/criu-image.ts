@@ -133,6 +133,19 @@ export function processTree(bytes: Uint8Array, name: string): ImageProcess[] {
   });
 }
 
+/**
+ * Every number that a restore of the tree takes in its pid namespace: processes, threads, and leaders of groups and sessions, for
+ * which CRIU makes a process where they have ended. Ascending.
+ * PstreeEntry { 1: pid, 3: pgid, 4: sid, 5: threads }. @throws CheckpointCorrupt
+ */
+export function processIds(bytes: Uint8Array, name: string): number[] {
+  const all = decodeImage(bytes, 'pstree', name).flatMap((fields) =>
+    [1, 3, 4, 5].flatMap((number) => fields.get(number) ?? []),
+  );
+  const ids = all.filter((value) => typeof value === 'bigint').map(Number);
+  return [...new Set(ids)].filter((id) => id > 0).sort((left, right) => left - right);
+}
+
 /** CoreEntry { 1: machine, 3: task_core { 6: comm } }. @throws CheckpointCorrupt */
 export function coreFacts(bytes: Uint8Array, name: string): { readonly arch: string; readonly command: string } {
   const fields = decodeImage(bytes, 'core', name)[0];

@@ -37,6 +37,11 @@ export const FS_FILES = {
   devShm: 'fs/dev-shm.tar',
 } as const;
 
+/** Content of a volume of the container's pod, numbered from 0. */
+export function volumeFile(index: number): string {
+  return `${FS_DIR}/volume-${index}.tar`;
+}
+
 /** What an archive of another engine had and a checkpoint of ours has no place for; as it was. */
 export const ORIGIN_DIR = 'origin';
 

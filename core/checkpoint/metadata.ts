@@ -40,6 +40,17 @@ const processTree = z.object({
 });
 export type ProcessTree = z.output<typeof processTree>;
 
+/** The content of a directory that is not the container's own, but lives no longer than its pod. */
+const capturedVolume = z.object({
+  /** in its pod; `/dev/shm` is the pod's shared memory, or what the pod has mounted there */
+  name: z.string().regex(/^(?:\/dev\/shm|[a-z0-9][a-z0-9-]{0,62})$/),
+  /** where the container had it: the place of a restore, too */
+  destination: z.string().regex(/^\//),
+  /** below the directory of the checkpoint */
+  file: z.string().regex(/^fs\/(?:volume-\d{1,3}|dev-shm)\.tar$/),
+});
+export type CapturedVolume = z.output<typeof capturedVolume>;
+
 export const metadata = z.object({
   version: z.literal(METADATA_VERSION),
   checkpointId: z.string(),
@@ -118,6 +129,11 @@ export const metadata = z.object({
     connectedAddresses: z.array(z.string()).optional(),
     /** memory in reserved huge pages, by the size of a page */
     hugePages: z.array(z.object({ pageBytes: z.number(), bytes: z.number() })).optional(),
+    /**
+     * every pid and thread id, as the container saw them; only of one that shares a pid namespace: a restore takes them
+     * again, and others may have them
+     */
+    ids: z.array(z.int().min(1)).optional(),
     /** the connections stay locked by this nftables table of the source's network namespace until the restore */
     networkHold: z.object({ table: z.string(), networkNamespace: z.string() }).optional(),
   }),
@@ -184,6 +200,8 @@ export const metadata = z.object({
    * container, and which path of the source's node. CRIU's images name them by their destination.
    */
   hookMounts: z.array(z.object({ destination: z.string(), source: z.string() })).optional(),
+  /** volumes of its pod whose content is in the checkpoint, each in a tar, and a /dev/shm from outside */
+  volumes: z.array(capturedVolume).optional(),
   rootfs: z.object({
     /** `overlay`: diff of the upper directory; `diff-service`: containerd's; `none`: a host directory, not captured */
     method: z.enum(['overlay', 'diff-service', 'none']),

@@ -291,6 +291,12 @@ export interface PrepareRestoreResponse {
   readonly restoreBudgetMs: number;
   /** what the specification must offer for GPU processes; absent without one */
   readonly gpu?: GpuFit;
+  /** what the checkpoint has of volumes, and the pod's own directories that take it; absent for a container of no pod */
+  readonly volumes?: ReadonlyArray<{
+    /** archive, below `checkpointDir` */
+    readonly file: string;
+    readonly dir: string;
+  }>;
   /** hook scripts that the wrapper runs; absent without any */
   readonly hooks?: RestoreHooks;
   /** W3C Trace Context of the restore; absent without traces. With it the wrapper tells its spans, and gives it on. */

@@ -20,6 +20,8 @@ export const ANNOTATIONS = {
   tcp: 'kybernate.io/tcp',
   /** `true` allows a bare image directory, of which nothing can be checked */
   unverified: 'kybernate.io/unverified',
+  /** volumes of the pod whose content a checkpoint takes along: names of emptyDirs, and `/dev/shm` (default), by commas; `-` for none */
+  captureVolumes: 'kybernate.io/capture-volumes',
   /** GPUs for a container that has none yet: `all`, or indices and UUIDs by commas; `.<container name>` as above */
   gpus: 'kybernate.io/gpus',
   /** `true`: no CUDA IPC, peer access or NCCL over P2P is used where that cannot be seen; `.<container name>` as above */
@@ -46,6 +48,7 @@ export const CRI_ANNOTATIONS = {
   podNamespace: ['io.kubernetes.cri.sandbox-namespace', 'io.kubernetes.pod.namespace'],
   podName: ['io.kubernetes.cri.sandbox-name', 'io.kubernetes.pod.name'],
   podUid: ['io.kubernetes.cri.sandbox-uid', 'io.kubernetes.pod.uid'],
+  sandboxId: ['io.kubernetes.cri.sandbox-id', 'io.kubernetes.cri-o.SandboxID'],
 } as const;
 
 /** A container's place in a pod; undefined for one that no CRI runtime made. */

@@ -56,8 +56,10 @@ test.each<[string, Metadata['capture'], 'keep' | 'close', Partial<typeof NETWORK
 });
 
 test('a pid that is taken, and one above the limit, are told each', () => {
-  expect(pidFindings([7, 8, 40_000], { taken: [8], pidMax: 32_768 }).map(({ message }) => message)).toEqual([
-    'pid 8 is taken by another process',
+  const taken = [{ id: 8, hostPid: 4711, command: 'nginx' }];
+
+  expect(pidFindings([7, 8, 40_000], { taken, pidMax: 32_768 }).map(({ message }) => message)).toEqual([
+    'pid 8 is taken by nginx (4711 on the node)',
     'pid 40000 is above the limit of this node',
   ]);
 });

@@ -62,19 +62,24 @@ function endpointText({ address, port }: Endpoint): string {
 }
 
 export interface PidsHere {
-  /** those of the wanted ones that exist */
-  readonly taken: readonly number[];
+  /** those of the wanted ones that exist, and who has them: a process, or a thread of it */
+  readonly taken: ReadonlyArray<{ readonly id: number; readonly hostPid: number; readonly command: string }>;
   readonly pidMax: number;
 }
 
 /** Where the container shares its pid namespace: every process comes back under its pid, or not at all. */
-export function pidFindings(pids: readonly number[], here: PidsHere): Finding[] {
-  const beyond = pids.filter((pid) => pid > here.pidMax);
+export function pidFindings(ids: readonly number[], here: PidsHere): Finding[] {
+  const beyond = ids.filter((id) => id > here.pidMax);
   return [
-    ...here.taken.map((pid) => problem('pids', `pid ${pid} is taken by another process`, { recorded: String(pid) })),
-    ...beyond.map((pid) =>
-      problem('pids', `pid ${pid} is above the limit of this node`, {
-        recorded: String(pid),
+    ...here.taken.map(({ id, hostPid, command }) =>
+      problem('pids', `pid ${id} is taken by ${command} (${hostPid} on the node)`, {
+        recorded: String(id),
+        here: `${command} (${hostPid})`,
+      }),
+    ),
+    ...beyond.map((id) =>
+      problem('pids', `pid ${id} is above the limit of this node`, {
+        recorded: String(id),
         here: `kernel.pid_max = ${here.pidMax}`,
       }),
     ),

@@ -11,6 +11,7 @@ import type { RestoreContext } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { type GpuFit, sourcesToCheck } from '../../core/oci/gpu-fit.ts';
 import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
+import { DEV_SHM } from '../../core/oci/pod-volumes.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { namespaceReasons, restoredSpec } from '../../core/oci/restored-spec.ts';
 import { namespaceKind, namespacePath, type OciSpec } from '../../core/oci/spec.ts';
@@ -19,8 +20,9 @@ import { caution, type Finding, problem } from '../../core/preflight.ts';
 import { hostNetwork, networkAt } from '../../native/proc/network-here.ts';
 import { freeHugePages } from '../../native/proc/huge-pages.ts';
 import { pathFacts } from '../../native/proc/path-facts.ts';
-import { pidsIn } from '../../native/proc/pid-namespace.ts';
+import { idsIn } from '../../native/proc/pid-namespace.ts';
 import { readProc } from '../../native/proc/read.ts';
+import { readProcess } from '../../native/proc/tree.ts';
 import { activeLsm, apparmorProfiles } from '../../native/proc/security.ts';
 import { type Captured, noContainer, specInput } from '../captured.ts';
 import { canLockByNftables, probeNodeFacts, type ProgramDeps } from '../facts.ts';
@@ -31,6 +33,7 @@ import type { GpuRestorePlan } from '../gpu/restore-target.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { withImageHere } from '../imported-image.ts';
 import { unreachableSources } from '../mount-reach.ts';
+import { volumePlaces } from '../pod-directories.ts';
 import { hookFindings } from './hooks.ts';
 import { imageFindings } from './image.ts';
 import { criuTooOld, lsmFindings, nodeFindings } from './node.ts';
@@ -81,11 +84,23 @@ export async function surveyRestore(
     ...image,
     ...containerReasons(captured, target, input, gpu.plan),
     ...mountFindings(metadata.mounts, pathFacts, fileSystems()),
+    ...volumesLeft(metadata),
     ...network,
     ...pidReasons(metadata, target),
     ...room,
   ];
   return { findings, ...(gpu.plan === undefined ? {} : { gpu: gpu.plan }) };
+}
+
+function volumesLeft({ volumes = [] }: Metadata): Finding[] {
+  return volumes
+    .filter(({ name }) => name !== DEV_SHM)
+    .map(({ name, destination }) =>
+      caution(
+        'mounts',
+        `mount ${destination}: the content of the volume ${name} stays in the checkpoint, only a container of a pod takes it`,
+      ),
+    );
 }
 
 /** Its root file system and its network are made by Docker, and containerd alone has neither. */
@@ -128,6 +143,9 @@ export async function surveyForeignRestore(
       : [
           ...planReasons({ metadata, spec: pod.captured }, pod.spec, { ...pod, tcp }),
           ...(await networkReasons(deps, pod.spec, metadata, tcp)),
+          ...volumePlaces(metadata.volumes ?? [], pod.spec, deps.settings).reasons.map((message) =>
+            problem('mounts', message),
+          ),
           ...pidReasons(metadata, pod.spec),
         ];
   return [...(await nodeReasons(deps, metadata, tcp)), ...image, ...inPod];
@@ -251,21 +269,26 @@ async function networkReasons(
     : networkFindings(capture, tcp, { name: `network namespace ${path}`, ...state });
 }
 
-/** Where the pid namespace is there before the container, every process must find its own pid free. */
-function pidReasons({ processes }: Metadata, target: OciSpec): Finding[] {
+/** Where the pid namespace is there before the container, every process and thread must find its own number free. */
+function pidReasons({ capture, processes }: Metadata, target: OciSpec): Finding[] {
   const kind = namespaceKind(target, 'pid');
   if (kind === 'own') {
     return [];
   }
-  const pids = processes.map(({ nsPid }) => nsPid);
+  const ids = capture.ids ?? processes.map(({ nsPid }) => nsPid);
   const path = namespacePath(target, 'pid');
-  const inside = path === undefined ? undefined : pidsIn(path);
+  const inside = path === undefined ? undefined : idsIn(path);
   // One that is not there is told by others.
   if (path !== undefined && inside === undefined) {
     return [];
   }
-  return pidFindings(pids, {
-    taken: pids.filter((pid) => inside?.has(pid) ?? existsSync(`/proc/${pid}`)),
+  const holderOf = (id: number): number | undefined =>
+    inside === undefined ? (existsSync(`/proc/${id}`) ? id : undefined) : inside.get(id);
+  return pidFindings(ids, {
+    taken: ids.flatMap((id) => {
+      const hostPid = holderOf(id);
+      return hostPid === undefined ? [] : [{ id, hostPid, command: readProcess(hostPid)?.command ?? 'unknown' }];
+    }),
     pidMax: Number(readProc('/proc/sys/kernel/pid_max') ?? Number.MAX_SAFE_INTEGER),
   });
 }

@@ -1,7 +1,13 @@
 import { expect, test } from 'vitest';
-import { pidsIn } from './pid-namespace.ts';
+import { idsIn } from './pid-namespace.ts';
+import { numericEntries } from './read.ts';
 
-test('the pids of a namespace are found by its path; one that is not there has none', () => {
-  expect(pidsIn('/proc/self/ns/pid')?.has(process.pid)).toBe(true);
-  expect(pidsIn('/proc/0/ns/pid')).toBeUndefined();
+test('the processes and threads of a namespace are found by its path; one that is not there has none', () => {
+  const ids = idsIn('/proc/self/ns/pid');
+  const threads = numericEntries('/proc/self/task');
+
+  expect(threads.length).toBeGreaterThan(1);
+  expect(ids?.get(process.pid)).toBe(process.pid);
+  expect(ids?.get(threads.at(1) ?? 0)).toBe(process.pid);
+  expect(idsIn('/proc/0/ns/pid')).toBeUndefined();
 });

@@ -1,14 +1,5 @@
 /* The wrapper's decisions against a false agent and a false runc; real bundles and checkpoints in a temporary directory. */
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -553,32 +544,5 @@ describe('a container of a pod', () => {
     const refused = new KybernateError('RestoreRefused', 'switched off', { details: { switchedOff: true } });
 
     expect(await createOrRestore(deps(answering(refused)), argv)).toEqual({ kind: 'pass-through' });
-  });
-
-  it('finds the shared memory of its pod as it was, after an attempt that failed', async () => {
-    const shm = join(dir, 'pod-shm');
-    mkdirSync(shm);
-    const mounts = [{ destination: '/dev/shm', type: 'bind', source: shm, options: ['rbind'] }];
-    const annotations = { ...POD, 'kybernate.io/restore-from': 'ck-1' };
-    writeFileSync(config(), JSON.stringify({ annotations, mounts, process: { env: [] } }));
-    writeFileSync(join(dir, 'checkpoint/config.json'), JSON.stringify({ mounts }));
-    writeFileSync(join(dir, 'segment'), 'shared');
-    await runSpawn('tar', ['-cf', join(dir, 'checkpoint/fs/dev-shm.tar'), '-C', dir, 'segment']);
-    let within: string[] = [];
-
-    const outcome = await createOrRestore(
-      deps({
-        run: runSpawn,
-        runInherited: () => {
-          within = readdirSync(shm);
-          return Promise.resolve({ ...OK, exitCode: 1 });
-        },
-      }),
-      argv,
-    );
-
-    expect(outcome.kind).toBe('failed');
-    expect(within).toEqual(['segment']);
-    expect(readdirSync(shm)).toEqual([]);
   });
 });

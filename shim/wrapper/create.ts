@@ -3,10 +3,11 @@
  * the mounted root, `runc restore`, tell the agent. The container's bundle is as its creator left it unless the restore
  * succeeds: whatever fails before the processes run is undone here, and then the stated policy decides.
  */
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { FS_FILES, METADATA_FILE, OWN_FILES } from '../../core/checkpoint/file-names.ts';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import { ANNOTATIONS, restoreWish } from '../../core/oci/annotations.ts';
 import { sourcesToCheck } from '../../core/oci/gpu-fit.ts';
@@ -17,15 +18,16 @@ import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
 import { readWish } from '../../engine/restore-wishes.ts';
 import { hasStarted, noteStart, startNote } from '../../engine/pod-starts.ts';
 import { RESTORED_MARK } from '../../engine/restored-mark.ts';
-import { applyRootfs, applyTar } from '../../engine/rootfs-apply.ts';
+import { applyRootfs } from '../../engine/rootfs-apply.ts';
+import { fillShared, takeBack } from '../../engine/volume-fill.ts';
 import { deleteTable } from '../../native/net/nft.ts';
 import { endTimeWait } from '../../native/net/time-wait.ts';
 import { exists, replaceFile } from './files.ts';
 import { readHostname, writeHostname } from './hostname.ts';
-import { type Job, type WrapperDeps, nameOf, timed } from './job.ts';
+import { type FilledDirectory, type Job, type WrapperDeps, nameOf, timed } from './job.ts';
 import { logOutcome } from './log.ts';
 import { AS_ANY_OTHER, isTooEarlyForCold, prepare } from './prepare.ts';
-import { emptyDirectory, rememberRootfs, revertRootfs, unrevertable } from './pristine-rootfs.ts';
+import { rememberRootfs, revertRootfs, unrevertable } from './pristine-rootfs.ts';
 import { complete, report } from './report.ts';
 import { removeRemains, runRestore } from './run-restore.ts';
 
@@ -101,7 +103,7 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
     deps.log(create, 'warning', `kybernate: ${warning}`);
   }
   if (captured !== undefined) {
-    await timed(job, 'rootfs', () => applyFiles(deps, job, checkpointDir, plan.spec));
+    await timed(job, 'rootfs', () => applyFiles(deps, job, prepared, plan.spec));
   }
   const wanted = plan.hostname;
   if (wanted !== undefined && 'keep' in wanted) {
@@ -134,29 +136,51 @@ async function restore(deps: WrapperDeps, job: Job): Promise<void> {
   writeFileSync(join(create.root, create.id, RESTORED_MARK), `${lines.join('\n')}\n`, { mode: 0o600 });
 }
 
-/** The rw layer through the mounted root, and a /dev/shm that lies outside of it. */
-async function applyFiles(deps: WrapperDeps, job: Job, checkpointDir: string, spec: OciSpec): Promise<void> {
+/** The rw layer through the mounted root; then what lies outside of it. */
+async function applyFiles(
+  deps: WrapperDeps,
+  job: Job,
+  { checkpointDir, volumes }: PrepareRestoreResponse,
+  spec: OciSpec,
+): Promise<void> {
   const has = (name: string): boolean => exists(join(checkpointDir, name));
-  const shm = (spec.mounts ?? []).find((mount) => mount.destination === '/dev/shm' && isBind(mount))?.source;
-  const shmSource = shm === undefined ? undefined : resolve(job.bundle, shm);
   if (has(FS_FILES.rootfsDiff) || has(FS_FILES.deletedFiles) || has(FS_FILES.linkRemap)) {
     const rootfs = resolve(job.bundle, job.spec.root?.path ?? 'rootfs');
     job.pristine = rememberRootfs(rootfs);
     await applyRootfs(rootfs, checkpointDir, deps.run);
   }
-  if (has(FS_FILES.devShm) && shmSource !== undefined) {
-    await fill(deps, job, shmSource, FS_FILES.devShm, checkpointDir);
+  for (const { file, dir } of volumes ?? (has(FS_FILES.devShm) ? ownShm(job, spec) : [])) {
+    await fill(deps, job, dir, join(checkpointDir, file));
   }
 }
 
+/** Beside pods whoever made the container is root, and says where its /dev/shm comes from. */
+function ownShm(job: Job, spec: OciSpec): NonNullable<PrepareRestoreResponse['volumes']> {
+  const source = (spec.mounts ?? []).find((mount) => mount.destination === '/dev/shm' && isBind(mount))?.source;
+  return source === undefined ? [] : [{ file: FS_FILES.devShm, dir: resolve(job.bundle, source) }];
+}
+
 /** A directory outside of the container: one that was empty can be emptied again. */
-async function fill(deps: WrapperDeps, job: Job, dir: string, tar: string, checkpointDir: string): Promise<void> {
+async function fill(deps: WrapperDeps, job: Job, dir: string, tar: string): Promise<void> {
   if (readdirSync(dir).length === 0) {
-    job.filled.push(dir);
+    const { mode, uid, gid } = statSync(dir);
+    job.filled.push({ dir, tar, mode: mode & 0o7777, uid, gid });
   } else {
     job.pristine = unrevertable(dir);
   }
-  await applyTar(dir, join(checkpointDir, tar), deps.run);
+  await fillShared(deps.run, { dir, scratch: scratchOf(job) }, tar);
+}
+
+/** Goes with the bundle, should we be killed. */
+function scratchOf({ bundle }: Job): string {
+  return join(bundle, 'kybernate-volume');
+}
+
+/** They outlive the container: the next attempt is to find them as this one did. */
+async function emptyAgain(deps: WrapperDeps, job: Job, { dir, tar, mode, uid, gid }: FilledDirectory): Promise<void> {
+  await takeBack(deps.run, { dir, scratch: scratchOf(job) }, tar);
+  chownSync(dir, uid, gid);
+  chmodSync(dir, mode);
 }
 
 async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promise<Outcome> {
@@ -180,8 +204,14 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   }
   const mayStartCold = policy === 'cold-start' && !deps.signal.aborted && !isTooEarlyForCold(job, error);
   let cold = mayStartCold && job.again !== true;
-  // They outlive the container: the next attempt is to find them as this one did.
-  job.filled.forEach(emptyDirectory);
+  for (const directory of job.filled) {
+    try {
+      await emptyAgain(deps, job, directory);
+    } catch (emptyError) {
+      cold = false;
+      errors.push(messageOf(emptyError));
+    }
+  }
   // For the try after this one, too: the cold start that may follow it needs the root as it was.
   if (mayStartCold && job.pristine !== undefined) {
     try {

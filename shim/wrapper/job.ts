@@ -34,7 +34,7 @@ export interface Job {
   /** set before the rw layer is unpacked */
   pristine?: PristineRootfs;
   /** directories outside the container into which files of the checkpoint were put, and which were empty before */
-  readonly filled: string[];
+  readonly filled: FilledDirectory[];
   /** of the shared UTS namespace, into which CRIU writes that of the dump, in a failing restore too */
   hostname?: { readonly namespacePath: string; readonly name: string };
   specReplaced: boolean;
@@ -50,6 +50,16 @@ export interface Job {
   refusedByHook?: boolean;
   /** of a pod: from the first attempt to the begin of this one, in ms */
   waitedMs?: number;
+}
+
+export interface FilledDirectory {
+  readonly dir: string;
+  /** what was put there */
+  readonly tar: string;
+  /** as it was: an archive has those of the source */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
 }
 
 /** As its user knows it: a container of a pod by the pod, whose own id says nothing to him. */

@@ -76,7 +76,7 @@ export async function revertRootfs(pristine: PristineRootfs, run: Run): Promise<
   chmodSync(path, pristine.mode);
 }
 
-export function emptyDirectory(dir: string): void {
+function emptyDirectory(dir: string): void {
   for (const name of readdirSync(dir)) {
     rmSync(join(dir, name), { recursive: true, force: true });
   }

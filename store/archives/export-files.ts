@@ -78,6 +78,7 @@ export async function exportedFiles(
       ...layer.warnings,
       ...(format === 'podman' ? imageWarnings(input) : []),
       ...connectionWarning(metadata, format),
+      ...volumeWarnings(metadata),
     ],
   };
 }
@@ -114,6 +115,13 @@ function connectionWarning({ capture, origin }: Metadata, format: ExportFormat):
       ? 'it had open TCP connections: Podman restores it with --tcp-established or --tcp-close'
       : "it had open TCP connections: containerd's restore of archives has no option for them, and fails",
   ];
+}
+
+/** Other engines have no place for the content of a pod's volumes. */
+function volumeWarnings({ volumes = [] }: Metadata): string[] {
+  return volumes
+    .filter(({ file }) => file !== FS_FILES.devShm)
+    .map(({ name, destination }) => `the content of the volume ${name} at ${destination} is not in the archive`);
 }
 
 /** Podman wants 64 hexadecimal digits. */

@@ -90,6 +90,7 @@ export function chartValues(cluster: Cluster): Record<string, unknown> {
       ...hostPaths(cluster),
       runc: requireProgram('runc', process.env),
       pid: cluster.hostPid(),
+      kubeletDir: cluster.paths.kubeletDir,
       containerd: {
         config: cluster.paths.containerdConfig,
         address: cluster.paths.containerdSocket,

@@ -2,7 +2,7 @@
  * The agent of a real node worker: operations by curl and by gRPC, and restores as a CRI runtime asks for them, with the
  * annotations that containerd writes into the containers of a pod.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, credentials } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -25,12 +25,17 @@ const FRESH = 'echo 0 >/dev/shm/count; sleep 1000';
 
 let stack: Stack;
 let socket: string;
+let kubeletDir: string;
 
 beforeAll(async () => {
-  stack = await Stack.open({ env: { KYBERNATE_RESTORE_GRANTS: 'lab=shop' } });
+  kubeletDir = mkdtempSync(join(fromLane('containerd').dir, 'k-'));
+  stack = await Stack.open({ env: { KYBERNATE_RESTORE_GRANTS: 'lab=shop', KYBERNATE_KUBELET_DIR: kubeletDir } });
   socket = join(stack.runDir, 'agent.sock');
 });
-afterAll(() => stack.close());
+afterAll(async () => {
+  await stack?.close();
+  rmSync(kubeletDir, { recursive: true, force: true });
+});
 
 async function curl(path: string, body?: object): Promise<unknown> {
   const data = body === undefined ? [] : ['--data', JSON.stringify(body)];
@@ -228,5 +233,91 @@ describe('a container of a pod that asks for a checkpoint', () => {
 
     expect(lacking.result.stderr).toContain('mount /data: the source had a volume there, and this pod has none');
     await stack.removeContainer(lacking.id);
+  });
+
+  /** A container of the pod from which the others come. */
+  async function startSource(id: string, uid: string, script: string, flags: readonly string[]): Promise<void> {
+    const labels = { 'pod.namespace': 'shop', 'pod.name': id, 'pod.uid': uid, 'container.name': 'app' };
+    const labelled = Object.entries(labels).flatMap(([key, value]) => ['--label', `io.kubernetes.${key}=${value}`]);
+    await stack.runContainer(id, BUSYBOX, ['sh', '-c', script], [...RUNTIME, ...labelled, ...cri({ uid }), ...flags]);
+    await until('the first count', async () => (await count(id).catch(() => 0)) > 0);
+  }
+
+  const restoreFrom = (id: string): string[] => ['--annotation', `kybernate.io/restore-from=${id}`];
+
+  describe('with volumes of its pod', () => {
+    /** An emptyDir, as kubelet makes it. */
+    function emptyDirOf(uid: string): string[] {
+      const source = join(kubeletDir, `pods/${uid}/volumes/kubernetes.io~empty-dir/cache`);
+      mkdirSync(source, { recursive: true });
+      return ['--mount', `type=bind,src=${source},dst=/cache,options=rbind:rw`];
+    }
+    const LIST = '--annotation=kybernate.io/capture-volumes';
+    const HOLD = `exec 9>/cache/open; echo kept >/cache/file; mkdir /cache/below; cd /cache/below; ${COUNT}`;
+
+    it('finds the content of those that were listed, and is refused where it has no place for it', async () => {
+      await startSource('pod-e', 'uid-e', HOLD, [...emptyDirOf('uid-e'), `${LIST}=cache,/dev/shm`]);
+      const counted = await count('pod-e');
+      const taken = await stack.checkpoint('pod-e');
+
+      const elsewhere = ['--mount', `type=bind,src=${stack.dir},dst=/cache,options=rbind`];
+      const none = await run({ uid: 'uid-h' }, ...restoreFrom(taken.checkpointId), ...elsewhere);
+      const whole = await run({ uid: 'uid-g' }, ...restoreFrom(taken.checkpointId), ...emptyDirOf('uid-g'));
+
+      expect(none.result.stderr).toContain(
+        'mount /cache: the checkpoint has the content of its volume cache, and this pod has no emptyDir there',
+      );
+      expect(await countOf(whole)).toBeGreaterThanOrEqual(counted);
+      expect(await stack.read(whole.id, '/cache/file')).toBe('kept\n');
+      expect(existsSync(join(kubeletDir, 'pods/uid-g/volumes/kubernetes.io~empty-dir/cache/below'))).toBe(true);
+      for (const { id } of [none, whole]) {
+        await stack.removeContainer(id);
+      }
+    });
+
+    it('is not checkpointed while it holds files in one that is not listed, each of which is named', async () => {
+      await startSource('pod-f', 'uid-f', HOLD, [...emptyDirOf('uid-f'), `${LIST}=-`]);
+
+      const refused = stack.checkpoint('pod-f');
+
+      await expect(refused).rejects.toMatchObject({
+        type: 'Incompatible',
+        message: expect.stringMatching(
+          /\(sh\) has \/cache\/open, \/cache\/below open, in the volume cache \(emptyDir\)/,
+        ) as string,
+      });
+      const before = await count('pod-f');
+      await until('the count to go on', async () => (await count('pod-f')) > before);
+    });
+  });
+
+  describe('in a pid namespace that its pod shares', () => {
+    /** What a pod's pause is: its namespace is joined by the others. @returns flags that join it */
+    async function startPause(id: string, script: string): Promise<string[]> {
+      await stack.runContainer(id, BUSYBOX, ['sh', '-c', script]);
+      const pid = new RegExp(`^${id}\\s+(\\d+)`, 'm').exec(await stack.ctr('tasks', 'ls'))?.[1];
+      return ['--with-ns', `pid:/proc/${pid}/ns/pid`];
+    }
+
+    it('is restored where its pids are free, and refused, with who has them, where they are taken', async () => {
+      const forty = 'i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i+1)); done; echo >/dev/shm/done; wait';
+      await startSource('pod-p', 'uid-p', COUNT, await startPause('pause-p', 'sleep 1000'));
+      const taken = await stack.checkpoint('pod-p');
+      const free = await startPause('pause-q', 'sleep 1000');
+      const full = await startPause('pause-r', forty);
+      await until('forty processes', () => stack.read('pause-r', '/dev/shm/done').then(Boolean, () => false));
+
+      const refused = await run({ uid: 'uid-r' }, ...restoreFrom(taken.checkpointId), ...full);
+      const restored = await run({ uid: 'uid-q' }, ...restoreFrom(taken.checkpointId), ...free);
+
+      const { capture } = JSON.parse(readFileSync(join(taken.localPath, 'metadata.json'), 'utf8')) as {
+        capture: { ids: number[] };
+      };
+      expect(refused.result.stderr).toContain(`pid ${capture.ids[0]} is taken by sleep (`);
+      expect(await countOf(restored)).toBeGreaterThan(0);
+      for (const { id } of [refused, restored]) {
+        await stack.removeContainer(id);
+      }
+    });
   });
 });
