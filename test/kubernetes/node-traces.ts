@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 
+import { readProcStat } from '../../cli/dev/process.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import type { Cluster } from './cluster.ts';
 import { hostPaths } from './install.ts';
@@ -9,6 +10,9 @@ import { hostPaths } from './install.ts';
 export type NodeTraces = Readonly<Record<string, readonly string[]>>;
 
 const CGROUPS = '/sys/fs/cgroup';
+/** USER_HZ of every Linux of 64 bits. */
+const TICKS = 100;
+const LASTING_S = 20;
 /** One file a pod's container, for a day: a restart is not to rewind it. And code that Node has compiled. */
 const KEPT = ['pod-starts', 'compile-cache', 'sidecar'];
 
@@ -86,14 +90,16 @@ function cgroupsBelow(root: string): string[] {
   });
 }
 
-/** Programs that were started for this cluster, as often as they run. */
+/** Programs that were started for this cluster, as often as they run, but for probes and what else is over soon. */
 function processesOf(dir: string): string[] {
+  const up = Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]);
   return names('/proc')
     .filter((name) => /^\d+$/.test(name))
     .flatMap((pid) => {
       try {
         const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-        return args.includes(dir) ? [basename(args.split('\0')[0] ?? '')] : [];
+        const seconds = up - Number(readProcStat(Number(pid))?.startTicks) / TICKS;
+        return args.includes(dir) && seconds > LASTING_S ? [basename(args.split('\0')[0] ?? '')] : [];
       } catch {
         // It has ended.
         return [];

@@ -76,12 +76,16 @@ it(`${PODS} pods that are restored one after the other from one checkpoint are r
 
 /** @returns the picture that has not changed for a while */
 async function unchanging(): Promise<NodeTraces> {
+  const until = performance.now() + SETTLED_MS;
   let last = await nodeTraces(cluster);
   for (;;) {
     await sleep(QUIET_MS);
     const next = await nodeTraces(cluster);
     if (isDeepStrictEqual(next, last)) {
       return next;
+    }
+    if (performance.now() > until) {
+      expect(next, 'the node does not come to rest').toEqual(last);
     }
     last = next;
   }
