@@ -17,6 +17,9 @@ import type {
   UploadResult,
 } from '../core/contract/checkpoint.ts';
 import type { CondemnResult, ConfirmResult, Leftovers } from '../core/contract/collect-garbage.ts';
+import type { CopyRemoval, RemoveStepInput, StoredRemoval } from '../core/contract/delete-checkpoint.ts';
+import type { ImportStepInput, ImportStepResult } from '../core/contract/import-checkpoint.ts';
+import type { InspectRestoreInput, InspectRestoreResult } from '../core/contract/inspect-restore.ts';
 import type { ListCopiesInput, ListCopiesResult } from '../core/contract/list-copies.ts';
 import type { LockRequest } from '../core/contract/lock.ts';
 import type {
@@ -86,6 +89,8 @@ export interface TransferInput {
 
 export type ListCopiesStepInput = Pick<ListCopiesInput, 'node' | 'limit'>;
 
+export type InspectRestoreStepInput = Pick<InspectRestoreInput, 'node' | 'pod'>;
+
 export interface SurveyInput extends TransferInput {
   readonly mode: VerifyMode;
 }
@@ -144,17 +149,25 @@ export interface NodeControlActivities {
   preflightRestore(input: PreflightRestoreInput): Promise<PreflightStepResult>;
   /** can this container be checkpointed here? */
   preflightCheckpoint(input: PreflightCheckpointInput): Promise<PreflightStepResult>;
+  /** is the copy of this node free to go? @throws CheckpointInUse */
+  checkUnused(input: RemoveStepInput): Promise<void>;
+  /** removes the copy of this node, never from under a restore */
+  removeCopy(input: RemoveStepInput): Promise<CopyRemoval>;
+  /** how a container of a pod that asked for a restore has begun to run */
+  inspectRestore(input: InspectRestoreStepInput): Promise<InspectRestoreResult>;
   removeRestored(input: RestoreStepInput): Promise<void>;
   releaseRestoreLease(input: RestoreStepInput): Promise<void>;
   /** ends what a restore of processes has made, whole or half */
   removeRestoredProcess(input: RestoreStepInput): Promise<void>;
 }
 
-/** Queue `kybernate-node-<node>-fetch`: from the store, through the sidecar, to files of root. */
+/** Queue `kybernate-node-<node>-fetch`: from the store, through the sidecar, or from an archive, to files of root. */
 export interface FetchActivities {
   fetchImage(input: FetchImageInput): Promise<FetchImageResult>;
   /** replaces the copy on this node by that of the store, every chunk checked */
   repairNodeCopy(input: TransferInput): Promise<NodeRepair>;
+  /** makes a checkpoint of this node from an archive of the kubelet's checkpoint API */
+  importArchive(input: ImportStepInput): Promise<ImportStepResult>;
 }
 
 /** Queue `kybernate-node-<node>-verify`: reads whole checkpoints, and writes none. */
@@ -177,7 +190,7 @@ export interface TransferActivities {
   repairStored(input: TransferInput): Promise<StoreRepair>;
 }
 
-/** Queue `kybernate`, too: the steps of a garbage collection, by the number of its round. */
+/** Queue `kybernate`, too: the steps of a garbage collection, by the number of its round, and removals. */
 export interface GarbageActivities {
   /** marks, and condemns what no manifest names; with `dryRun` it only tells */
   condemnGarbage(input: {
@@ -194,6 +207,8 @@ export interface GarbageActivities {
   /** lifts the sentence of a round that has not begun to delete */
   forgetGarbage(input: { readonly round: number }): Promise<void>;
   sweepLeftovers(input: { readonly dryRun: boolean }): Promise<Leftovers>;
+  /** removes a checkpoint from the store, its manifest first. @throws CheckpointInUse */
+  removeStored(input: RemoveStepInput): Promise<StoredRemoval>;
 }
 
 /** Queue `kybernate`: served by the control worker, no node involved. */

@@ -1,9 +1,7 @@
 /* Options of an import that are about archives of other engines: where they go, and how much of them is taken. */
-import { statSync } from 'node:fs';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import type { AnyImport } from '../store/archives/any-archive.ts';
-import type { ForeignImport } from '../store/archives/import-foreign.ts';
 import { parseByteSize } from '../core/byte-size.ts';
 import { countArgument } from './options.ts';
 
@@ -45,6 +43,7 @@ function sizeArgument(text: string): number {
 /** @param onNode its files and mounts are looked at here; false where a store takes it */
 export async function foreignImport(flags: ArchiveFlags, onNode: boolean): Promise<AnyImport['foreign']> {
   const { DEFAULT_LIMITS } = await import('../store/archives/limits.ts');
+  const { sourceKind } = await import('../store/archives/source-kind.ts');
   const { parseCheckpointId } = await import('../core/ids.ts');
   const { maxBytes, maxFiles, maxRatio, allowDevices } = flags;
   return {
@@ -60,13 +59,3 @@ export async function foreignImport(flags: ArchiveFlags, onNode: boolean): Promi
     ...(onNode ? { sourceKind } : {}),
   };
 }
-
-const sourceKind: NonNullable<ForeignImport['sourceKind']> = (path) => {
-  try {
-    const stats = statSync(path);
-    return stats.isDirectory() ? 'directory' : stats.isFile() ? 'file' : 'other';
-  } catch {
-    // ENOENT and its like: whatever keeps us from seeing it keeps a runtime from mounting it.
-    return undefined;
-  }
-};

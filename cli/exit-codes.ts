@@ -12,11 +12,6 @@ export const CLI_ERRORS = {
     workload: 'none',
     remedy: 'list the operations with `temporal workflow list`; Temporal forgets closed ones after its retention time',
   },
-  CheckpointInUse: {
-    exitCode: 67,
-    workload: 'none',
-    remedy: 'wait until the restore, upload or read is over, or remove it with --force',
-  },
   OperationTerminated: {
     exitCode: 68,
     workload: 'unknown',

@@ -10,7 +10,6 @@ import {
   type ConnectionLike,
   type WorkflowClientInterceptor,
 } from '@temporalio/client';
-import { defineSearchAttributeKey, SearchAttributeType } from '@temporalio/common';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { checkpointInput, type CheckpointRequest, type CheckpointResult } from '../core/contract/checkpoint.ts';
 import {
@@ -18,8 +17,23 @@ import {
   type CollectGarbageRequest,
   type CollectGarbageResult,
 } from '../core/contract/collect-garbage.ts';
-import { nodeName, type ContainerTarget } from '../core/contract/common.ts';
+import type { ContainerTarget } from '../core/contract/common.ts';
+import {
+  deleteCheckpointInput,
+  type DeleteCheckpointRequest,
+  type DeleteCheckpointResult,
+} from '../core/contract/delete-checkpoint.ts';
 import { rehearseInput, type RehearseRequest, type RehearseResult } from '../core/contract/gpu.ts';
+import {
+  importCheckpointInput,
+  type ImportCheckpointRequest,
+  type ImportCheckpointResult,
+} from '../core/contract/import-checkpoint.ts';
+import {
+  inspectRestoreInput,
+  type InspectRestoreRequest,
+  type InspectRestoreResult,
+} from '../core/contract/inspect-restore.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { prefetchInput, type PrefetchRequest, type PrefetchResult } from '../core/contract/prefetch.ts';
 import { listCopiesInput, type ListCopiesRequest, type ListCopiesResult } from '../core/contract/list-copies.ts';
@@ -41,6 +55,9 @@ import {
 import {
   checkpointWorkflowId,
   collectGarbageWorkflowId,
+  deleteCheckpointWorkflowId,
+  importCheckpointWorkflowId,
+  inspectRestoreWorkflowId,
   prefetchWorkflowId,
   listCopiesWorkflowId,
   preflightWorkflowId,
@@ -49,13 +66,15 @@ import {
   restoreWorkflowId,
   verifyWorkflowId,
 } from '../core/ids.ts';
-import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
-import { listOperations, summaryOf, type OperationFilter, type OperationSummary } from './list-operations.ts';
+import { listOperations, nodesOf, summaryOf, type OperationFilter, type OperationSummary } from './list-operations.ts';
 import { operationHandle, type OperationHandle } from './operation-handle.ts';
 import { startOperation } from './start-operation.ts';
 
 export type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
 export type { CollectGarbageRequest, CollectGarbageResult } from '../core/contract/collect-garbage.ts';
+export type { DeleteCheckpointRequest, DeleteCheckpointResult } from '../core/contract/delete-checkpoint.ts';
+export type { ImportCheckpointRequest, ImportCheckpointResult } from '../core/contract/import-checkpoint.ts';
+export type { InspectRestoreRequest, InspectRestoreResult } from '../core/contract/inspect-restore.ts';
 export type { RehearseRequest, RehearseResult } from '../core/contract/gpu.ts';
 export type { PrefetchRequest, PrefetchResult } from '../core/contract/prefetch.ts';
 export type { ListCopiesRequest, ListCopiesResult } from '../core/contract/list-copies.ts';
@@ -151,10 +170,39 @@ export interface KybernateClient {
    * @throws InvalidInput before anything is started
    */
   listCopies(request: ListCopiesRequest, options?: QuestionOptions): Promise<OperationHandle<ListCopiesResult>>;
+  /**
+   * Removes a checkpoint from the store and from nodes, never from under somebody who uses it. One that is completed is run
+   * again for the same id, too: what it removed may be there anew.
+   * @throws InvalidInput before anything is started
+   */
+  deleteCheckpoint(
+    request: DeleteCheckpointRequest,
+    options?: StartOptions,
+  ): Promise<OperationHandle<DeleteCheckpointResult>>;
+  /**
+   * Makes a checkpoint from an archive that the kubelet's checkpoint API has left on a node.
+   * @throws InvalidInput before anything is started
+   */
+  importCheckpoint(
+    request: ImportCheckpointRequest,
+    options?: StartOptions,
+  ): Promise<OperationHandle<ImportCheckpointResult>>;
+  /**
+   * Asks a node whether a pod's container was restored or began afresh.
+   * @throws InvalidInput before anything is started
+   */
+  inspectRestore(
+    request: InspectRestoreRequest,
+    options?: StartOptions,
+  ): Promise<OperationHandle<InspectRestoreResult>>;
   /** Newest first, from Temporal's visibility store, which lags by a second and forgets old ones. */
   list(filter?: OperationFilter): Promise<OperationSummary[]>;
-  /** Names of the nodes on which the newest operations ran; Temporal forgets old ones, and so does this. */
-  nodes(): Promise<string[]>;
+  /**
+   * Names of the nodes on which the newest operations ran, or those of one checkpoint; Temporal forgets old ones, and so
+   * does this.
+   * @throws InvalidInput
+   */
+  nodes(of?: { readonly checkpointId?: string }): Promise<string[]>;
   /** How an operation stands: its newest run, unless one is named. @throws WorkflowNotFoundError */
   describe(workflowId: string, runId?: string): Promise<OperationSummary>;
   /** An operation that somebody started. @throws WorkflowNotFoundError */
@@ -244,8 +292,31 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
         ...(start.executionTimeoutMs === undefined ? {} : { executionTimeoutMs: start.executionTimeoutMs }),
       });
     },
+    deleteCheckpoint(request, start = {}) {
+      const { checkpointId } = parseInput(deleteCheckpointInput, request);
+      return startOperation(client, 'deleteCheckpoint', request, {
+        workflowId: start.workflowId ?? deleteCheckpointWorkflowId(checkpointId, start.generation ?? newGeneration()),
+        summary: `delete ${checkpointId}`,
+        again: true,
+      });
+    },
+    importCheckpoint(request, start = {}) {
+      const { archive, node } = parseInput(importCheckpointInput, request);
+      return startOperation(client, 'importCheckpoint', request, {
+        workflowId: start.workflowId ?? importCheckpointWorkflowId(archive, start.generation ?? newGeneration()),
+        summary: `import ${archive} on ${node}`,
+      });
+    },
+    inspectRestore(request, start = {}) {
+      const { pod, node } = parseInput(inspectRestoreInput, request);
+      const target = `${pod.uid}/${pod.container}`;
+      return startOperation(client, 'inspectRestore', request, {
+        workflowId: start.workflowId ?? inspectRestoreWorkflowId(target, start.generation ?? newGeneration()),
+        summary: `how ${target} was started on ${node}`,
+      });
+    },
     list: (filter = {}) => listOperations(client, filter),
-    nodes: () => nodesOf(client),
+    nodes: (of = {}) => nodesOf(client, of),
     async describe(workflowId, runId) {
       return summaryOf(await client.workflow.getHandle(workflowId, runId).describe());
     },
@@ -263,33 +334,6 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
 }
 
 export { WorkflowNotFoundError };
-
-/** Operations that are looked at for names of nodes. */
-const OPERATIONS_FOR_NODES = 1000;
-
-async function nodesOf(client: Client): Promise<string[]> {
-  const names = new Set<string>();
-  let seen = 0;
-  for await (const { typedSearchAttributes } of client.workflow.list({
-    query: `${SEARCH_ATTRIBUTES.node} IS NOT NULL`,
-    pageSize: OPERATIONS_FOR_NODES,
-  })) {
-    // A prefetch to several nodes names them all, cut off where it is too long.
-    const value = typedSearchAttributes.get(NODE_ATTRIBUTE);
-    for (const name of value?.split(',') ?? []) {
-      if (nodeName.safeParse(name).success) {
-        names.add(name);
-      }
-    }
-    seen += 1;
-    if (seen === OPERATIONS_FOR_NODES) {
-      break;
-    }
-  }
-  return [...names].sort();
-}
-
-const NODE_ATTRIBUTE = defineSearchAttributeKey(SEARCH_ATTRIBUTES.node, SearchAttributeType.KEYWORD);
 
 function targetOf({ id, pod, docker }: ContainerTarget): string {
   if (docker !== undefined) {

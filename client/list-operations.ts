@@ -3,6 +3,7 @@ import type { Client, WorkflowExecutionInfo } from '@temporalio/client';
 import { defineSearchAttributeKey, SearchAttributeType } from '@temporalio/common';
 import { nodeName } from '../core/contract/common.ts';
 import { KybernateError } from '../core/errors.ts';
+import { parseCheckpointId } from '../core/ids.ts';
 import { SEARCH_ATTRIBUTES } from '../core/search-attributes.ts';
 
 export interface OperationFilter {
@@ -70,6 +71,37 @@ function queryOf({ node, running, endedAfter }: OperationFilter): string {
     ...(running === true ? [live] : recent === undefined ? [] : [`(${live} OR ${recent})`]),
   ].join(' AND ');
 }
+
+/** Operations that are looked at for names of nodes. */
+const OPERATIONS_FOR_NODES = 1000;
+
+/** Those on which the newest operations ran. @throws InvalidInput */
+export async function nodesOf(client: Client, of: { readonly checkpointId?: string }): Promise<string[]> {
+  const names = new Set<string>();
+  let seen = 0;
+  // Written into a query: its parser refuses quotes.
+  const only = of.checkpointId === undefined ? undefined : parseCheckpointId(of.checkpointId);
+  const ofOne = only === undefined ? '' : ` AND ${SEARCH_ATTRIBUTES.checkpointId} = "${only}"`;
+  for await (const { typedSearchAttributes } of client.workflow.list({
+    query: `${SEARCH_ATTRIBUTES.node} IS NOT NULL${ofOne}`,
+    pageSize: OPERATIONS_FOR_NODES,
+  })) {
+    // A prefetch to several nodes names them all, cut off where it is too long.
+    const value = typedSearchAttributes.get(NODE_ATTRIBUTE);
+    for (const name of value?.split(',') ?? []) {
+      if (nodeName.safeParse(name).success) {
+        names.add(name);
+      }
+    }
+    seen += 1;
+    if (seen === OPERATIONS_FOR_NODES) {
+      break;
+    }
+  }
+  return [...names].sort();
+}
+
+const NODE_ATTRIBUTE = defineSearchAttributeKey(SEARCH_ATTRIBUTES.node, SearchAttributeType.KEYWORD);
 
 /** A keyword of the visibility store is compared as a whole, and a caller need not know the namespace. */
 function isNamed({ container }: OperationSummary, wanted: string): boolean {

@@ -14,6 +14,9 @@ export async function startOperation<Result>(
   type:
     | 'checkpoint'
     | 'collectGarbage'
+    | 'deleteCheckpoint'
+    | 'importCheckpoint'
+    | 'inspectRestore'
     | 'listCopies'
     | 'preflight'
     | 'restore'

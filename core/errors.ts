@@ -53,6 +53,13 @@ export const ERRORS = {
     exitCode: 5,
     remedy: 'list the checkpoints with `kybernate ls`',
   },
+  CheckpointInUse: {
+    retryable: false,
+    actor: 'caller',
+    workload: 'none',
+    exitCode: 67,
+    remedy: 'wait until the restore, upload or read is over, or remove it by force',
+  },
   NodeUnavailable: {
     retryable: false,
     actor: 'workflow',

@@ -22,6 +22,9 @@ export const NODE_NAME_PATTERN = /^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/;
 export const NAMESPACE_PATTERN = CONTAINER_ID_PATTERN;
 /** containerd namespace of Docker's containers. Source: moby, daemon/config, DefaultContainersNamespace. */
 export const DOCKER_NAMESPACE = 'moby';
+/** Of both what becomes part of a file's name. Source: Kubernetes, names of containers are DNS labels, uids are UUIDs. */
+export const POD_UID_PATTERN = /^[A-Za-z0-9-]{1,64}$/;
+export const POD_CONTAINER_PATTERN = /^[a-z0-9-]{1,63}$/;
 export const OPERATION_ID_PATTERN = /^[0-9a-f]{32}$/;
 
 function parser(what: string, pattern: RegExp): (text: string) => never {
@@ -89,6 +92,18 @@ export function listCopiesWorkflowId(node: string, generation: string): string {
   return `listCopies:${node}:${generation}`;
 }
 
+export function deleteCheckpointWorkflowId(checkpointId: string, generation: string): string {
+  return `deleteCheckpoint:${checkpointId}:${generation}`;
+}
+
+export function importCheckpointWorkflowId(target: string, generation: string): string {
+  return `importCheckpoint:${target}:${generation}`;
+}
+
+export function inspectRestoreWorkflowId(target: string, generation: string): string {
+  return `inspectRestore:${target}:${generation}`;
+}
+
 export function preflightWorkflowId(target: string, generation: string): string {
   return `preflight:${target}:${generation}`;
 }
@@ -105,7 +120,10 @@ export function restoreWorkflowId(target: string, generation: string): string {
   return `restore:${target}:${generation}`;
 }
 
-/** Of a Kubernetes object: one workflow for its whole life, whatever becomes of the operator. */
-export function objectWorkflowId(verb: 'checkpoint', uid: string): string {
+/** Of a Kubernetes object: one workflow of each kind for its whole life, whatever becomes of the operator. */
+export function objectWorkflowId(
+  verb: 'checkpoint' | 'importCheckpoint' | 'deleteCheckpoint' | 'inspectRestore',
+  uid: string,
+): string {
   return `${verb}:kubernetes:${uid}`;
 }

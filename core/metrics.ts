@@ -5,7 +5,7 @@
  */
 
 /** Which process answers with the metric: `workflows` are counted by Temporal's own meter, in the control worker. */
-export type MetricProcess = 'workflows' | 'control' | 'node' | 'sidecar';
+export type MetricProcess = 'workflows' | 'control' | 'node' | 'sidecar' | 'operator';
 
 interface MetricRow {
   readonly kind: 'counter' | 'histogram' | 'gauge';
@@ -195,6 +195,30 @@ export const METRICS = {
     processes: ['sidecar'],
     labels: ['tier'],
     help: 'How much of it the tier may fill',
+  },
+  kybernate_operator_leader: {
+    kind: 'gauge',
+    processes: ['operator'],
+    labels: [],
+    help: 'Whether this operator acts (1) or waits for its turn (0); the sum over all of them is 1 but for seconds',
+  },
+  kybernate_operator_objects: {
+    kind: 'gauge',
+    processes: ['operator'],
+    labels: ['kind', 'phase'],
+    help: 'Objects by kind and phase, `New` before their first one, as the operator that acts sees them',
+  },
+  kybernate_operator_queue_length: {
+    kind: 'gauge',
+    processes: ['operator'],
+    labels: ['kind'],
+    help: 'Objects that have changed and wait for their turn; 0 but for bursts',
+  },
+  kybernate_operator_reconcile_errors_total: {
+    kind: 'counter',
+    processes: ['operator'],
+    labels: ['kind'],
+    help: 'Turns of objects that failed, of the API server or Temporal mostly, and are repeated; an operation that failed is none',
   },
 } as const satisfies Record<string, MetricRow>;
 

@@ -34,7 +34,7 @@ export const REPAIR_PHASES = ['verifying', 'repairing'] as const;
 
 export const COLLECT_PHASES = ['marking', 'waiting', 'deleting'] as const;
 
-/** What the CLI does without a workflow. */
+/** What the CLI does without a workflow; an archive of the kubelet is imported by one. */
 export const LOCAL_PHASES = ['verifying', 'exporting', 'importing'] as const;
 export type LocalPhase = (typeof LOCAL_PHASES)[number];
 

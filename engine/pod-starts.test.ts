@@ -8,8 +8,10 @@ import {
   hasStarted,
   mayHaveStarted,
   msSinceFirstAttempt,
+  noteOutcome,
   noteStart,
   openPodStarts,
+  readOutcome,
   startNote,
 } from './pod-starts.ts';
 
@@ -73,6 +75,36 @@ test('the first attempt is remembered, and nothing where no agent has been', () 
 
   expect(msSinceFirstAttempt(settings.runDir, POD)).toBeGreaterThan(99_000);
   expect(msSinceFirstAttempt(join(dir, 'nowhere'), POD)).toBe(0);
+});
+
+test('how a container began is known of its last start that asked for a restore, also after a reboot', () => {
+  const wish = { pod: POD, restoreFrom: 'ck-1' };
+  const pod = { uid: POD.uid, container: POD.container };
+
+  expect(readOutcome(settings.runDir, pod)).toBeUndefined();
+  expect(noteOutcome(settings.runDir, wish, { how: 'cold-started', reason: 'the store is away' })).toBeUndefined();
+  expect(readOutcome(settings.runDir, pod)).toMatchObject({ how: 'cold-started', reason: 'the store is away' });
+  noteOutcome(settings.runDir, wish, { how: 'restored' });
+  rmSync(settings.runDir, { recursive: true });
+  openPodStarts(settings);
+
+  expect(readOutcome(settings.runDir, pod)).toEqual({
+    how: 'restored',
+    restoreFrom: 'ck-1',
+    at: expect.stringMatching(/^\d{4}-/) as string,
+  });
+  expect(readOutcome(settings.runDir, { ...pod, container: 'other' })).toBeUndefined();
+});
+
+test('a note that cannot be written ends nothing: it is told', () => {
+  mkdirSync(join(settings.stateDir, 'pod-starts/u-1.app.outcome/full'), { recursive: true });
+
+  expect(noteOutcome(settings.runDir, { pod: POD, restoreFrom: 'ck-1' }, { how: 'restored' })).toMatch(
+    /EISDIR|ENOTEMPTY/,
+  );
+  expect(noteOutcome(join(settings.runDir, 'nowhere'), { pod: POD, restoreFrom: 'x' }, { how: 'restored' })).toBe(
+    undefined,
+  );
 });
 
 test('notes go a day later, when containerd knows no container of the pod any more', async () => {

@@ -3,13 +3,15 @@
  * notes are empty files, `<stateDir>/pod-starts/<pod uid>.<container>`, and survive a reboot as the pod does. The wrapper
  * looks at them by the link `<runDir>/pod-starts`, so that a restart needs no agent; they are made when containerd says
  * `start` (shim/kybernate-runc), for a container that was made and never started has not started. A reboot takes the link,
- * and kubelet may make containers before the first agent has put it back: until then nobody can know.
+ * and kubelet may make containers before the first agent has put it back: until then nobody can know. How a container that
+ * asked for a restore began is noted beside them, `<pod uid>.<container>.outcome`, by the wrapper, which alone knows it.
  */
 import {
   cpSync,
   existsSync,
   lstatSync,
   mkdirSync,
+  readFileSync,
   readdirSync,
   renameSync,
   rmSync,
@@ -18,13 +20,13 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import type { StartOutcome } from '../core/contract/inspect-restore.ts';
+import { messageOf } from '../core/errors.ts';
+import { POD_CONTAINER_PATTERN, POD_UID_PATTERN } from '../core/ids.ts';
 import { CRI_ANNOTATIONS, type PodOfWish, type RestoreWish } from '../core/oci/annotations.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 
 const DIR = 'pod-starts';
-/** Of both what becomes part of a file's name. Source: Kubernetes, names of containers are DNS labels, uids are UUIDs. */
-const UID = /^[A-Za-z0-9-]{1,64}$/;
-const CONTAINER = /^[a-z0-9-]{1,63}$/;
 /** Longer than any pod is without a container record of containerd. */
 const FORGET_MS = 86_400_000;
 
@@ -34,7 +36,10 @@ const FORGET_MS = 86_400_000;
  */
 export function startNote(runDir: string, pod: PodOfWish | undefined): string | undefined {
   const { uid, container } = pod ?? {};
-  return uid === undefined || container === undefined || !UID.test(uid) || !CONTAINER.test(container)
+  return uid === undefined ||
+    container === undefined ||
+    !POD_UID_PATTERN.test(uid) ||
+    !POD_CONTAINER_PATTERN.test(container)
     ? undefined
     : join(runDir, DIR, `${uid}.${container}`);
 }
@@ -80,6 +85,43 @@ export function msSinceFirstAttempt(runDir: string, pod: PodOfWish | undefined):
     writeFileSync(first, '', { mode: 0o600 });
   }
   return Math.max(0, Date.now() - statSync(first).mtimeMs);
+}
+
+/**
+ * Notes how a container of a pod begins: the last start that asked for a restore counts. What runs must not end for a note
+ * that cannot be written.
+ * @returns why it could not be written; undefined when it was, or where nobody would read it
+ */
+export function noteOutcome(
+  runDir: string,
+  { pod, restoreFrom }: Pick<RestoreWish, 'pod' | 'restoreFrom'>,
+  outcome: Pick<StartOutcome, 'how' | 'reason'>,
+): string | undefined {
+  const note = startNote(runDir, pod);
+  if (note === undefined || !existsSync(join(runDir, DIR))) {
+    return undefined;
+  }
+  const said: StartOutcome = { ...outcome, restoreFrom, at: new Date().toISOString() };
+  const file = `${note}.outcome`;
+  try {
+    writeFileSync(`${file}.new`, JSON.stringify(said), { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+    return undefined;
+  } catch (error) {
+    // ENOSPC and its like.
+    return messageOf(error);
+  }
+}
+
+/** @returns undefined when no start of it that asked for a restore came so far */
+export function readOutcome(
+  runDir: string,
+  pod: { readonly uid: string; readonly container: string },
+): StartOutcome | undefined {
+  const note = startNote(runDir, { ...pod, namespace: '', name: '', named: false });
+  return note === undefined || !existsSync(`${note}.outcome`)
+    ? undefined
+    : (JSON.parse(readFileSync(`${note}.outcome`, 'utf8')) as StartOutcome);
 }
 
 /** Idempotent. The link is replaced at once: wrappers look at any time. What they have noted without it is kept. */

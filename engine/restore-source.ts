@@ -2,8 +2,8 @@
  * Which bytes a container may be restored from: `restore-from` is power over the node. An id names a checkpoint of this
  * node or of its store; a path counts only below a configured root, where root alone can write.
  */
-import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync, type Stats } from 'node:fs';
-import { join, relative } from 'node:path';
+import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { CRIU_DIR, METADATA_FILE, OWN_FILES, checkpointDirName } from '../core/checkpoint/file-names.ts';
 import { METADATA_VERSION, metadata as metadataSchema, type Metadata } from '../core/checkpoint/metadata.ts';
 import type { PrepareRestoreRequest } from '../core/contract/restore.ts';
@@ -12,6 +12,7 @@ import { CHECKPOINT_ID_PATTERN, parseCheckpointId } from '../core/ids.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import { mayRestore } from '../core/oci/restore-grants.ts';
 import { type OciSpec, parseSpec } from '../core/oci/spec.ts';
+import { checkOwned, confinedPath } from './confined-path.ts';
 import type { NodeSettings } from './node-deps.ts';
 
 export interface RestoreSource {
@@ -194,42 +195,17 @@ export function bareImageDir(dir: string): string {
   return found;
 }
 
+const PURPOSE = { what: 'restore from', rootsName: 'the restore roots' } as const;
+
 /**
  * The real path, when it lies below a root and nobody but root can change any part of it on the way or in it.
  * @param trustedUid who may own it
  * @throws RestoreRefused
  */
 export function allowedPath(roots: readonly string[], path: string, trustedUid = 0): string {
-  let real: string;
-  try {
-    real = realpathSync(path);
-  } catch (error) {
-    throw new KybernateError('RestoreRefused', `restore from ${path} is refused: ${messageOf(error)}`);
-  }
-  const root = roots
-    .filter((candidate) => existsSync(candidate))
-    .map((candidate) => realpathSync(candidate))
-    .find((candidate) => isBelow(candidate, real));
-  if (root === undefined) {
-    throw new KybernateError(
-      'RestoreRefused',
-      `restore from ${path} is refused: it is ${real}, below none of the restore roots (${roots.join(', ') || 'none set'})`,
-      { details: { real, roots } },
-    );
-  }
-  let current = root;
-  checkOwned(current, lstatSync(current), trustedUid);
-  for (const name of relative(root, real).split('/')) {
-    current = join(current, name);
-    checkOwned(current, lstatSync(current), trustedUid);
-  }
+  const real = confinedPath({ ...PURPOSE, roots, path, trustedUid });
   checkTree(real, trustedUid);
   return real;
-}
-
-function isBelow(root: string, path: string): boolean {
-  const rest = relative(root, path);
-  return rest !== '' && rest !== '..' && !rest.startsWith('../');
 }
 
 /** Images are read by CRIU as root long after this look: nobody else may be able to swap one. */
@@ -238,15 +214,11 @@ function checkTree(dir: string, trustedUid: number): void {
     const path = join(dir, name);
     const stats = lstatSync(path);
     refuseUnless(!stats.isSymbolicLink(), `${path} is a symbolic link`);
-    checkOwned(path, stats, trustedUid);
+    checkOwned(path, stats, { ...PURPOSE, trustedUid });
     if (stats.isDirectory()) {
       checkTree(path, trustedUid);
     }
   }
-}
-
-function checkOwned(path: string, stats: Stats, trustedUid: number): void {
-  refuseUnless(stats.uid === trustedUid && (stats.mode & 0o022) === 0, `${path} can be changed by others than root`);
 }
 
 /**

@@ -1,9 +1,10 @@
 /*
- * One `Checkpoint` object is one workflow `checkpoint`, whose id is made of the object's uid: the operator may die
- * between any two calls, and its next turn finds the same workflow. The object is never started twice; one that failed
- * stays failed, and another attempt is another object.
+ * One `Checkpoint` object is one workflow, `checkpoint` or `importCheckpoint`, whose id is made of the object's uid: the
+ * operator may die between any two calls, and its next turn finds the same workflow. The object is never started twice; one
+ * that failed stays failed, and another attempt is another object.
  */
-import type { CheckpointRequest } from '../core/contract/checkpoint.ts';
+import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+import type { ImportCheckpointResult } from '../core/contract/import-checkpoint.ts';
 import {
   kubernetesCheckpointSpec,
   type Condition,
@@ -12,19 +13,18 @@ import {
 } from '../core/contract/kubernetes.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { assertNever, isKybernateError } from '../core/errors.ts';
-import { objectWorkflowId } from '../core/ids.ts';
-import type { Cluster } from './cluster.ts';
-import { FINALIZER, identityOf, type CheckpointObject, type Identity } from './objects.ts';
-import type { CheckpointState, Operations } from './operations.ts';
+import { endCheckpoint } from './checkpoint-end.ts';
+import {
+  checkpointWorkflowOf,
+  defaultCheckpointId,
+  identityOf,
+  type CheckpointObject,
+  type Identity,
+} from './objects.ts';
+import type { OperationState } from './operations.ts';
 import type { Pod } from './plain.ts';
 import { containerOfPod, livenessOf, templateOf } from './pods.ts';
-import { isFinal, keep, letGo, refOf, writeStatus } from './turn.ts';
-
-export interface ControllerDeps {
-  readonly cluster: Cluster;
-  readonly operations: Operations;
-  readonly now: () => Date;
-}
+import { isFinal, keep, refOf, writeStatus, type ControllerDeps } from './turn.ts';
 
 /** Between two looks at a workflow that runs. */
 const LOOK_MS = 2_000;
@@ -41,17 +41,12 @@ export async function handleCheckpoint(deps: ControllerDeps, object: CheckpointO
     return undefined;
   }
   await keep(deps.cluster, refOf('Checkpoint', identity), object);
-  const turn: Turn = {
-    deps,
-    identity,
-    status: object.status,
-    workflowId: objectWorkflowId('checkpoint', identity.uid),
-  };
+  const turn: Turn = { deps, identity, status: object.status, workflowId: checkpointWorkflowOf(object) };
   try {
     const spec = parseInput(kubernetesCheckpointSpec, object.spec);
     const state = await deps.operations.look(turn.workflowId);
     if (state.state !== 'unknown') {
-      return await tell(turn, state);
+      return await tell(turn, spec, state);
     }
     return await (object.status?.workflowId === undefined ? begin(turn, spec) : forgotten(turn));
   } catch (error) {
@@ -77,35 +72,56 @@ function forgotten(turn: Turn): Promise<undefined> {
   return write(turn, { phase: 'Failed' }, { status: 'False', reason: 'CheckpointNotFound', message });
 }
 
-/** Starts the workflow once the pod runs. */
+/** Starts the workflow, for a pod once it runs. */
 async function begin(turn: Turn, spec: KubernetesCheckpointSpec): Promise<number | undefined> {
+  const { source, pod } = spec;
+  if (source !== undefined) {
+    return beginImport(turn, spec, source);
+  }
+  return pod === undefined ? undefined : beginCheckpoint(turn, spec, pod);
+}
+
+async function beginImport(
+  turn: Turn,
+  spec: KubernetesCheckpointSpec,
+  { node, archive }: NonNullable<KubernetesCheckpointSpec['source']>,
+): Promise<number> {
   const { deps, identity, workflowId } = turn;
-  const pod = await deps.cluster.pod(identity.namespace, spec.pod);
-  const name = pod === undefined ? spec.container : containerOfPod(pod, spec.container);
-  const why = whyNotYet(pod, spec.pod, name);
+  const { durability, labels } = spec;
+  const checkpointId = spec.checkpointId ?? defaultCheckpointId(identity);
+  const podNamespace = identity.namespace;
+  await deps.operations.startImport(workflowId, { node, archive, checkpointId, podNamespace, durability, labels });
+  await writeBegun(turn, { checkpointId, node });
+  return LOOK_MS;
+}
+
+async function beginCheckpoint(
+  turn: Turn,
+  spec: KubernetesCheckpointSpec,
+  podName: string,
+): Promise<number | undefined> {
+  const { deps, identity, workflowId } = turn;
+  const pod = await deps.cluster.pod(identity.namespace, podName);
+  const container = pod === undefined ? spec.container : containerOfPod(pod, spec.container);
+  const why = whyNotYet(pod, podName, container);
   const node = pod?.spec?.nodeName;
-  if (pod === undefined || name === undefined || node === undefined || why !== undefined) {
+  if (pod === undefined || container === undefined || node === undefined || why !== undefined) {
     const condition = { status: 'False', ...(why ?? { reason: 'ContainerNotRunning', message: '' }) } as const;
     const isLate = deps.now().getTime() - identity.createdAt.getTime() > spec.podWaitMs;
     await write(turn, { phase: isLate ? 'Failed' : 'Pending' }, condition);
     return isLate ? undefined : POD_LOOK_MS;
   }
   const checkpointId = spec.checkpointId ?? defaultCheckpointId(identity);
-  await deps.operations.startCheckpoint(
-    workflowId,
-    requestOf(spec, { identity, pod, node, container: name, checkpointId }),
-  );
-  const started = {
-    phase: 'Running',
-    workflowId,
-    checkpointId,
-    node,
-    container: name,
-    startedAt: deps.now().toISOString(),
-    podTemplate: templateOf(pod),
-  } as const;
-  await write(turn, started, { status: 'False', reason: 'Running', message: `workflow ${workflowId} has begun` });
+  const target = { namespace: identity.namespace, name: podName, container };
+  await deps.operations.startCheckpoint(workflowId, requestOf(spec, { target, pod, node, checkpointId }));
+  await writeBegun(turn, { checkpointId, node, container, podTemplate: templateOf(pod) });
   return LOOK_MS;
+}
+
+function writeBegun(turn: Turn, facts: Partial<KubernetesCheckpointStatus>): Promise<undefined> {
+  const { deps, workflowId } = turn;
+  const started = { phase: 'Running', workflowId, startedAt: deps.now().toISOString(), ...facts } as const;
+  return write(turn, started, { status: 'False', reason: 'Running', message: `workflow ${workflowId} has begun` });
 }
 
 function whyNotYet(
@@ -127,24 +143,22 @@ function whyNotYet(
 function requestOf(
   spec: KubernetesCheckpointSpec,
   {
-    identity,
+    target,
     pod,
     node,
-    container,
     checkpointId,
   }: {
-    readonly identity: Identity;
+    readonly target: { readonly namespace: string; readonly name: string; readonly container: string };
     readonly pod: Pod;
     readonly node: string;
-    readonly container: string;
     readonly checkpointId: string;
   },
 ): CheckpointRequest {
   const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = spec;
-  const probe = livenessOf(pod, container);
+  const probe = livenessOf(pod, target.container);
   return {
     node,
-    container: { pod: { namespace: identity.namespace, name: spec.pod, container } },
+    container: { pod: target },
     checkpointId,
     after,
     durability,
@@ -159,13 +173,12 @@ function requestOf(
   };
 }
 
-/** Unique by the uid, telling by the names; the longest id has 96 characters. */
-function defaultCheckpointId({ namespace, name, uid }: Identity): string {
-  return `${`${namespace}-${name}`.slice(0, 87)}-${uid.slice(0, 8)}`;
-}
-
 /** Writes what the workflow has come to. */
-async function tell(turn: Turn, state: Exclude<CheckpointState, { state: 'unknown' }>): Promise<number | undefined> {
+async function tell(
+  turn: Turn,
+  spec: KubernetesCheckpointSpec,
+  state: Exclude<OperationState, { state: 'unknown' }>,
+): Promise<number | undefined> {
   switch (state.state) {
     case 'running': {
       const message = state.step === undefined ? 'no control worker answers' : `the workflow is ${state.step}`;
@@ -174,29 +187,71 @@ async function tell(turn: Turn, state: Exclude<CheckpointState, { state: 'unknow
       return LOOK_MS;
     }
     case 'completed': {
-      const { checkpointId, node, freezeMs, bytes, remote, gpuProcesses, warnings, source } = state.result;
-      const facts = {
-        checkpointId,
-        node,
-        freezeMs: Math.round(freezeMs * 10) / 10,
-        totalBytes: bytes.total,
-        storedBytes: bytes.stored,
-        gpuProcesses,
-        ...(remote === undefined ? {} : { remote }),
-      };
-      const message = [`${state.result.durability}; the source is ${source}`, ...warnings].join('; ');
+      const { facts, message } =
+        spec.source === undefined
+          ? capturedFacts(state.result as CheckpointResult)
+          : importedFacts(state.result as ImportCheckpointResult);
       return write(turn, { phase: 'Ready', ...facts }, { status: 'True', reason: 'Ready', message });
     }
-    case 'failed':
-      return write(turn, { phase: 'Failed' }, { status: 'False', reason: state.type, message: state.message });
+    case 'failed': {
+      const condition = { status: 'False', reason: state.type, message: state.message } as const;
+      return write(turn, { phase: 'Failed', ...ownedOf(spec, state.committed) }, condition);
+    }
     case 'cancelled':
     case 'terminated': {
       const message = `the workflow was ${state.state}`;
-      return write(turn, { phase: 'Cancelled' }, { status: 'False', reason: 'Cancelled', message });
+      const condition = { status: 'False', reason: 'Cancelled', message } as const;
+      return write(turn, { phase: 'Cancelled', ...ownedOf(spec, state.committed) }, condition);
     }
     default:
       return assertNever(state);
   }
+}
+
+interface Facts {
+  readonly facts: Partial<KubernetesCheckpointStatus>;
+  readonly message: string;
+}
+
+function capturedFacts(result: CheckpointResult): Facts {
+  const { checkpointId, node, freezeMs, bytes, remote, gpuProcesses, warnings, source, durability } = result;
+  return {
+    facts: {
+      checkpointId,
+      node,
+      freezeMs: Math.round(freezeMs * 10) / 10,
+      totalBytes: bytes.total,
+      storedBytes: bytes.stored,
+      gpuProcesses,
+      owned: true,
+      ...(remote === undefined ? {} : { remote }),
+    },
+    message: [`${durability}; the source is ${source}`, ...warnings].join('; '),
+  };
+}
+
+function importedFacts(result: ImportCheckpointResult): Facts {
+  const { checkpointId, node, pod, totalBytes, storedBytes, remote, created, warnings, durability } = result;
+  return {
+    facts: {
+      checkpointId,
+      node,
+      totalBytes,
+      storedBytes,
+      owned: created,
+      ...(pod === undefined ? {} : { container: pod.container }),
+      ...(remote === undefined ? {} : { remote }),
+    },
+    message: [`${durability}; ${created ? 'imported' : 'it was there already'}`, ...warnings].join('; '),
+  };
+}
+
+/** An import that failed does not say whether it has made what is there: an id made of our uid does. */
+function ownedOf(
+  { source, checkpointId }: KubernetesCheckpointSpec,
+  committed: boolean | undefined,
+): { readonly owned?: true } {
+  return committed === true && (source === undefined || checkpointId === undefined) ? { owned: true } : {};
 }
 
 async function write(
@@ -214,23 +269,4 @@ async function write(
     change: { ...known, ...change, ...(isFinal(change.phase) ? { step: null } : {}) },
     condition,
   });
-}
-
-/** The object is to go: what runs is cancelled and waited for. */
-async function endCheckpoint(
-  { cluster, operations }: ControllerDeps,
-  object: CheckpointObject,
-  identity: Identity,
-): Promise<number | undefined> {
-  if (!identity.finalizers.includes(FINALIZER)) {
-    return undefined;
-  }
-  const workflowId = objectWorkflowId('checkpoint', identity.uid);
-  const { state } = await operations.look(workflowId);
-  if (state === 'running') {
-    await operations.cancel(workflowId);
-    return LOOK_MS;
-  }
-  await letGo(cluster, refOf('Checkpoint', identity), object);
-  return undefined;
 }

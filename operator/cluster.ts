@@ -10,7 +10,7 @@ import {
 import { API_GROUP, API_VERSION } from '../core/contract/kubernetes.ts';
 import { KybernateError } from '../core/errors.ts';
 import type { Pod } from './plain.ts';
-import { PLURALS, type CheckpointObject, type Kind } from './objects.ts';
+import { PLURALS, type CheckpointObject, type Kind, type RestoreObject } from './objects.ts';
 
 export interface ObjectRef {
   readonly kind: Kind;
@@ -33,6 +33,10 @@ export interface Cluster {
   deletePod(pod: Pod): Promise<void>;
   /** @returns undefined when there is none */
   checkpoint(namespace: string, name: string): Promise<CheckpointObject | undefined>;
+  /** All of a namespace. */
+  restores(namespace: string): Promise<readonly RestoreObject[]>;
+  /** Is it part of the cluster? */
+  hasNode(name: string): Promise<boolean>;
   /** An object that is gone is left alone. */
   patchStatus(ref: ObjectRef, status: object): Promise<void>;
   /** Replaces the list, if nobody has changed the object since. @throws ApiException 409 somebody has */
@@ -63,6 +67,12 @@ export function clusterOf(config: KubeConfig): Cluster {
       unless(404, custom.getNamespacedCustomObject(place({ kind: 'Checkpoint', namespace, name }))) as Promise<
         CheckpointObject | undefined
       >,
+    async restores(namespace) {
+      const all = { group: API_GROUP, version: API_VERSION, plural: PLURALS.Restore, namespace };
+      const { items } = (await custom.listNamespacedCustomObject(all)) as { items: RestoreObject[] };
+      return items;
+    },
+    hasNode: async (name) => (await unless(404, core.readNode({ name }))) !== undefined,
     async patchStatus(ref, status) {
       await unless(404, custom.patchNamespacedCustomObjectStatus({ ...place(ref), body: { status } }, MERGE));
     },

@@ -3,7 +3,7 @@ import type { CheckpointRequest, CheckpointResult } from '../core/contract/check
 import { handleCheckpoint } from './checkpoint-controller.ts';
 import type { Cluster } from './cluster.ts';
 import { FINALIZER, type CheckpointObject, type RestoreObject } from './objects.ts';
-import type { CheckpointState, Operations } from './operations.ts';
+import type { OperationState, Operations } from './operations.ts';
 import type { Pod } from './plain.ts';
 import { RESTORE_LABEL } from './pods.ts';
 import { handleRestore } from './restore-controller.ts';
@@ -14,7 +14,7 @@ const NOW = new Date('2026-11-22T04:00:00Z');
 let checkpoint: CheckpointObject | undefined;
 let restore: RestoreObject;
 let pods: Map<string, Pod>;
-let state: CheckpointState;
+let state: OperationState;
 let started: Array<readonly [string, CheckpointRequest]>;
 let cancelled: string[];
 let deleted: string[];
@@ -35,6 +35,8 @@ const cluster: Cluster = {
     return Promise.resolve();
   },
   checkpoint: () => Promise.resolve(checkpoint),
+  restores: () => Promise.resolve([restore]),
+  hasNode: () => Promise.resolve(true),
   patchStatus: ({ kind }, status) => {
     // As a merge patch does it: null takes away.
     const merge = <Status extends object>(before: Status | undefined): Status =>
@@ -62,6 +64,10 @@ const operations: Operations = {
     state = { state: 'running', step: 'probing' };
     return Promise.resolve();
   },
+  startImport: () => Promise.resolve(),
+  startDelete: () => Promise.resolve(),
+  startInspect: () => Promise.resolve(),
+  nodesOf: () => Promise.resolve([]),
   look: () => Promise.resolve(state),
   cancel: (workflowId) => {
     cancelled.push(workflowId);

@@ -11,6 +11,8 @@ import type { Lease } from './plain.ts';
 
 const DURATION_S = 15;
 const RENEW_MS = 5_000;
+/** Of its duration: who cannot renew it for so long has stopped before anybody else takes it over. */
+const GIVE_UP = 2 / 3;
 
 export interface LeaseStore {
   /** @returns undefined when there is none */
@@ -55,13 +57,19 @@ export interface LeaderOptions {
   readonly identity: string;
   readonly log: Logger;
   readonly signal: AbortSignal;
+  /** told of every answer of the API server about the lease */
+  readonly seen?: () => void;
   readonly now?: () => Date;
   readonly renewMs?: number;
+  /** how long it lasts unrenewed, in whole seconds */
+  readonly durationS?: number;
 }
 
 /** One try. @returns does this process hold the lease now? */
-export async function tryToLead({ store, identity, now = () => new Date() }: LeaderOptions): Promise<boolean> {
+export async function tryToLead(options: LeaderOptions): Promise<boolean> {
+  const { store, identity, seen, now = () => new Date(), durationS = DURATION_S } = options;
   const lease = await store.read();
+  seen?.();
   const at = now();
   const spec = lease?.spec;
   const isOwn = spec?.holderIdentity === identity;
@@ -76,7 +84,7 @@ export async function tryToLead({ store, identity, now = () => new Date() }: Lea
     kind: 'Lease',
     spec: {
       holderIdentity: identity,
-      leaseDurationSeconds: DURATION_S,
+      leaseDurationSeconds: durationS,
       acquireTime: isOwn && spec.acquireTime !== undefined ? spec.acquireTime : time,
       renewTime: time,
       leaseTransitions: (spec?.leaseTransitions ?? 0) + (isOwn ? 0 : 1),
@@ -88,7 +96,7 @@ export async function tryToLead({ store, identity, now = () => new Date() }: Lea
 export async function untilLeading(options: LeaderOptions): Promise<void> {
   const { log, signal, renewMs = RENEW_MS } = options;
   for (;;) {
-    const leads = await tryToLead(options).catch((error: unknown) => {
+    const leads = await within(renewMs, tryToLead(options)).catch((error: unknown) => {
       log.warn({ error: messageOf(error) }, 'the lease could not be asked for');
       return false;
     });
@@ -101,10 +109,10 @@ export async function untilLeading(options: LeaderOptions): Promise<void> {
 
 /**
  * Renews the lease until the signal, and lets it go then, so that the next operator need not wait.
- * @returns when it is lost: whoever led must stop
+ * @returns when it is lost, or could not be renewed: whoever led must stop
  */
 export async function keepLeading(options: LeaderOptions): Promise<void> {
-  const { store, identity, log, signal, renewMs = RENEW_MS, now = () => new Date() } = options;
+  const { store, identity, log, signal, renewMs = RENEW_MS, now = () => new Date(), durationS = DURATION_S } = options;
   let renewed = now().getTime();
   while (!signal.aborted) {
     try {
@@ -113,15 +121,17 @@ export async function keepLeading(options: LeaderOptions): Promise<void> {
       // Aborted.
       break;
     }
+    const begun = now().getTime();
     try {
-      if (!(await tryToLead(options))) {
+      if (!(await within(renewMs, tryToLead(options)))) {
         log.warn({ identity }, 'another operator has the lease');
         return;
       }
-      renewed = now().getTime();
+      // As the lease says it: it was written after this.
+      renewed = begun;
     } catch (error) {
       log.warn({ error: messageOf(error) }, 'the lease could not be renewed');
-      if (now().getTime() - renewed > DURATION_S * 1000) {
+      if (now().getTime() - renewed >= durationS * 1000 * GIVE_UP) {
         return;
       }
     }
@@ -130,5 +140,19 @@ export async function keepLeading(options: LeaderOptions): Promise<void> {
   if (lease?.spec?.holderIdentity === identity) {
     // Whoever waits takes it at the next look; one that cannot be let go runs out.
     await store.write({ ...lease, spec: { ...lease.spec, holderIdentity: '' } }).catch(() => false);
+  }
+}
+
+/** An API server that does not answer must not keep who leads from giving up. @throws Error it did not come in time */
+async function within<Result>(ms: number, call: Promise<Result>): Promise<Result> {
+  const over = new AbortController();
+  const late = sleep(ms, undefined, { signal: over.signal }).then(() => {
+    throw new Error(`no answer in ${ms} ms`);
+  });
+  try {
+    return await Promise.race([call, late]);
+  } finally {
+    over.abort();
+    late.catch(() => undefined);
   }
 }

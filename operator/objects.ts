@@ -1,6 +1,6 @@
 /* The two kinds of objects as the operator handles them. Absent fields of `spec` are filled in by their schema. */
 import type { Condition, KubernetesCheckpointStatus, KubernetesRestoreStatus } from '../core/contract/kubernetes.ts';
-
+import { objectWorkflowId } from '../core/ids.ts';
 import type { ObjectMeta } from './plain.ts';
 
 export type Kind = 'Checkpoint' | 'Restore';
@@ -28,6 +28,8 @@ export interface Identity {
   readonly generation: number;
   readonly createdAt: Date;
   readonly isDeleted: boolean;
+  /** when somebody asked for its deletion */
+  readonly deletedAt?: Date;
   readonly finalizers: readonly string[];
 }
 
@@ -39,8 +41,20 @@ export function identityOf({ metadata }: { readonly metadata?: ObjectMeta }): Id
     generation: metadata?.generation ?? 0,
     createdAt: new Date(metadata?.creationTimestamp ?? 0),
     isDeleted: metadata?.deletionTimestamp !== undefined,
+    ...(metadata?.deletionTimestamp === undefined ? {} : { deletedAt: new Date(metadata.deletionTimestamp) }),
     finalizers: metadata?.finalizers ?? [],
   };
+}
+
+/** The workflow that makes its checkpoint, of a pod or of an archive. */
+export function checkpointWorkflowOf({ metadata, spec }: CheckpointObject): string {
+  const isImport = (spec as { readonly source?: unknown } | undefined)?.source !== undefined;
+  return objectWorkflowId(isImport ? 'importCheckpoint' : 'checkpoint', metadata?.uid ?? '');
+}
+
+/** Unique by the uid, telling by the names; the longest id has 96 characters. */
+export function defaultCheckpointId({ namespace, name, uid }: Identity): string {
+  return `${`${namespace}-${name}`.slice(0, 87)}-${uid.slice(0, 8)}`;
 }
 
 /**

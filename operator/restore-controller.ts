@@ -1,6 +1,7 @@
 /*
  * A `Restore` makes one pod whose container is restored: the annotation `kybernate.io/restore-from` makes the runtime on
- * the node join the workflow that brings the state back, and the pod tells the rest. The pod outlives the object.
+ * the node join the workflow that brings the state back, and the pod tells the rest, but how its container began: that the
+ * node is asked. The pod outlives the object.
  */
 import {
   kubernetesRestoreSpec,
@@ -8,16 +9,21 @@ import {
   type KubernetesRestoreSpec,
   type KubernetesRestoreStatus,
 } from '../core/contract/kubernetes.ts';
+import type { InspectRestoreResult } from '../core/contract/inspect-restore.ts';
 import { parseInput } from '../core/contract/parse.ts';
 import { ERRORS, KybernateError, isErrorType, isKybernateError, type ErrorType } from '../core/errors.ts';
-import type { ControllerDeps } from './checkpoint-controller.ts';
+import { objectWorkflowId } from '../core/ids.ts';
 import { FINALIZER, identityOf, type Identity, type RestoreObject } from './objects.ts';
 import type { Pod } from './plain.ts';
-import { RESTORE_LABEL, podOfRestore } from './pods.ts';
-import { isFinal, keep, letGo, refOf, writeStatus } from './turn.ts';
+import { containerOfPod, RESTORE_LABEL, podOfRestore } from './pods.ts';
+import { isFinal, keep, letGo, refOf, writeStatus, type ControllerDeps } from './turn.ts';
 
 const LOOK_MS = 2_000;
-type Deps = Pick<ControllerDeps, 'cluster' | 'now'>;
+/** Between two looks at a question to a node, which answers at once or is away. */
+const ANSWER_LOOK_MS = 300;
+/** How long a pod that is ready waits for its node's word on how it began: a node worker that restarts takes less. */
+const ANSWER_MS = 60_000;
+type Deps = ControllerDeps;
 
 /** One turn. @returns ms until the next one; undefined: not before the object changes */
 export async function handleRestore(deps: Deps, object: RestoreObject): Promise<number | undefined> {
@@ -109,6 +115,9 @@ async function sourceOf({ deps, identity }: Turn, spec: KubernetesRestoreSpec): 
   }
   const checkpoint = await deps.cluster.checkpoint(identity.namespace, spec.checkpoint);
   const status = checkpoint?.status;
+  if (checkpoint !== undefined && identityOf(checkpoint).isDeleted) {
+    return { waitFor: `waiting for checkpoint ${spec.checkpoint}: it is being deleted` };
+  }
   if (status?.phase === 'Failed' || status?.phase === 'Cancelled') {
     throw new KybernateError(
       'CheckpointNotFound',
@@ -118,6 +127,12 @@ async function sourceOf({ deps, identity }: Turn, spec: KubernetesRestoreSpec): 
   if (checkpoint === undefined || status?.phase !== 'Ready' || status.checkpointId === undefined) {
     const what = checkpoint === undefined ? 'there is no such object yet' : `it is ${status?.phase ?? 'new'}`;
     return { waitFor: `waiting for checkpoint ${spec.checkpoint}: ${what}` };
+  }
+  if (status.podTemplate === undefined && spec.template === undefined) {
+    throw new KybernateError(
+      'InvalidInput',
+      `template: checkpoint ${spec.checkpoint} was imported, and no object has seen its pod: say what the pod is to be`,
+    );
   }
   return {
     checkpointId: status.checkpointId,
@@ -142,9 +157,10 @@ async function follow(turn: Turn, spec: KubernetesRestoreSpec, pod: Pod): Promis
     podUid: pod.metadata.uid ?? '',
     ...(pod.spec?.nodeName === undefined ? {} : { node: pod.spec.nodeName }),
   };
-  if (pod.status?.conditions?.some(({ type, status: is }) => type === 'Ready' && is === 'True') === true) {
-    const message = `pod ${name} runs and is ready`;
-    return write(turn, { phase: 'Ready', ...facts }, { status: 'True', reason: 'Ready', message });
+  const ready = pod.status?.conditions?.find(({ type, status: is }) => type === 'Ready' && is === 'True');
+  if (ready !== undefined) {
+    const since = new Date(ready.lastTransitionTime ?? deps.now());
+    return tellHow(turn, { facts, since, container: status?.container ?? containerOfPod(pod, spec.container) });
   }
   const { message, type, isLast } = trouble(pod);
   const begun = status?.startedAt === undefined ? deps.now() : new Date(status.startedAt);
@@ -159,6 +175,56 @@ async function follow(turn: Turn, spec: KubernetesRestoreSpec, pod: Pod): Promis
   }
   await write(turn, { phase: 'Restoring', ...facts }, { status: 'False', reason: type ?? 'Restoring', message });
   return LOOK_MS;
+}
+
+interface ReadyPod {
+  readonly facts: Partial<KubernetesRestoreStatus>;
+  /** when it became ready */
+  readonly since: Date;
+  /** the one that was to be restored */
+  readonly container: string;
+}
+
+/** A pod is as ready after a cold start as after a restore: its node knows which it was. */
+async function tellHow(turn: Turn, pod: ReadyPod): Promise<number | undefined> {
+  const { deps, identity } = turn;
+  const { facts, since, container } = pod;
+  const { pod: name = '', podUid: uid = '', node = '' } = facts;
+  const workflowId = objectWorkflowId('inspectRestore', identity.uid);
+  const state = await deps.operations.look(workflowId);
+  if (state.state === 'completed') {
+    return writeHow(turn, pod, (state.result as InspectRestoreResult).outcome);
+  }
+  const isLate = deps.now().getTime() - since.getTime() > ANSWER_MS;
+  if (state.state === 'failed' && isLate) {
+    const message = `pod ${name} runs and is ready; whether it was restored nobody could say: ${state.message}`;
+    return write(turn, { phase: 'Ready', ...facts }, { status: 'True', reason: 'OutcomeUnknown', message });
+  }
+  if (state.state !== 'running') {
+    await deps.operations.startInspect(workflowId, { node, pod: { uid, container } });
+    const message = `pod ${name} is ready; node ${node} is asked how it began`;
+    await write(turn, { phase: 'Restoring', ...facts }, { status: 'False', reason: 'Restoring', message });
+  }
+  return ANSWER_LOOK_MS;
+}
+
+function writeHow(
+  turn: Turn,
+  { facts, container }: ReadyPod,
+  outcome: InspectRestoreResult['outcome'],
+): Promise<undefined> {
+  const { pod: name = '', node } = facts;
+  if (outcome === undefined) {
+    // Its runtime is not ours: nobody has even tried.
+    const message = `pod ${name} runs, but nothing was restored into ${container}: its runtime on ${node} was not asked to`;
+    return write(turn, { phase: 'Failed', ...facts }, { status: 'False', reason: 'RestoreFailed', message });
+  }
+  const { how, reason = '' } = outcome;
+  const condition =
+    how === 'restored'
+      ? { reason: 'Restored', message: `pod ${name} is ready, restored from ${outcome.restoreFrom}` }
+      : { reason: 'ColdStarted', message: `pod ${name} is ready, but was started afresh: ${reason}` };
+  return write(turn, { phase: 'Ready', ...facts, how }, { status: 'True', ...condition });
 }
 
 /** What the kubelet says of a pod that is not ready; `isLast`: another attempt would fare no better. */

@@ -3,6 +3,13 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Condition } from '../core/contract/kubernetes.ts';
 import type { Cluster, ObjectRef } from './cluster.ts';
 import { FINALIZER, readyCondition, type Identity, type Kind, type Stored } from './objects.ts';
+import type { Operations } from './operations.ts';
+
+export interface ControllerDeps {
+  readonly cluster: Cluster;
+  readonly operations: Operations;
+  readonly now: () => Date;
+}
 
 const FINAL: ReadonlySet<string> = new Set(['Ready', 'Failed', 'Cancelled']);
 

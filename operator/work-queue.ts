@@ -14,6 +14,8 @@ export interface WorkQueueOptions {
   readonly log: Logger;
   /** turns at once */
   readonly parallel: number;
+  /** told of every turn that failed */
+  readonly failed?: () => void;
 }
 
 export class WorkQueue {
@@ -27,6 +29,11 @@ export class WorkQueue {
 
   constructor(options: WorkQueueOptions) {
     this.#options = options;
+  }
+
+  /** Keys that wait for a turn. */
+  get length(): number {
+    return this.#waiting.size;
   }
 
   /** Now, or as soon as its present turn is over. */
@@ -90,6 +97,7 @@ export class WorkQueue {
       const failures = this.#failures.get(key) ?? 0;
       this.#failures.set(key, failures + 1);
       const retryMs = Math.min(FIRST_RETRY_MS * 2 ** failures, LAST_RETRY_MS);
+      this.#options.failed?.();
       this.#options.log.warn({ key, error: messageOf(error), retryMs }, 'an object could not be handled');
       return retryMs;
     }

@@ -34,6 +34,15 @@ interface KindSource {
   readonly specConst: string;
   readonly statusConst: string;
   readonly columns: readonly Column[];
+  /** fields of the specification that may be changed; what was asked for otherwise can only be asked for anew */
+  readonly mutable: readonly string[];
+  readonly rules: readonly Rule[];
+}
+
+/** In CEL. */
+interface Rule {
+  readonly rule: string;
+  readonly message: string;
 }
 
 const AGE: Column = { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' };
@@ -60,9 +69,13 @@ const KINDS: readonly KindSource[] = [
       { name: 'Freeze-ms', type: 'number', jsonPath: '.status.freezeMs' },
       { name: 'Bytes', type: 'integer', jsonPath: '.status.totalBytes', priority: 1 },
       { name: 'Node', type: 'string', jsonPath: '.status.node', priority: 1 },
+      { name: 'Deletion', type: 'string', jsonPath: '.spec.deletionPolicy', priority: 1 },
       MESSAGE,
       AGE,
     ],
+    // Who deletes and cannot must be able to let the checkpoint stay.
+    mutable: ['deletionPolicy'],
+    rules: [{ rule: 'has(self.pod) != has(self.source)', message: 'give either spec.pod or spec.source' }],
   },
   {
     kind: 'Restore',
@@ -76,10 +89,13 @@ const KINDS: readonly KindSource[] = [
       { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
       { name: 'Checkpoint', type: 'string', jsonPath: '.status.checkpointId' },
       { name: 'Pod', type: 'string', jsonPath: '.status.pod' },
+      { name: 'How', type: 'string', jsonPath: '.status.how' },
       { name: 'Node', type: 'string', jsonPath: '.status.node', priority: 1 },
       MESSAGE,
       AGE,
     ],
+    mutable: [],
+    rules: [],
   },
 ];
 
@@ -126,15 +142,15 @@ function crd(source: KindSource): Node {
   };
 }
 
-/** What was asked for cannot be changed, only asked for anew: another object. */
-function specOf({ spec, specConst }: KindSource): Node {
+function specOf({ spec, specConst, mutable, rules: ownRules }: KindSource): Node {
   const schema = schemaOf(spec, specConst, 'input');
   const properties = schema['properties'] as Record<string, Node>;
-  const rules = Object.keys(properties).map((name) => ({
+  const fixed = Object.keys(properties).filter((name) => !mutable.includes(name));
+  const rules = fixed.map((name) => ({
     rule: `has(self.${name}) == has(oldSelf.${name}) && (!has(self.${name}) || self.${name} == oldSelf.${name})`,
     message: `spec.${name} cannot be changed: make another object`,
   }));
-  return { ...schema, 'x-kubernetes-validations': rules };
+  return { ...schema, 'x-kubernetes-validations': [...ownRules, ...rules] };
 }
 
 function schemaOf(schema: z.ZodType, constName: string, io: 'input' | 'output'): Node {

@@ -17,6 +17,9 @@ import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
 import { DEFAULT_LADDER, HELPS, RUNG_NAMES, RUNGS } from '../core/contract/ladder.ts';
 import { preflightInput } from '../core/contract/preflight.ts';
+import { deleteCheckpointInput } from '../core/contract/delete-checkpoint.ts';
+import { importCheckpointInput } from '../core/contract/import-checkpoint.ts';
+import { inspectRestoreInput } from '../core/contract/inspect-restore.ts';
 import { listCopiesInput } from '../core/contract/list-copies.ts';
 import { prefetchInput } from '../core/contract/prefetch.ts';
 import { repairInput, verifyInput } from '../core/contract/verify.ts';
@@ -55,6 +58,9 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['preflight-checks', checkTable()],
     ['hook-events', hookTable()],
     ['list-copies-input', inputTable(listCopiesInput, 'list-copies', 'listCopiesInput')],
+    ['delete-checkpoint-input', inputTable(deleteCheckpointInput, 'delete-checkpoint', 'deleteCheckpointInput')],
+    ['import-checkpoint-input', inputTable(importCheckpointInput, 'import-checkpoint', 'importCheckpointInput')],
+    ['inspect-restore-input', inputTable(inspectRestoreInput, 'inspect-restore', 'inspectRestoreInput')],
     ['rungs', rungTable()],
     ['prefetch-input', inputTable(prefetchInput, 'prefetch', 'prefetchInput')],
     ['verify-input', inputTable(verifyInput, 'verify', 'verifyInput')],
@@ -159,6 +165,7 @@ const METRIC_PROCESSES: Readonly<Record<MetricProcess, string>> = {
   control: 'control worker',
   node: 'node worker',
   sidecar: 'sidecar',
+  operator: 'operator',
 };
 
 function metricTable(): string {

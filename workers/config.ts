@@ -132,7 +132,7 @@ export const workerEnv = z.object({
   KYBERNATE_RESTORE_GRANTS: restoreGrants.prefault(''),
   /** socket of kubelet's PodResources API, which names the GPUs of a pod; one that is not there names none */
   KYBERNATE_POD_RESOURCES: absolutePath.default('/var/lib/kubelet/pod-resources/kubelet.sock'),
-  /** kubelet's `--root-dir`, below which the emptyDir volumes of pods lie */
+  /** kubelet's `--root-dir`, below which the emptyDir volumes of pods lie, and in `checkpoints` what its checkpoint API leaves */
   KYBERNATE_KUBELET_DIR: absolutePath.default('/var/lib/kubelet'),
   /** most that the volumes hold which one checkpoint takes along, emptyDirs and /dev/shm: they are copied while the workload stands still */
   KYBERNATE_VOLUME_LIMIT: byteSize.prefault('16GiB'),
@@ -166,6 +166,8 @@ export const workerEnv = z.object({
   KYBERNATE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
   /** `host:port` where Prometheus reads [metrics](metrics.md), one for each process; port 0: any; none otherwise */
   KYBERNATE_METRICS_ADDRESS: hostAndPort.optional(),
+  /** `host:port` where the operator says whether it lives (`/healthz`) and can act (`/readyz`); nowhere otherwise */
+  KYBERNATE_HEALTH_ADDRESS: hostAndPort.optional(),
   /** namespace of the operator's lease: its own */
   KYBERNATE_OPERATOR_NAMESPACE: z.string().min(1).default('kybernate'),
   /** the one namespace whose `Checkpoint` and `Restore` objects the operator handles; those of all otherwise */
@@ -216,6 +218,7 @@ export type ControlConfig = z.output<typeof controlEnv>;
 
 export const operatorEnv = workerEnv.pick({
   ...OF_EVERY_PROCESS,
+  KYBERNATE_HEALTH_ADDRESS: true,
   KYBERNATE_OPERATOR_NAMESPACE: true,
   KYBERNATE_WATCH_NAMESPACE: true,
 });

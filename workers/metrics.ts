@@ -3,7 +3,7 @@
  * Both are read from one address, `GET /metrics`. prom-client is loaded only where an address is set.
  */
 import { once } from 'node:events';
-import { createServer, type Server, type ServerResponse } from 'node:http';
+import { createServer, type ServerResponse } from 'node:http';
 import { createServer as createProbe, type AddressInfo } from 'node:net';
 import type { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { KybernateError, messageOf } from '../core/errors.ts';
@@ -17,6 +17,7 @@ import {
   type MetricProcess,
 } from '../core/metrics.ts';
 import type { Logger } from '../core/op.ts';
+import { listenAt } from './listen-at.ts';
 
 /** Temporal's server is in this process: it answers at once or never. */
 const SDK_MS = 2000;
@@ -65,7 +66,7 @@ export async function startMetrics(parts: MetricsParts): Promise<Metrics> {
     }
     answer(response, registry.contentType, text, log).catch(() => undefined);
   });
-  const bound = await listen(server, address);
+  const bound = await listenAt(server, address, 'KYBERNATE_METRICS_ADDRESS');
   log.info({ address: bound }, 'metrics can be read');
   return {
     meter,
@@ -172,20 +173,4 @@ async function freeLoopback(): Promise<string> {
   const { port } = probe.address() as AddressInfo;
   await new Promise<void>((resolve) => probe.close(() => resolve()));
   return `127.0.0.1:${port}`;
-}
-
-/** @returns where it answers: port 0 asks for any */
-function listen(server: Server, address: string): Promise<string> {
-  const at = address.lastIndexOf(':');
-  const host = address.slice(0, at).replace(/^\[(.*)\]$/, '$1');
-  return new Promise((resolve, reject) => {
-    server.once('error', (error) => {
-      reject(
-        new KybernateError('InvalidInput', `KYBERNATE_METRICS_ADDRESS: cannot listen on ${address}: ${error.message}`),
-      );
-    });
-    server.listen(Number(address.slice(at + 1)), host, () => {
-      resolve(`${host}:${(server.address() as AddressInfo).port}`);
-    });
-  });
 }

@@ -3,6 +3,7 @@
  * runtime wrapper, and the reconciliation of what earlier workers left. It has no keys of the store: the sidecar has.
  */
 import { hostname } from 'node:os';
+import { join } from 'node:path';
 import { Client } from '@temporalio/client';
 import { Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
 import { mapErrorsInterceptor } from '../activities/map-errors.ts';
@@ -96,6 +97,7 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
   const deps: NodeActivityDeps = {
     node,
     catalog: localCatalog(checkpointsDir(settings.stateDir)),
+    kubeletCheckpoints: join(config.KYBERNATE_KUBELET_DIR, 'checkpoints'),
     dataExtents,
     backend: keyed(
       opener(() => openSidecarBackend(http, settings.node)),

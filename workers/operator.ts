@@ -6,7 +6,10 @@ import { KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import { operationsOf } from '../operator/operations.ts';
 import { runOperator } from '../operator/run.ts';
+import { newOperatorState } from '../operator/state.ts';
 import { operatorEnv, readConfig, type Environment } from './config.ts';
+import { startMetrics } from './metrics.ts';
+import { startHealth } from './operator-health.ts';
 import type { RunningWorker } from './run-workers.ts';
 import { createLog } from './runtime.ts';
 import { startTracing } from './tracing.ts';
@@ -28,9 +31,15 @@ export async function startOperator(options: OperatorWorkerOptions = {}): Promis
     throw new KybernateError('Incompatible', 'no cluster is configured: run it in a pod, or set KUBECONFIG');
   }
   const tracing = await startTracing({ service: 'kybernate-operator', env, log });
+  const { KYBERNATE_NODE: node, KYBERNATE_METRICS_ADDRESS: address, KYBERNATE_HEALTH_ADDRESS: health } = config;
   const client = await createKybernateClient({ env, interceptors: tracing.client });
+  const opened: Array<{ close(): Promise<void> }> = [client, tracing];
+  const state = newOperatorState();
+  const metrics = await startMetrics({ address, process: 'operator', node, log }).catch(closing(opened));
+  opened.push(metrics);
+  opened.push(await startHealth(health, state).catch(closing(opened)));
   const end = new AbortController();
-  const identity = `${config.KYBERNATE_NODE}-${randomBytes(4).toString('hex')}`;
+  const identity = `${node}-${randomBytes(4).toString('hex')}`;
   const { KYBERNATE_OPERATOR_NAMESPACE: leaseNamespace, KYBERNATE_WATCH_NAMESPACE: namespace } = config;
   log.info({ server, leaseNamespace, identity, ...(namespace === undefined ? {} : { namespace }) }, 'operator starts');
   const run = async (): Promise<void> => {
@@ -40,6 +49,8 @@ export async function startOperator(options: OperatorWorkerOptions = {}): Promis
         operations: operationsOf(client),
         log,
         signal: end.signal,
+        state,
+        meter: metrics.meter,
         leaseNamespace,
         identity,
         ...(namespace === undefined ? {} : { namespace }),
@@ -48,10 +59,23 @@ export async function startOperator(options: OperatorWorkerOptions = {}): Promis
         throw new KybernateError('LockLost', 'another operator leads; this one ends, to be started again');
       }
     } finally {
-      await client.close();
-      await tracing.close();
+      await closeAll(opened);
       log.info({}, 'operator ended');
     }
   };
   return { shutdown: () => end.abort(), done: run() };
+}
+
+async function closeAll(opened: ReadonlyArray<{ close(): Promise<void> }>): Promise<void> {
+  for (const one of opened) {
+    await one.close();
+  }
+}
+
+/** What is open would keep a process alive that has failed. */
+function closing(opened: ReadonlyArray<{ close(): Promise<void> }>): (error: unknown) => Promise<never> {
+  return async (error) => {
+    await closeAll(opened);
+    throw error;
+  };
 }

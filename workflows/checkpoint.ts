@@ -19,6 +19,7 @@ import { ProgressTracker, parseRequest, targetName } from './progress.ts';
 import { lockProxy, nodeProxies, type NodeProxies } from './proxies.ts';
 import { pushResume, resumeWarnings } from './resume-source.ts';
 import { checkStandstill } from './standstill.ts';
+import { storeCheckpoint, type Stored } from './store-checkpoint.ts';
 
 /**
  * Checkpoints a running container, or a tree of processes. The source stands still only inside `captureContainer` (and until it is let go with
@@ -197,32 +198,6 @@ async function endCapture(parts: CaptureEnd, how: 'resumeContainer' | 'stopConta
   lock.release();
   undo.settle('releaseLock');
   return end;
-}
-
-interface Stored {
-  readonly sentBytes: number;
-  readonly remote?: string;
-}
-
-async function storeCheckpoint(
-  steps: NodeProxies,
-  progress: ProgressTracker,
-  wanted: { checkpointId: string; durability: CheckpointInput['durability'] },
-): Promise<Stored> {
-  const { checkpointId, durability } = wanted;
-  if (durability === 'local') {
-    return { sentBytes: 0 };
-  }
-  progress.enter('uploading');
-  const upload = await steps.transfer.uploadImage({ checkpointId });
-  progress.enter('publishing');
-  const { remote } = await steps.transfer.publishManifest({ checkpointId });
-  await steps.note.confirmUpload({ checkpointId });
-  if (durability === 'verified') {
-    progress.enter('verifying');
-    await steps.readback.verifyRemote({ checkpointId });
-  }
-  return { sentBytes: upload.sentBytes, remote };
 }
 
 function resultOf(

@@ -110,6 +110,7 @@ const CONTROL_STEPS: ReadonlySet<string> = new Set<keyof ControlActivities | key
   'deleteGarbage',
   'forgetGarbage',
   'sweepLeftovers',
+  'removeStored',
 ]);
 
 /** Steps of a node that are too short for heartbeats: no answer in time is silence. */
@@ -118,6 +119,8 @@ const SHORT_STEPS: ReadonlySet<string> = new Set<keyof NodeControlActivities>([
   'resolveLocal',
   'olderLocal',
   'listCopies',
+  'checkUnused',
+  'inspectRestore',
   'confirmUpload',
 ]);
 

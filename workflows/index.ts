@@ -2,6 +2,9 @@
 export { checkpoint } from './checkpoint.ts';
 export { collectGarbage } from './collect-garbage.ts';
 export { containerLock } from './container-lock.ts';
+export { deleteCheckpoint } from './delete-checkpoint.ts';
+export { importCheckpoint } from './import-checkpoint.ts';
+export { inspectRestore } from './inspect-restore.ts';
 export { listCopies } from './list-copies.ts';
 export { prefetch } from './prefetch.ts';
 export { preflight } from './preflight.ts';

@@ -26,6 +26,7 @@ const LISTED: ReadonlySet<Phase> = new Set<Phase>([
   'uploading',
   'verifying',
   'fetching',
+  'importing',
   'restoring',
   'waiting',
   'deleting',

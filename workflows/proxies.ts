@@ -102,7 +102,7 @@ export const OPTION_CLASSES = {
   }),
   /** Reads copies for somebody who waits for the answer. */
   survey: (scope: NodeScope): ActivityOptions => nodeStep(scope, verifyQueue, 5),
-  /** Store to node, with somebody waiting for it. */
+  /** Store or archive to node, with somebody waiting for it. */
   fetch: (scope: NodeScope): ActivityOptions => nodeStep(scope, fetchQueue, 5),
   /** Reads the store for somebody who waits for it. */
   look: (scope: NodeScope): ActivityOptions => nodeStep(scope, transferQueue, 5),
@@ -153,7 +153,10 @@ export const lockOptions = (scope: Pick<NodeScope, 'summary'>): LocalActivityOpt
 
 /** The activities of one node as an operation sees them. */
 export interface NodeProxies {
-  readonly probe: Pick<NodeControlActivities, 'probeNode' | 'resolveLocal' | 'olderLocal' | 'listCopies'>;
+  readonly probe: Pick<
+    NodeControlActivities,
+    'probeNode' | 'resolveLocal' | 'olderLocal' | 'listCopies' | 'checkUnused' | 'inspectRestore'
+  >;
   readonly preflight: Pick<NodeControlActivities, 'preflightRestore' | 'preflightCheckpoint'>;
   readonly capture: Pick<NodeActivities, 'planCheckpoint' | 'startRunner' | 'saveGpuState' | 'captureContainer'>;
   readonly work: Pick<
@@ -168,7 +171,13 @@ export interface NodeProxies {
   >;
   readonly thaw: Pick<
     NodeControlActivities,
-    'resumeContainer' | 'stopContainer' | 'endOperation' | 'discardCapture' | 'recordRehearsal' | 'releaseRestoreLease'
+    | 'resumeContainer'
+    | 'stopContainer'
+    | 'endOperation'
+    | 'discardCapture'
+    | 'recordRehearsal'
+    | 'releaseRestoreLease'
+    | 'removeCopy'
   >;
   readonly transfer: Pick<TransferActivities, 'uploadImage' | 'publishManifest' | 'repairStored'>;
   readonly readback: Pick<VerifyActivities, 'verifyRemote'>;

@@ -5,6 +5,9 @@ import { failure } from './failures.ts';
 export const OPERATION_TYPES: readonly string[] = [
   'checkpoint',
   'collectGarbage',
+  'deleteCheckpoint',
+  'importCheckpoint',
+  'inspectRestore',
   'listCopies',
   'prefetch',
   'preflight',

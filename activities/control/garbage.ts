@@ -7,8 +7,10 @@ import {
   forgetCollection,
   type Collection,
 } from '../../store/gc/collect.ts';
+import { refuseUsed, usesOf } from '../../store/checkpoint-uses.ts';
 import { sweepLeftovers } from '../../store/gc/leftovers.ts';
 import { listStored } from '../../store/registry.ts';
+import { removeCheckpoints } from '../../store/remove.ts';
 import type { GarbageActivities } from '../contract.ts';
 import { withOp, type ActivityOp } from '../op.ts';
 
@@ -44,6 +46,15 @@ export function garbageActivities(backend?: () => Promise<Backend>): GarbageActi
           await listStored(store, op);
         }
         return leftovers;
+      }),
+    removeStored: ({ checkpointId, force }) =>
+      withOp({ phase: 'deleting' }, async (op) => {
+        const store = await backend?.();
+        if (store !== undefined && !force) {
+          refuseUsed(checkpointId, await (await usesOf({ backend: store }))(checkpointId));
+        }
+        const [removed] = store === undefined ? [] : await removeCheckpoints(store, [checkpointId], op);
+        return { found: removed !== undefined, ...(removed ?? { freedBytes: 0, keptPacks: 0 }) };
       }),
   };
 }

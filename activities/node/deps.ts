@@ -14,6 +14,8 @@ export interface NodeActivityDeps {
   readonly signingKey?: SigningKey;
   /** whose signatures count; absent: they are not looked at */
   readonly trust?: TrustPolicy;
+  /** where the kubelet's checkpoint API leaves its archives; absent: none is imported */
+  readonly kubeletCheckpoints?: string;
   /** the store, through the sidecar of this node; throws StorageUnavailable while none answers */
   readonly backend: () => Promise<Backend>;
 }

@@ -5,10 +5,13 @@ import { checkpointControl, checkpointWork } from './checkpoint.ts';
 import { repairNodeCopy, surveyNodeCopy } from './copy.ts';
 import type { NodeActivityDeps } from './deps.ts';
 import { fetchImage } from './fetch.ts';
+import { importArchive } from './import-archive.ts';
+import { inspectRestore } from './inspect-restore.ts';
 import { listCopies } from './list-copies.ts';
 import { preflightControl } from './preflight.ts';
 import { probeNode } from './probe.ts';
 import { processControl, processWork } from './process.ts';
+import { checkUnused, removeCopy } from './remove-copy.ts';
 import { restoreControl, restoreWork } from './restore.ts';
 import { surveyStored, verifyStored } from './stored.ts';
 
@@ -23,6 +26,9 @@ export function createNodeActivities(deps: NodeActivityDeps): NodeActivities {
 export function createNodeControlActivities(deps: NodeActivityDeps): NodeControlActivities {
   return {
     listCopies: (input) => withOp({}, () => listCopies(deps, input)),
+    checkUnused: (input) => withOp({}, () => checkUnused(deps, input)),
+    removeCopy: (input) => withOp({ phase: 'deleting' }, () => removeCopy(deps, input)),
+    inspectRestore: (input) => withOp({}, () => Promise.resolve(inspectRestore(deps, input))),
     probeNode: (input) => withOp({}, () => probeNode(deps, input)),
     ...checkpointControl(deps),
     ...restoreControl(deps),
@@ -36,6 +42,7 @@ export function createFetchActivities(deps: NodeActivityDeps): FetchActivities {
   return {
     fetchImage: (input) => withOp({ phase: 'fetching' }, (op) => fetchImage(deps, op, input)),
     repairNodeCopy: (input) => withOp({ phase: 'repairing' }, (op) => repairNodeCopy(deps, op, input)),
+    importArchive: (input) => withOp({ phase: 'importing' }, (op) => importArchive(deps, op, input)),
   };
 }
 

@@ -5,7 +5,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
-import type { Op } from '../../core/op.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import type { AnyImport, AnyImported } from '../../store/archives/any-archive.ts';
 import { checkpointsDir, withStore } from '../all-checkpoints.ts';
@@ -70,12 +69,15 @@ async function runImport(cli: Cli, file: string, flags: ImportFlags): Promise<vo
   }
   const work = { output, title: `import of ${file}`, phase: 'importing', name: file } as const;
   const result = await runLocally(cli, work, async (op) => {
+    const { acceptSigned, acceptUnsigned } = await import('../../store/archives/acceptance.ts');
+    const { openTrust } = await import('../../store/crypto/signing.ts');
+    const trust = await openTrust({ mode: config.signatures, trustedKeys: config.trustedKeys });
     const request = {
       file,
       input: () => cli.terminal.input(),
       op,
-      accept: await acceptor(config, op),
-      acceptForeign: foreignAcceptor(config),
+      accept: acceptSigned(trust, op),
+      acceptForeign: acceptUnsigned(trust.mode),
       foreign: await foreignImport(flags, storeUrl === undefined),
     };
     try {
@@ -191,31 +193,4 @@ async function toStore(config: CliConfig, url: string, archive: Archive): Promis
   } finally {
     await rm(work, { recursive: true, force: true });
   }
-}
-
-/** An archive of another engine has no signature that could be checked. */
-function foreignAcceptor(config: CliConfig): AnyImport['acceptForeign'] {
-  return (where) => {
-    if (config.signatures === 'required') {
-      throw new KybernateError(
-        'SignatureInvalid',
-        `${where} is signed by nobody, and KYBERNATE_SIGNATURES=required; nothing was imported`,
-      );
-    }
-  };
-}
-
-/** Refuses, before a file is made, what nobody trusted has signed, as far as this host's settings ask for it. */
-async function acceptor(config: CliConfig, op: Op): Promise<Archive['accept']> {
-  const { checkSignature, openTrust } = await import('../../store/crypto/signing.ts');
-  const { signatureFile } = await import('../../core/checkpoint/signature.ts');
-  const { parseJson } = await import('../../core/checkpoint/manifest.ts');
-  const trust = await openTrust({ mode: config.signatures, trustedKeys: config.trustedKeys });
-  return ({ checkpointId, manifest, signatureText, filesDigest, metadataDigest }) => {
-    const { merkleRoot, totalBytes } = manifest;
-    const where = `the archive of ${checkpointId}`;
-    const signature = signatureText === undefined ? undefined : parseJson(signatureFile, signatureText, where);
-    const statement = { checkpointId, merkleRoot, totalBytes, filesDigest, metadataDigest };
-    checkSignature(trust, { statement, signature, where }, op);
-  };
 }

@@ -1,6 +1,6 @@
 /* `kybernate rm`: removes checkpoints from this node and from the store, never from under somebody who uses them. */
 import type { Command } from 'commander';
-import { KybernateError, isKybernateError } from '../../core/errors.ts';
+import { ERRORS, KybernateError, isKybernateError } from '../../core/errors.ts';
 import { parseCheckpointId } from '../../core/ids.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import { checkpointsDir, listAll, openLocalCatalog, withStore } from '../all-checkpoints.ts';
@@ -9,7 +9,7 @@ import type { FilterFlags } from '../checkpoint-filter.ts';
 import type { Cli } from '../cli.ts';
 import { createCliOp } from '../cli-op.ts';
 import type { CliConfig } from '../config.ts';
-import { CLI_ERRORS, CliError, exitCodesHelp } from '../exit-codes.ts';
+import { CliError, exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 import { formatBytes } from '../units.ts';
@@ -121,7 +121,7 @@ async function runRm(cli: Cli, ids: readonly string[], flags: RmFlags): Promise<
   output.result({ removed, kept }, () => removed.map(renderRemoved).join('\n'));
   if (removed.length === 0) {
     // All that were meant are in use: the exit code that one gets by its id.
-    cli.setExitCode(CLI_ERRORS.CheckpointInUse.exitCode);
+    cli.setExitCode(ERRORS.CheckpointInUse.exitCode);
   }
 }
 
@@ -174,7 +174,7 @@ async function rehearse(
   return withStoreOf(remover, async (backend) => {
     const kept: Kept[] = [];
     const free = await withoutUsed(remover, backend, wanted, kept);
-    const { isSomewhere } = await import('../checkpoint-uses.ts');
+    const { isSomewhere } = await import('../../store/checkpoint-uses.ts');
     const catalog = remover.local ? await openLocalCatalog(remover.config) : undefined;
     for (const checkpointId of remover.named ? free : []) {
       if (!(await isSomewhere(checkpointId, catalog, backend))) {
@@ -234,20 +234,18 @@ async function withoutUsed(
   if (remover.force) {
     return wanted;
   }
-  const { usesOf } = await import('../checkpoint-uses.ts');
-  const { stateDir, runDir } = config;
+  const { refuseUsed, usesOf } = await import('../../store/checkpoint-uses.ts');
+  const { restoresUsing } = await import('../../engine/restore-operation.ts');
   const catalog = await openLocalCatalog(config);
-  const uses = await usesOf({ catalog, backend, ...(remover.local ? { restores: { stateDir, runDir } } : {}) });
+  const restores = (id: string): readonly string[] => restoresUsing(config, id);
+  const uses = await usesOf({ catalog, backend, ...(remover.local ? { restores } : {}) });
   const free: string[] = [];
   for (const checkpointId of wanted) {
     const use = await uses(checkpointId);
     if (use === undefined) {
       free.push(checkpointId);
     } else if (named) {
-      const { why, remedy } = use;
-      throw new CliError('CheckpointInUse', `checkpoint ${checkpointId} was not removed: ${why}`, {
-        details: { checkpointId, remedy },
-      });
+      refuseUsed(checkpointId, use);
     } else {
       kept.push({ checkpointId, why: use.why });
       note(`note: ${checkpointId} stays: ${use.why}; ${use.remedy}`);
@@ -267,17 +265,11 @@ async function removeFromStore(
 }
 
 async function removeHere({ config, force }: Remover, checkpointId: string): Promise<boolean> {
-  const { removeLocal } = await import('../remove-local.ts');
+  const { removeLocal } = await import('../../store/remove-local.ts');
   const { restoresUsing } = await import('../../engine/restore-operation.ts');
-  const { stateDir, runDir } = config;
   const catalog = await openLocalCatalog(config);
   try {
-    await removeLocal({
-      catalog,
-      checkpointsDir: checkpointsDir(config),
-      checkpointId,
-      users: () => (force ? [] : restoresUsing({ stateDir, runDir }, checkpointId)),
-    });
+    await removeLocal({ catalog, checkpointId, users: () => (force ? [] : restoresUsing(config, checkpointId)) });
     return true;
   } catch (error) {
     if (isKybernateError(error, 'CheckpointNotFound')) {

@@ -4,7 +4,7 @@
  */
 import * as z from 'zod';
 import { checkpointInput } from './checkpoint.ts';
-import { checkpointId, durationMs, nodeName } from './common.ts';
+import { absolutePath, checkpointId, durationMs, nodeName } from './common.ts';
 
 export const API_GROUP = 'kybernate.io';
 export const API_VERSION = 'v1alpha1';
@@ -20,37 +20,53 @@ const containerName = z
 
 const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = checkpointInput.shape;
 
-export const kubernetesCheckpointSpec = z.strictObject({
-  /** pod of the same namespace whose container is captured */
-  pod: objectName,
-  /** its name in the pod; the only one otherwise */
-  container: containerName.optional(),
-  /** id of the checkpoint; `<namespace>-<name>-<8 digits of the object's uid>` otherwise */
-  checkpointId: checkpointId.optional(),
-  /** what happens to the source: `resume`, `hold` (frozen until `holdBudgetMs` is over), `stop` */
-  after,
-  /** how far the checkpoint must have come before the object is ready: `local`, `remote`, `verified` */
-  durability,
-  /** `runc`: beside containerd, with our options; `containerd`: through Tasks.Checkpoint and the shim */
-  engine,
-  /** what becomes of open TCP connections: `keep` captures them, `close` closes them at a restore */
-  tcp,
-  /**
-   * longest time that the workload may stand still; 60 s otherwise, or a second less than its liveness probe allows. A
-   * longer one than the probe allows is refused
-   */
-  freezeBudgetMs,
-  /** longest time that `hold` keeps the workload frozen; with `freezeBudgetMs` no longer than the probe allows */
-  holdBudgetMs,
-  /** what holds for processes that use a GPU */
-  gpu,
-  /** program of the container that exits with 0 while the workload is well; asked when it was let go */
-  health,
-  /** free text pairs kept with the checkpoint, for `kybernate ls` */
-  labels,
-  /** how long to wait for the pod to exist and to run before the object fails */
-  podWaitMs: durationMs.default(300_000),
-});
+export const kubernetesCheckpointSpec = z
+  .strictObject({
+    /** pod of the same namespace whose container is captured */
+    pod: objectName.optional(),
+    /** in its place: what the kubelet's checkpoint API has left on a node; what is said of a capture then means nothing */
+    source: z
+      .strictObject({
+        /** node on which the archive lies */
+        node: nodeName,
+        /** file below the node's directory of kubelet checkpoints, of a pod of the same namespace */
+        archive: absolutePath,
+      })
+      .optional(),
+    /** its name in the pod; the only one otherwise */
+    container: containerName.optional(),
+    /** id of the checkpoint; `<namespace>-<name>-<8 digits of the object's uid>` otherwise */
+    checkpointId: checkpointId.optional(),
+    /** what happens to the source: `resume`, `hold` (frozen until `holdBudgetMs` is over), `stop` */
+    after,
+    /** how far the checkpoint must have come before the object is ready: `local`, `remote`, `verified` */
+    durability,
+    /** `runc`: beside containerd, with our options; `containerd`: through Tasks.Checkpoint and the shim */
+    engine,
+    /** what becomes of open TCP connections: `keep` captures them, `close` closes them at a restore */
+    tcp,
+    /**
+     * longest time that the workload may stand still; 60 s otherwise, or a second less than its liveness probe allows. A
+     * longer one than the probe allows is refused
+     */
+    freezeBudgetMs,
+    /** longest time that `hold` keeps the workload frozen; with `freezeBudgetMs` no longer than the probe allows */
+    holdBudgetMs,
+    /** what holds for processes that use a GPU */
+    gpu,
+    /** program of the container that exits with 0 while the workload is well; asked when it was let go */
+    health,
+    /** free text pairs kept with the checkpoint, for `kybernate ls` */
+    labels,
+    /** how long to wait for the pod to exist and to run before the object fails */
+    podWaitMs: durationMs.default(300_000),
+    /** what becomes of the checkpoint when this object is deleted: it stays, or goes from the store and the nodes; may be changed */
+    deletionPolicy: z.enum(['Retain', 'Delete']).default('Retain'),
+  })
+  .refine(({ pod, source }) => (pod === undefined) !== (source === undefined), {
+    message: 'give either pod or source',
+    path: ['pod'],
+  });
 export type KubernetesCheckpointSpec = z.output<typeof kubernetesCheckpointSpec>;
 
 export const kubernetesRestoreSpec = z
@@ -112,8 +128,8 @@ export const condition = z.strictObject({
 export type Condition = z.output<typeof condition>;
 
 export const kubernetesCheckpointStatus = z.strictObject({
-  /** `Pending`, `Running`, `Ready`, `Failed` or `Cancelled`; the last three are final */
-  phase: z.enum(['Pending', 'Running', 'Ready', 'Failed', 'Cancelled']),
+  /** `Pending`, `Running`, `Ready`, `Failed` or `Cancelled`, the last three final; `Deleting`: the checkpoint is to go */
+  phase: z.enum(['Pending', 'Running', 'Ready', 'Failed', 'Cancelled', 'Deleting']),
   /** what the operation does now: a phase of docs/operations.md */
   step: z.string().optional(),
   /** workflow that does it */
@@ -131,6 +147,8 @@ export const kubernetesCheckpointStatus = z.strictObject({
   /** manifest in the store */
   remote: z.string().optional(),
   gpuProcesses: z.int().optional(),
+  /** there is a checkpoint that this object has made, also where it failed later: `deletionPolicy: Delete` means this one */
+  owned: z.boolean().optional(),
   startedAt: z.string().optional(),
   completedAt: z.string().optional(),
   /** of the pod at the checkpoint, without what belongs to that one pod: a `Restore` makes its pod of it */
@@ -147,6 +165,8 @@ export const kubernetesRestoreStatus = z.strictObject({
   podUid: z.string().optional(),
   container: z.string().optional(),
   node: z.string().optional(),
+  /** how the container began, in the words of its node: `restored`, or `cold-started` under `onFailure` */
+  how: z.enum(['restored', 'cold-started']).optional(),
   startedAt: z.string().optional(),
   completedAt: z.string().optional(),
   conditions: z.array(condition).optional(),

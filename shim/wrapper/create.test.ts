@@ -452,6 +452,10 @@ describe('a container of a pod', () => {
     expect(prepared[0]?.waitMs).toBeLessThanOrEqual(90_000);
     expect(readFileSync(marker(), 'utf8').split('\n')).toEqual([OPERATION, note(), '']);
     expect(existsSync(note())).toBe(false);
+    expect(JSON.parse(readFileSync(`${note()}.outcome`, 'utf8'))).toMatchObject({
+      how: 'restored',
+      restoreFrom: 'ck-1',
+    });
   });
 
   it('is not restored again when it has started before, unless every start is to be one', async () => {
@@ -523,8 +527,13 @@ describe('a container of a pod', () => {
     const longAgo = Date.now() / 1000 - 601;
     utimesSync(`${note()}.attempt`, longAgo, longAgo);
 
+    expect(existsSync(`${note()}.outcome`)).toBe(false);
     expect((await createOrRestore(deps(answering(pending)), argv)).kind).toBe('pass-through');
     expect(existsSync(note())).toBe(true);
+    expect(JSON.parse(readFileSync(`${note()}.outcome`, 'utf8'))).toMatchObject({
+      how: 'cold-started',
+      reason: expect.stringContaining('43 %') as string,
+    });
   });
 
   it('gives up under the policy wait when its own time is over, without a call to the agent', async () => {

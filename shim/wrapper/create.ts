@@ -16,7 +16,7 @@ import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
 import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
 import { readWish } from '../../engine/restore-wishes.ts';
-import { hasStarted, noteStart, startNote } from '../../engine/pod-starts.ts';
+import { hasStarted, noteOutcome, noteStart, startNote } from '../../engine/pod-starts.ts';
 import { RESTORED_MARK } from '../../engine/restored-mark.ts';
 import { applyRootfs } from '../../engine/rootfs-apply.ts';
 import { fillShared, takeBack } from '../../engine/volume-fill.ts';
@@ -65,6 +65,7 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
   };
   try {
     await restore(deps, job);
+    tellHow(deps, job, { how: 'restored' });
     logOutcome(deps.runDir, job, 'restored');
     return { kind: 'restored' };
   } catch (error) {
@@ -234,12 +235,21 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
   }
   deps.log(create, 'warning', `${message}; it is started afresh, as ${ANNOTATIONS.onFailure} asks`);
   noteStart(deps.runDir, wish);
+  tellHow(deps, job, { how: 'cold-started', reason: errors.join('; ').slice(0, 2000) });
   return { kind: 'pass-through' };
 }
 
 /** A variable of this name may mean something else to others, and nothing to this node. */
 function isNoneToRestore({ details }: KybernateError): boolean {
   return details['switchedOff'] === true || details[AS_ANY_OTHER] === true;
+}
+
+/** For whoever asks the node later, the operator above all. */
+function tellHow(deps: WrapperDeps, { create, wish }: Job, outcome: Parameters<typeof noteOutcome>[2]): void {
+  const failed = noteOutcome(deps.runDir, wish, outcome);
+  if (failed !== undefined) {
+    deps.log(create, 'warning', `kybernate: how it started could not be noted: ${failed}`);
+  }
 }
 
 function readCaptured(checkpointDir: string): { spec: OciSpec; metadata: Metadata } {

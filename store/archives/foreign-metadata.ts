@@ -71,6 +71,7 @@ export interface ForeignFacts {
   readonly form: 'archive' | 'oci-image';
   readonly checkpointId: string;
   readonly namespace: string;
+  readonly labels: Readonly<Record<string, string>>;
   readonly config: Config;
   /** as the archive has it */
   readonly original: OciSpec;
@@ -99,7 +100,7 @@ export function foreignMetadata(facts: ForeignFacts): Metadata {
     version: METADATA_VERSION,
     checkpointId,
     createdAt: createdAt(config, facts.dumpedAtS),
-    labels: {},
+    labels: { ...facts.labels },
     container: {
       id: containerIdOf(config),
       namespace: facts.namespace,

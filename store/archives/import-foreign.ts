@@ -52,6 +52,9 @@ export interface ForeignImport {
   /** containerd namespace of the container that is restored, unless the restore says otherwise */
   readonly namespace: string;
   readonly missingMounts: 'keep' | 'empty';
+  readonly labels?: Readonly<Record<string, string>>;
+  /** called when everything is known, before it becomes a checkpoint: throws where it must not be taken */
+  readonly acceptMetadata?: (metadata: Metadata) => void;
   /** of the node that takes it; absent for a store */
   readonly sourceKind?: ForeignSpecInput['sourceKind'];
 }
@@ -69,7 +72,7 @@ export interface ForeignImported {
 /**
  * Crash: a directory `.import-<pid>-<id>`, which is no checkpoint; the next import removes it.
  * @throws CheckpointCorrupt naming the file that was refused or is missing; InvalidInput another checkpoint has the id;
- *   DiskFull. After every error nothing of the archive is on the disk.
+ *   DiskFull; whatever `acceptMetadata` throws. After every error nothing of the archive is on the disk.
  */
 export async function importForeign(request: ForeignImport): Promise<ForeignImported> {
   const { source, checkpointsDir, limits, op } = request;
@@ -81,6 +84,7 @@ export async function importForeign(request: ForeignImport): Promise<ForeignImpo
     const unpacked = await unpackForeign(source, staging, limits, op);
     const { spec, cleaned, layer } = await finishFiles(request, staging, unpacked);
     const metadata = await describeForeign(request, staging, { unpacked, spec, cleaned, layer });
+    request.acceptMetadata?.(metadata);
     const { checkpointId, merkleRoot, sizes, warnings, origin } = metadata;
     const path = join(checkpointsDir, checkpointDirName(checkpointId));
     const result = {
@@ -179,6 +183,7 @@ async function describeForeign(
     form: request.form,
     checkpointId: parseCheckpointId(request.checkpointId ?? derivedCheckpointId(config, manifest.merkleRoot)),
     namespace: request.namespace,
+    labels: request.labels ?? {},
     config,
     original: spec,
     cleaned,

@@ -1,8 +1,11 @@
 /* Checkpoint and Restore objects on a real cluster, handled by the operator of the chart. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { REDIS_IMAGE } from '../harness/images.ts';
-import type { Cluster } from './cluster.ts';
+import { type Cluster, NODE } from './cluster.ts';
+import { hostPaths } from './install.ts';
 import { podManifest, Pods } from './pods.ts';
 import { theCluster } from './provided.ts';
 
@@ -12,6 +15,8 @@ let pods: Pods;
 interface Status {
   readonly phase?: string;
   readonly checkpointId?: string;
+  readonly container?: string;
+  readonly how?: string;
   readonly conditions?: ReadonlyArray<{ readonly reason: string; readonly message: string }>;
 }
 
@@ -66,7 +71,11 @@ describe('a Checkpoint object', () => {
 
     await apply('Restore', 'operator-b', { checkpoint: 'first' });
     const restored = await untilOver('restore', 'operator-b');
-    expect(restored, JSON.stringify(restored)).toMatchObject({ phase: 'Ready' });
+    expect(restored, JSON.stringify(restored)).toMatchObject({
+      phase: 'Ready',
+      how: 'restored',
+      conditions: [{ reason: 'Restored' }],
+    });
 
     expect(await pods.exec('operator-b', 'redis-cli get token')).toBe('of-the-source');
     expect(await pods.exec(source, 'redis-cli get token')).toBe('changed-later');
@@ -82,6 +91,42 @@ describe('a Checkpoint object', () => {
       phase: 'Failed',
       conditions: [{ reason: 'Incompatible', message: expect.stringContaining('liveness probe allows 21000 ms') }],
     });
+  });
+
+  it('is made of what the kubelet has left of a pod, restored, and removed with its object', async () => {
+    const call = await cluster.askKubelet('POST', '/checkpoint/default/operator-a/app');
+    const [archive = ''] = (JSON.parse(call) as { items: string[] }).items;
+    await apply('Checkpoint', 'of-the-kubelet', { source: { node: NODE, archive }, deletionPolicy: 'Delete' });
+    const taken = await untilOver('checkpoint', 'of-the-kubelet');
+    expect(taken, JSON.stringify(taken)).toMatchObject({ phase: 'Ready', container: 'app' });
+    const copy = join(hostPaths(cluster).stateDir, 'checkpoints', `checkpoint-${taken.checkpointId}`);
+    expect(existsSync(copy)).toBe(true);
+
+    // Nobody has signed what an engine other than ours has written.
+    const annotations = { 'kybernate.io/unverified': 'true' };
+    const template = { metadata: { annotations }, spec: redis('operator-c')['spec'] };
+    await apply('Restore', 'operator-c', { checkpoint: 'of-the-kubelet', template });
+    const restored = await untilOver('restore', 'operator-c');
+    expect(restored, JSON.stringify(restored)).toMatchObject({ phase: 'Ready', how: 'restored' });
+    expect(await pods.exec('operator-c', 'redis-cli get token')).toBe('changed-later');
+    await cluster.kubectl(['delete', 'pod', 'operator-c', '--now']);
+
+    await cluster.kubectl(['delete', 'checkpoint', 'of-the-kubelet', '--timeout=60s']);
+    expect(existsSync(copy)).toBe(false);
+  });
+
+  it('that is not there starts its pod afresh under that policy, and the status says so', async () => {
+    const template = { spec: redis('operator-d')['spec'] };
+    await apply('Restore', 'operator-d', { checkpointId: 'never-taken', template, onFailure: 'cold-start' });
+
+    const begun = await untilOver('restore', 'operator-d');
+
+    expect(begun, JSON.stringify(begun)).toMatchObject({
+      phase: 'Ready',
+      how: 'cold-started',
+      conditions: [{ reason: 'ColdStarted', message: expect.stringContaining('never-taken') }],
+    });
+    await cluster.kubectl(['delete', 'pod', 'operator-d', '--now']);
   });
 
   it('fails with the reason when its pod has no such container, and cannot be changed', async () => {

@@ -219,6 +219,12 @@ describe('a container of a pod that asks for a checkpoint', () => {
     expect(await countOf(granted)).toBeGreaterThanOrEqual(before);
     await stack.removeContainer(granted.id);
     expect(existsSync(join(stack.stateDir, 'pod-starts/uid-c.app'))).toBe(true);
+
+    const pod = { uid: 'uid-c', container: 'app' };
+    const asked = await stack.client.inspectRestore({ node: stack.node, pod });
+    expect(await asked.result()).toMatchObject({ outcome: { how: 'restored', restoreFrom: checkpointId } });
+    const nobody = await stack.client.inspectRestore({ node: stack.node, pod: { ...pod, uid: 'nobody' } });
+    expect(await nobody.result()).toEqual({ node: stack.node });
   });
 
   it('is told which volume the new pod lacks', async () => {

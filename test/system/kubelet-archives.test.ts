@@ -45,11 +45,17 @@ let network: Awaited<ReturnType<typeof makeNetworkNamespace>>;
 beforeAll(async () => {
   // Podman 4.3 makes a name of the path of an image layout: no capitals.
   dir = join(tmpdir(), `kyb-cri-${randomBytes(4).toString('hex')}`);
-  mkdirSync(dir);
+  mkdirSync(join(dir, 'checkpoints'), { recursive: true });
   network = await makeNetworkNamespace(`kyc${randomBytes(3).toString('hex')}`, 21);
   cri = await Cri.start({ dir: join(dir, 'c'), runDir: fromLane('containerd').runDir, images: [PYTHON] });
   const { address } = cri.containerd;
-  stack = await Stack.open({ env: { KYBERNATE_CONTAINERD_ADDRESS: address, CONTAINERD_ADDRESS: address } });
+  stack = await Stack.open({
+    env: {
+      KYBERNATE_CONTAINERD_ADDRESS: address,
+      CONTAINERD_ADDRESS: address,
+      KYBERNATE_KUBELET_DIR: dir,
+    },
+  });
   await importImages(cri.containerd, stack.namespace, [PYTHON], process.env);
   containerd = connectContainerd(address);
 });
@@ -87,6 +93,32 @@ interface ImportedJson {
 
 function importArchive(archive: string, id: string): Promise<ImportedJson> {
   return runCliJson<ImportedJson>(stack.variables, 'import', archive, '--id', id, '--namespace', stack.namespace);
+}
+
+/** By the node worker, into the store, for the namespace of its pod alone; and away again from both. */
+async function expectImportedByWorkflow(archive: string, checkpointId: string): Promise<void> {
+  const { client, node } = stack;
+  const outside = await client.importCheckpoint({ node, archive: '/etc/hostname', checkpointId });
+  await expect(outside.result()).rejects.toMatchObject({ type: 'RestoreRefused' });
+  const others = await client.importCheckpoint({ node, archive, checkpointId, podNamespace: 'lab' });
+  await expect(others.result()).rejects.toMatchObject({
+    type: 'RestoreRefused',
+    message: expect.stringContaining('a pod of namespace shop') as string,
+  });
+
+  const work = await client.importCheckpoint({ node, archive, checkpointId, podNamespace: 'shop' });
+  expect(await work.result()).toMatchObject({
+    checkpointId,
+    created: true,
+    durability: 'remote',
+    pod: { namespace: 'shop', name: 'web-0', container: 'app' },
+  });
+  const away = await client.deleteCheckpoint({ checkpointId, nodes: [node] });
+  expect(await away.result()).toMatchObject({ store: { found: true }, nodes: [{ node, found: true }] });
+
+  expect(existsSync(join(stack.stateDir, 'checkpoints', `checkpoint-${checkpointId}`))).toBe(false);
+  const again = await client.deleteCheckpoint({ checkpointId, nodes: [node] });
+  expect(await again.result()).toMatchObject({ store: { found: false }, nodes: [{ found: false }] });
 }
 
 /** The container that comes back is beside all pods, in a network that is there. @returns pid of its first process */
@@ -134,11 +166,12 @@ test.each(['runc', 'kybernate'])(
   "what containerd wrote for the kubelet, of a pod with the runtime %s, is imported and goes on beside containerd's pods",
   async (handler) => {
     const id = await startCounter(handler);
-    const archive = join(dir, `${handler}.tar`);
+    const archive = join(dir, 'checkpoints', `${handler}.tar`);
     await cri.checkpoint(id, archive);
     await cri.removeAll();
 
     const imported = await importArchive(archive, `from-${handler}`);
+    await expectImportedByWorkflow(archive, `workflow-${handler}`);
     const back = await restore(imported.checkpointId, `back-${handler}`);
 
     await expectGoesOn(back);

@@ -70,6 +70,26 @@ describe('client', () => {
     expect(repaired.workflowId).toMatch(/^repairCheckpoint:ck-1:/);
   });
 
+  it.concurrent(
+    'deletes and imports a checkpoint, looks at a restore, and tells the nodes of one checkpoint',
+    async () => {
+      const timeouts = TIMEOUTS;
+      const imported = await client.importCheckpoint({ node: NODE, archive: '/a/b', checkpointId: 'ck-imp', timeouts });
+      const looked = await client.inspectRestore({ node: NODE, pod: { uid: 'u-1', container: 'app' }, timeouts });
+      const deleted = await client.deleteCheckpoint({ checkpointId: 'ck-imp', nodes: [NODE], timeouts });
+
+      expect(await imported.result()).toMatchObject({ checkpointId: 'ck-imp', durability: 'remote' });
+      expect(await looked.result()).toMatchObject({ outcome: { how: 'restored' } });
+      expect(await deleted.result()).toMatchObject({ store: { found: true }, nodes: [{ node: NODE, found: true }] });
+      // The visibility store lags.
+      await vi.waitFor(async () => expect(await client.nodes({ checkpointId: 'ck-imp' })).toEqual([NODE]), {
+        timeout: 10_000,
+      });
+      expect(await client.nodes({ checkpointId: 'ck-nobody' })).toEqual([]);
+      await expect(client.nodes({ checkpointId: 'a" OR "1"="1' })).rejects.toMatchObject({ type: 'InvalidInput' });
+    },
+  );
+
   it.concurrent('lists operations with their node, container and outcome, newest first', async () => {
     const { script, open } = gate();
     harness.script('checkpoint:listed-2:1', { steps: { planCheckpoint: script } });

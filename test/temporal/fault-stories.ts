@@ -7,7 +7,7 @@ import { Context, getClient } from '@temporalio/activity';
 import { RESTORE_STORIES } from './fault-stories-restore.ts';
 import type { Differs, Story } from './fault-story.ts';
 import { fails, onGpu, once, untilCancelled, type Script } from './harness.ts';
-import { NODE, checkpointOf, copiesOf, prefetchOf, rehearseOf } from './requests.ts';
+import { ARCHIVE, NODE, checkpointOf, copiesOf, prefetchOf, rehearseOf } from './requests.ts';
 
 /** One look finds the copy damaged, the next one whole. */
 const damagedOnce = (): Script =>
@@ -177,6 +177,38 @@ export const STORIES: Record<string, Story> = {
     order: ['condemnGarbage', 'confirmGarbage', 'forgetGarbage'],
     undo: true,
     rows: [['forgetGarbage', []]],
+  },
+  deleteCheckpoint: {
+    type: 'deleteCheckpoint',
+    request: (_id, timeouts) => ({ checkpointId: 'ck-copies', nodes: [NODE], timeouts }),
+    order: ['checkUnused', 'removeStored', 'removeCopy'],
+    // Nothing is undone: what is left goes with the next request.
+    rows: [
+      ['checkUnused', []],
+      ['removeStored', []],
+      ['removeCopy', []],
+    ],
+  },
+  importCheckpoint: {
+    type: 'importCheckpoint',
+    request: (_id, timeouts) => ({ node: NODE, archive: ARCHIVE, durability: 'verified', timeouts }),
+    order: ['probeNode', 'importArchive', ...STORES],
+    // What was imported stays on the node, as an archive that was imported by hand would.
+    rows: [
+      ['probeNode', []],
+      ['importArchive', []],
+      ['uploadImage', []],
+      ['publishManifest', []],
+      ['confirmUpload', []],
+      ['verifyRemote', []],
+    ],
+  },
+  inspectRestore: {
+    type: 'inspectRestore',
+    request: (_id, timeouts) => ({ node: NODE, pod: { uid: 'u-1', container: 'app' }, timeouts }),
+    order: ['inspectRestore'],
+    // It has ended when the cancellation is seen.
+    rows: [['inspectRestore', [], { cancelled: { outcome: 'done' } }]],
   },
   verifyCheckpoint: {
     type: 'verifyCheckpoint',

@@ -30,6 +30,8 @@ const SHORT: ReadonlySet<string> = new Set<StepName>([
   'resolveLocal',
   'olderLocal',
   'listCopies',
+  'checkUnused',
+  'inspectRestore',
   'findCheckpoint',
   'olderStored',
   'confirmUpload',
@@ -45,6 +47,7 @@ const SERVED_HERE: ReadonlySet<string> = new Set<StepName>([
   'deleteGarbage',
   'forgetGarbage',
   'sweepLeftovers',
+  'removeStored',
 ]);
 /** A busy node looks like one that is gone: it is asked before it is given up. */
 const PATIENT: ReadonlySet<string> = new Set<StepName>([
@@ -62,6 +65,7 @@ const PATIENT: ReadonlySet<string> = new Set<StepName>([
   'fetchImage',
   'surveyNodeCopy',
   'repairNodeCopy',
+  'importArchive',
   'surveyStored',
   'prefetchPacks',
 ]);

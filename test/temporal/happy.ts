@@ -71,6 +71,9 @@ export const happyActivities: Scripted = {
     }),
   deleteGarbage: () => Promise.resolve(),
   forgetGarbage: () => Promise.resolve(),
+  removeStored: () => Promise.resolve({ found: true, freedBytes: 900, keptPacks: 1 }),
+  checkUnused: () => Promise.resolve(),
+  removeCopy: () => Promise.resolve({ found: true }),
   sweepLeftovers: () => Promise.resolve({ indexes: 0, lists: 0, halfMade: 0 }),
   probeNode: ({ container }) =>
     Promise.resolve({
@@ -151,6 +154,20 @@ export const happyActivities: Scripted = {
   olderLocal: () => Promise.resolve({ checkpoints: [] }),
   olderStored: () => Promise.resolve({ checkpoints: [] }),
   startRestored: () => Promise.resolve({ initHostPid: 77, restoreMs: 100, how: 'restored' }),
+  inspectRestore: ({ node }) =>
+    Promise.resolve({
+      node,
+      outcome: { how: 'restored', restoreFrom: 'ck-1', at: '2026-03-01T00:00:00.000Z' },
+    }),
+  importArchive: ({ archive, checkpointId }) =>
+    Promise.resolve({
+      checkpointId: checkpointId ?? 'app-12345678',
+      localPath: `/var/lib/kybernate/checkpoints/checkpoint-${checkpointId ?? 'app-12345678'}`,
+      totalBytes: 1000,
+      created: true,
+      pod: { namespace: 'ml', name: archive.includes('web') ? 'web-0' : 'llm', container: 'app' },
+      warnings: [],
+    }),
   listCopies: ({ node }) => Promise.resolve({ node, copies: [], more: 0, damaged: [] }),
   preflightRestore: ({ container }) => Promise.resolve({ container, findings: [], checkMs: 3 }),
   preflightCheckpoint: ({ container }) =>

@@ -27,7 +27,7 @@ import {
   type Script,
   type StepName,
 } from './harness.ts';
-import { NODE, TIMEOUTS } from './requests.ts';
+import { ARCHIVE, NODE, TIMEOUTS } from './requests.ts';
 
 export const HISTORIES_DIR = join(import.meta.dirname, '..', 'histories');
 
@@ -154,6 +154,23 @@ const RECORDINGS: Record<string, Recording> = {
   'collect-garbage-dry-run': (harness) => harness.collectGarbage('told', {}, { dryRun: true }),
   'collect-garbage-failed': (harness) =>
     harness.collectGarbage('uncollected', { steps: { confirmGarbage: fails('CheckpointCorrupt') } }),
+  'delete-checkpoint': (harness) =>
+    harness.start('deleteCheckpoint', 'deleted', {}, { checkpointId: 'ck-copies', nodes: [NODE], timeouts: TIMEOUTS }),
+  'delete-in-use': (harness) => {
+    const request = { checkpointId: 'ck-copies', nodes: [NODE], timeouts: TIMEOUTS };
+    return harness.start('deleteCheckpoint', 'in-use', { steps: { removeStored: fails('CheckpointInUse') } }, request);
+  },
+  'import-checkpoint': (harness) => {
+    const request = { node: NODE, archive: ARCHIVE, durability: 'verified', timeouts: TIMEOUTS };
+    return harness.start('importCheckpoint', 'imported', {}, request);
+  },
+  'inspect-restore': (harness) =>
+    harness.start(
+      'inspectRestore',
+      'inspected',
+      {},
+      { node: NODE, pod: { uid: 'u-1', container: 'app' }, timeouts: TIMEOUTS },
+    ),
   'verify-checkpoint': (harness) => onCopies(harness, 'verifyCheckpoint', { mode: 'full' }),
   'repair-checkpoint': (harness) => {
     harness.script('repairCheckpoint', { steps: { surveyStored: damaged() } });

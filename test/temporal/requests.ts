@@ -5,6 +5,8 @@ import type { PrefetchRequest } from '../../core/contract/prefetch.ts';
 import type { RestoreRequest } from '../../core/contract/restore.ts';
 
 export const NODE = 'node-a';
+/** As the kubelet names it. */
+export const ARCHIVE = '/var/lib/kubelet/checkpoints/checkpoint-web-0_ml-app-2026-03-01T00:00:00Z.tar';
 /** Small enough that a test does not wait, large enough for a busy machine. */
 export const TIMEOUTS = { nodePickupMs: 5000, heartbeatMs: 1000, lockWaitMs: 20_000, stepMs: 20_000, uploadMs: 30_000 };
 

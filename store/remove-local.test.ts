@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { localCatalog } from '../store/local-catalog.ts';
+import { localCatalog } from './local-catalog.ts';
 import { removeLocal } from './remove-local.ts';
 
 let checkpointsDir: string;
@@ -21,7 +21,6 @@ describe('removeLocal', () => {
 
     const removing = removeLocal({
       catalog: localCatalog(checkpointsDir),
-      checkpointsDir,
       checkpointId: 'one',
       users: () => looks.shift() ?? [],
     });
@@ -34,7 +33,6 @@ describe('removeLocal', () => {
   it('throws CheckpointNotFound when there is none', async () => {
     const removing = removeLocal({
       catalog: localCatalog(checkpointsDir),
-      checkpointsDir,
       checkpointId: 'two',
       users: () => [],
     });

@@ -1,11 +1,10 @@
-/* Who uses a checkpoint right now: restores of this node, uploads, and those who read or write it in the store. */
+/* Who uses a checkpoint right now: restores of a node, uploads, and those who read or write it in the store. */
 import { existsSync } from 'node:fs';
-import { restoresUsing } from '../engine/restore-operation.ts';
-import { isKybernateError } from '../core/errors.ts';
-import type { Backend } from '../store/backend/backend.ts';
-import { manifestKey } from '../store/keys.ts';
-import { liveLeases } from '../store/lease.ts';
-import type { LocalCatalog } from '../store/local-catalog.ts';
+import { isKybernateError, KybernateError } from '../core/errors.ts';
+import type { Backend } from './backend/backend.ts';
+import { manifestKey } from './keys.ts';
+import { liveLeases } from './lease.ts';
+import type { LocalCatalog } from './local-catalog.ts';
 
 export interface CheckpointUse {
   /** what uses it, in words */
@@ -14,11 +13,12 @@ export interface CheckpointUse {
 }
 
 export interface UsePlaces {
-  readonly catalog: Pick<LocalCatalog, 'get'>;
-  /** undefined: the store is not asked */
-  readonly backend: Backend | undefined;
-  /** absent: restores of this node do not matter */
-  readonly restores?: Parameters<typeof restoresUsing>[0];
+  /** of a node; absent: no node is asked */
+  readonly catalog?: Pick<LocalCatalog, 'get'> | undefined;
+  /** absent: the store is not asked */
+  readonly backend?: Backend | undefined;
+  /** operations of the node that restore from a checkpoint right now; absent: they do not matter */
+  readonly restores?: (checkpointId: string) => readonly string[];
 }
 
 /**
@@ -33,14 +33,14 @@ export async function usesOf({
 }: UsePlaces): Promise<(checkpointId: string) => Promise<CheckpointUse | undefined>> {
   const leases = backend === undefined ? [] : await liveLeases(backend, new AbortController().signal);
   return async (checkpointId) => {
-    const operations = restores === undefined ? [] : restoresUsing(restores, checkpointId);
+    const operations = restores?.(checkpointId) ?? [];
     if (operations.length > 0) {
       const why = `it is being restored on this node (operation ${operations.join(', ')})`;
-      return { why, remedy: 'wait until the restore is over, or remove it with --force' };
+      return { why, remedy: 'wait until the restore is over, or remove it by force' };
     }
-    if (await isPending(catalog, checkpointId)) {
+    if (catalog !== undefined && (await isPending(catalog, checkpointId))) {
       const why = 'it is not in the store yet, its upload is pending';
-      return { why, remedy: 'wait until the upload is over, or remove it with --force' };
+      return { why, remedy: 'wait until the upload is over, or remove it by force' };
     }
     const ours = leases.filter((lease) => lease.checkpointId === checkpointId);
     const last = ours
@@ -55,12 +55,22 @@ export async function usesOf({
     // Whoever is still at it renews the lease; that of a dead one runs out.
     return {
       why,
-      remedy: `wait until the ${what} is over (if its process died: until ${last}), or remove it with --force`,
+      remedy: `wait until the ${what} is over (if its process died: until ${last}), or remove it by force`,
     };
   };
 }
 
-async function isPending(catalog: UsePlaces['catalog'], checkpointId: string): Promise<boolean> {
+/** @throws CheckpointInUse there is somebody; nothing was removed */
+export function refuseUsed(checkpointId: string, use: CheckpointUse | undefined): void {
+  if (use !== undefined) {
+    const { why, remedy } = use;
+    throw new KybernateError('CheckpointInUse', `checkpoint ${checkpointId} was not removed: ${why}`, {
+      details: { checkpointId, remedy },
+    });
+  }
+}
+
+async function isPending(catalog: Pick<LocalCatalog, 'get'>, checkpointId: string): Promise<boolean> {
   try {
     return (await catalog.get(checkpointId)).uploadPending;
   } catch (error) {

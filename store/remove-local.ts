@@ -1,13 +1,12 @@
-/* Takes the copy of a checkpoint away from this node, never from under a restore. */
+/* Takes the copy of a checkpoint away from a node, never from under a restore. */
 import { rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import type { LocalCatalog } from '../store/local-catalog.ts';
-import { CliError } from './exit-codes.ts';
+import { dirname, join } from 'node:path';
+import { KybernateError } from '../core/errors.ts';
+import { errnoOf } from './files.ts';
+import type { LocalCatalog } from './local-catalog.ts';
 
 export interface RemoveLocalOptions {
   readonly catalog: Pick<LocalCatalog, 'pathOf' | 'remove'>;
-  /** the node's `checkpoints` directory */
-  readonly checkpointsDir: string;
   readonly checkpointId: string;
   /** restores that use the checkpoint right now */
   readonly users: () => readonly string[];
@@ -19,22 +18,22 @@ export interface RemoveLocalOptions {
  * Crash: a directory `removing-<id>` may be left, which is no checkpoint; removing the same id again takes it away.
  * @throws CheckpointInUse nothing was removed; CheckpointNotFound
  */
-export async function removeLocal({ catalog, checkpointsDir, checkpointId, users }: RemoveLocalOptions): Promise<void> {
+export async function removeLocal({ catalog, checkpointId, users }: RemoveLocalOptions): Promise<void> {
   const path = catalog.pathOf(checkpointId);
-  const away = join(checkpointsDir, `removing-${checkpointId}`);
-  refuseUsed(checkpointId, users());
+  const away = join(dirname(path), `removing-${checkpointId}`);
+  refuseRestored(checkpointId, users());
   await rm(away, { recursive: true, force: true });
   try {
     await rename(path, away);
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') {
+    if (errnoOf(error) === 'ENOENT') {
       // Says CheckpointNotFound, in the words of the catalog.
       await catalog.remove(checkpointId);
     }
     throw error;
   }
   try {
-    refuseUsed(checkpointId, users());
+    refuseRestored(checkpointId, users());
   } catch (error) {
     await rename(away, path);
     throw error;
@@ -42,9 +41,9 @@ export async function removeLocal({ catalog, checkpointsDir, checkpointId, users
   await rm(away, { recursive: true });
 }
 
-function refuseUsed(checkpointId: string, users: readonly string[]): void {
+function refuseRestored(checkpointId: string, users: readonly string[]): void {
   if (users.length > 0) {
-    throw new CliError(
+    throw new KybernateError(
       'CheckpointInUse',
       `checkpoint ${checkpointId} is being restored on this node (operation ${users.join(', ')}); it was not removed`,
       { details: { checkpointId, users } },
