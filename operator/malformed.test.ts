@@ -35,17 +35,24 @@ const cluster: Cluster = {
   },
   deletePod: () => Promise.resolve(),
   checkpoint: () => Promise.resolve(undefined),
+  restores: () => Promise.resolve([]),
+  hasNode: () => Promise.resolve(true),
   patchStatus: (_ref, status) => {
     told = status as Record<string, unknown>;
     return Promise.resolve();
   },
   setFinalizers: () => Promise.resolve(),
 };
+const start = (): Promise<void> => {
+  done.push('started a workflow');
+  return Promise.resolve();
+};
 const operations: Operations = {
-  startCheckpoint: () => {
-    done.push('started a checkpoint');
-    return Promise.resolve();
-  },
+  startCheckpoint: start,
+  startImport: start,
+  startDelete: start,
+  startInspect: start,
+  nodesOf: () => Promise.resolve([]),
   look: () => Promise.resolve({ state: 'unknown' }),
   cancel: () => Promise.resolve(),
 };

@@ -67,6 +67,12 @@ export class FakeApiServer {
     this.#put(path, { metadata, spec }, 'ADDED');
   }
 
+  /** Of a lease; empty when it was let go. */
+  holderOf(namespace: string, name: string): string | undefined {
+    const lease = this.#objects.get(`/apis/coordination.k8s.io/v1/namespaces/${namespace}/leases/${name}`);
+    return (lease?.['spec'] as { holderIdentity?: string } | undefined)?.holderIdentity;
+  }
+
   close(): void {
     for (const { server } of this.#doors) {
       server.close();
