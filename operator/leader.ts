@@ -13,6 +13,8 @@ const DURATION_S = 15;
 const RENEW_MS = 5_000;
 /** Of its duration: who cannot renew it for so long has stopped before anybody else takes it over. */
 const GIVE_UP = 2 / 3;
+/** A renewal that was still under way may come between. */
+const RELEASES = 3;
 
 export interface LeaseStore {
   /** @returns undefined when there is none */
@@ -136,10 +138,19 @@ export async function keepLeading(options: LeaderOptions): Promise<void> {
       }
     }
   }
-  const lease = await store.read().catch(() => undefined);
-  if (lease?.spec?.holderIdentity === identity) {
-    // Whoever waits takes it at the next look; one that cannot be let go runs out.
-    await store.write({ ...lease, spec: { ...lease.spec, holderIdentity: '' } }).catch(() => false);
+  await release(options);
+}
+
+/** Whoever waits takes it at the next look; one that cannot be let go runs out. */
+async function release({ store, identity }: LeaderOptions): Promise<void> {
+  for (let attempt = 0; attempt < RELEASES; attempt += 1) {
+    const lease = await store.read().catch(() => undefined);
+    if (lease?.spec?.holderIdentity !== identity) {
+      return;
+    }
+    if (await store.write({ ...lease, spec: { ...lease.spec, holderIdentity: '' } }).catch(() => false)) {
+      return;
+    }
   }
 }
 

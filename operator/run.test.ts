@@ -10,7 +10,8 @@ const silent = (): void => undefined;
 const log: Logger = { debug: silent, info: silent, warn: silent, error: silent };
 const SOURCE = { source: { node: 'node-a', archive: '/a' } };
 /** Who cannot renew it stops after 1.3 s, and after 2 s another one takes it. */
-const LEASE = { renewMs: 150, durationS: 2 };
+const SHORT_LEASE = { renewMs: 150, durationS: 2 };
+const LONG_LEASE = { renewMs: 150, durationS: 60 };
 const WAIT = { timeout: 20_000, interval: 20 };
 
 /** One Temporal for all operators of a test: who started what. */
@@ -32,6 +33,12 @@ interface Running {
 }
 
 class Scene {
+  readonly #lease: typeof SHORT_LEASE;
+
+  constructor(lease = LONG_LEASE) {
+    this.#lease = lease;
+  }
+
   readonly server = new FakeApiServer();
   readonly started: Started[] = [];
   readonly running = new Map<string, Running>();
@@ -57,7 +64,7 @@ class Scene {
       meter,
       leaseNamespace: 'kybernate',
       identity: name,
-      lease: LEASE,
+      lease: this.#lease,
     });
     const running: Running = { state, gauges, errors, done, treat, stop: () => end.abort() };
     this.running.set(name, running);
@@ -95,8 +102,8 @@ afterEach(async () => {
 });
 
 /** One operator leads, the other waits, and the first object is handled. */
-async function leaderAndNext(): Promise<{ scene: Scene; first: Running; second: Running }> {
-  const scene = new Scene();
+async function leaderAndNext(lease = LONG_LEASE): Promise<{ scene: Scene; first: Running; second: Running }> {
+  const scene = new Scene(lease);
   scenes.push(scene);
   const first = await scene.start('a');
   await vi.waitFor(() => expect(first.state.leads).toBe(true), WAIT);
@@ -123,7 +130,7 @@ describe('of two operators', { timeout: 30_000 }, () => {
     ['is cut off from the API server', 'gone'],
     ['gets no answers from the API server any more', 'hangs'],
   ])('the second takes over when the first %s, which has stopped before', async (_what, treatment) => {
-    const { scene, first, second } = await leaderAndNext();
+    const { scene, first, second } = await leaderAndNext(SHORT_LEASE);
 
     first.treat(treatment);
     await vi.waitFor(() => expect(first.state.leads).toBe(false), { timeout: 20_000, interval: 5 });
