@@ -320,11 +320,7 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
     async describe(workflowId, runId) {
       return summaryOf(await client.workflow.getHandle(workflowId, runId).describe());
     },
-    async find(workflowId, runId) {
-      const handle = client.workflow.getHandle(workflowId, runId);
-      const { runId: found } = await handle.describe();
-      return operationHandle(client, workflowId, found);
-    },
+    find: (workflowId, runId) => findOperation(client, workflowId, runId),
     async close() {
       if (options.connection === undefined) {
         await connection.close();
@@ -334,6 +330,11 @@ export async function createKybernateClient(options: KybernateClientOptions = {}
 }
 
 export { WorkflowNotFoundError };
+
+async function findOperation(client: Client, workflowId: string, runId?: string): Promise<OperationHandle<unknown>> {
+  const { runId: found } = await client.workflow.getHandle(workflowId, runId).describe();
+  return operationHandle(client, workflowId, found);
+}
 
 function targetOf({ id, pod, docker }: ContainerTarget): string {
   if (docker !== undefined) {

@@ -114,7 +114,7 @@ export async function untilLeading(options: LeaderOptions): Promise<void> {
  * @returns when it is lost, or could not be renewed: whoever led must stop
  */
 export async function keepLeading(options: LeaderOptions): Promise<void> {
-  const { store, identity, log, signal, renewMs = RENEW_MS, now = () => new Date(), durationS = DURATION_S } = options;
+  const { identity, log, signal, renewMs = RENEW_MS, now = () => new Date(), durationS = DURATION_S } = options;
   let renewed = now().getTime();
   while (!signal.aborted) {
     try {
