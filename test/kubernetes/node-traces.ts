@@ -16,7 +16,21 @@ const LASTING_S = 20;
 /** One file a pod's container, for a day: a restart is not to rewind it. And code that Node has compiled. */
 const KEPT = ['pod-starts', 'compile-cache', 'sidecar'];
 
-/** Names without what is different each time: two pictures of the same node are equal. */
+/** What is there now and was not before; where something is there several times, how often more. */
+export function newTraces(before: NodeTraces, now: NodeTraces): NodeTraces {
+  const more = Object.entries(now).map(([kind, list]): [string, string[]] => {
+    const known = [...(before[kind] ?? [])];
+    const fresh = list.filter((name) => {
+      const at = known.indexOf(name);
+      known.splice(at, at < 0 ? 0 : 1);
+      return at < 0;
+    });
+    return [kind, fresh];
+  });
+  return Object.fromEntries(more.filter(([, list]) => list.length > 0));
+}
+
+/** Each thing by its name, sorted. */
 export async function nodeTraces(cluster: Cluster): Promise<NodeTraces> {
   const { paths, containerd } = cluster;
   const { runDir, stateDir } = hostPaths(cluster);
@@ -45,7 +59,6 @@ export async function nodeTraces(cluster: Cluster): Promise<NodeTraces> {
       .sort(),
     addresses: names(join(paths.dir, 'cni-data/pods')).filter((name) => /^\d/.test(name)),
     pods: names(join(paths.kubeletDir, 'pods')),
-    runc: names('/run/containerd/runc/k8s.io'),
     run: ['operations', 'leases', 'wishes', 'locks'].flatMap((name) => below(join(runDir, name))),
     state: names(stateDir)
       .filter((name) => !KEPT.includes(name))

@@ -2,7 +2,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isDeepStrictEqual } from 'node:util';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 
 import { OWN_FILES } from '../../core/checkpoint/file-names.ts';
@@ -11,14 +10,12 @@ import { runCliJson } from '../harness/run-cli.ts';
 import { times } from '../harness/soak.ts';
 import type { Cluster } from './cluster.ts';
 import { hostPaths, TEMPORAL_VARIABLES } from './install.ts';
-import { nodeTraces, type NodeTraces } from './node-traces.ts';
+import { newTraces, nodeTraces, type NodeTraces } from './node-traces.ts';
 import { podManifest, Pods } from './pods.ts';
 import { theCluster } from './provided.ts';
 
 const PODS = Math.max(3, times(100));
-/** The kubelet removes what pods leave by and by. */
 const SETTLED_MS = 90_000;
-const QUIET_MS = 4000;
 const SERVE = 'cd /data; exec redis-server --save "" --protected-mode no';
 const REDIS = {
   image: REDIS_IMAGE,
@@ -27,6 +24,8 @@ const REDIS = {
 
 let cluster: Cluster;
 let pods: Pods;
+/** ids of restored containers */
+const made: string[] = [];
 
 beforeAll(() => {
   cluster = theCluster();
@@ -43,6 +42,7 @@ async function restoredTokens(checkpointId: string, name: string): Promise<strin
   const found = await pods.exec(name, 'redis-cli get token; cat /data/token; hostname');
   await pods.exec(name, `redis-cli set token of-${name}; echo of-${name} >/data/token`);
   const restarts = (await pods.get(name)).status.containerStatuses?.[0]?.restartCount;
+  made.push(...(await pods.containerIds(name)));
   await pods.remove(name);
   return `${found}\n${restarts}`;
 }
@@ -59,7 +59,7 @@ it(`${PODS} pods that are restored one after the other from one checkpoint are r
   // The first one brings along what is made once.
   const wanted = (name: string): string => `of-the-source\nof-the-source\n${name}\n0`;
   expect(await restoredTokens(checkpointId, 'often-1')).toBe(wanted('often-1'));
-  const before = await unchanging();
+  const before = await nodeTraces(cluster);
 
   const wrong: string[] = [];
   for (let count = 2; count <= PODS; count += 1) {
@@ -71,33 +71,17 @@ it(`${PODS} pods that are restored one after the other from one checkpoint are r
   }
 
   expect(wrong).toEqual([]);
-  expect(await onceAs(before)).toEqual(before);
+  expect(await leftSince(before)).toEqual({});
+  expect(made.filter((id) => existsSync(`/run/containerd/runc/k8s.io/${id}`))).toEqual([]);
 }, 1_800_000);
 
-/** @returns the picture that has not changed for a while */
-async function unchanging(): Promise<NodeTraces> {
-  const until = performance.now() + SETTLED_MS;
-  let last = await nodeTraces(cluster);
-  for (;;) {
-    await sleep(QUIET_MS);
-    const next = await nodeTraces(cluster);
-    if (isDeepStrictEqual(next, last)) {
-      return next;
-    }
-    if (performance.now() > until) {
-      expect(next, 'the node does not come to rest').toEqual(last);
-    }
-    last = next;
-  }
-}
-
-/** @returns the picture as soon as it is the same, else the last one */
-async function onceAs(wanted: NodeTraces): Promise<NodeTraces> {
+/** The kubelet removes what pods have left by and by. @returns what it has not, in the end */
+async function leftSince(before: NodeTraces): Promise<NodeTraces> {
   const until = performance.now() + SETTLED_MS;
   for (;;) {
-    const now = await nodeTraces(cluster);
-    if (isDeepStrictEqual(now, wanted) || performance.now() > until) {
-      return now;
+    const left = newTraces(before, await nodeTraces(cluster));
+    if (Object.keys(left).length === 0 || performance.now() > until) {
+      return left;
     }
     await sleep(500);
   }
