@@ -12,7 +12,8 @@ export type NodeTraces = Readonly<Record<string, readonly string[]>>;
 const CGROUPS = '/sys/fs/cgroup';
 /** USER_HZ of every Linux of 64 bits. */
 const TICKS = 100;
-const LASTING_S = 20;
+/** Probes, and what else is over soon, are younger. */
+export const LASTING_S = 20;
 /** One file a pod's container, for a day: a restart is not to rewind it. And code that Node has compiled. */
 const KEPT = ['pod-starts', 'compile-cache', 'sidecar'];
 
@@ -30,8 +31,8 @@ export function newTraces(before: NodeTraces, now: NodeTraces): NodeTraces {
   return Object.fromEntries(more.filter(([, list]) => list.length > 0));
 }
 
-/** Each thing by its name, sorted. */
-export async function nodeTraces(cluster: Cluster): Promise<NodeTraces> {
+/** Each thing by its name, sorted. @param olderThanS age of a process that counts */
+export async function nodeTraces(cluster: Cluster, olderThanS: number): Promise<NodeTraces> {
   const { paths, containerd } = cluster;
   const { runDir, stateDir } = hostPaths(cluster);
   const ctr = async (...args: string[]): Promise<string[]> => {
@@ -63,7 +64,7 @@ export async function nodeTraces(cluster: Cluster): Promise<NodeTraces> {
     state: names(stateDir)
       .filter((name) => !KEPT.includes(name))
       .flatMap((name) => below(join(stateDir, name))),
-    processes: processesOf(paths.dir),
+    processes: processesOf(paths.dir, olderThanS),
   };
 }
 
@@ -103,8 +104,8 @@ function cgroupsBelow(root: string): string[] {
   });
 }
 
-/** Programs that were started for this cluster, as often as they run, but for probes and what else is over soon. */
-function processesOf(dir: string): string[] {
+/** Programs that were started for this cluster, as often as they run. */
+function processesOf(dir: string, olderThanS: number): string[] {
   const up = Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]);
   return names('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -112,7 +113,7 @@ function processesOf(dir: string): string[] {
       try {
         const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
         const seconds = up - Number(readProcStat(Number(pid))?.startTicks) / TICKS;
-        return args.includes(dir) && seconds > LASTING_S ? [basename(args.split('\0')[0] ?? '')] : [];
+        return args.includes(dir) && seconds > olderThanS ? [basename(args.split('\0')[0] ?? '')] : [];
       } catch {
         // It has ended.
         return [];

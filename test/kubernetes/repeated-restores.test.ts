@@ -10,7 +10,7 @@ import { runCliJson } from '../harness/run-cli.ts';
 import { times } from '../harness/soak.ts';
 import type { Cluster } from './cluster.ts';
 import { hostPaths, TEMPORAL_VARIABLES } from './install.ts';
-import { newTraces, nodeTraces, type NodeTraces } from './node-traces.ts';
+import { LASTING_S, newTraces, nodeTraces, type NodeTraces } from './node-traces.ts';
 import { podManifest, Pods } from './pods.ts';
 import { theCluster } from './provided.ts';
 
@@ -59,7 +59,7 @@ it(`${PODS} pods that are restored one after the other from one checkpoint are r
   // The first one brings along what is made once.
   const wanted = (name: string): string => `of-the-source\nof-the-source\n${name}\n0`;
   expect(await restoredTokens(checkpointId, 'often-1')).toBe(wanted('often-1'));
-  const before = await nodeTraces(cluster);
+  const before = await nodeTraces(cluster, 0);
 
   const wrong: string[] = [];
   for (let count = 2; count <= PODS; count += 1) {
@@ -79,7 +79,7 @@ it(`${PODS} pods that are restored one after the other from one checkpoint are r
 async function leftSince(before: NodeTraces): Promise<NodeTraces> {
   const until = performance.now() + SETTLED_MS;
   for (;;) {
-    const left = newTraces(before, await nodeTraces(cluster));
+    const left = newTraces(before, await nodeTraces(cluster, LASTING_S));
     if (Object.keys(left).length === 0 || performance.now() > until) {
       return left;
     }
