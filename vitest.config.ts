@@ -27,6 +27,8 @@ export default defineConfig({
           // A process a file costs half as much again as all tests. They share modules, hence keep no state in them.
           isolate: false,
           retry,
+          // Tests of a busy machine are slow, not wrong.
+          testTimeout: 20_000,
           include: [
             '{core,native,engine,store,activities,workflows,workers,client,operator,shim,cli,tools}/**/*.test.ts',
           ],
