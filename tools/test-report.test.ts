@@ -40,7 +40,10 @@ describe('readReport counts', () => {
         'unit › a.test.ts › bad',
         'AssertionError: expected 1 to be 2',
         '    at /r/a.test.ts:3:1',
-        ...['Error: a', 'b', 'c', 'd'],
+        'Error: a',
+        'b',
+        'c',
+        'd',
       ].join('\n      '),
     ]);
   });
