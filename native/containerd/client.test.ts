@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
+import { KybernateError } from '../../core/errors.ts';
 import { grpcCodeOf } from './channel.ts';
-import { connectContainerd } from './client.ts';
+import { connectContainerd, taskCalls } from './client.ts';
 import { decodeRuncOptions, encodeCheckpointOptions, encodeRuncOptions, runcRoot } from './runc-options.ts';
 
 test('a containerd that is not there is an error of the call, at once', async () => {
@@ -23,6 +24,25 @@ test('an aborted wait ends with the reason of the abort', async () => {
 
   await expect(containerd.waitTask('default', 'web', AbortSignal.abort(reason))).rejects.toBe(reason);
   containerd.close();
+});
+
+test.each([
+  [
+    'was cleaned up',
+    new KybernateError('Internal', 'containerd: no', { details: { grpcCode: 'NOT_FOUND' } }),
+    undefined,
+  ],
+  ['is still to be cleaned up', undefined, { exitStatus: 137 }],
+])('a task whose shim ends during its deletion is deleted: it %s', async (_, second, expected) => {
+  const shimEnded = 'containerd: tasks.v1.Tasks/Delete in default: UNKNOWN: failed to delete task: ttrpc: closed';
+  const answers = [new KybernateError('Internal', shimEnded), second];
+  const call = (): Promise<never> => {
+    const error = answers.shift();
+    return error === undefined ? Promise.resolve({ exitStatus: 137 } as never) : Promise.reject(error);
+  };
+
+  expect(await taskCalls({ call }).deleteTask('default', 'web')).toEqual(expected);
+  expect(answers).toEqual([]);
 });
 
 test('runtime options survive the wire and name the root of runc', () => {

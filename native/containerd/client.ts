@@ -1,4 +1,4 @@
-import { KybernateError } from '../../core/errors.ts';
+import { KybernateError, messageOf } from '../../core/errors.ts';
 import { LONG, openChannel, orUndefined, QUICK, unlessExists, type Channel } from './channel.ts';
 import { contentCalls, snapshotCalls } from './client-storage.ts';
 import { encodeCheckpointOptions } from './runc-options.ts';
@@ -166,6 +166,9 @@ function containerCalls({
   };
 }
 
+/** The shim ended by itself during the call: containerd has cleaned up behind it, or does so at the next call. */
+const SHIM_ENDED = ': ttrpc: closed';
+
 type TaskCalls =
   | 'getTask'
   | 'createTask'
@@ -177,7 +180,8 @@ type TaskCalls =
   | 'resumeTask'
   | 'checkpointTask';
 
-function taskCalls({ call }: Channel): Pick<Containerd, TaskCalls> {
+/** By a channel of the caller's. */
+export function taskCalls({ call }: Pick<Channel, 'call'>): Pick<Containerd, TaskCalls> {
   return {
     async getTask(namespace, id) {
       const answer = await orUndefined(
@@ -204,9 +208,14 @@ function taskCalls({ call }: Channel): Pick<Containerd, TaskCalls> {
       await orUndefined(call(namespace, TASKS, 'Kill', { containerId: id, signal, all }, QUICK));
     },
     async deleteTask(namespace, id) {
-      const answer = await orUndefined(
-        call<{ exitStatus: number }>(namespace, TASKS, 'Delete', { containerId: id }, LONG),
-      );
+      const once = (): Promise<{ exitStatus: number } | undefined> =>
+        orUndefined(call<{ exitStatus: number }>(namespace, TASKS, 'Delete', { containerId: id }, LONG));
+      const answer = await once().catch((error: unknown) => {
+        if (messageOf(error).endsWith(SHIM_ENDED)) {
+          return once();
+        }
+        throw error;
+      });
       return answer === undefined ? undefined : { exitStatus: answer.exitStatus };
     },
     async waitTask(namespace, id, signal) {

@@ -257,11 +257,15 @@ export class Stack {
   }
 
   async close(): Promise<void> {
-    await this.removeContainers();
-    this.#containerd.close();
-    await stopWorkers(this.dir);
-    await this.client.close();
-    rmSync(this.dir, { recursive: true, force: true });
+    try {
+      await this.removeContainers();
+    } finally {
+      // Workers that go on would be in the way of every file after this one.
+      this.#containerd.close();
+      await stopWorkers(this.dir);
+      await this.client.close();
+      rmSync(this.dir, { recursive: true, force: true });
+    }
   }
 }
 

@@ -181,8 +181,10 @@ describe('a container of a pod that asks for a checkpoint', () => {
 
   async function countOf({ id, result }: Awaited<ReturnType<typeof run>>): Promise<number> {
     expect(result.stderr).toBe('');
-    await until('a count', async () => (await stack.read(id, '/dev/shm/count').catch(() => '')) !== '');
-    return count(id);
+    // The file is empty for a moment each time it is written.
+    let text = '';
+    await until('a count', async () => (text = await stack.read(id, '/dev/shm/count').catch(() => '')) !== '');
+    return Number(text);
   }
 
   it('is refused for a pod of another namespace or another container, before a byte is brought', async () => {
