@@ -218,6 +218,7 @@ while os.read(master, 4096): pass
 
 test('the terminal of a restored process is handed over with orphan-pts-master', async () => {
   const pidFile = join(dir, 'pid-on-terminal');
+  rmSync(pidFile, { force: true });
   const parent = spawn('python3', ['-c', ON_A_TERMINAL, pidFile], { stdio: 'ignore', cwd: '/' });
   started.push(parent.pid ?? 0);
   await until('its pid', () => existsSync(pidFile) && readFileSync(pidFile, 'utf8').endsWith('\n'));
@@ -245,7 +246,8 @@ test('the terminal of a restored process is handed over with orphan-pts-master',
   expect(masters).toHaveLength(1);
   const [master = -1] = masters;
   const text = Buffer.alloc(64);
-  expect(text.toString('utf8', 0, readSync(master, text))).toMatch(/^(?:tick\r\n)+/);
+  // The terminal may be read before the end of a line has come.
+  expect(text.toString('utf8', 0, readSync(master, text))).toMatch(/^tick/);
   process.kill(restored, 'SIGKILL');
   closeSync(master);
 });

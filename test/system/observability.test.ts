@@ -184,13 +184,19 @@ describe('the logs', () => {
   });
 
   it('of runner and wrapper are in the log of the node worker, under the id of their operation', async () => {
-    const said = (by: string): Line | undefined => linesOf('worker-node').find((line) => line['process'] === by);
-    await until('the line of the wrapper', () => said('wrapper') !== undefined && said('runner') !== undefined);
     const [checkpoint, restore] = linesOf('worker-control').filter(isSummary);
+    // Other nodes of this run have had the same directory, and may have left lines behind.
+    const said = (by: string, operation: Line | undefined): Line | undefined =>
+      linesOf('worker-node').find(
+        (line) => line['process'] === by && line['operationId'] === operation?.['operationId'],
+      );
+    await until(
+      'their lines',
+      () => said('wrapper', restore) !== undefined && said('runner', checkpoint) !== undefined,
+    );
 
-    expect(said('runner')).toMatchObject({ operationId: checkpoint?.['operationId'], checkpointId: 'ck-w' });
-    expect(said('wrapper')).toMatchObject({
-      operationId: restore?.['operationId'],
+    expect(said('runner', checkpoint)).toMatchObject({ checkpointId: 'ck-w' });
+    expect(said('wrapper', restore)).toMatchObject({
       container: `${stack.namespace}/watched-again`,
       msg: 'restore restored',
     });
