@@ -11,6 +11,7 @@ import type { Run } from '../native/run/run.ts';
 import { pathBelow, printable } from './byte-names.ts';
 import { readDeleted } from './deleted-files.ts';
 import { readTarMembers, type TarMember } from './tar-members.ts';
+import { UNPACK_OPTIONS, unpackError } from './unpack.ts';
 
 /**
  * Idempotent. Missing files of the checkpoint mean that there is nothing of their kind.
@@ -32,23 +33,9 @@ async function unpackIfPresent(run: Run, tar: string, dir: string): Promise<void
     return;
   }
   await prepare(tar, dir);
-  const result = await run('tar', [
-    '--extract',
-    '--numeric-owner',
-    '--same-owner',
-    '--same-permissions',
-    '--acls',
-    '--xattrs',
-    '--xattrs-include=*',
-    `--directory=${dir}`,
-    `--file=${tar}`,
-  ]);
+  const result = await run('tar', [...UNPACK_OPTIONS, `--directory=${dir}`, `--file=${tar}`]);
   if (result.exitCode !== 0) {
-    const text = result.startError ?? result.stderr.trim().slice(-1000);
-    throw new KybernateError(
-      /No space left on device|Wrote only \d+ of \d+ bytes/.test(text) ? 'DiskFull' : 'RestoreFailed',
-      `${tar} could not be unpacked into ${dir}: ${text}`,
-    );
+    throw unpackError(result, tar, dir);
   }
 }
 

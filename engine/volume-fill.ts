@@ -9,6 +9,7 @@ import { KybernateError } from '../core/errors.ts';
 import type { Run, RunResult } from '../native/run/run.ts';
 import { nameBytes } from './byte-names.ts';
 import { readTarMembers } from './tar-members.ts';
+import { saidBy, UNPACK_OPTIONS, unpackError } from './unpack.ts';
 
 /** $1 an empty directory, $2 the shared one, $3 a file for standard input or nothing, then the command. */
 const CONFINED = `
@@ -39,24 +40,9 @@ export interface SharedDirectory {
  * Crash: part of it lies there; the next call writes it again. The mounts are gone with the process.
  */
 export async function fillShared(run: Run, shared: SharedDirectory, tar: string): Promise<void> {
-  const result = await confined(run, shared, { file: tar }, [
-    'tar',
-    '--extract',
-    '--numeric-owner',
-    '--same-owner',
-    '--same-permissions',
-    '--acls',
-    '--xattrs',
-    '--xattrs-include=*',
-    '--directory=/dev',
-    '--file=-',
-  ]);
+  const result = await confined(run, shared, { file: tar }, ['tar', ...UNPACK_OPTIONS, '--directory=/dev', '--file=-']);
   if (result.exitCode !== 0) {
-    const text = saidBy(result);
-    throw new KybernateError(
-      /No space left on device|Wrote only \d+ of \d+ bytes/.test(text) ? 'DiskFull' : 'RestoreFailed',
-      `${tar} could not be unpacked into ${shared.dir}: ${text}`,
-    );
+    throw unpackError(result, tar, shared.dir);
   }
 }
 
@@ -107,8 +93,4 @@ async function confined(
   } finally {
     rmdirSync(scratch);
   }
-}
-
-function saidBy(result: RunResult): string {
-  return (result.startError ?? result.stderr.trim()).slice(-1000);
 }
