@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { CheckpointRequest, CheckpointResult } from '../core/contract/checkpoint.ts';
+import { newObject, NOW, runningPod, UID } from '../test/harness/operator-world.ts';
 import { handleCheckpoint } from './checkpoint-controller.ts';
 import type { Cluster } from './cluster.ts';
 import { FINALIZER, type CheckpointObject, type RestoreObject } from './objects.ts';
@@ -7,9 +8,6 @@ import type { OperationState, Operations } from './operations.ts';
 import type { Pod } from './plain.ts';
 import { RESTORE_LABEL } from './pods.ts';
 import { handleRestore } from './restore-controller.ts';
-
-const UID = '11111111-2222-3333-4444-555555555555';
-const NOW = new Date('2026-11-22T04:00:00Z');
 
 let checkpoint: CheckpointObject | undefined;
 let restore: RestoreObject;
@@ -77,42 +75,6 @@ const operations: Operations = {
 };
 
 const deps = { cluster, operations, now: () => NOW };
-
-function runningPod(name: string, containers: readonly string[] = ['app']): Pod {
-  return {
-    metadata: { name, uid: 'u', labels: { app: 'x' }, annotations: { note: 'kept' } },
-    spec: {
-      nodeName: 'node-a',
-      containers: containers.map((one) => ({
-        name: one,
-        image: 'i',
-        volumeMounts: [
-          { name: 'kube-api-access-abcde', mountPath: '/token' },
-          { name: 'data', mountPath: '/data' },
-        ],
-      })),
-      volumes: [{ name: 'kube-api-access-abcde' }, { name: 'data', emptyDir: {} }],
-    },
-    status: {
-      phase: 'Running',
-      containerStatuses: containers.map((one) => ({
-        name: one,
-        image: 'i',
-        imageID: '',
-        ready: true,
-        restartCount: 0,
-        state: { running: {} },
-      })),
-    },
-  };
-}
-
-function newObject(spec: object, more: object = {}): { metadata: object; spec: object } {
-  return {
-    metadata: { namespace: 'ml', name: 'nightly', uid: UID, generation: 1, creationTimestamp: NOW, ...more },
-    spec,
-  };
-}
 
 const turn = (): Promise<number | undefined> => handleCheckpoint(deps, checkpoint ?? {});
 
