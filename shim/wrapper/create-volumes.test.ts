@@ -1,23 +1,12 @@
 /* Directories that a restored container shares with its pod: what the wrapper puts there, and what a failure leaves. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { openPodStarts } from '../../engine/pod-starts.ts';
 import { runSpawn } from '../../native/run/run-spawn.ts';
-import type { RunResult } from '../../native/run/run.ts';
+import { WrapperBundle } from '../../test/harness/wrapper-bundle.ts';
 import { createOrRestore, type Outcome } from './create.ts';
 
-const FAILED: RunResult = {
-  exitCode: 1,
-  timedOut: false,
-  cancelled: false,
-  forceKilled: false,
-  durationMs: 1,
-  stdout: '',
-  stderr: '',
-};
 const POD = {
   'io.kubernetes.cri.container-type': 'container',
   'io.kubernetes.cri.container-name': 'app',
@@ -26,76 +15,47 @@ const POD = {
   'io.kubernetes.cri.sandbox-uid': '11111111-2222',
 };
 
-let dir: string;
+let made: WrapperBundle;
 let volume: string;
 
 beforeEach(() => {
-  dir = mkdtempSync(join(tmpdir(), 'wrapper-volumes-'));
-  volume = join(dir, 'volume');
-  for (const part of ['bundle/rootfs', 'checkpoint/fs', 'work', 'root/default/id', 'run', 'volume']) {
-    mkdirSync(join(dir, part), { recursive: true });
+  made = new WrapperBundle();
+  volume = join(made.dir, 'volume');
+  for (const dir of [volume, join(made.dir, 'run')]) {
+    mkdirSync(dir);
   }
-  openPodStarts({ runDir: join(dir, 'run'), stateDir: join(dir, 'state') });
-  writeFileSync(
-    join(dir, 'checkpoint/metadata.json'),
-    JSON.stringify({ capture: { tcp: 'keep', criuOptions: [] }, stdio: { terminal: false }, gpuProcesses: [] }),
-  );
+  openPodStarts({ runDir: join(made.dir, 'run'), stateDir: join(made.dir, 'state') });
 });
 
-afterEach(() => rmSync(dir, { recursive: true, force: true }));
+afterEach(() => made.remove());
 
 /** A checkpoint that has one file for a volume. @returns the name of the archive */
 async function archive(name: 'dev-shm' | 'volume-0'): Promise<string> {
-  writeFileSync(join(dir, 'segment'), 'shared');
-  await runSpawn('tar', ['-cf', join(dir, `checkpoint/fs/${name}.tar`), '-C', dir, 'segment']);
+  writeFileSync(join(made.dir, 'segment'), 'shared');
+  await runSpawn('tar', ['-cf', join(made.dir, `checkpoint/fs/${name}.tar`), '-C', made.dir, 'segment']);
   return `fs/${name}.tar`;
 }
 
 /** The container asks for its restore, with the volume there. */
-function asks(destination: string, annotations: object): void {
-  const mounts = [{ destination, type: 'bind', source: volume, options: ['rbind'] }];
-  const wish = { ...annotations, 'kybernate.io/restore-from': 'ck-1' };
-  writeFileSync(join(dir, 'bundle/config.json'), JSON.stringify({ annotations: wish, mounts, process: { env: [] } }));
-  writeFileSync(join(dir, 'checkpoint/config.json'), JSON.stringify({ mounts }));
+function asks(destination: string, annotations: Record<string, string>): void {
+  made.asks(annotations, [], [{ destination, type: 'bind', source: volume, options: ['rbind'] }]);
 }
 
 /** @param volumes as the agent names them @returns what runc has found in the volume, which then fails */
 async function failingRestore(
-  volumes?: PrepareRestoreResponse['volumes'],
+  volumes?: WrapperBundle['volumes'],
 ): Promise<{ readonly within: readonly string[]; readonly outcome: Outcome }> {
   let within: string[] = [];
-  const globals = ['--root', join(dir, 'root/default'), '--log', join(dir, 'log.json'), '--log-format', 'json'];
-  const outcome = await createOrRestore(
-    {
-      runcPath: '/bin/true',
-      runDir: join(dir, 'run'),
-      agent: {
-        prepareRestore: (call) =>
-          Promise.resolve({
-            operationId: '0123456789abcdef0123456789abcdef',
-            checkpointDir: join(dir, 'checkpoint'),
-            imageDir: join(dir, 'checkpoint/criu'),
-            workDir: join(dir, 'work'),
-            tcp: 'close',
-            onFailure: call.onFailure === 'cold-start' ? 'cold-start' : 'fail',
-            hasMetadata: true,
-            restoreBudgetMs: 1000,
-            ...(volumes === undefined ? {} : { volumes }),
-          }),
-        completeRestore: () => Promise.resolve({ proceed: true }),
-      },
-      run: runSpawn,
-      runInherited: () => {
-        within = readdirSync(volume);
-        return Promise.resolve(FAILED);
-      },
-      env: {},
-      signal: new AbortController().signal,
-      log: () => undefined,
+  made.volumes = volumes;
+  const { runInherited: fails } = made.failing();
+  const deps = made.deps({
+    run: runSpawn,
+    runInherited: (...call) => {
+      within = readdirSync(volume);
+      return fails(...call);
     },
-    [...globals, 'create', '--bundle', join(dir, 'bundle'), 'id'],
-  );
-  return { within, outcome };
+  });
+  return { outcome: await createOrRestore(deps, made.argv), within };
 }
 
 it.each(['dev-shm', 'volume-0'] as const)(

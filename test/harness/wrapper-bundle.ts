@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { CompleteRestoreCall, PrepareRestoreCall } from '../../core/contract/restore.ts';
+import type { CompleteRestoreCall, PrepareRestoreCall, PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import type { RunResult } from '../../native/run/run.ts';
 import type { WrapperDeps } from '../../shim/wrapper/job.ts';
 
@@ -28,6 +28,8 @@ export class WrapperBundle {
   readonly logged: string[] = [];
   /** command lines, and what they found */
   readonly ran: string[] = [];
+  /** those that the agent names */
+  volumes: PrepareRestoreResponse['volumes'];
 
   constructor() {
     const { dir } = this;
@@ -56,16 +58,21 @@ export class WrapperBundle {
     return join(this.dir, 'root/default/id/kybernate-restored');
   }
 
-  /** Writes a specification that asks for a restore. @returns its text */
-  asks(more: Record<string, string> = {}, env: readonly string[] = []): string {
+  /**
+   * Writes a specification that asks for a restore.
+   * @param mounts of the container; those of the checkpoint are the same
+   * @returns its text
+   */
+  asks(more: Record<string, string> = {}, env: readonly string[] = [], mounts?: readonly object[]): string {
     const annotations = { 'kybernate.io/restore-from': 'ck-1', ...more };
-    const text = JSON.stringify({ annotations, process: { env } });
+    const text = JSON.stringify({ annotations, mounts, process: { env } });
+    writeFileSync(join(this.dir, 'checkpoint/config.json'), JSON.stringify({ mounts }));
     writeFileSync(this.config(), text);
     return text;
   }
 
   deps(more: Partial<WrapperDeps> = {}): WrapperDeps {
-    const { dir, prepared, completed, logged, ran } = this;
+    const { dir, volumes, prepared, completed, logged, ran } = this;
     const config = (): string => this.config();
     return {
       runcPath: '/bin/runc',
@@ -82,6 +89,7 @@ export class WrapperBundle {
             onFailure: call.onFailure === 'cold-start' ? 'cold-start' : 'fail',
             hasMetadata: true,
             restoreBudgetMs: 1000,
+            ...(volumes === undefined ? {} : { volumes }),
           });
         },
         completeRestore(call) {
@@ -110,7 +118,7 @@ export class WrapperBundle {
   }
 
   /** A runc whose CRIU says no. */
-  failing(): Partial<WrapperDeps> {
+  failing(): Pick<WrapperDeps, 'runInherited'> {
     return {
       runInherited: () => {
         writeFileSync(join(this.dir, 'work/restore.log'), '(00.1) Error (criu/x.c:1): no such thing\n');
