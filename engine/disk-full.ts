@@ -1,7 +1,7 @@
 /* No room on the node's disk, however it is told: by errno to us, in words by tar, CRIU and containerd. */
 import { KybernateError, messageOf } from '../core/errors.ts';
 
-const NO_SPACE = /No space left on device|ENOSPC|Disk quota exceeded|EDQUOT/i;
+export const NO_SPACE = /No space left on device|ENOSPC|Disk quota exceeded|EDQUOT/i;
 
 /** @returns DiskFull for what says so, every other error as it is */
 export function asDiskFull(error: unknown, checkpointDir: string): unknown {

@@ -12,6 +12,7 @@ import {
   noteStart,
   openPodStarts,
   readOutcome,
+  reserveStartNote,
   startNote,
 } from './pod-starts.ts';
 
@@ -38,6 +39,29 @@ test('a start is known for that container of that pod alone, also after a reboot
   expect(hasStarted(settings.runDir, { pod: { ...POD, container: 'other' } })).toBe(false);
   expect(hasStarted(settings.runDir, { pod: { ...POD, uid: 'u-2' } })).toBe(false);
   expect(hasStarted(settings.runDir, { pod: POD, everyStart: true })).toBe(false);
+});
+
+test('a note that is made before the restore counts when the start has taken away what says that it does not', () => {
+  reserveStartNote(settings.runDir, { pod: POD });
+  reserveStartNote(settings.runDir, { pod: POD });
+  expect(hasStarted(settings.runDir, { pod: POD })).toBe(false);
+
+  rmSync(join(settings.stateDir, 'pod-starts/u-1.app.unstarted'));
+  reserveStartNote(settings.runDir, { pod: POD });
+  expect(hasStarted(settings.runDir, { pod: POD })).toBe(true);
+});
+
+test('a cold start counts also where a restore was to come, with an agent and without', () => {
+  reserveStartNote(settings.runDir, { pod: POD });
+  noteStart(settings.runDir, { pod: POD });
+  expect(hasStarted(settings.runDir, { pod: POD })).toBe(true);
+
+  const other = { pod: { ...POD, container: 'other' } };
+  reserveStartNote(settings.runDir, other);
+  rmSync(settings.runDir, { recursive: true });
+  noteStart(settings.runDir, other);
+  openPodStarts(settings);
+  expect(hasStarted(settings.runDir, other)).toBe(true);
 });
 
 test('what is no name of Kubernetes never becomes a path', () => {

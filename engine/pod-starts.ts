@@ -2,9 +2,12 @@
  * Which containers of pods have had their first start: a restart after a crash must not rewind one to its checkpoint. The
  * notes are empty files, `<stateDir>/pod-starts/<pod uid>.<container>`, and survive a reboot as the pod does. The wrapper
  * looks at them by the link `<runDir>/pod-starts`, so that a restart needs no agent; they are made when containerd says
- * `start` (shim/kybernate-runc), for a container that was made and never started has not started. A reboot takes the link,
- * and kubelet may make containers before the first agent has put it back: until then nobody can know. How a container that
- * asked for a restore began is noted beside them, `<pod uid>.<container>.outcome`, by the wrapper, which alone knows it.
+ * `start` (shim/kybernate-runc), for a container that was made and never started has not started. On a full disk a note
+ * could not be made by then, and without it a crash would rewind what runs: so both the note and `<note>.unstarted`, which
+ * says that it does not count yet, are made before the restore, and `start` takes the latter away, which needs no room.
+ * A reboot takes the link, and kubelet may make containers before the first agent has put it back: until then nobody can
+ * know. How a container that asked for a restore began is noted beside them, `<pod uid>.<container>.outcome`, by the
+ * wrapper, which alone knows it.
  */
 import {
   cpSync,
@@ -21,12 +24,14 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import type { StartOutcome } from '../core/contract/inspect-restore.ts';
-import { messageOf } from '../core/errors.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
 import { POD_CONTAINER_PATTERN, POD_UID_PATTERN } from '../core/ids.ts';
 import { CRI_ANNOTATIONS, type PodOfWish, type RestoreWish } from '../core/oci/annotations.ts';
+import { NO_SPACE } from './disk-full.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 
 const DIR = 'pod-starts';
+const UNSTARTED = '.unstarted';
 /** Longer than any pod is without a container record of containerd. */
 const FORGET_MS = 86_400_000;
 
@@ -44,36 +49,72 @@ export function startNote(runDir: string, pod: PodOfWish | undefined): string | 
     : join(runDir, DIR, `${uid}.${container}`);
 }
 
+type StartWish = Pick<RestoreWish, 'pod' | 'everyStart'>;
+
+function firstStartNote(runDir: string, { pod, everyStart }: StartWish): string | undefined {
+  return everyStart === true ? undefined : startNote(runDir, pod);
+}
+
 /** Is this a later start of a container that is restored at its first one only? */
-export function hasStarted(runDir: string, wish: Pick<RestoreWish, 'pod' | 'everyStart'>): boolean {
-  const note = wish.everyStart === true ? undefined : startNote(runDir, wish.pod);
-  return note !== undefined && existsSync(note);
+export function hasStarted(runDir: string, wish: StartWish): boolean {
+  const note = firstStartNote(runDir, wish);
+  return note !== undefined && existsSync(note) && !existsSync(`${note}${UNSTARTED}`);
 }
 
 /** May it have started before, in a time of the node whose notes no agent has brought back yet? */
-export function mayHaveStarted(runDir: string, wish: Pick<RestoreWish, 'pod' | 'everyStart'>): boolean {
-  const note = wish.everyStart === true ? undefined : startNote(runDir, wish.pod);
+export function mayHaveStarted(runDir: string, wish: StartWish): boolean {
+  const note = firstStartNote(runDir, wish);
   return note !== undefined && lstatSync(join(runDir, DIR), { throwIfNoEntry: false })?.isSymbolicLink() !== true;
+}
+
+/**
+ * Makes room for the note of a start that is still to come; idempotent. What comes of the restore changes nothing of it.
+ * @throws DiskFull, NodeUnavailable (a disk that is read-only, say): a restore now could be rewound by a crash later
+ * Crash: `.unstarted` alone means nothing.
+ */
+export function reserveStartNote(runDir: string, wish: StartWish): void {
+  const note = firstStartNote(runDir, wish);
+  if (note !== undefined && !existsSync(note)) {
+    writeNote(`${note}${UNSTARTED}`);
+    writeNote(note);
+  }
 }
 
 /**
  * From now on it has. For a cold start, which no `start` of ours tells of. Where there is no agent yet the note waits in a
  * directory in place of the link.
+ * @throws DiskFull, NodeUnavailable
  */
-export function noteStart(runDir: string, wish: Pick<RestoreWish, 'pod' | 'everyStart'>): void {
-  const note = wish.everyStart === true ? undefined : startNote(runDir, wish.pod);
+export function noteStart(runDir: string, wish: StartWish): void {
+  const note = firstStartNote(runDir, wish);
   if (note !== undefined) {
     mkdirSync(runDir, { recursive: true, mode: 0o711 });
     if (!existsSync(join(runDir, DIR))) {
       mkdirSync(join(runDir, DIR), { mode: 0o700 });
     }
-    writeFileSync(note, '', { mode: 0o600 });
+    writeNote(note);
+    rmSync(`${note}${UNSTARTED}`, { force: true });
+  }
+}
+
+function writeNote(file: string): void {
+  try {
+    writeFileSync(file, '', { mode: 0o600 });
+  } catch (error) {
+    const why = messageOf(error);
+    throw new KybernateError(
+      NO_SPACE.test(why) ? 'DiskFull' : 'NodeUnavailable',
+      `the node cannot note the first start of this container (${why}), and without the note a crash would rewind it to ` +
+        'its checkpoint; nothing was started: make room on the disk of the state directory, the next attempt goes on',
+      { details: { file }, cause: error },
+    );
   }
 }
 
 /**
  * Notes the first attempt to restore a pod's container.
  * @returns ms since then; 0 where nobody can know
+ * @throws DiskFull, NodeUnavailable
  */
 export function msSinceFirstAttempt(runDir: string, pod: PodOfWish | undefined): number {
   const note = startNote(runDir, pod);
@@ -82,7 +123,7 @@ export function msSinceFirstAttempt(runDir: string, pod: PodOfWish | undefined):
   }
   const first = `${note}.attempt`;
   if (!existsSync(first)) {
-    writeFileSync(first, '', { mode: 0o600 });
+    writeNote(first);
   }
   return Math.max(0, Date.now() - statSync(first).mtimeMs);
 }
@@ -132,6 +173,7 @@ export function openPodStarts({ runDir, stateDir }: Pick<NodeSettings, 'runDir' 
   const link = join(runDir, DIR);
   if (lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink() === false) {
     cpSync(link, dir, { recursive: true, force: false, preserveTimestamps: true });
+    readdirSync(link).forEach((name) => rmSync(join(dir, `${name}${UNSTARTED}`), { force: true }));
     rmSync(link, { recursive: true });
   }
   const temporary = `${link}.${process.pid}`;

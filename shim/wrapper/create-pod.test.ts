@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync 
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { KybernateError } from '../../core/errors.ts';
-import { openPodStarts } from '../../engine/pod-starts.ts';
+import { hasStarted, openPodStarts } from '../../engine/pod-starts.ts';
 import { OPERATION, WrapperBundle } from '../../test/harness/wrapper-bundle.ts';
 import { createOrRestore } from './create.ts';
 import type { WrapperDeps } from './job.ts';
@@ -23,6 +23,10 @@ describe('a container of a pod', () => {
     'io.kubernetes.cri.sandbox-uid': '11111111-2222',
   };
   const note = (): string => join(made.dir, 'run/pod-starts/11111111-2222.app');
+  const started = (): boolean =>
+    hasStarted(join(made.dir, 'run'), {
+      pod: { namespace: 'shop', name: 'web-0', uid: '11111111-2222', container: 'app', named: false },
+    });
   const pending = new KybernateError('RestorePending', 'checkpoint ck-1 is on its way: 43 %');
   const answering = (...answers: Array<Error | undefined>): Partial<WrapperDeps> => {
     const { agent } = made.deps();
@@ -54,7 +58,7 @@ describe('a container of a pod', () => {
     expect(made.prepared[0]?.waitMs).toBeGreaterThan(80_000);
     expect(made.prepared[0]?.waitMs).toBeLessThanOrEqual(90_000);
     expect(readFileSync(made.marker(), 'utf8').split('\n')).toEqual([OPERATION, note(), '']);
-    expect(existsSync(note())).toBe(false);
+    expect(started()).toBe(false);
     expect(JSON.parse(readFileSync(`${note()}.outcome`, 'utf8'))).toMatchObject({
       how: 'restored',
       restoreFrom: 'ck-1',
@@ -94,7 +98,7 @@ describe('a container of a pod', () => {
     expect((await createOrRestore(made.deps(), made.argv)).kind).toBe(kind);
 
     expect(made.prepared).toEqual([]);
-    expect(existsSync(note())).toBe(policy === 'cold-start');
+    expect(started()).toBe(policy === 'cold-start');
   });
 
   it('fails by its own name, with the type and the percentage, when its checkpoint does not come in time', async () => {
@@ -107,7 +111,7 @@ describe('a container of a pod', () => {
       message:
         'kybernate: shop/web-0/app was not restored from ck-1: RestorePending: checkpoint ck-1 is on its way: 43 %',
     });
-    expect(existsSync(note())).toBe(false);
+    expect(started()).toBe(false);
   });
 
   it('asks again under the policy wait while the reason passes, and not for one that stays', async () => {
@@ -125,14 +129,14 @@ describe('a container of a pod', () => {
   it('starts afresh under the policy cold-start when its own time is over, and notes the start', async () => {
     made.asks({ ...POD, 'kybernate.io/on-failure': 'cold-start', 'kybernate.io/restore-timeout': '10m' });
     expect((await createOrRestore(made.deps(answering(pending)), made.argv)).kind).toBe('failed');
-    expect(existsSync(note())).toBe(false);
+    expect(started()).toBe(false);
 
     const longAgo = Date.now() / 1000 - 601;
     utimesSync(`${note()}.attempt`, longAgo, longAgo);
 
     expect(existsSync(`${note()}.outcome`)).toBe(false);
     expect((await createOrRestore(made.deps(answering(pending)), made.argv)).kind).toBe('pass-through');
-    expect(existsSync(note())).toBe(true);
+    expect(started()).toBe(true);
     expect(JSON.parse(readFileSync(`${note()}.outcome`, 'utf8'))).toMatchObject({
       how: 'cold-started',
       reason: expect.stringContaining('43 %') as string,

@@ -222,6 +222,14 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
       errors.push(`no cold start either, the files of the checkpoint cannot be taken back: ${messageOf(revertError)}`);
     }
   }
+  if (cold) {
+    try {
+      noteStart(deps.runDir, wish);
+    } catch (noteError) {
+      cold = false;
+      errors.push(messageOf(noteError));
+    }
+  }
   try {
     await report(deps, job, cold ? 'cold-started' : 'failed', 0, errors);
   } catch (reportError) {
@@ -234,7 +242,6 @@ async function afterFailure(deps: WrapperDeps, job: Job, error: unknown): Promis
     return { kind: 'failed', message };
   }
   deps.log(create, 'warning', `${message}; it is started afresh, as ${ANNOTATIONS.onFailure} asks`);
-  noteStart(deps.runDir, wish);
   tellHow(deps, job, { how: 'cold-started', reason: errors.join('; ').slice(0, 2000) });
   return { kind: 'pass-through' };
 }

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { type ErrorType, KybernateError, isKybernateError } from '../../core/errors.ts';
 import { ANNOTATIONS } from '../../core/oci/annotations.ts';
-import { hasStarted, mayHaveStarted, msSinceFirstAttempt } from '../../engine/pod-starts.ts';
+import { hasStarted, mayHaveStarted, msSinceFirstAttempt, reserveStartNote } from '../../engine/pod-starts.ts';
 import { type Job, type WrapperDeps, containerOf, nameOf } from './job.ts';
 
 export const WAIT_MS = 90_000;
@@ -25,7 +25,8 @@ const PASSING: readonly ErrorType[] = [
 export const AS_ANY_OTHER = 'startsAsAnyOther';
 
 /**
- * @throws RestorePending it did not come in time; RestoreRefused (`AS_ANY_OTHER`) it is no first start; what the agent says
+ * @throws RestorePending it did not come in time; RestoreRefused (`AS_ANY_OTHER`) it is no first start; DiskFull its start could
+ *   not be noted; what the agent says
  */
 export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareRestoreResponse> {
   const { wish, create, bundle } = job;
@@ -50,6 +51,7 @@ export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareResto
     const waitMs = Math.max(0, Math.round(until - performance.now()));
     try {
       refuseLaterStart(deps, job);
+      reserveStartNote(deps.runDir, wish);
       return await deps.agent.prepareRestore(wish.pod === undefined ? call : { ...call, waitMs });
     } catch (error) {
       const passes = isKybernateError(error) && PASSING.includes(error.type) && wish.onFailure === 'wait';
