@@ -64,6 +64,7 @@ export async function prepareRestore(
     ...(request.runcRoot === undefined ? {} : { runcRoot: request.runcRoot }),
   });
   const prepared = await makeMemoryRoom(deps, op, written);
+  await takeBackUnwanted(deps, op, prepared);
   const workDir = makeWorkDir(deps.settings, prepared.operationId, attempt);
   op.log.info(
     {
@@ -87,6 +88,15 @@ export async function prepareRestore(
     ...volumesFor(deps, request, prepared),
     ...(await hooksFor(deps, prepared)),
   };
+}
+
+/** Its caller went away before it was told: nobody would say how the restore ended. That of a worker, its own step ends. */
+async function takeBackUnwanted(deps: NodeDeps, op: Op, record: RestoreRecord): Promise<void> {
+  if (op.signal.aborted && record.madeBy === 'others') {
+    await putBackRaises(deps, op, record);
+    forgetRestore(deps.settings, record.operationId);
+  }
+  op.signal.throwIfAborted();
 }
 
 /** By the specification of the pod's own container: the wrapper fills what it is told here. */
@@ -159,10 +169,11 @@ async function foreignRecord(
       await checkTarget(deps, op, { request, operationId, found });
     };
     // May fetch from the store, which nobody else has to wait for.
-    const source = await resolveSource(deps.settings, access, request, { ...until, look });
+    const source = await whileWanted(op.signal, resolveSource(deps.settings, access, request, { ...until, look }));
     const found = source.metadata === undefined ? undefined : readCaptured(source.checkpointDir);
     return oneAtATime(async () => {
       const gpu = await checkTarget(deps, op, { request, operationId, found, imageDir: source.imageDir });
+      op.signal.throwIfAborted();
       return writeRestore(deps.settings, {
         operationId,
         container: { namespace: request.container.namespace ?? '', id: request.container.id },
@@ -183,6 +194,18 @@ async function foreignRecord(
         ...reservationOf(gpu),
       });
     });
+  });
+}
+
+/** What is being brought goes on without its caller: the next one joins it. */
+function whileWanted<Result>(signal: AbortSignal, work: Promise<Result>): Promise<Result> {
+  return new Promise((resolve, reject) => {
+    const gone = (): void => reject(signal.reason as Error);
+    signal.addEventListener('abort', gone, { once: true });
+    if (signal.aborted) {
+      gone();
+    }
+    void work.then(resolve, reject).finally(() => signal.removeEventListener('abort', gone));
   });
 }
 

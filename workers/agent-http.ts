@@ -12,6 +12,7 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import type { AgentOperation } from '../core/contract/agent-operations.ts';
 import { KybernateError } from '../core/errors.ts';
+import type { PrepareRestoreResponse } from '../core/contract/restore.ts';
 import type { Logger } from '../core/op.ts';
 import { withinSpan } from '../core/spans.ts';
 import type { AgentGrpcCalls } from './agent-grpc.ts';
@@ -20,6 +21,8 @@ import { sendError } from './wire-errors.ts';
 
 export interface AgentHttpCalls extends AgentGrpcCalls {
   health(): object;
+  /** @param gone aborted when the caller goes away: what was prepared for it is taken back */
+  prepareRestore(call: unknown, trace?: string, gone?: AbortSignal): Promise<PrepareRestoreResponse>;
   /** @param gone aborted when the caller goes away: what was done is undone */
   checkpointContainer(call: unknown, gone: AbortSignal): Promise<object>;
 }
@@ -50,7 +53,7 @@ async function answer(calls: AgentHttpCalls, request: IncomingMessage, response:
     case 'POST /v1/restore':
       return sendOperation(response, await calls.restore(await readJsonBody(request)));
     case 'POST /v1/prepare-restore':
-      return sendJson(response, 200, await calls.prepareRestore(await readJsonBody(request), trace));
+      return sendJson(response, 200, await calls.prepareRestore(await readJsonBody(request), trace, goneOf(response)));
     case 'POST /v1/complete-restore':
       return sendJson(response, 200, await calls.completeRestore(await readJsonBody(request), trace));
     case 'POST /v1/checkpoint-container': {

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { KybernateError } from '../core/errors.ts';
+import type { Logger } from '../core/op.ts';
 import type { NodeDeps } from '../engine/node-deps.ts';
 import { readRestore, restoresUsing, takeLease, writeRestore } from '../engine/restore-operation.ts';
 import { type Agent, connectAgent } from '../shim/wrapper/node-socket.ts';
@@ -38,12 +39,11 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-function start(): Promise<AgentServer> {
-  return startAgent({
-    deps,
-    log: silent,
-    fetchCheckpoint: (id) => Promise.reject(new KybernateError('CheckpointNotFound', `no ${id}`, { details: { id } })),
-  });
+const noCheckpoint = (id: string): Promise<string> =>
+  Promise.reject(new KybernateError('CheckpointNotFound', `no ${id}`, { details: { id } }));
+
+function start(fetchCheckpoint = noCheckpoint, log: Logger = silent): Promise<AgentServer> {
+  return startAgent({ deps, log, fetchCheckpoint });
 }
 
 function register(state: 'registered' | 'restored' = 'registered'): void {
@@ -130,6 +130,33 @@ describe('a call', () => {
       details: { id: 'ck-1' },
     });
     expect(restoresUsing(deps.settings, 'ck-1')).toEqual([]);
+  });
+
+  it('whose caller goes away leaves nothing, at once, while what it asked for is still being brought', async () => {
+    await server.close();
+    const ended = Promise.withResolvers<string>();
+    const brought = Promise.withResolvers<string>();
+    const asked = Promise.withResolvers<void>();
+    const fetch = (): Promise<string> => {
+      asked.resolve();
+      return brought.promise;
+    };
+    server = await start(fetch, {
+      ...silent,
+      info: (_fields, message) => void (/ended/.test(message) && ended.resolve(message)),
+    });
+    const stop = new AbortController();
+    const { operationId: _id, ...foreign } = CALL;
+    const call = connectAgent(server.socketPath).prepareRestore(foreign, stop.signal);
+    await asked.promise;
+    expect(restoresUsing(deps.settings, 'ck-1')).toHaveLength(1);
+
+    stop.abort(new Error('ended by SIGTERM'));
+
+    await expect(call).rejects.toThrow('ended by SIGTERM');
+    expect(await ended.promise).toBe('call ended: its caller went away');
+    expect(restoresUsing(deps.settings, 'ck-1')).toEqual([]);
+    brought.reject(new Error('later, and nobody cares'));
   });
 
   it('to an agent that is away is NodeUnavailable', async () => {

@@ -97,9 +97,10 @@ function callsOf(options: AgentOptions, op: Op): AgentHttpCalls {
   return {
     ...operations,
     health: () => ({ status: 'ok', node, ...(temporal === undefined ? {} : { temporal }) }),
-    prepareRestore: async (call, trace) => {
+    prepareRestore: async (call, trace, gone) => {
       const asked = parseInput(prepareRestoreRequest, call);
-      return tracedPrepare(deps, asked, trace, () => prepareRestore(deps, op, options, asked));
+      const signal = gone === undefined ? op.signal : AbortSignal.any([op.signal, gone]);
+      return tracedPrepare(deps, asked, trace, () => prepareRestore(deps, { ...op, signal }, options, asked));
     },
     completeRestore: async (call, trace) => {
       const word = parseInput(completeRestoreRequest, call);

@@ -30,6 +30,10 @@ function known(error: unknown): KybernateError {
 
 /** `{ "error": { type, message, details } }` with the names of docs/errors.md; a stream that has begun is cut off. */
 export function sendError(log: Logger, request: IncomingMessage, response: ServerResponse, error: unknown): void {
+  if (response.destroyed && error instanceof Error && error.name === 'AbortError') {
+    log.info({ url: request.url }, 'call ended: its caller went away');
+    return;
+  }
   const { type, message, details } = known(error);
   log[type === 'Internal' ? 'error' : 'warn']({ url: request.url, type, error: message }, 'call failed');
   if (response.headersSent) {

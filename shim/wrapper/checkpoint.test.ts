@@ -26,6 +26,7 @@ beforeEach(() => {
 
 function deps(answer: CheckpointContainerResponse | ErrorType, usesGpu: boolean): CheckpointDeps {
   return {
+    signal: new AbortController().signal,
     runcPath: '/bin/runc',
     cwd: '/bundle',
     agent: {

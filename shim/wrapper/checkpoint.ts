@@ -19,7 +19,7 @@ const DEFAULT_IMAGE_DIR = 'checkpoint';
 /** Parts of a dump that the agent does not make: it takes a container's state whole, and decides CRIU's options itself. */
 const UNSUPPORTED = ['--pre-dump', '--lazy-pages', '--page-server', '--parent-path', '--status-fd'];
 
-export interface CheckpointDeps extends Pick<WrapperDeps, 'runcPath' | 'run' | 'log'> {
+export interface CheckpointDeps extends Pick<WrapperDeps, 'runcPath' | 'run' | 'log' | 'signal'> {
   readonly agent: CheckpointAgent;
   /** of the caller: relative paths start there */
   readonly cwd: string;
@@ -55,14 +55,15 @@ async function throughAgent(deps: CheckpointDeps, checkpoint: RuncCheckpoint): P
     );
   }
   const imagePath = resolve(deps.cwd, checkpoint.imagePath ?? DEFAULT_IMAGE_DIR);
-  const done = await deps.agent.checkpointContainer({
+  const call = {
     container: containerOf(checkpoint),
     runcRoot: resolve(deps.cwd, checkpoint.root),
     imagePath,
     workPath: checkpoint.workPath === undefined ? imagePath : resolve(deps.cwd, checkpoint.workPath),
     leaveRunning: checkpoint.leaveRunning,
-    tcp: checkpoint.tcpEstablished ? 'keep' : 'close',
-  });
+    tcp: checkpoint.tcpEstablished ? ('keep' as const) : ('close' as const),
+  };
+  const done = await deps.agent.checkpointContainer(call, deps.signal);
   if (!done.handled) {
     return false;
   }

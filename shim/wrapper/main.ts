@@ -25,6 +25,8 @@ import type { WrapperDeps } from './job.ts';
 import { connectAgent } from './node-socket.ts';
 
 const EXIT_FAILED = 1;
+/** As a shell tells of a program that a signal has ended. */
+const EXIT_SIGNAL = { SIGTERM: 143, SIGINT: 130 } as const;
 const DEFAULT_AGENT = '/run/kybernate/agent.sock';
 
 type Deps = WrapperDeps & CheckpointDeps;
@@ -36,8 +38,13 @@ async function main(argv: readonly string[]): Promise<number> {
   );
   const runcPath = env['KYBERNATE_RUNC'] ?? '/usr/bin/runc';
   const stop = new AbortController();
-  process.once('SIGTERM', () => stop.abort());
-  process.once('SIGINT', () => stop.abort());
+  let failedWith = EXIT_FAILED;
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.once(signal, () => {
+      failedWith = EXIT_SIGNAL[signal];
+      stop.abort(new Error(`ended by ${signal}`));
+    });
+  }
   const deps: Deps = {
     runcPath,
     runDir: dirname(agentSocket ?? DEFAULT_AGENT),
@@ -61,7 +68,7 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   if (outcome.kind === 'failed') {
     fail(argv, outcome.message);
-    return EXIT_FAILED;
+    return failedWith;
   }
   return 0;
 }

@@ -10,15 +10,21 @@ import type {
 import { KybernateError, isErrorType } from '../../core/errors.ts';
 
 export interface Agent {
-  /** May take as long as a download. */
-  prepareRestore(call: PrepareRestoreCall): Promise<PrepareRestoreResponse>;
+  /**
+   * May take as long as a download.
+   * @param signal ends the call; the agent takes back what it has prepared, what is being fetched goes on
+   */
+  prepareRestore(call: PrepareRestoreCall, signal?: AbortSignal): Promise<PrepareRestoreResponse>;
   /** @param timeoutMs GPU memory that comes back takes its time, and nothing is heard meanwhile */
   completeRestore(call: CompleteRestoreCall, timeoutMs: number, traceparent?: string): Promise<CompleteRestoreResponse>;
 }
 
 export interface CheckpointAgent {
-  /** Takes as long as the dump; a caller that goes away has it undone. */
-  checkpointContainer(call: CheckpointContainerCall): Promise<CheckpointContainerResponse>;
+  /**
+   * Takes as long as the dump.
+   * @param signal ends the call, and the agent undoes the checkpoint
+   */
+  checkpointContainer(call: CheckpointContainerCall, signal?: AbortSignal): Promise<CheckpointContainerResponse>;
 }
 
 /** A checkpoint may have to come from the store first. */
@@ -29,30 +35,35 @@ const CHECKPOINT_TIMEOUT_MS = 3_600_000;
 
 /**
  * @param socketPath the agent's socket; looked at when a call is made
- * Every call throws NodeUnavailable when nobody answers there, or the error that the agent reports.
+ * Every call throws NodeUnavailable when nobody answers there, or the error that the agent reports, or the
+ * reason of its signal.
  */
 export function connectAgent(socketPath: string): Agent & CheckpointAgent {
   return {
-    prepareRestore: async (call) => {
+    prepareRestore: async (call, signal) => {
       const timeoutMs = call.waitMs === undefined ? PREPARE_TIMEOUT_MS : call.waitMs + ANSWER_MS;
-      return (await post(socketPath, '/v1/prepare-restore', call, timeoutMs)) as PrepareRestoreResponse;
+      const options = { timeoutMs, ...(signal === undefined ? {} : { signal }) };
+      return (await post(socketPath, '/v1/prepare-restore', call, options)) as PrepareRestoreResponse;
     },
-    completeRestore: async (call, timeoutMs, traceparent) =>
-      (await post(socketPath, '/v1/complete-restore', call, timeoutMs, traceparent)) as CompleteRestoreResponse,
-    checkpointContainer: async (call) =>
-      (await post(socketPath, '/v1/checkpoint-container', call, CHECKPOINT_TIMEOUT_MS)) as CheckpointContainerResponse,
+    completeRestore: async (call, timeoutMs, traceparent) => {
+      const options = { timeoutMs, ...(traceparent === undefined ? {} : { traceparent }) };
+      return (await post(socketPath, '/v1/complete-restore', call, options)) as CompleteRestoreResponse;
+    },
+    checkpointContainer: async (call, signal) => {
+      const options = { timeoutMs: CHECKPOINT_TIMEOUT_MS, ...(signal === undefined ? {} : { signal }) };
+      return (await post(socketPath, '/v1/checkpoint-container', call, options)) as CheckpointContainerResponse;
+    },
   };
 }
 
-async function post(
-  socketPath: string,
-  path: string,
-  body: unknown,
-  timeoutMs: number,
-  traceparent?: string,
-): Promise<unknown> {
-  const trace = traceparent === undefined ? {} : { traceparent };
-  const { status, text } = await exchange(socketPath, path, JSON.stringify(body), { timeoutMs, trace });
+interface CallOptions {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal;
+  readonly traceparent?: string;
+}
+
+async function post(socketPath: string, path: string, body: unknown, options: CallOptions): Promise<unknown> {
+  const { status, text } = await exchange(socketPath, path, JSON.stringify(body), options);
   let answer: unknown;
   try {
     answer = JSON.parse(text);
@@ -76,22 +87,29 @@ function exchange(
   socketPath: string,
   path: string,
   body: string,
-  { timeoutMs, trace }: { readonly timeoutMs: number; readonly trace: Readonly<Record<string, string>> },
+  { timeoutMs, signal, traceparent }: CallOptions,
 ): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
     const unavailable = (why: string, cause?: unknown): void =>
       reject(
-        new KybernateError('NodeUnavailable', `the Kybernate agent at ${socketPath} does not answer (${why})`, {
-          cause,
-        }),
+        signal?.aborted === true
+          ? signal.reason
+          : new KybernateError('NodeUnavailable', `the Kybernate agent at ${socketPath} does not answer (${why})`, {
+              cause,
+            }),
       );
     const call = request(
       {
         socketPath,
         path,
         method: 'POST',
-        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body), ...trace },
+        headers: {
+          'content-type': 'application/json',
+          'content-length': Buffer.byteLength(body),
+          ...(traceparent === undefined ? {} : { traceparent }),
+        },
         timeout: timeoutMs,
+        ...(signal === undefined ? {} : { signal }),
       },
       (response) => {
         const chunks: Buffer[] = [];

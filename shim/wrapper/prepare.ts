@@ -4,8 +4,8 @@
  * and the next one joins it. Other callers wait as long as it takes.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
-import { type ErrorType, KybernateError, isKybernateError } from '../../core/errors.ts';
+import type { PrepareRestoreCall, PrepareRestoreResponse } from '../../core/contract/restore.ts';
+import { type ErrorType, KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
 import { ANNOTATIONS } from '../../core/oci/annotations.ts';
 import { hasStarted, mayHaveStarted, msSinceFirstAttempt, reserveStartNote } from '../../engine/pod-starts.ts';
 import { type Job, type WrapperDeps, containerOf, nameOf } from './job.ts';
@@ -26,7 +26,7 @@ export const AS_ANY_OTHER = 'startsAsAnyOther';
 
 /**
  * @throws RestorePending it did not come in time; RestoreRefused (`AS_ANY_OTHER`) it is no first start; DiskFull its start could
- *   not be noted; what the agent says
+ *   not be noted; what the agent says. RestorePending also when `deps.signal` ends the wait, which it does at once
  */
 export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareRestoreResponse> {
   const { wish, create, bundle } = job;
@@ -46,13 +46,29 @@ export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareResto
     unverified: wish.unverified,
     ...(wish.pod === undefined ? {} : { pod: wish.pod }),
   };
-  const until = performance.now() + patienceMs(job);
+  try {
+    return await askUntil(deps, job, call, performance.now() + patienceMs(job));
+  } catch (error) {
+    if (deps.signal.aborted) {
+      throw endedWhileWaiting(deps, job);
+    }
+    throw error;
+  }
+}
+
+async function askUntil(
+  deps: WrapperDeps,
+  job: Job,
+  call: PrepareRestoreCall,
+  until: number,
+): Promise<PrepareRestoreResponse> {
+  const { wish } = job;
   for (;;) {
     const waitMs = Math.max(0, Math.round(until - performance.now()));
     try {
       refuseLaterStart(deps, job);
       reserveStartNote(deps.runDir, wish);
-      return await deps.agent.prepareRestore(wish.pod === undefined ? call : { ...call, waitMs });
+      return await deps.agent.prepareRestore(wish.pod === undefined ? call : { ...call, waitMs }, deps.signal);
     } catch (error) {
       const passes = isKybernateError(error) && PASSING.includes(error.type) && wish.onFailure === 'wait';
       if (!passes || performance.now() + ASK_AGAIN_MS >= until || deps.signal.aborted) {
@@ -61,6 +77,16 @@ export async function prepare(deps: WrapperDeps, job: Job): Promise<PrepareResto
     }
     await sleep(ASK_AGAIN_MS, undefined, { signal: deps.signal });
   }
+}
+
+/** Whoever makes the container has given up. It is no failure of the restore: another attempt may come. */
+function endedWhileWaiting({ signal }: WrapperDeps, { begun, wish }: Job): KybernateError {
+  const seconds = ((performance.now() - begun) / 1000).toFixed(1);
+  return new KybernateError(
+    'RestorePending',
+    `${messageOf(signal.reason)} after ${seconds} s of waiting for ${wish.restoreFrom}; nothing was started, what is on ` +
+      'its way to the node is still being brought, and the next attempt joins it',
+  );
 }
 
 /**
