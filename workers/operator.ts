@@ -1,5 +1,6 @@
 /* `kybernate operator`: the objects `Checkpoint` and `Restore` of a Kubernetes cluster, as workflows. Unprivileged. */
 import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
 import { KubeConfig } from '@kubernetes/client-node';
 import { createKybernateClient } from '../client/index.ts';
 import { KybernateError } from '../core/errors.ts';
@@ -39,7 +40,8 @@ export async function startOperator(options: OperatorWorkerOptions = {}): Promis
   opened.push(metrics);
   opened.push(await startHealth(health, state).catch(closing(opened)));
   const end = new AbortController();
-  const identity = `${node}-${randomBytes(4).toString('hex')}`;
+  // In the Lease: its pod, and which process of it.
+  const identity = `${hostname()}_${randomBytes(4).toString('hex')}`;
   const { KYBERNATE_OPERATOR_NAMESPACE: leaseNamespace, KYBERNATE_WATCH_NAMESPACE: namespace } = config;
   log.info({ server, leaseNamespace, identity, ...(namespace === undefined ? {} : { namespace }) }, 'operator starts');
   const run = async (): Promise<void> => {

@@ -66,10 +66,11 @@ async function pythonFiles(): Promise<string[]> {
 export const IMAGES = {
   'docker.io/kybernate/busybox:1': { files: () => Promise.resolve([]), names: {}, command: ['/bin/sh'], env: [PATH] },
   'docker.io/kybernate/pause:1': {
-    files: () => Promise.resolve([]),
-    names: {},
-    // First process of a pod: it reaps what other containers of a shared pid namespace leave.
-    command: ['/bin/sh', '-c', "trap 'exit 0' TERM INT; while :; do sleep 1000 & wait $!; done"],
+    files: () => withLibraries([hostFile('/usr/bin/env')]),
+    names: { '/usr/bin/env': '/usr/bin/env-of-pause' },
+    // First process of a pod, and its only one, as Kubernetes' own: other containers find every other pid of a shared
+    // namespace free. Who ignores SIGCHLD has what they leave reaped by the kernel.
+    command: ['/usr/bin/env-of-pause', '--ignore-signal=CHLD', 'sleep', '2147483647'],
     env: [PATH],
   },
   'docker.io/kybernate/redis:1': {

@@ -102,6 +102,7 @@ export function chartValues(cluster: Cluster): Record<string, unknown> {
     control: { replicas: 1, resources: {} },
     node: { resources: {}, extraEnv: [{ name: 'KYBERNATE_RESTORE_ROOTS', value: imagesDir(cluster) }] },
     operator: {
+      replicas: 2,
       resources: {},
       // Nobody forwards the cluster's service addresses here.
       extraEnv: [

@@ -3,9 +3,10 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 
 import { readProcStat } from '../../cli/dev/process.ts';
+import { requireProgram } from '../../cli/setup/programs.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import type { Cluster } from './cluster.ts';
-import { hostPaths } from './install.ts';
+import { hostPaths, TEMPORAL_VARIABLES } from './install.ts';
 
 export type NodeTraces = Readonly<Record<string, readonly string[]>>;
 
@@ -65,7 +66,42 @@ export async function nodeTraces(cluster: Cluster, olderThanS: number): Promise<
       .filter((name) => !KEPT.includes(name))
       .flatMap((name) => below(join(stateDir, name))),
     processes: processesOf(paths.dir, olderThanS),
+    workflows: await runningWorkflows(),
   };
+}
+
+/** Their types. The lock of a container outlives its operations for a while, in which the next one would find it. */
+async function runningWorkflows(): Promise<string[]> {
+  const { TEMPORAL_ADDRESS: address, TEMPORAL_NAMESPACE: namespace } = TEMPORAL_VARIABLES;
+  const query = 'ExecutionStatus = "Running" AND WorkflowType != "containerLock"';
+  const flags = ['--address', address, '--namespace', namespace, '--query', query, '--limit', '1000', '-o', 'jsonl'];
+  const result = await runExeca(requireProgram('temporal', process.env), ['workflow', 'list', ...flags], {
+    timeoutMs: 30_000,
+  });
+  if (result.exitCode !== 0) {
+    throw new Error(`temporal workflow list: ${result.startError ?? result.stderr}`);
+  }
+  return result.stdout
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => (JSON.parse(line) as { type: { name: string } }).type.name)
+    .sort();
+}
+
+/** Resident memory of the node worker, which has the agent's socket, too. */
+export function nodeWorkerBytes(cluster: Cluster): number {
+  const { installDir } = hostPaths(cluster);
+  for (const pid of names('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+      if (args[0]?.startsWith(installDir) === true && args.slice(-3, -1).join(' ') === 'worker node') {
+        return Number(/^VmRSS:\s*(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024;
+      }
+    } catch {
+      // It has ended.
+    }
+  }
+  throw new Error('no node worker runs');
 }
 
 function names(dir: string): string[] {

@@ -1,12 +1,13 @@
 /* Checkpoint and Restore objects on a real cluster, handled by the operator of the chart. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
+import { waitFor } from '../../cli/dev/wait.ts';
 import { REDIS_IMAGE } from '../harness/images.ts';
 import { type Cluster, NODE } from './cluster.ts';
-import { hostPaths } from './install.ts';
-import { podManifest, Pods } from './pods.ts';
+import { hostPaths, NAMESPACE, RELEASE } from './install.ts';
+import { podManifest, Pods, type PodStatus } from './pods.ts';
 import { theCluster } from './provided.ts';
 
 let cluster: Cluster;
@@ -38,14 +39,36 @@ function apply(kind: 'Checkpoint' | 'Restore', name: string, spec: object): Prom
   return cluster.kubectl(['apply', '-f', '-'], manifest(kind, name, spec));
 }
 
+async function statusOf(kind: 'checkpoint' | 'restore', name: string): Promise<Status> {
+  const object = JSON.parse(await cluster.kubectl(['get', kind, name, '-o', 'json'])) as { status?: Status };
+  return object.status ?? {};
+}
+
 async function untilOver(kind: 'checkpoint' | 'restore', name: string): Promise<Status> {
   let status: Status = {};
   await pods.until(async () => {
-    const object = JSON.parse(await cluster.kubectl(['get', kind, name, '-o', 'json'])) as { status?: Status };
-    status = object.status ?? {};
+    status = await statusOf(kind, name);
     return ['Ready', 'Failed', 'Cancelled'].includes(status.phase ?? '');
   });
   return status;
+}
+
+/** As its users ask for it: containerd lets CRIU dump no TCP connection, and a probe has one at any moment. @returns its file */
+async function checkpointOfKubelet(pod: string): Promise<string> {
+  const [id = ''] = await pods.containerIds(pod);
+  const log = join(cluster.paths.dir, 'state/io.containerd.runtime.v2.task/k8s.io', id, 'criu-dump.log');
+  return waitFor('moment without a connection', 30_000, async () => {
+    try {
+      const answer = await cluster.askKubelet('POST', `/checkpoint/default/${pod}/app`);
+      return (JSON.parse(answer) as { items: string[] }).items[0];
+    } catch (error) {
+      const said = existsSync(log) ? readFileSync(log, 'utf8') : '';
+      if (!said.includes('Connected TCP socket')) {
+        throw new Error(`${String(error)}\n${said.slice(-2000)}`, { cause: error });
+      }
+      return undefined;
+    }
+  });
 }
 
 function redis(name: string) {
@@ -94,8 +117,7 @@ describe('a Checkpoint object', () => {
   });
 
   it('is made of what the kubelet has left of a pod, restored, and removed with its object', async () => {
-    const call = await cluster.askKubelet('POST', '/checkpoint/default/operator-a/app');
-    const [archive = ''] = (JSON.parse(call) as { items: string[] }).items;
+    const archive = await checkpointOfKubelet('operator-a');
     await apply('Checkpoint', 'of-the-kubelet', { source: { node: NODE, archive }, deletionPolicy: 'Delete' });
     const taken = await untilOver('checkpoint', 'of-the-kubelet');
     expect(taken, JSON.stringify(taken)).toMatchObject({ phase: 'Ready', container: 'app' });
@@ -139,6 +161,56 @@ describe('a Checkpoint object', () => {
     await expect(apply('Checkpoint', 'wrong', { pod: 'operator-a', container: 'app' })).rejects.toThrow(
       'spec.container cannot be changed',
     );
+  });
+});
+
+describe('two operators', () => {
+  const deployment = `deployment/${RELEASE}-operator`;
+
+  /** @returns the pod of the one that holds the lease; `undefined` while nobody does */
+  async function leader(): Promise<string | undefined> {
+    const path = 'jsonpath={.spec.holderIdentity}';
+    const holder = await cluster.kubectl(['-n', NAMESPACE, 'get', 'lease', 'kybernate-operator', '-o', path]);
+    return holder.split('_')[0] || undefined;
+  }
+
+  async function operators(): Promise<string[]> {
+    const selector = 'app.kubernetes.io/component=operator';
+    const found = await cluster.kubectl(['-n', NAMESPACE, 'get', 'pods', '-l', selector, '-o', 'json']);
+    const { items } = JSON.parse(found) as { items: PodStatus[] };
+    return items.flatMap(({ metadata }) => (metadata.deletionTimestamp === undefined ? metadata.name : []));
+  }
+
+  /** Its process is gone in the middle of whatever it does, and nobody starts it again. */
+  async function kill(pod: string): Promise<void> {
+    const cheap = 'controller.kubernetes.io/pod-deletion-cost=-1';
+    await cluster.kubectl(['-n', NAMESPACE, 'annotate', 'pod', pod, cheap]);
+    const path = 'jsonpath={.status.containerStatuses[0].containerID}';
+    const id = await cluster.kubectl(['-n', NAMESPACE, 'get', 'pod', pod, '-o', path]);
+    await cluster.containerd.ctrOk(['-n', 'k8s.io', 'tasks', 'kill', '-s', 'SIGKILL', id.replace('containerd://', '')]);
+    await cluster.kubectl(['-n', NAMESPACE, 'scale', deployment, '--replicas=1']);
+  }
+
+  it('act one at a time: when the one that leads is killed, the other ends what it had begun', async () => {
+    const [first = '', second = ''] = await operators();
+    const leads = await leader();
+    const waits = leads === first ? second : first;
+    expect([first, second]).toContain(leads);
+    const said = await Promise.all([first, second].map((pod) => cluster.kubectl(['-n', NAMESPACE, 'logs', pod])));
+    expect(said.filter((log) => log.includes('this operator leads'))).toHaveLength(1);
+
+    await apply('Checkpoint', 'begun', { pod: 'operator-a' });
+    await pods.until(async () => (await statusOf('checkpoint', 'begun')).phase !== undefined);
+    await kill(leads ?? '');
+    await apply('Checkpoint', 'asked-of-nobody', { pod: 'operator-a' });
+    expect((await statusOf('checkpoint', 'asked-of-nobody')).phase).toBeUndefined();
+
+    for (const name of ['begun', 'asked-of-nobody']) {
+      const over = await untilOver('checkpoint', name);
+      expect(over, JSON.stringify(over)).toMatchObject({ phase: 'Ready' });
+    }
+    expect(await leader()).toBe(waits);
+    await cluster.kubectl(['-n', NAMESPACE, 'scale', deployment, '--replicas=2']);
   });
 });
 

@@ -10,12 +10,15 @@ import { runCliJson } from '../harness/run-cli.ts';
 import { times } from '../harness/soak.ts';
 import type { Cluster } from './cluster.ts';
 import { hostPaths, TEMPORAL_VARIABLES } from './install.ts';
-import { LASTING_S, newTraces, nodeTraces, type NodeTraces } from './node-traces.ts';
+import { LASTING_S, newTraces, nodeTraces, nodeWorkerBytes, type NodeTraces } from './node-traces.ts';
 import { podManifest, Pods } from './pods.ts';
 import { theCluster } from './provided.ts';
 
 const PODS = Math.max(3, times(100));
 const SETTLED_MS = 90_000;
+const MIB = 1024 ** 2;
+/** What a process of Node varies by, however many pods there were. */
+const GROWTH_MIB = 96;
 const SERVE = 'cd /data; exec redis-server --save "" --protected-mode no';
 const REDIS = {
   image: REDIS_IMAGE,
@@ -60,6 +63,8 @@ it(`${PODS} pods that are restored one after the other from one checkpoint are r
   const wanted = (name: string): string => `of-the-source\nof-the-source\n${name}\n0`;
   expect(await restoredTokens(checkpointId, 'often-1')).toBe(wanted('often-1'));
   const before = await nodeTraces(cluster, 0);
+  const memoryBefore = nodeWorkerBytes(cluster) / MIB;
+  const begun = performance.now();
 
   const wrong: string[] = [];
   for (let count = 2; count <= PODS; count += 1) {
@@ -70,7 +75,13 @@ it(`${PODS} pods that are restored one after the other from one checkpoint are r
     }
   }
 
+  const seconds = (performance.now() - begun) / 1000 / (PODS - 1);
+  const memory = nodeWorkerBytes(cluster) / MIB;
+  console.log(
+    `${seconds.toFixed(1)} s a pod; node worker ${memoryBefore.toFixed(0)} MiB before, ${memory.toFixed(0)} MiB after ${PODS}`,
+  );
   expect(wrong).toEqual([]);
+  expect(memory - memoryBefore).toBeLessThan(GROWTH_MIB);
   expect(await leftSince(before)).toEqual({});
   expect(made.filter((id) => existsSync(`/run/containerd/runc/k8s.io/${id}`))).toEqual([]);
 }, 1_800_000);
