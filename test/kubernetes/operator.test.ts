@@ -63,7 +63,7 @@ async function checkpointOfKubelet(pod: string): Promise<string> {
       return (JSON.parse(answer) as { items: string[] }).items[0];
     } catch (error) {
       const said = existsSync(log) ? readFileSync(log, 'utf8') : '';
-      if (!said.includes('Connected TCP socket')) {
+      if (!/Connected TCP socket|In-flight connection/.test(said)) {
         throw new Error(`${String(error)}\n${said.slice(-2000)}`, { cause: error });
       }
       return undefined;

@@ -166,6 +166,19 @@ exec:
 timeoutSeconds: 10
 {{- end }}
 
+{{/* does the sidecar answer at its socket? */}}
+{{- define "kybernate.sidecarProbe" -}}
+exec:
+  command:
+    - node
+    - -e
+    - >-
+      require('http').get({socketPath: process.env.KYBERNATE_RUN_DIR + '/sidecar/transfer-http.sock',
+      path: '/v1/transfers', timeout: 5000}, (r) => process.exit(r.statusCode === 200 ? 0 : 1))
+      .on('error', () => process.exit(1))
+timeoutSeconds: 10
+{{- end }}
+
 {{/* paths of the node that its installer needs, under their own names */}}
 {{- define "kybernate.installerMounts" -}}
 - { name: install, mountPath: {{ .Values.host.installDir | quote }} }
