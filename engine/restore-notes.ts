@@ -2,10 +2,11 @@
  * What a restore has made in containerd outlives a reboot, the operation's directory on tmpfs does not. So a note lies on
  * disk, `<stateDir>/restores/<operationId>.json`, from before the container is made until its processes run or it is gone.
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
 import type { DockerTraces } from './docker/undo.ts';
+import { replaceDurably } from './durable-file.ts';
 import type { NodeSettings } from './node-deps.ts';
 import { readJson, type OperationPlan } from './operation.ts';
 
@@ -30,24 +31,11 @@ function noteFile(settings: Settings, operationId: string): string {
   return join(notesDir(settings), `${parseOperationId(operationId)}.json`);
 }
 
-/** Durable when it returns. Crash: the note or none, and a file `.tmp` that the next one replaces. */
+/** Durable when it returns. Crash: the note or none. */
 export function writeNote(settings: Settings, note: RestoreNote): void {
   mkdirSync(notesDir(settings), { recursive: true, mode: 0o700 });
   const file = noteFile(settings, note.operationId);
-  const handle = openSync(`${file}.tmp`, 'w', 0o600);
-  try {
-    writeSync(handle, `${JSON.stringify(note)}\n`);
-    fsyncSync(handle);
-  } finally {
-    closeSync(handle);
-  }
-  renameSync(`${file}.tmp`, file);
-  const dir = openSync(notesDir(settings), 'r');
-  try {
-    fsyncSync(dir);
-  } finally {
-    closeSync(dir);
-  }
+  replaceDurably(file, (temporary) => writeFileSync(temporary, `${JSON.stringify(note)}\n`, { mode: 0o600 }));
 }
 
 /** Idempotent. */

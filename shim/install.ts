@@ -7,10 +7,11 @@
  *   kybernate-runtime/kybernate-shim.conf
  * The directory of `runc` is not in containerd's own PATH, so containers of other runtimes never meet it.
  */
-import { chmodSync, copyFileSync, existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { KybernateError } from '../core/errors.ts';
+import { makeDirsDurably, replaceDurably } from '../engine/durable-file.ts';
 
 export const SHIM_NAME = 'containerd-shim-kybernate-v1';
 /** What a container names to be made by this shim. */
@@ -34,7 +35,8 @@ export interface ShimInstallation {
 }
 
 /**
- * Each file is replaced atomically: shims of running containers start `runc` at any time. Idempotent.
+ * Each file is replaced atomically: shims of running containers start `runc` at any time. They are on the disk when this
+ * returns, the launcher last: an empty one would fail every container of the node. Idempotent.
  * @param hostRoot where the root is seen that `runcPath` belongs to: `/`, but in a container
  * @returns path of the launcher
  * @throws InvalidInput a path is relative, missing or holds a line break
@@ -53,7 +55,7 @@ export function installShim(installation: ShimInstallation, hostRoot = '/'): str
     }
   }
   const runtimeDir = join(targetDir, RUNTIME_DIR);
-  mkdirSync(runtimeDir, { recursive: true, mode: 0o755 });
+  makeDirsDurably(runtimeDir, 0o755);
   const wrapper = join(runtimeDir, 'kybernate-wrapper.mjs');
   const settings = { runc: runcPath, criu: criuPath, node: nodePath, wrapper, agent: agentSocket };
   const text = Object.entries(settings).map(([key, value]) => `${key}=${value}\n`);
@@ -78,8 +80,8 @@ function script(name: string): string {
 }
 
 function replace(path: string, mode: number, write: (path: string) => void): void {
-  const temporary = `${path}.${process.pid}.tmp`;
-  write(temporary);
-  chmodSync(temporary, mode);
-  renameSync(temporary, path);
+  replaceDurably(path, (temporary) => {
+    write(temporary);
+    chmodSync(temporary, mode);
+  });
 }

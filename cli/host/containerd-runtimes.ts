@@ -7,10 +7,8 @@ import {
   chownSync,
   existsSync,
   lstatSync,
-  mkdirSync,
   readFileSync,
   realpathSync,
-  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -19,6 +17,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { KybernateError, messageOf } from '../../core/errors.ts';
+import { makeDirsDurably, replaceDurably } from '../../engine/durable-file.ts';
 import { compareVersions } from '../../native/criu/version.ts';
 import type { Run } from '../../native/run/run.ts';
 import {
@@ -80,14 +79,13 @@ function write(path: string, text: string | undefined, modeOfNew = 0o644): void 
   }
   const file = existsSync(path) ? realpathSync(path) : path;
   const known = statSync(file, { throwIfNoEntry: false });
-  const temporary = `${file}.${process.pid}.tmp`;
-  rmSync(temporary, { force: true });
-  writeFileSync(temporary, text, { mode: 0o600, flag: 'wx' });
-  if (known !== undefined) {
-    chownSync(temporary, known.uid, known.gid);
-  }
-  chmodSync(temporary, (known?.mode ?? modeOfNew) & 0o7777);
-  renameSync(temporary, file);
+  replaceDurably(file, (temporary) => {
+    writeFileSync(temporary, text, { mode: 0o600, flag: 'wx' });
+    if (known !== undefined) {
+      chownSync(temporary, known.uid, known.gid);
+    }
+    chmodSync(temporary, (known?.mode ?? modeOfNew) & 0o7777);
+  });
 }
 
 interface Files {
@@ -119,7 +117,7 @@ function readFiles(configFile: string): Files {
 
 /** Our file first: containerd does not start with an import that is not there. */
 function writeFiles(configFile: string, { config, dropIn }: Files): void {
-  mkdirSync(dirname(dropInOf(configFile)), { recursive: true, mode: 0o755 });
+  makeDirsDurably(dirname(dropInOf(configFile)), 0o755);
   if (dropIn !== undefined) {
     write(dropInOf(configFile), dropIn);
   }
@@ -160,7 +158,7 @@ async function change(options: ContainerdOptions, before: Files, after: Files): 
     return 'unchanged';
   }
   const good = knownGood(configFile, before);
-  mkdirSync(dirname(markOf(configFile)), { recursive: true, mode: 0o755 });
+  makeDirsDurably(dirname(markOf(configFile)), 0o755);
   const mark = options.restart === undefined ? 'restart containerd\n' : JSON.stringify({ before: good, after });
   write(markOf(configFile), mark, 0o600);
   writeFiles(configFile, after);

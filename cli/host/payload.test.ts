@@ -30,34 +30,34 @@ function tree(digest: string): string {
 }
 
 describe('the tree on a node', () => {
-  it('lies under its digest, and `current` leads to the newest', () => {
+  it('lies under its digest, and `current` leads to the newest', async () => {
     const host = join(dir, 'host');
 
-    const first = installPayload(tree('aaaaaaaa'), host);
-    const second = installPayload(tree('bbbbbbbb'), host);
+    const first = await installPayload(tree('aaaaaaaa'), host);
+    const second = await installPayload(tree('bbbbbbbb'), host);
 
     expect([first, second]).toEqual([join(host, 'versions/aaaaaaaa'), join(host, 'versions/bbbbbbbb')]);
     expect(readlinkSync(join(host, 'current'))).toBe('versions/bbbbbbbb');
     expect(readFileSync(join(host, 'current/bin/node'), 'utf8')).toBe('bbbbbbbb');
   });
 
-  it('is not copied twice, and what a killed copy left is no version', () => {
+  it('is not copied twice, and what a killed copy left is no version', async () => {
     const host = join(dir, 'host');
     mkdirSync(join(host, 'versions/aaaaaaaa.new/old'), { recursive: true });
-    const path = installPayload(tree('aaaaaaaa'), host);
+    const path = await installPayload(tree('aaaaaaaa'), host);
     writeFileSync(join(path, 'mark'), '');
 
-    installPayload(tree('aaaaaaaa'), host);
+    await installPayload(tree('aaaaaaaa'), host);
 
     expect(existsSync(join(path, 'mark'))).toBe(true);
     expect(existsSync(join(path, 'old'))).toBe(false);
     expect(readdirSync(join(host, 'versions'))).toEqual(['aaaaaaaa']);
   });
 
-  it('goes when a newer one is there and no process runs from it', () => {
+  it('goes when a newer one is there and no process runs from it', async () => {
     const host = join(dir, 'host');
-    installPayload(tree('aaaaaaaa'), host);
-    const keep = installPayload(tree('bbbbbbbb'), host);
+    await installPayload(tree('aaaaaaaa'), host);
+    const keep = await installPayload(tree('bbbbbbbb'), host);
 
     expect(removeOldVersions(host, keep)).toEqual(['bbbbbbbb']);
     expect(readdirSync(join(host, 'versions'))).toEqual(['bbbbbbbb']);
@@ -67,13 +67,13 @@ describe('the tree on a node', () => {
   it.each([
     ['a tree without a digest', undefined],
     ['a digest that leads elsewhere', '../../etc'],
-  ])('%s is refused', (_, digest) => {
+  ])('%s is refused', async (_, digest) => {
     const path = join(dir, 'tree');
     mkdirSync(path);
     if (digest !== undefined) {
       writeFileSync(join(path, DIGEST_FILE), digest);
     }
 
-    expect(() => installPayload(path, join(dir, 'host'))).toThrow(/digest/);
+    await expect(installPayload(path, join(dir, 'host'))).rejects.toThrow(/digest/);
   });
 });

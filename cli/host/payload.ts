@@ -3,20 +3,11 @@
  * `<dir>/current` leads to the newest. Runners and guards of an operation go on in the version that started them, so an
  * old one stays until no process runs from it.
  */
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-} from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { KybernateError } from '../../core/errors.ts';
+import { makeDirsDurably, renameDurably, syncTree } from '../../engine/durable-file.ts';
 
 /** In the root of the tree: one line, the name of the version. */
 export const DIGEST_FILE = 'digest';
@@ -27,11 +18,11 @@ function versionsDir(dir: string): string {
 
 /**
  * Copies the tree unless it is there.
- * Crash: it is copied under another name and renamed, so a version that is there is whole.
+ * Crash: it is copied under another name, flushed and renamed, so a version that is there is whole, after a power failure too.
  * @returns the directory of the version
  * @throws InvalidInput there is no such tree; DiskFull by the copy
  */
-export function installPayload(payload: string, dir: string): string {
+export async function installPayload(payload: string, dir: string): Promise<string> {
   const file = join(payload, DIGEST_FILE);
   if (!existsSync(file)) {
     throw new KybernateError(
@@ -47,14 +38,15 @@ export function installPayload(payload: string, dir: string): string {
   if (!existsSync(target)) {
     const making = `${target}.new`;
     rmSync(making, { recursive: true, force: true });
-    mkdirSync(versionsDir(dir), { recursive: true, mode: 0o755 });
+    makeDirsDurably(versionsDir(dir), 0o755);
     cpSync(payload, making, { recursive: true, verbatimSymlinks: true });
-    renameSync(making, target);
+    await syncTree(making);
+    renameDurably(making, target);
   }
   const link = join(dir, 'current');
   rmSync(`${link}.new`, { force: true });
   symlinkSync(join('versions', digest), `${link}.new`);
-  renameSync(`${link}.new`, link);
+  renameDurably(`${link}.new`, link);
   return target;
 }
 

@@ -97,7 +97,7 @@ export async function installRuntimes(options: InstallOptions): Promise<InstallR
   if (!isAbsolute(runc) || !existsSync(join(hostRoot, runc))) {
     throw new KybernateError('InvalidInput', `--runc ${runc} is no program of this node`);
   }
-  const version = payload === undefined ? undefined : installPayload(payload, dir);
+  const version = payload === undefined ? undefined : await installPayload(payload, dir);
   const installation: ShimInstallation = {
     targetDir: join(dir, 'bin'),
     ...(await programsOf(version, env)),
