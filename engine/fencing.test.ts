@@ -209,6 +209,19 @@ test('a restore that a reboot interrupted is ended by its note alone', async () 
   expect(readdirSync(join(dir, 'restores'))).toEqual([]);
 });
 
+test('a restore into its source in Docker that a reboot ended when its processes ran keeps its files', async () => {
+  const upperDir = join(dir, 'layer', 'diff');
+  const aside = `${upperDir}.kybernate-${RESTORE}`;
+  [upperDir, aside].forEach((path) => mkdirSync(path, { recursive: true }));
+  const docker = { name: 'web', id: 'd'.repeat(64), upperDir };
+  writeNote(deps.settings, { operationId: RESTORE, workflow, container, token: 1, snapshotter: '', docker });
+
+  expect(await endRestore(deps, op, RESTORE)).toBe('kept');
+
+  expect(readdirSync(join(dir, 'layer'))).toEqual(['diff']);
+  expect(readdirSync(join(dir, 'restores'))).toEqual([]);
+});
+
 test.each([
   ['what an earlier run of the workflow left is ended', workflow, { ...workflow, runId: 'r2' }, false],
   [

@@ -36,7 +36,7 @@ import {
   takeLease,
   writeRestore,
 } from './restore-operation.ts';
-import { removeNote } from './restore-notes.ts';
+import { settleRestored } from './restore-end.ts';
 import { type Description, type SourceAccess, resolveSource } from './restore-source.ts';
 
 /** For a container that somebody else made: nobody told us a budget. */
@@ -81,7 +81,8 @@ export async function prepareRestore(
     imageDir: prepared.imageDir,
     workDir,
     tcp: prepared.tcp,
-    onFailure: prepared.onFailure,
+    // In place the files are those of the checkpoint, or none: the step that starts it brings back those of before first.
+    onFailure: prepared.docker?.upperDir === undefined ? prepared.onFailure : 'fail',
     hasMetadata: prepared.hasMetadata,
     restoreBudgetMs: prepared.restoreBudgetMs,
     ...(prepared.gpu === undefined ? {} : { gpu: prepared.gpu.fit }),
@@ -361,8 +362,7 @@ async function settle(
     ...(savedLogs === undefined ? {} : { savedLogs }),
   });
   if (request.outcome !== 'failed') {
-    // From here on its processes are nobody's left-over, also after a reboot.
-    removeNote(deps.settings, record.operationId);
+    settleRestored(deps, op, record);
   }
   if (record.checkpointId !== undefined && request.outcome !== 'failed') {
     releaseLease(deps.settings, record.checkpointId, record.operationId);

@@ -6,18 +6,18 @@ import { existsSync, readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { KybernateError } from '../core/errors.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
 import { ANNOTATIONS, LABELS } from '../core/oci/annotations.ts';
 import { parseSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
-import { keepInDocker, removeFromDocker } from './docker/undo.ts';
+import { isFinishedInDocker, keepInDocker, removeFromDocker, settleInDocker } from './docker/undo.ts';
 import { putBackRaises } from './gpu/restore-steps.ts';
 import { bundleUsers, hasShim, makersIn, removeDeadBundle } from './dead-bundle.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { retireToken } from './operation.ts';
 import { isStepUnderWay } from './operation-steps.ts';
 import { clearDeadRestore, endHalfRestored } from './restore-leftovers.ts';
-import { readNote } from './restore-notes.ts';
+import { readNote, removeNote } from './restore-notes.ts';
 import { forgetRestore, readRestore, type RestoreRecord } from './restore-operation.ts';
 import { endTask, snapshotKeyOf, type RestoreRef } from './restore-start.ts';
 import { settledRestore } from './restored-process.ts';
@@ -39,7 +39,9 @@ export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): P
   const docker = (record ?? readNote(deps.settings, ref.operationId))?.docker;
   await endRuntime(deps, ref, record);
   const cgroupsPath = docker === undefined ? await cgroupOf(deps, ref) : `/docker/${docker.id ?? ''}`;
-  await (docker === undefined ? removeContainer(deps, ref, record) : removeFromDocker(deps, ref.operationId, docker));
+  await (docker === undefined
+    ? removeContainer(deps, ref, record)
+    : removeFromDocker(deps, ref.operationId, docker, record === undefined));
   const bundle = docker === undefined ? ownBundle(record, ref.operationId) : undefined;
   if (bundle !== undefined) {
     await removeDeadBundle(deps, ref.container, bundle);
@@ -154,6 +156,22 @@ async function removeContainer(deps: NodeDeps, ref: RestoreRef, record: RestoreR
   }
 }
 
+/** Its processes run: from here on they are nobody's left-over, also after a reboot. Fails never. */
+export function settleRestored({ settings }: NodeDeps, op: Op, { operationId, docker }: RestoreRecord): void {
+  if (docker !== undefined) {
+    try {
+      settleInDocker(settings, docker);
+    } catch (error) {
+      // The workload must not end for it, and the step that started it does the same again.
+      op.log.error({ operationId, container: docker.name, error: messageOf(error) }, 'its layer could not be let go');
+    }
+  }
+  // The files of before of a source lie aside still, and the note leads to them.
+  if (docker?.upperDir === undefined) {
+    removeNote(settings, operationId);
+  }
+}
+
 /** The restore is over and its container stays: gives the checkpoint free. Idempotent. */
 export async function releaseRestoreLease(deps: NodeDeps, _op: Op, ref: RestoreRef): Promise<void> {
   forgetRestore(deps.settings, ref.operationId);
@@ -197,10 +215,16 @@ export async function endRestore(deps: NodeDeps, op: Op, operationId: string): P
 /** A task is there only when the runtime has restored it; `created` is containerd's word for one that nobody started. */
 async function processesRun(deps: NodeDeps, op: Op, ref: RestoreRef): Promise<boolean> {
   const { namespace, id } = ref.container;
-  const { state, docker } = readRestore(deps.settings, ref.operationId) ?? {};
+  const record = readRestore(deps.settings, ref.operationId);
+  const noted = record === undefined ? readNote(deps.settings, ref.operationId)?.docker : undefined;
+  if (noted !== undefined) {
+    return isFinishedInDocker(ref.operationId, noted);
+  }
+  const { state, docker, cold } = record ?? {};
   if (docker !== undefined) {
     const found = await deps.docker?.container(docker.id ?? docker.name);
-    return found?.State.Running === true && (state === 'restored' || state === 'cold-started');
+    const isOurs = state === 'restored' || state === 'cold-started' || (cold === true && docker.started === true);
+    return found?.State.Running === true && isOurs;
   }
   const container = await deps.containerd.getContainer(namespace, id);
   if (container?.labels[LABELS.operation] !== ref.operationId) {

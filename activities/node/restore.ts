@@ -2,12 +2,8 @@ import { KybernateError } from '../../core/errors.ts';
 import { createColdContainer } from '../../engine/cold-start.ts';
 import { noteTrace, releaseLease } from '../../engine/restore-operation.ts';
 import { releaseRestoreLease, removeRestored } from '../../engine/restore-end.ts';
-import {
-  createDockerCold,
-  createDockerRestored,
-  planDockerRestore,
-  startDockerRestored,
-} from '../../engine/docker/restore.ts';
+import { createDockerCold, createDockerRestored, planDockerRestore } from '../../engine/docker/restore.ts';
+import { startDockerRestored } from '../../engine/docker/start.ts';
 import { createRestoreContainer, planRestore, type OperationRun } from '../../engine/restore.ts';
 import { startRestored, type RestoreRef } from '../../engine/restore-start.ts';
 import type { NodeActivities, NodeControlActivities, RestoreStepInput } from '../contract.ts';

@@ -11,7 +11,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { bringBackLayer, dropLayer, setLayerAside } from './layer.ts';
+import { bringBackLayer, dropLayer, holderOf, holderOfRoot, letLayerGo, setLayerAside } from './layer.ts';
 
 let dir: string;
 let upper: string;
@@ -57,7 +57,7 @@ it('a crash in the making of the empty one leaves none with another mode', async
   await setLayerAside(upper, 'op');
 
   expect(statSync(upper).mode & 0o7777).toBe(0o711);
-  expect(readdirSync(dir)).toEqual(['diff', 'diff.kybernate-op']);
+  expect(readdirSync(dir)).toEqual(['diff', 'diff.kybernate-op', 'kybernate-restoring']);
 });
 
 it('what was kept goes when the restore has succeeded', async () => {
@@ -67,4 +67,22 @@ it('what was kept goes when the restore has succeeded', async () => {
 
   await bringBackLayer(upper, 'op');
   expect(readdirSync(upper)).toEqual([]);
+});
+
+it('a layer is held by its restore until it is let go, or is as it was', async () => {
+  await setLayerAside(upper, 'op');
+  expect([holderOf(upper), holderOfRoot(join(dir, 'merged')), holderOfRoot(join(dir, 'rootfs'))]).toEqual([
+    'op',
+    'op',
+    undefined,
+  ]);
+
+  await bringBackLayer(upper, 'op');
+  expect(holderOf(upper)).toBeUndefined();
+
+  await setLayerAside(upper, 'op');
+  letLayerGo(upper);
+  expect(holderOfRoot(join(dir, 'merged'))).toBeUndefined();
+  await bringBackLayer(upper, 'op');
+  expect([readdirSync(dir), readFileSync(join(upper, 'file'), 'utf8')]).toEqual([['diff'], 'old']);
 });

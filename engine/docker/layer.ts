@@ -1,27 +1,81 @@
 /*
- * The own layer of a stopped container of Docker, set back to empty for a restore that brings its files, and kept until
- * that has succeeded: `diff` becomes `diff.kybernate-<operation>` beside it. Docker mounts the overlay when it starts the
- * container, and removes the whole directory with the container.
+ * The own layer of a container of Docker while files are restored into it. Docker mounts the overlay when it starts the
+ * container, and removes the whole directory with the container. Beside the layer, `diff`, lie
+ *   kybernate-restoring        the operation, from before the layer is touched until its processes run: meanwhile only that
+ *                              operation can start the container (the runtime refuses), also after a reboot, where Docker
+ *                              starts by itself what has a restart policy
+ *   diff.kybernate-<operation> the layer of before of a stopped source, until the restore is over
+ * So after a reboot what is held is undone, and what is set aside and not held was restored.
  */
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../../core/errors.ts';
 
 const UNMOUNT_MS = 20_000;
 const POLL_MS = 50;
 
+const HOLD_FILE = 'kybernate-restoring';
+
 function asideOf(upperDir: string, operationId: string): string {
   return `${upperDir}.kybernate-${operationId}`;
+}
+
+/** From now on only the operation can start the container. Idempotent. */
+export function holdLayer(upperDir: string, operationId: string): void {
+  writeFileSync(holdOf(upperDir), operationId, { mode: 0o600 });
+}
+
+/** Its files are whole again. Idempotent. */
+export function letLayerGo(upperDir: string): void {
+  rmSync(holdOf(upperDir), { force: true });
+}
+
+/** @returns the operation that is restoring into it, or did when the node went down */
+export function holderOf(upperDir: string): string | undefined {
+  try {
+    return readFileSync(holdOf(upperDir), 'utf8');
+  } catch (error) {
+    // EACCES: a user's own runtime, into whose containers nobody restores by Docker.
+    if (['ENOENT', 'ENOTDIR', 'EACCES'].includes((error as NodeJS.ErrnoException).code ?? '')) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** @param rootPath of a specification: Docker mounts the overlay beside its layer */
+export function holderOfRoot(rootPath: string): string | undefined {
+  return basename(rootPath) === 'merged' ? holderOf(join(dirname(rootPath), 'diff')) : undefined;
+}
+
+export function isAside(upperDir: string, operationId: string): boolean {
+  return existsSync(asideOf(upperDir, operationId));
+}
+
+function holdOf(upperDir: string): string {
+  return join(dirname(upperDir), HOLD_FILE);
 }
 
 /**
  * Idempotent.
  * @throws Internal the container's root is mounted
- * Crash: the layer lies aside, perhaps with nothing in its place; `bringBackLayer` undoes both.
+ * Crash: the layer is held, and perhaps lies aside with nothing in its place; `bringBackLayer` undoes all of it.
  */
 export async function setLayerAside(upperDir: string, operationId: string): Promise<void> {
   const aside = asideOf(upperDir, operationId);
   await unmounted(upperDir);
+  holdLayer(upperDir, operationId);
   if (!existsSync(aside)) {
     renameSync(upperDir, aside);
   }
@@ -40,17 +94,20 @@ export async function setLayerAside(upperDir: string, operationId: string): Prom
 /** Idempotent. @throws Internal the container's root is still mounted */
 export async function bringBackLayer(upperDir: string, operationId: string): Promise<void> {
   const aside = asideOf(upperDir, operationId);
-  if (!existsSync(aside)) {
-    return;
+  if (existsSync(aside)) {
+    await unmounted(upperDir);
+    // It may have been let go: a reboot from here on finds it half removed.
+    holdLayer(upperDir, operationId);
+    rmSync(upperDir, { recursive: true, force: true });
+    rmSync(`${aside}.new`, { recursive: true, force: true });
+    renameSync(aside, upperDir);
   }
-  await unmounted(upperDir);
-  rmSync(upperDir, { recursive: true, force: true });
-  rmSync(`${aside}.new`, { recursive: true, force: true });
-  renameSync(aside, upperDir);
+  letLayerGo(upperDir);
 }
 
 /** The restore has succeeded. Idempotent. */
 export function dropLayer(upperDir: string, operationId: string): void {
+  letLayerGo(upperDir);
   rmSync(asideOf(upperDir, operationId), { recursive: true, force: true });
 }
 

@@ -29,6 +29,7 @@ const PLACE: DockerPlace = {
   tcp: 'close',
   host: { listening: [{ address: '0.0.0.0', port: 8080 }], addresses: new Set() },
   exists: (path) => path === '/here',
+  holderOf: () => undefined,
 };
 const SPEC = { linux: { namespaces: [{ type: 'network' }] } };
 
@@ -77,6 +78,15 @@ it('a name that nobody has is for a new container, the stopped source continues'
     findings: [],
     target: { kind: 'same', id: ID, upperDir: '/d/diff' },
   });
+});
+
+it('a source into which another restore was interrupted is told, the restore itself goes on', async () => {
+  const held = { ...PLACE, holderOf: () => 'other' };
+
+  expect(await messages(withContainer(STOPPED), metadata(), held)).toEqual([
+    'restore other of container web was interrupted, and its files of before are not back yet',
+  ]);
+  expect(await messages(withContainer(STOPPED), metadata(), { ...held, operationId: 'other' })).toEqual([]);
 });
 
 it('an image whose name means another one here is taken by its id', async () => {

@@ -33,6 +33,8 @@ export interface DockerPlace {
   readonly host: Omit<NetworkHere, 'name'>;
   /** is there something at this path of the node? */
   readonly exists: (path: string) => boolean;
+  /** the operation that restores into this layer */
+  readonly holderOf: (upperDir: string) => string | undefined;
 }
 
 /** @throws RuntimeUnavailable no daemon answers */
@@ -78,11 +80,11 @@ async function chooseTarget(
   docker: Docker,
   { container }: Metadata,
   facts: DockerFacts,
-  { name, operationId }: DockerPlace,
+  { name, operationId, holderOf }: DockerPlace,
 ): Promise<DockerSurvey> {
   const there = await docker.container(name);
   if (there !== undefined && there.Id === container.id) {
-    return sameContainer(there, name);
+    return sameContainer(there, { name, operationId, holderOf });
   }
   if (there !== undefined && there.Config.Labels?.['kybernate.io/operation'] !== operationId) {
     const remedy = 'remove or rename it, or choose another name with --name';
@@ -104,7 +106,16 @@ async function chooseTarget(
   return { target: { kind: 'new', image: id }, findings: other };
 }
 
-function sameContainer(there: DockerContainer, name: string): DockerSurvey {
+/** @returns undefined where the files of the container lie elsewhere */
+export function upperDirOf(container: DockerContainer | undefined): string | undefined {
+  const { Name, Data } = container?.GraphDriver ?? {};
+  return Name === 'overlay2' ? Data?.['UpperDir'] : undefined;
+}
+
+function sameContainer(
+  there: DockerContainer,
+  { name, operationId, holderOf }: Pick<DockerPlace, 'name' | 'operationId' | 'holderOf'>,
+): DockerSurvey {
   const { State, HostConfig, GraphDriver } = there;
   const remedy = 'choose another name with --name';
   if (State.Running || State.Restarting) {
@@ -117,10 +128,15 @@ function sameContainer(there: DockerContainer, name: string): DockerSurvey {
       'change that';
     return { findings: [problem('docker', message, { remedy })] };
   }
-  const upperDir = GraphDriver.Name === 'overlay2' ? GraphDriver.Data?.['UpperDir'] : undefined;
+  const upperDir = upperDirOf(there);
   if (upperDir === undefined) {
     const message = `the files of container ${name} lie in ${GraphDriver.Name}, where they cannot be set back`;
     return { findings: [problem('docker', message, { remedy })] };
+  }
+  const holder = holderOf(upperDir);
+  if (holder !== undefined && holder !== operationId) {
+    const message = `restore ${holder} of container ${name} was interrupted, and its files of before are not back yet`;
+    return { findings: [problem('docker', message, { remedy: `wait for its undo, or ${remedy}` })] };
   }
   return { target: { kind: 'same', id: there.Id, upperDir }, findings: [] };
 }

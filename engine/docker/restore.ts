@@ -3,7 +3,7 @@
  * wrapper finds the wish beside the container (restore-wishes.ts) and restores instead. `docker start --checkpoint` is not
  * used: it copies the images twice, passes CRIU no options, and knows neither GPU nor files.
  *
- * The steps are those of restore.ts and may be repeated in the same way. The container's name stands for its id, which
+ * The steps are those of restore.ts and may be repeated in the same way; start.ts has the last one. The container's name stands for its id, which
  * Docker chooses: `context.container.id` is the name, `record.docker.id` the id, once there is one.
  */
 import { existsSync } from 'node:fs';
@@ -13,14 +13,12 @@ import type {
   CreateContainerInput,
   PlanRestoreInput,
   PlanRestoreResult,
-  StartRestoredResult,
 } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
 import type { Op } from '../../core/op.ts';
 import { type Finding, problem, warningTexts } from '../../core/preflight.ts';
-import type { Docker, DockerContainer } from '../../native/docker/docker.ts';
+import type { Docker } from '../../native/docker/docker.ts';
 import { hostNetwork } from '../../native/proc/network-here.ts';
-import { readProcess } from '../../native/proc/tree.ts';
 import { type Captured, readCaptured } from '../captured.ts';
 import { planGpu, reservationOf } from '../gpu/restore-steps.ts';
 import type { GpuRestorePlan } from '../gpu/restore-target.ts';
@@ -32,17 +30,12 @@ import { refuseFor } from '../preflight/refuse.ts';
 import { surveyForeignRestore, type RestoreSurveyInput } from '../preflight/restore.ts';
 import { claimRestore, endEarlierRuns, gpuNow, registerRestore, type OperationRun } from '../restore.ts';
 import { readRestore, requireRestore, writeRestore, type RestoreRecord } from '../restore-operation.ts';
-import { isDone, startError, withinBudget, WRAPPER_GRACE_MS } from '../restore-start.ts';
-import { removeNote } from '../restore-notes.ts';
 import { bareImageDir } from '../restore-source.ts';
 import { writeWish } from '../restore-wishes.ts';
 import { createBody, type CreateBody } from './create-body.ts';
-import { setLayerAside } from './layer.ts';
-import { surveyDocker, type DockerTarget } from './preflight.ts';
+import { holderOf, holdLayer, setLayerAside } from './layer.ts';
+import { surveyDocker, upperDirOf, type DockerTarget } from './preflight.ts';
 import { requireDocker } from './source.ts';
-import { keepInDocker } from './undo.ts';
-
-const BEAT_MS = 1000;
 
 export interface DockerRestoreSurvey {
   readonly findings: readonly Finding[];
@@ -66,6 +59,7 @@ export async function surveyDockerRestore(
     tcp,
     host: hostNetwork(),
     exists: existsSync,
+    holderOf,
   });
   return {
     findings: [
@@ -118,7 +112,8 @@ export async function createDockerRestored(
       restoreFrom: context.checkpointId ?? captured.metadata.checkpointId,
       origin: 'annotation',
       operationId,
-      onFailure: record.onFailure,
+      // As the agent answers (`prepareRestore`), should it not be there.
+      onFailure: upperDir === undefined ? record.onFailure : 'fail',
       tcp: record.tcp,
       unverified: false,
     });
@@ -172,7 +167,14 @@ async function makeOnce(deps: NodeDeps, op: Op, captured: Captured, making: Maki
   const wish = { operationId, checkpointId, sourceId: metadata.container.id, image: target.image };
   const id = await createInDocker(docker, name, createBody(facts, wish));
   op.log.info({ operationId, checkpointId, container: name, dockerId: id }, 'container of Docker made');
-  return writeRestore(deps.settings, { ...record, docker: { name, id } });
+  const madeUpperDir = upperDirOf(await docker.container(id));
+  if (madeUpperDir !== undefined && !making.isCold) {
+    holdLayer(madeUpperDir, operationId);
+  }
+  return writeRestore(deps.settings, {
+    ...record,
+    docker: { name, id, ...(madeUpperDir === undefined ? {} : { madeUpperDir }) },
+  });
 }
 
 /** Idempotent: a container of that name is the operation's own, or the survey had refused. */
@@ -209,85 +211,4 @@ async function register(
     ...(isCold ? { cold: true } : {}),
     ...reservationOf(gpu),
   });
-}
-
-/**
- * Docker starts the container, in which the wrapper restores. Repeated after a success it returns the same.
- * @throws RestoreFailed with CRIU's last error lines, GpuOutOfMemory; the container is there, and does not run
- */
-export async function startDockerRestored(
-  deps: NodeDeps,
-  op: Op,
-  input: {
-    readonly context: CreateContainerInput['context'];
-    readonly operationId: string;
-    readonly restoreBudgetMs: number;
-  },
-): Promise<StartRestoredResult> {
-  return asStep(input.operationId, async () => {
-    const { operationId, context, restoreBudgetMs } = input;
-    checkToken(deps.settings, context.container, context.token);
-    const record = requireRestore(deps.settings, operationId);
-    const docker = requireDocker(deps);
-    const id = record.docker?.id ?? '';
-    const now = await docker.container(id);
-    if (!(isDone(record) && now?.State.Running === true)) {
-      await docker.killContainer(id);
-      const begun = writeRestore(deps.settings, { ...record, state: 'registered', restoreBudgetMs });
-      await startWithin(docker, op, begun).catch((error: unknown) => {
-        throw startError(deps, begun, error);
-      });
-    }
-    const ended = requireRestore(deps.settings, operationId);
-    // No wrapper reports a container that it was not asked to restore.
-    const cold = ended.cold === true && !isDone(ended);
-    return finish(deps, docker, cold ? writeRestore(deps.settings, { ...ended, state: 'cold-started' }) : ended);
-  });
-}
-
-async function startWithin(docker: Docker, op: Op, { docker: target, restoreBudgetMs }: RestoreRecord): Promise<void> {
-  const beat = setInterval(() => op.progress({ phase: 'restoring' }), BEAT_MS);
-  try {
-    await withinBudget(docker.startContainer(target?.id ?? ''), restoreBudgetMs + WRAPPER_GRACE_MS);
-  } finally {
-    clearInterval(beat);
-  }
-}
-
-async function finish(deps: NodeDeps, docker: Docker, record: RestoreRecord): Promise<StartRestoredResult> {
-  const { operationId, docker: target, state } = record;
-  const id = target?.id ?? '';
-  const found = await docker.container(id);
-  const initHostPid = found?.State.Pid ?? 0;
-  const process = readProcess(initHostPid)?.state ?? 'gone';
-  if (found === undefined || process === 'gone' || process === 'Z' || process === 'X') {
-    throw new KybernateError(
-      'RestoreFailed',
-      `process ${initHostPid} of container ${target?.name ?? id} of Docker ended right after its restore`,
-    );
-  }
-  if (!isDone(record)) {
-    // A runtime that is not our wrapper, or one of another run directory, started it as any other.
-    throw new KybernateError(
-      'RestoreFailed',
-      `Docker started ${target?.name ?? id}, but its runtime ${found.HostConfig.Runtime ?? '?'} did not restore it: is the ` +
-        `agent of its kybernate-shim.conf ${deps.settings.runDir}/agent.sock? See docs/docker.md`,
-    );
-  }
-  if (target !== undefined) {
-    keepInDocker(deps.settings, operationId, target);
-  }
-  removeNote(deps.settings, operationId);
-  return {
-    initHostPid,
-    restoreMs: record.restoreMs ?? 0,
-    how: state === 'cold-started' ? 'cold-started' : 'restored',
-    docker: { id, name: nameOf(found) },
-    ...(record.warnings === undefined ? {} : { warnings: record.warnings }),
-    ...(state !== 'restored' || record.gpuFacts === undefined ? {} : { gpu: record.gpuFacts }),
-  };
-}
-
-function nameOf({ Name }: DockerContainer): string {
-  return Name.replace(/^\//, '');
 }

@@ -15,7 +15,7 @@ count() {
 }
 
 docker run -d --runtime kybernate --network none --name "$id" "$image" \
-  sh -c 'i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.1; done' >/dev/null
+  sh -c 'i=0; while :; do i=$((i+1)); echo $i >/count.new; mv /count.new /count; sleep 0.1; done' >/dev/null
 sleep 2
 "$kybernate" checkpoint --docker "$id" --id "$id" --durability local
 echo "killed at $(count "$id")"

@@ -1,5 +1,5 @@
 /* The wrapper's decisions against a false agent and a false runc; real bundles and checkpoints. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { KybernateError } from '../../core/errors.ts';
@@ -22,6 +22,23 @@ describe('createOrRestore', () => {
     expect(await createOrRestore(made.deps(), made.argv)).toEqual({ kind: 'pass-through' });
 
     expect(made.prepared).toEqual([]);
+  });
+
+  it('starts no container into whose layer of Docker a restore is not over, but that restore itself', async () => {
+    const merged = join(made.dir, 'layers/merged');
+    mkdirSync(merged, { recursive: true });
+    writeFileSync(join(made.dir, 'layers/kybernate-restoring'), OPERATION);
+    writeFileSync(made.config(), JSON.stringify({ root: { path: merged }, process: { args: ['true'], env: [] } }));
+
+    expect(await createOrRestore(made.deps(), made.argv)).toEqual({
+      kind: 'failed',
+      message: expect.stringContaining(`restore ${OPERATION} of container id is not over`) as string,
+    });
+    expect(made.prepared).toEqual([]);
+
+    const wish = { restoreFrom: 'ck-1', origin: 'annotation', onFailure: 'fail', tcp: 'close' } as const;
+    writeWish(made.deps().runDir, 'id', { ...wish, operationId: OPERATION, unverified: false });
+    expect(await createOrRestore(made.deps(), made.argv)).toEqual({ kind: 'restored' });
   });
 
   it('restores with the fitted specification, marks the container and tells the agent its pid', async () => {

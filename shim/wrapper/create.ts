@@ -15,6 +15,7 @@ import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { parseRuncCreate } from '../../core/oci/runc-argv.ts';
 import { type OciSpec, isBind, parseSpec } from '../../core/oci/spec.ts';
+import { holderOfRoot } from '../../engine/docker/layer.ts';
 import { readWish } from '../../engine/restore-wishes.ts';
 import { hasStarted, noteOutcome, noteStart, startNote } from '../../engine/pod-starts.ts';
 import { RESTORED_MARK } from '../../engine/restored-mark.ts';
@@ -45,6 +46,13 @@ export async function createOrRestore(deps: WrapperDeps, argv: readonly string[]
   const original = readFileSync(configFile, 'utf8');
   const spec = parseSpec(original, configFile);
   const wish = readWish(deps.runDir, create.id) ?? restoreWish(spec);
+  const holder = holderOfRoot(resolve(bundle, spec.root?.path ?? 'rootfs'));
+  if (holder !== undefined && holder !== wish?.operationId) {
+    const message =
+      `kybernate: restore ${holder} of container ${create.id} is not over, and its files are neither those of before nor ` +
+      'those of the checkpoint: the node worker ends that restore, then it can be started';
+    return { kind: 'failed', message };
+  }
   if (wish === undefined || hasStarted(deps.runDir, wish)) {
     return { kind: 'pass-through' };
   }

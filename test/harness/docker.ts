@@ -7,13 +7,14 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { buildImage } from '../../cli/dev/images.ts';
-import { logTail, readDaemons, startDaemon, stopDaemon } from '../../cli/dev/process.ts';
+import { findDaemon, logTail, readDaemons, startDaemon, stopDaemon } from '../../cli/dev/process.ts';
 import { shimDirOf } from '../../cli/dev/shim.ts';
 import { waitFor } from '../../cli/dev/wait.ts';
 import { librariesOf } from '../../cli/setup/debian.ts';
 import { PROGRAMS, requireProgram } from '../../cli/setup/programs.ts';
 import { connectDocker } from '../../native/docker/client.ts';
 import type { Docker } from '../../native/docker/docker.ts';
+import { descendantPids, listProcesses } from '../../native/proc/tree.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { fromLane } from './provided.ts';
 
@@ -103,6 +104,30 @@ export class DockerDaemon {
     await this.#run(join(this.dir, 'daemon.json'));
   }
 
+  /** As a power failure: nothing of it or of its containers ends in order, and what would lie on tmpfs is gone. */
+  async loseByPowerFailure(): Promise<void> {
+    const own = listProcesses().filter(({ commandLine }) => commandLine.includes(`${this.dir}/`));
+    for (const hostPid of new Set(own.flatMap((one) => [one.hostPid, ...descendantPids(one.hostPid)]))) {
+      try {
+        process.kill(hostPid, 'SIGKILL');
+      } catch {
+        // ESRCH: it ended with another one.
+      }
+    }
+    await waitFor('end of dockerd', 10_000, () => findDaemon(this.dir, NAME) === undefined);
+    await this.#unmount();
+    rmSync(join(this.dir, 'x'), { recursive: true, force: true });
+  }
+
+  async #unmount(): Promise<void> {
+    for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n').reverse()) {
+      const target = line.split(' ')[4] ?? '';
+      if (target.startsWith(`${this.dir}/`)) {
+        await runExeca('umount', ['-l', target]);
+      }
+    }
+  }
+
   async docker(...args: string[]): Promise<string> {
     const result = await runExeca(requireProgram('docker', process.env), args, { env: { ...this.env } });
     if (result.exitCode !== 0) {
@@ -154,12 +179,7 @@ export class DockerDaemon {
   async close(): Promise<void> {
     await this.removeContainers().catch(() => undefined);
     await stopDaemon(this.dir, NAME);
-    for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n').reverse()) {
-      const target = line.split(' ')[4] ?? '';
-      if (target.startsWith(`${this.dir}/`)) {
-        await runExeca('umount', ['-l', target]);
-      }
-    }
+    await this.#unmount();
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

@@ -1,18 +1,20 @@
 /* Containers of a real Docker daemon: Docker makes, stops and starts them, and knows every one that was restored. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { shimDirOf } from '../../cli/dev/shim.ts';
-import type { RestoreResult } from '../../core/contract/restore.ts';
+import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { DOCKER_IMAGES, DockerDaemon } from '../harness/docker.ts';
 import { fromLane } from '../harness/provided.ts';
 import { Stack, until } from '../harness/stack.ts';
 
+/** `<>` does not empty the file before the write, as `>` does: whoever reads it finds a number, always. */
 const COUNTER =
-  'i=0; echo $$-$(cat /proc/sys/kernel/random/uuid) > /token; while :; do i=$((i+1)); echo $i > /count; sleep 0.05; done';
+  'i=0; rm -f /count; echo $$-$(cat /proc/sys/kernel/random/uuid) > /token; ' +
+  'while :; do i=$((i+1)); echo $i 1<> /count; sleep 0.05; done';
 
 let daemon: DockerDaemon;
 let stack: Stack;
@@ -57,8 +59,12 @@ async function checkpoint(name: string, after: 'resume' | 'stop' = 'resume'): Pr
   return (await handle.result()).checkpointId;
 }
 
-async function restore(checkpointId: string, docker: string | true = true): Promise<RestoreResult> {
-  const handle = await stack.client.restore({ node: stack.node, checkpointId, container: { docker } });
+async function restore(
+  checkpointId: string,
+  docker: string | true = true,
+  more: Partial<RestoreRequest> = {},
+): Promise<RestoreResult> {
+  const handle = await stack.client.restore({ node: stack.node, checkpointId, container: { docker }, ...more });
   return handle.result();
 }
 
@@ -94,8 +100,7 @@ describe('a restore through Docker', () => {
       /^kept\n.*No such/,
     );
     expect(await daemon.docker('ps', '--format', '{{.Names}} {{.Status}}')).toMatch(/^same Up/);
-    const upperDir = await daemon.docker('inspect', '-f', '{{.GraphDriver.Data.UpperDir}}', 'same');
-    expect(readdirSync(dirname(upperDir)).filter((name) => name.includes('kybernate'))).toEqual([]);
+    expect(await besideLayer('same')).toEqual([]);
     expect(readdirSync(join(stack.runDir, 'wishes'))).toEqual([]);
   });
 
@@ -139,7 +144,7 @@ describe('a restore through Docker', () => {
     await daemon.docker('exec', 'whole', 'sh', '-c', 'echo later > /root/later');
     await daemon.docker('kill', 'whole');
 
-    await withoutCriu(() =>
+    await withCriu('exit 1', () =>
       expect(restore(checkpointId)).rejects.toMatchObject({
         type: 'RestoreFailed',
         message: expect.stringContaining('runc restore failed'),
@@ -149,6 +154,54 @@ describe('a restore through Docker', () => {
     await daemon.docker('start', 'whole');
     expect(await read('whole', '/root/later')).toBe('later');
     expect(readdirSync(join(stack.runDir, 'wishes'))).toEqual([]);
+  });
+
+  it('that fails, with a cold start as its policy, starts the source afresh with the files that it had', async () => {
+    await run('afresh');
+    const token = await read('afresh', '/token');
+    const checkpointId = await checkpoint('afresh');
+    await daemon.docker('exec', 'afresh', 'sh', '-c', 'echo later > /root/later');
+    await daemon.docker('kill', 'afresh');
+
+    const result = await withCriu('exit 1', () => restore(checkpointId, true, { onFailure: 'cold-start' }));
+
+    expect(result).toMatchObject({ how: 'cold-started', docker: { name: 'afresh' } });
+    expect(result.warnings).toContainEqual(
+      expect.stringMatching(/^started afresh, with the files that it had: .*runc restore failed/),
+    );
+    await until('the fresh start', async () => ![token, ''].includes(await read('afresh', '/token').catch(() => '')));
+    expect(await read('afresh', '/root/later')).toBe('later');
+    expect(await besideLayer('afresh')).toEqual([]);
+  });
+
+  it('that a reboot cuts short leaves the source as it was, and meanwhile nobody starts it, its restart policy neither', async () => {
+    await run('cut', ['--restart', 'always']);
+    const checkpointId = await checkpoint('cut');
+    await daemon.docker('exec', 'cut', 'sh', '-c', 'echo later > /root/later');
+    await daemon.docker('kill', 'cut');
+    const begun = join(stack.dir, 'begun');
+    const handle = await withCriu(`touch ${begun}; exec sleep 1000`, async () => {
+      const restoring = await stack.client.restore({
+        node: stack.node,
+        checkpointId,
+        container: { docker: true },
+        timeouts: { heartbeatMs: 3000 },
+      });
+      await until('the restore to have begun', () => existsSync(begun));
+      await reboot();
+      return restoring;
+    });
+
+    expect(await daemon.docker('inspect', '-f', '{{.State.Running}} {{.State.Error}}', 'cut')).toMatch(
+      /^false .*neither those of before nor those of the checkpoint/,
+    );
+    await expect(daemon.docker('start', 'cut')).rejects.toThrow('the node worker ends that restore');
+    await stack.startWorkers();
+    await expect(handle.result()).rejects.toMatchObject({ message: expect.stringContaining('rebooted') });
+
+    expect(await besideLayer('cut')).toEqual([]);
+    await daemon.docker('start', 'cut');
+    expect(await read('cut', '/root/later')).toBe('later');
   });
 
   it('is what the example shows', async () => {
@@ -227,15 +280,31 @@ async function moveTo(to: DockerDaemon): Promise<void> {
   await stack.startWorkers();
 }
 
-/** The runtime finds a CRIU that does nothing. */
-async function withoutCriu(act: () => Promise<void>): Promise<void> {
+/** What a restore keeps there. */
+async function besideLayer(name: string): Promise<readonly string[]> {
+  const upperDir = await daemon.docker('inspect', '-f', '{{.GraphDriver.Data.UpperDir}}', name);
+  return readdirSync(dirname(upperDir)).filter((entry) => entry.includes('kybernate'));
+}
+
+/** For all that has to do with Docker: what ran is gone, and what lay on tmpfs; Docker starts by itself. */
+async function reboot(): Promise<void> {
+  await stack.kill('sidecar');
+  await stack.killNodeWorker();
+  await daemon.loseByPowerFailure();
+  rmSync(stack.runDir, { recursive: true, force: true });
+  mkdirSync(stack.runDir, { mode: 0o700 });
+  await daemon.restart();
+}
+
+/** The runtime finds this script for CRIU. */
+async function withCriu<Result>(script: string, act: () => Promise<Result>): Promise<Result> {
   const conf = join(shimDirOf(fromLane('containerd').dir), 'kybernate-runtime/kybernate-shim.conf');
   const before = readFileSync(conf, 'utf8');
   const criu = join(stack.dir, 'criu');
-  writeFileSync(criu, '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+  writeFileSync(criu, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
   writeFileSync(conf, before.replace(/^criu=.*$/m, `criu=${criu}`));
   try {
-    await act();
+    return await act();
   } finally {
     writeFileSync(conf, before);
   }

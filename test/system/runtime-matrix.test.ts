@@ -111,7 +111,10 @@ class OnContainerd implements Source {
 
   async remove(): Promise<void> {
     await stack.removeContainer(this.#id);
-    await stack.removeContainer(this.#source);
+    // One that was refused has run on.
+    if (this.#source !== '') {
+      await stack.removeContainer(this.#source);
+    }
     this.#terminal?.kill();
   }
 }
