@@ -49,8 +49,12 @@ export const PREFLIGHT_CHECKS = {
     remedy: 'upgrade the driver here, or choose another node',
   },
   'gpu-devices': {
-    checks: 'GPUs: number, product, memory and those that are visible and free',
+    checks: 'GPUs: number, product, memory and those that are visible',
     remedy: 'free a GPU of the recorded model, name one with --gpu, or choose another node',
+  },
+  'gpu-memory': {
+    checks: 'free memory of GPUs that would do but for it',
+    remedy: 'end what holds it or wait for it, or choose another node',
   },
   image: {
     checks: 'layers of the container image, and its digest',

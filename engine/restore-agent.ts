@@ -13,6 +13,7 @@ import type {
 import { KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
 import { CHECKPOINT_ID_PATTERN } from '../core/ids.ts';
 import type { Op } from '../core/op.ts';
+import { type Finding, findingDetails, problemsIn } from '../core/preflight.ts';
 import { completeGpu, makeMemoryRoom, planGpu, putBackRaises, reservationOf, specIn } from './gpu/restore-steps.ts';
 import { readImageGpu } from './gpu/image-gpu.ts';
 import type { GpuRestoreAnswer } from './gpu/restore-target.ts';
@@ -260,8 +261,20 @@ async function checkTarget(
       : { id: container.id, spec: specIn(bundle), captured: found.spec, imageDir: imageDir ?? restoreFrom, ...fit };
   const checked = found === undefined ? [] : await surveyForeignRestore(deps, found.metadata, tcp, target);
   op.signal.throwIfAborted();
-  refuseFor([...checked, ...gpu.findings], restoreFrom, deps);
+  refuseTarget(deps, [...checked, ...gpu.findings], restoreFrom);
   return gpu.plan;
+}
+
+/** @throws GpuOutOfMemory room on the GPUs is all that is missing, which whoever waits may get; Incompatible */
+function refuseTarget(deps: NodeDeps, findings: readonly Finding[], restoreFrom: string): void {
+  const problems = problemsIn(findings);
+  if (problems.length === 0 || problems.some(({ code }) => code !== 'gpu-memory')) {
+    return refuseFor(problems, restoreFrom, deps);
+  }
+  const why = problems.map(({ message }) => message).join('; ');
+  throw new KybernateError('GpuOutOfMemory', `${restoreFrom} cannot be restored on ${deps.settings.node} now: ${why}`, {
+    details: findingDetails(problems),
+  });
 }
 
 /**
@@ -315,7 +328,7 @@ function gpuFailed(deps: NodeDeps, op: Op, record: RestoreRecord, error: unknown
     'GPU state was not restored',
   );
   writeRestore(deps.settings, { ...record, state: 'failed', errors: [reason], errorType });
-  return { proceed: false, reason, ...(again ? { again } : {}) };
+  return { proceed: false, reason, errorType, ...(again ? { again } : {}) };
 }
 
 /**

@@ -76,6 +76,28 @@ test('links that exist during the diff are left to the post-dump moment', async 
   expect(readdirSync(join(rootfs, 'data'))).toEqual([]);
 });
 
+test('what goes or changes while it is read is a warning, and all else is there', async () => {
+  writeFileSync(join(upper, 'data/kept'), 'kept');
+  writeFileSync(join(upper, 'data/went'), 'went');
+  const run: typeof runExeca = (file, args, options) => {
+    rmSync(join(upper, 'data/went'));
+    return runExeca(file, args, options);
+  };
+
+  const { warnings } = await captureRootfs({ ...deps, run }, facts(), checkpoint, op);
+  await applyRootfs(rootfs, checkpoint, runExeca);
+
+  expect(warnings).toEqual([expect.stringMatching(/^1 files of the root were changed.*data\/went: Cannot stat/)]);
+  expect(readdirSync(join(rootfs, 'data'))).toEqual(['kept']);
+});
+
+test('a tar that fails for another reason fails the dump', async () => {
+  writeFileSync(join(upper, 'data/kept'), 'kept');
+  const run: typeof runExeca = (file, args, options) => runExeca(file, [...args, '--no-such-option'], options);
+
+  await expect(captureRootfs({ ...deps, run }, facts(), checkpoint, op)).rejects.toMatchObject({ type: 'DumpFailed' });
+});
+
 test('without links nothing is written', async () => {
   expect(await captureLinkRemap(deps, upper, checkpoint)).toBe(0);
   expect(readdirSync(join(checkpoint, 'fs'))).toEqual([]);

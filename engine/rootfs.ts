@@ -39,14 +39,18 @@ export const TAR_CREATE = [
 ];
 // The list is ours: names as they are, one NUL after each, no descent into directories.
 const TAR_LIST = ['--no-recursion', '--verbatim-files-from', '--null', '--files-from=-'];
-// A hard link that CRIU adds beside us changes a file's ctime, not its content: the workload stands still.
-const TAR_QUIET = ['--warning=no-file-changed', '--warning=no-file-ignored'];
+const TAR_QUIET = ['--warning=no-file-ignored'];
+/** How tar tells that a file of its list went, or changed, while it read. A hard link that CRIU adds changes one, too. */
+const MEANWHILE =
+  /: (?:Cannot (?:stat|open): No such file or directory|file changed as we read it|File shrank by .*|File removed before we read it)$/;
+const TAR_END = /Exiting with failure status due to previous errors$/;
 
 /** The second is tar's own wording, when the last write before the end of the room was a short one. */
 export const FULL = /No space left on device|Wrote only \d+ of \d+ bytes/;
 
 /**
- * The workload stands still, or the archive may hold files of different moments.
+ * The workload stands still, or the archive may hold files of different moments. Others may write meanwhile, processes that
+ * came in by exec among them: what goes or changes under our hands is a warning.
  * @param destDir directory of the checkpoint; its `fs/` exists
  * @throws DiskFull, DumpFailed; the caller removes what was written
  */
@@ -114,7 +118,7 @@ async function walkUpper(upperDir: string, features: OverlayFeatures, op: Op): P
   const pending = [''];
   for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
     op.signal.throwIfAborted();
-    for (const entry of readdirSync(pathBelow(upperDir, dir), { encoding: 'buffer', withFileTypes: true })) {
+    for (const entry of entriesOf(pathBelow(upperDir, dir))) {
       const base = nameOfBytes(entry.name);
       const name = dir === '' ? base : `${dir}/${base}`;
       if (entry.isDirectory()) {
@@ -130,6 +134,18 @@ async function walkUpper(upperDir: string, features: OverlayFeatures, op: Op): P
   return changes;
 }
 
+/** None of a directory that has gone meanwhile. */
+function entriesOf(dir: Parameters<typeof readdirSync>[0]): Array<Dirent<Buffer>> {
+  try {
+    return readdirSync(dir, { encoding: 'buffer', withFileTypes: true });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      return [];
+    }
+    throw error;
+  }
+}
+
 function visitEntry(
   upperDir: string,
   name: string,
@@ -138,7 +154,7 @@ function visitEntry(
   changes: UpperChanges,
 ): void {
   const path = pathBelow(upperDir, name);
-  if (entry.isCharacterDevice() && lstatSync(path).rdev === 0) {
+  if (entry.isCharacterDevice() && lstatSync(path, { throwIfNoEntry: false })?.rdev === 0) {
     changes.deleted.push(name);
     return;
   }
@@ -168,13 +184,13 @@ async function captureUpper(
   op: Op,
 ): Promise<RootfsCapture> {
   const tar = join(destDir, FS_FILES.rootfsDiff);
-  await createTar(run, upperDir, changes.changed.sort(compareNames), tar, op);
+  const warnings = await createTar(run, upperDir, changes.changed.sort(compareNames), tar, op);
   await writeDeleted(destDir, changes.deleted);
   return {
     bytes: (await stat(tar)).size,
     deletedFiles: changes.deleted.length,
     method: 'overlay',
-    warnings: warningsOf(changes),
+    warnings: [...warningsOf(changes), ...warnings],
   };
 }
 
@@ -208,13 +224,16 @@ export async function captureLinkRemap(
   const links: bigint[] = [];
   const pending = [''];
   for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
-    for (const entry of readdirSync(pathBelow(upperDir, dir), { encoding: 'buffer', withFileTypes: true })) {
+    for (const entry of entriesOf(pathBelow(upperDir, dir))) {
       const base = nameOfBytes(entry.name);
       const name = dir === '' ? base : `${dir}/${base}`;
       if (entry.isDirectory()) {
         pending.push(name);
       } else if (entry.isFile()) {
-        const { ino } = lstatSync(pathBelow(upperDir, name), { bigint: true });
+        const ino = lstatSync(pathBelow(upperDir, name), { bigint: true, throwIfNoEntry: false })?.ino;
+        if (ino === undefined) {
+          continue;
+        }
         byInode.set(ino, [...(byInode.get(ino) ?? []), name]);
         if (base.startsWith(LINK_REMAP_PREFIX)) {
           links.push(ino);
@@ -230,7 +249,14 @@ export async function captureLinkRemap(
   return links.length;
 }
 
-async function createTar(run: Run, dir: string, names: readonly string[], file: string, op?: Op): Promise<void> {
+/** @returns warnings: what went or changed while it was read */
+async function createTar(
+  run: Run,
+  dir: string,
+  names: readonly string[],
+  file: string,
+  op?: Op,
+): Promise<readonly string[]> {
   const progress = setInterval(() => {
     void stat(file).then(
       ({ size }) => op?.progress({ phase: 'capturing', bytesDone: size }),
@@ -243,8 +269,16 @@ async function createTar(run: Run, dir: string, names: readonly string[], file: 
     ...(op === undefined ? {} : { signal: op.signal }),
   });
   clearInterval(progress);
+  const said = result.stderr.split('\n').filter((line) => line !== '' && !TAR_END.test(line));
   if (result.exitCode === 0) {
-    return;
+    return [];
+  }
+  if (
+    result.exitCode === 1 ||
+    (result.exitCode === 2 && said.length > 0 && said.every((line) => MEANWHILE.test(line)))
+  ) {
+    const some = said.slice(0, 3).map((line) => line.replace(/^tar: /, ''));
+    return [`${said.length} files of the root were changed by others while they were read: ${some.join('; ')}`];
   }
   op?.signal.throwIfAborted();
   const text = result.startError ?? result.stderr.trim().slice(-1000);

@@ -5,13 +5,18 @@
  * once (criu/parasite-syscall.c, sigchld_handler): the dump is lost, at a moment at which the workload may have CRIU's
  * code in it. So for the time of the dump they are moved out of the frozen cgroup into one beside it, where they run on, and
  * back before the container is let go. One that enters after that is not CRIU's: it reads the cgroup once.
+ *
+ * In version 2 a process moves with all of its controllers, and the programs that deny a container the machine's devices
+ * are its cgroup's: so the other group gets the same limits and programs before anybody is moved there.
  */
 import { existsSync, mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
-import { groupPids } from '../native/proc/cgroup.ts';
+import { copyPrograms } from '../native/libc/cgroup-programs.ts';
+import { copyLimits } from '../native/proc/cgroup-limits.ts';
+import { type CgroupDir, groupPids } from '../native/proc/cgroup.ts';
 import { readProcess } from '../native/proc/tree.ts';
 import type { ContainerFacts } from './container-facts.ts';
 import type { OperationPlan } from './operation.ts';
@@ -51,13 +56,13 @@ export function enteredPids({ freezer, processes }: Pick<ContainerFacts, 'freeze
  */
 export function setAside(plan: Dumped, log: Logger): void {
   const dir = asideDir(plan);
-  const hostPids = dir === undefined ? [] : enteredPids(plan.facts);
-  if (dir === undefined || hostPids.length === 0) {
+  const { operationId, facts } = plan;
+  const hostPids = enteredPids(facts);
+  if (dir === undefined || facts.freezer.version === 'signals' || hostPids.length === 0) {
     return;
   }
-  const { operationId } = plan;
   try {
-    mkdirSync(dir, { recursive: true });
+    makeLike(facts.freezer, dir);
     hostPids.forEach((pid) => move(pid, dir));
     log.debug({ operationId, hostPids }, 'processes that came in by exec are set aside for the dump');
   } catch (error) {
@@ -65,6 +70,18 @@ export function setAside(plan: Dumped, log: Logger): void {
       { operationId, hostPids, error: messageOf(error) },
       'processes that came in by exec are part of the freeze: the dump fails when one is killed',
     );
+  }
+}
+
+/** Of an earlier attempt an empty one may be left. @throws it cannot be made, or not with the same limits */
+function makeLike({ version, path }: CgroupDir, dir: string): void {
+  if (existsSync(dir)) {
+    rmdirSync(dir);
+  }
+  mkdirSync(dir);
+  if (version === 2) {
+    copyLimits(path, dir);
+    copyPrograms(path, dir);
   }
 }
 

@@ -87,6 +87,8 @@ export function withoutSettings(env: Env): Record<string, string> {
     'KYBERNATE_LIBCUDA',
     'KYBERNATE_LIBNVML',
     'KYBERNATE_LOG_LEVEL',
+    'KYBERNATE_POD_GPUS_FROM_ENV',
+    'KYBERNATE_POD_RESOURCES',
     'KYBERNATE_RESTORE_ROOTS',
   ]);
   return Object.fromEntries(

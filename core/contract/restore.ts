@@ -15,6 +15,7 @@ import {
   runtimeContainer,
   timeoutsWithDefaults,
 } from './common.ts';
+import type { ErrorType } from '../errors.ts';
 import type { HookPlan } from '../hooks.ts';
 import type { GpuFit } from '../oci/gpu-fit.ts';
 import { gpuPair } from './gpu.ts';
@@ -340,6 +341,8 @@ export interface CompleteRestoreResponse {
   readonly proceed: boolean;
   /** why not */
   readonly reason?: string;
+  /** what kind of reason; absent: RestoreFailed, or an agent of before */
+  readonly errorType?: ErrorType;
   /** the operation that made the container will try once more: neither a cold start now, nor a last word */
   readonly again?: boolean;
 }

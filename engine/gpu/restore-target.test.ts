@@ -114,6 +114,18 @@ describe('a plan for the GPUs of a restore', () => {
     expect(answer.findings.map(({ message }) => message).join('; ')).toMatch(why);
   });
 
+  it.each<[string, Given, string]>([
+    ['GPUs that are full now', { vram: new Map([A, B].map((uuid) => [uuid, 850 * MIB])) }, 'gpu-memory'],
+    ['GPUs that will never do', { map: [{ from: A, to: 'GPU-gone' }] }, 'gpu-devices'],
+    [
+      'both',
+      { map: [{ from: A, to: 'GPU-gone' }], vram: new Map([A, B].map((uuid) => [uuid, 850 * MIB])) },
+      'gpu-devices',
+    ],
+  ])('tells %s from others', async (_title, given, code) => {
+    expect([...new Set((await plan(given)).findings.map((finding) => finding.code))]).toEqual([code]);
+  });
+
   it('says why there is no driver', async () => {
     const deps = { settings: { node: 'n1' } as NodeDeps['settings'], gpu: () => ({ reason: 'no library' }) };
 

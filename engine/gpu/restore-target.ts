@@ -5,7 +5,7 @@
  */
 import { freemem } from 'node:os';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
-import { type GpuPair, type TargetGpu, mapDevices, movesGpus } from '../../core/gpu/device-map.ts';
+import { type DeviceMapInput, type GpuPair, type TargetGpu, mapDevices, movesGpus } from '../../core/gpu/device-map.ts';
 import { SAVE_OVERHEAD_BYTES } from '../../core/gpu/process-state.ts';
 import type { AskedGpus, GpuFit } from '../../core/oci/gpu-fit.ts';
 import type { OciSpec } from '../../core/oci/spec.ts';
@@ -82,17 +82,16 @@ export async function planGpuRestore(
   }
   const asked = allowedGpus(devices, given.asked);
   const allowed = withoutAvoided(devices, asked, wish.avoid ?? []);
-  const { pairs, reasons } = mapDevices({
+  const { pairs, findings: deviceFindings } = placesOn(devices, reserved, {
     captured: captured.devices,
     visible: metadata.gpuProcesses.map(({ visible }) => visible),
     wanted: wish.map,
-    target: devices.map((device) => lessReserved(device, reserved)),
     ...(allowed === undefined ? {} : { allowed }),
   });
   const memoryBytes = restoreMemoryBytes(metadata);
   const all = [
     ...driverReasons(driver, captured.driver, pairs),
-    ...reasons.map(refused),
+    ...deviceFindings,
     ...memoryReasons(node, memoryBytes, reserved),
   ];
   if (all.length > 0) {
@@ -114,6 +113,18 @@ export async function planGpuRestore(
       ),
     },
   };
+}
+
+/** Places on the node's GPUs as they are; what empty ones would have room for lacks memory alone, and that passes. */
+function placesOn(
+  devices: readonly GpuDevice[],
+  reserved: Reserved,
+  input: Omit<DeviceMapInput, 'target'>,
+): { readonly pairs: readonly GpuPair[]; readonly findings: readonly Finding[] } {
+  const { pairs, reasons } = mapDevices({ ...input, target: devices.map((device) => lessReserved(device, reserved)) });
+  const empty = devices.map((device) => ({ ...device, memoryFreeBytes: device.memoryTotalBytes }));
+  const isFull = reasons.length > 0 && mapDevices({ ...input, target: empty }).reasons.length === 0;
+  return { pairs, findings: reasons.map((message) => problem(isFull ? 'gpu-memory' : 'gpu-devices', message)) };
 }
 
 function lessReserved(device: GpuDevice, { vram }: Reserved): TargetGpu {

@@ -5,6 +5,16 @@
 export const SYS_PIDFD_OPEN = 434;
 export const SYS_PIDFD_GETFD = 438;
 
+/** In the table of each architecture. Sources: arch/x86/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h. */
+export const SYS_BPF = process.arch === 'arm64' ? 280 : 321;
+/** Commands and a flag of bpf(2). Source: include/uapi/linux/bpf.h. */
+export const BPF = { progAttach: 8, progGetFdById: 13, progQuery: 16, allowMulti: 2 } as const;
+/**
+ * Where on a cgroup programs deny something: ingress and egress, sock_create, device, bind, connect, post_bind and sendmsg of
+ * IPv4 and IPv6, sysctl, recvmsg of both, getsockopt, setsockopt. Source: enum bpf_attach_type.
+ */
+export const CGROUP_ATTACH_TYPES = [0, 1, 2, 6, 8, 9, 10, 11, 12, 13, 14, 15, 18, 19, 20, 21, 22] as const;
+
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 
@@ -49,8 +59,10 @@ export const ERRNO = {
   EBADF: 9,
   EAGAIN: 11,
   EACCES: 13,
+  EINVAL: 22,
   EPIPE: 32,
   ERANGE: 34,
+  ENOSYS: 38,
   ENODATA: 61,
   ENOTSOCK: 88,
   ENOPROTOOPT: 92,

@@ -24,6 +24,8 @@ interface Libc {
   readonly poll: (fd: Uint8Array, timeoutMs: number) => Promise<number>;
   /** three arguments after the number: what all our raw system calls take at most */
   readonly syscall: (number: number, first: number, second: number, third: number) => number;
+  /** one that takes a command and a buffer of its own size, which it may write to: bpf(2) */
+  readonly syscallOn: (number: number, command: number, buffer: Uint8Array) => number;
 }
 
 /** struct msghdr with one buffer */
@@ -86,6 +88,8 @@ export function libc(): Libc {
         }),
       syscall: (number, first, second, third) =>
         syscall(number, 'long', first, 'long', second, 'long', third, 'long', 0),
+      syscallOn: (number, command, buffer) =>
+        syscall(number, 'long', command, '_Inout_ uint8_t *', buffer, 'long', buffer.length),
     };
   }
   return loaded;

@@ -70,18 +70,22 @@ describe('with GPU processes', () => {
   });
 
   it('tells why, and waits for the agent longer than the budget', async () => {
-    made.asks();
     let waitsMs = 0;
     const calls: CompleteRestoreCall[] = [];
     const refuses: WrapperDeps['agent']['completeRestore'] = (call, timeoutMs) => {
       calls.push(call);
       waitsMs = timeoutMs;
-      return Promise.resolve({ proceed: false, reason: 'out of VRAM' });
+      return Promise.resolve({ proceed: false, reason: 'out of VRAM', errorType: 'GpuOutOfMemory' });
     };
+    const pod = { 'io.kubernetes.cri.sandbox-namespace': 'ml', 'io.kubernetes.cri.sandbox-name': 'train-0' };
+    made.asks(pod);
 
     const outcome = await createOrRestore(answering(refuses), made.argv);
 
-    expect(outcome).toMatchObject({ kind: 'failed', message: expect.stringContaining('out of VRAM') });
+    expect(outcome).toMatchObject({
+      kind: 'failed',
+      message: expect.stringContaining('ml/train-0 was not restored from ck-1: GpuOutOfMemory: out of VRAM'),
+    });
     expect(waitsMs).toBeGreaterThan(1000);
     expect(calls.map(({ outcome: word }) => word)).toEqual(['restored', 'failed']);
   });

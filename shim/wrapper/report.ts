@@ -21,7 +21,10 @@ export async function complete(deps: WrapperDeps, job: Job, initHostPid: number,
   }
   if (!answer.proceed) {
     job.again = answer.again === true;
-    throw new KybernateError('RestoreFailed', answer.reason ?? 'the agent could not bring the GPU state back');
+    throw new KybernateError(
+      answer.errorType ?? 'RestoreFailed',
+      answer.reason ?? 'the agent could not bring the GPU state back',
+    );
   }
 }
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { down } from '../../cli/dev/down.ts';
+import { devDir } from '../../cli/dev/paths.ts';
 import { findDaemon, logTail } from '../../cli/dev/process.ts';
 import { type DevEnvironment, up } from '../../cli/dev/up.ts';
 import { createKybernateClient, type KybernateClient, type OperationHandle } from '../../client/index.ts';
@@ -15,6 +16,7 @@ import type { RehearseRequest, RehearseResult } from '../../core/contract/gpu.ts
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
 import { type JournalEntry, readJournal } from '../../engine/journal.ts';
 import { readJson, type OperationPlan } from '../../engine/operation.ts';
+import type { RestoreRecord } from '../../engine/restore-operation.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
 import { cgroupPids, freezerCgroup } from '../../native/proc/cgroup.ts';
@@ -30,7 +32,10 @@ export class Environment {
   readonly client: KybernateClient;
   readonly stateDir: string;
   readonly runDir: string;
+  /** socket at which the node worker asks kubelet; nobody listens there before a case does */
+  readonly podResources: string;
   readonly #env: Env;
+  #settings: Env = {};
   readonly #dev: DevEnvironment;
   readonly #containerd: Containerd;
   readonly #containers = new Set<string>();
@@ -43,11 +48,13 @@ export class Environment {
     this.node = dev.node;
     this.stateDir = dev.paths.stateDir;
     this.runDir = dev.paths.runDir;
+    this.podResources = String(env['KYBERNATE_POD_RESOURCES']);
     this.#containerd = connectContainerd(dev.containerd.address);
   }
 
   /** @param imageDir archives `busybox.tar` and `python.tar`, made by tools/gpu-bundle.ts */
-  static async open(env: Env, imageDir: string, note: (text: string) => void): Promise<Environment> {
+  static async open(base: Env, imageDir: string, note: (text: string) => void): Promise<Environment> {
+    const env: Env = { ...base, KYBERNATE_POD_RESOURCES: join(devDir(base), 'kubelet.sock') };
     const dev = await up({ env, node: env['KYBERNATE_NODE'] ?? 'gpu', images: [], namespace: NAMESPACE, note });
     for (const archive of ['busybox.tar', 'python.tar']) {
       await dev.containerd.ctrOk(['-n', NAMESPACE, 'images', 'import', '--local', join(imageDir, archive)]);
@@ -200,6 +207,15 @@ export class Environment {
       .find((path) => (readJson(join(path, 'plan.json')) as OperationPlan | undefined)?.container.id === id);
   }
 
+  /** What the node keeps of the restores into this container that are under way. */
+  restoresOf(id: string): readonly RestoreRecord[] {
+    const dir = join(this.runDir, 'operations');
+    return (existsSync(dir) ? readdirSync(dir) : [])
+      .map((name) => readJson(join(dir, name, 'restore.json')) as RestoreRecord | undefined)
+      .filter((record) => record !== undefined)
+      .filter((record) => record.container.id === id);
+  }
+
   /** What the runner has written down so far. */
   journalOf(id: string): readonly JournalEntry[] {
     const dir = this.operationOf(id);
@@ -218,7 +234,22 @@ export class Environment {
 
   /** Starts what has ended. */
   async startWorkers(): Promise<void> {
-    await up({ env: this.#env, node: this.node, images: [], namespace: NAMESPACE });
+    await up({ env: { ...this.#env, ...this.#settings }, node: this.node, images: [], namespace: NAMESPACE });
+  }
+
+  /** Another node worker has these settings for as long as the work takes. */
+  async withSettings(settings: Env, work: () => Promise<void>): Promise<void> {
+    const restart = async (wanted: Env): Promise<void> => {
+      this.#settings = wanted;
+      await this.killNodeWorker();
+      await this.startWorkers();
+    };
+    await restart(settings);
+    try {
+      await work();
+    } finally {
+      await restart({});
+    }
   }
 
   /** real, effective, saved and file system user of its first process */

@@ -69,17 +69,19 @@ export function workDir(): string {
   return join(process.env['KYBERNATE_GPU_DIR'] ?? '/tmp/kybernate-gpu', 'work');
 }
 
-/** Compiles the CUDA workload for this machine's GPU, or its host-memory form where there is none. */
+/** Compiles the CUDA workloads for this machine's GPU, or their host-memory form where there is none. */
 export function buildWorkloads(machine: Machine): void {
   mkdirSync(workDir(), { recursive: true });
-  const [source, target] = [join(SOURCES, 'vram.cu'), join(workDir(), 'vram')];
   const nvcc = ['/usr/local/cuda/bin/nvcc', '/usr/bin/nvcc', '/usr/local/bin/nvcc'].find((path) => existsSync(path));
   const [compiler, flags] =
     machine.gpus.length > 0
       ? [nvcc ?? 'nvcc', ['-arch=native', '-cudart', 'static']]
-      : ['c++', ['-x', 'c++', '-DHOST_ONLY', '-static']];
-  const result = spawnSync(compiler, [...flags, '-O2', '-o', target, source], { encoding: 'utf8', timeout: 180_000 });
-  assert(result.status === 0, `${compiler} compiles vram.cu: ${result.error?.message ?? result.stderr}`);
+      : ['c++', ['-x', 'c++', '-DHOST_ONLY', '-static', '-pthread']];
+  for (const name of ['vram', 'hog']) {
+    const [source, target] = [join(SOURCES, `${name}.cu`), join(workDir(), name)];
+    const result = spawnSync(compiler, [...flags, '-O2', '-o', target, source], { encoding: 'utf8', timeout: 180_000 });
+    assert(result.status === 0, `${compiler} compiles ${name}.cu: ${result.error?.message ?? result.stderr}`);
+  }
   const copy = spawnSync('cp', ['-rT', SOURCES, join(workDir(), 'src')], { encoding: 'utf8' });
   assert(copy.status === 0, `the workloads can be copied: ${copy.stderr}`);
 }

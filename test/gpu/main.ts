@@ -11,8 +11,11 @@ import { parseArgs } from 'node:util';
 import { type Case, type CaseResult, errorText, runCase } from './case.ts';
 import { CPU_CASES } from './cases/cpu.ts';
 import { CUDA_CASES } from './cases/cuda.ts';
+import { EXEC_CASES } from './cases/exec.ts';
 import { KILLED_CASES } from './cases/killed.ts';
 import { MEASURE_CASES } from './cases/measure.ts';
+import { OUT_OF_MEMORY_CASES } from './cases/out-of-memory.ts';
+import { POD_CASES } from './cases/pods.ts';
 import { TOOL_CASES } from './cases/tools.ts';
 import { TORCH_CASES } from './cases/torch.ts';
 import { TWO_GPU_CASES } from './cases/two-gpus.ts';
@@ -22,10 +25,13 @@ import { describeMachine, type Machine } from './machine.ts';
 
 const CASES: readonly Case[] = [
   ...CPU_CASES,
+  ...EXEC_CASES,
   ...TOOL_CASES,
   ...CUDA_CASES,
   ...MEASURE_CASES,
   ...TORCH_CASES,
+  ...POD_CASES,
+  ...OUT_OF_MEMORY_CASES,
   ...KILLED_CASES,
   ...TWO_GPU_CASES,
 ];

@@ -31,19 +31,19 @@ async function counts(env: Environment, id: string, above: number): Promise<void
   await until(`${id} to count above ${above}`, 20_000, async () => (await counter(env, id)) > above);
 }
 
-interface MemoryState {
+export interface MemoryState {
   readonly token: string;
   readonly sequence: number;
   readonly checksum: string;
 }
 
-async function startMemory(env: Environment, mib: number): Promise<{ id: string; state: MemoryState }> {
+export async function startMemory(env: Environment, mib: number): Promise<{ id: string; state: MemoryState }> {
   const id = await env.run('memory', PYTHON, ['/usr/bin/python3', '/w/memory.py', String(mib), '64'], WORKLOADS);
   return { id, state: await env.readJson<MemoryState>(id) };
 }
 
 /** The same process, with the same bytes, does more work. */
-async function goesOn(env: Environment, id: string, since: MemoryState): Promise<void> {
+export async function goesOn(env: Environment, id: string, since: MemoryState): Promise<void> {
   await until(`${id} to go on`, 30_000, async () => {
     const now = await env.readJson<MemoryState>(id);
     assertEqual(now.token, since.token, `token of ${id}`);
@@ -180,7 +180,7 @@ function dial(): Promise<Socket | undefined> {
 }
 
 /** Waits until the runner has the container frozen. */
-async function untilStep(env: Environment, id: string, step: string, state: 'begin' | 'done'): Promise<void> {
+export async function untilStep(env: Environment, id: string, step: string, state: 'begin' | 'done'): Promise<void> {
   await until(`${step} of ${id}`, 30_000, () =>
     env.journalOf(id).some((entry) => entry.step === step && entry.state === state),
   );

@@ -1,10 +1,10 @@
 /* Two GPUs: a process moved from one to the other, and a job of two ranks that talk by NCCL. */
-import { runExeca } from '../../../native/run/run-execa.ts';
 import type { Case, CaseContext } from '../case.ts';
 import { assert, assertEqual, BUSYBOX, type Environment, until } from '../environment.ts';
 import { gpuFlags, startVram } from '../gpu-container.ts';
 import { assertGoesOn, assertUnlocked, gpuDriver, recordCheckpoint, recordRestore } from '../gpu-state.ts';
 import type { Gpu, Machine } from '../machine.ts';
+import { networkNamespace } from '../pod.ts';
 
 const SHM = ['--mount', 'type=tmpfs,dst=/dev/shm,options=nosuid:nodev:mode=1777:size=2147483648'];
 /** P2P maps memory between the GPUs, which the driver cannot bring back; CRIU knows no io_uring. */
@@ -18,13 +18,13 @@ const NCCL = [
   'USE_LIBUV=0',
 ];
 
-function twoGpus({ gpus: [first, second] }: Machine): [Gpu, Gpu] {
+export function twoGpus({ gpus: [first, second] }: Machine): [Gpu, Gpu] {
   assert(first !== undefined && second !== undefined, 'there are two GPUs');
   return [first, second];
 }
 
 /** UUIDs of the devices on which a container's processes hold memory, as NVML says. */
-async function devicesOf({ env, machine }: CaseContext, id: string): Promise<string[]> {
+export async function devicesOf({ env, machine }: CaseContext, id: string): Promise<string[]> {
   const pids = new Set(await env.pids(id));
   const used = gpuDriver(machine)?.memoryInUse() ?? [];
   return used.filter(({ hostPid }) => pids.has(hostPid)).map(({ uuid }) => uuid);
@@ -80,17 +80,6 @@ async function stepsOn(env: Environment, id: string): Promise<void> {
     },
     50,
   );
-}
-
-/** A network namespace with loopback up, which lives as long as the case: a pod's would outlive its container, too. */
-async function networkNamespace(name: string): Promise<{ path: string; remove: () => Promise<void> }> {
-  const ip = async (...args: string[]): Promise<void> => {
-    const result = await runExeca('ip', args);
-    assert(result.exitCode === 0, `ip ${args.join(' ')}: ${result.startError ?? result.stderr}`);
-  };
-  await ip('netns', 'add', name);
-  await ip('-n', name, 'link', 'set', 'lo', 'up');
-  return { path: `/run/netns/${name}`, remove: () => ip('netns', 'del', name) };
 }
 
 async function startRanks({ env, machine }: CaseContext, network: string): Promise<string> {

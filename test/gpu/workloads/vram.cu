@@ -5,6 +5,8 @@
  *
  * usage: vram <MiB> [name=<word>] [spin=<ms>] [tick=<ms>] [managed]
  *   name     tells in /tmp/<word>.json, its token file is /data/<word>: for several of them in one container
+ * A second thread beats every 5 ms without a CUDA call. When it finds that it stood still for long, as in a dump, it counts
+ * how often it beats before the first thread comes out of its next CUDA call: /tmp/<word>-held.json.
  *   spin     a kernel of that length in every tick
  *   managed  16 MiB of managed memory, too, which no driver saves
  * nvcc -O2 -o vram vram.cu, or c++ -x c++ -DHOST_ONLY -O2 -o vram vram.cu for a machine without a GPU: host memory then.
@@ -13,14 +15,51 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static char name[40] = "state";
-static char state_file[80], new_file[80], token_file[80];
+static char state_file[80], new_file[80], token_file[80], held_file[80];
+static volatile long gap_ms = 0, beats = 0;
+static volatile int after_gap = 0;
 static const uint64_t SEED = 0x6b79626572;
+
+static void write_text(const char *path, const char *text) {
+  FILE *file = fopen(path, "w");
+  if (file != nullptr) {
+    fputs(text, file);
+    fclose(file);
+  }
+}
+
+static void *beat(void *) {
+  const long long_ms = 400;
+  timespec last, now;
+  clock_gettime(CLOCK_MONOTONIC, &last);
+  for (;;) {
+    usleep(5000);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    long ms = (now.tv_sec - last.tv_sec) * 1000 + (now.tv_nsec - last.tv_nsec) / 1000000;
+    if (ms > long_ms) {
+      gap_ms = ms;
+      beats = 0;
+      after_gap = 1;
+    }
+    beats = beats + 1;
+    last = now;
+  }
+}
+
+static void tell_held() {
+  char text[80];
+  snprintf(text, sizeof text, "{\"gapMs\":%ld,\"beats\":%ld}\n", (long)gap_ms, (long)beats);
+  after_gap = 0;
+  write_text(held_file, text);
+}
 
 static void publish(const char *text) {
   FILE *file = fopen(new_file, "w");
@@ -138,6 +177,7 @@ int main(int argc, char **argv) {
   }
   snprintf(state_file, sizeof state_file, "/tmp/%s.json", name);
   snprintf(new_file, sizeof new_file, "/tmp/%s.new", name);
+  snprintf(held_file, sizeof held_file, "/tmp/%s-held.json", name);
   snprintf(token_file, sizeof token_file, "/data/%s", name);
   uint64_t tokens[3];
   if (getrandom(tokens, sizeof tokens, 0) != sizeof tokens) {
@@ -155,10 +195,17 @@ int main(int argc, char **argv) {
   }
   prepare(count, tokens[0], managed);
   memset(tokens, 0, sizeof tokens);
+  pthread_t thread;
+  if (pthread_create(&thread, nullptr, beat, nullptr) != 0) {
+    return 2;
+  }
   for (long tick = 1;; tick++) {
     unsigned long long bad = 0;
     uint64_t token = 0;
     verify(count, spin_ms, &bad, &token);
+    if (after_gap) {
+      tell_held();
+    }
     char held[17], named[17];
     read_token(fd, held);
     int again = open(token_file, O_RDONLY);
