@@ -84,7 +84,7 @@ describe('with GPU processes', () => {
 
     expect(outcome).toMatchObject({
       kind: 'failed',
-      message: expect.stringContaining('ml/train-0 was not restored from ck-1: GpuOutOfMemory: out of VRAM'),
+      message: expect.stringContaining('ml/train-0/id was not restored from ck-1: GpuOutOfMemory: out of VRAM'),
     });
     expect(waitsMs).toBeGreaterThan(1000);
     expect(calls.map(({ outcome: word }) => word)).toEqual(['restored', 'failed']);
