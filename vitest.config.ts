@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/harness/longest-first.ts';
 
 /*
  * unit: no root, no network, beside the sources. temporal: a real Temporal server, scripted activities.
@@ -14,10 +15,20 @@ process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', 
 process.env['GOGC'] ??= '400';
 // A shared CI machine may stall real servers for seconds: one second try there, and the report says so. None at a desk.
 const retry = process.env['CI'] === 'true' ? 1 : 0;
-const slow = { testTimeout: 120_000, hookTimeout: 180_000, teardownTimeout: 30_000, pool: 'forks' as const, retry };
+// One thread collects the young heap, and seldom: the others of a test want their processor.
+const execArgv = ['--single-threaded-gc', '--min-semi-space-size=16'];
+const slow = {
+  testTimeout: 120_000,
+  hookTimeout: 180_000,
+  teardownTimeout: 30_000,
+  pool: 'forks' as const,
+  retry,
+  execArgv,
+};
 
 export default defineConfig({
   test: {
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
@@ -33,6 +44,7 @@ export default defineConfig({
             '{core,native,engine,store,activities,workflows,workers,client,operator,shim,cli,tools}/**/*.test.ts',
           ],
           pool: 'forks',
+          execArgv,
         },
       },
       {

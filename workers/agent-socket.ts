@@ -23,7 +23,8 @@ const FIRST_BYTES_MS = 1000;
 
 export interface SocketParts {
   readonly http: HttpServer;
-  readonly grpc: Injector;
+  /** asked for once, by the first connection that speaks it */
+  readonly grpc: () => Promise<Injector>;
   readonly log: Logger;
   /** who connected, by the descriptor of the connection; literal fakes in tests */
   readonly peerOf?: (fd: number) => PeerCredentials;
@@ -52,7 +53,9 @@ export async function listenForAgents(path: string, runDir: string, parts: Socke
     idle.delete(socket);
     response.once('close', () => idle.add(socket));
   });
-  const server = createServer((socket) => accept(socket, parts, idle));
+  let opened: Promise<Injector> | undefined;
+  const grpc = (): Promise<Injector> => (opened ??= parts.grpc());
+  const server = createServer((socket) => accept(socket, { ...parts, grpc }, idle));
   // What others of this process make while we wait keeps a mode of its own.
   const before = process.umask(0o177);
   const up = listen(server, path);
@@ -61,7 +64,7 @@ export async function listenForAgents(path: string, runDir: string, parts: Socke
   // No descriptor is left for a connection: its caller is refused, and the worker goes on.
   server.on('error', (error) => parts.log.error({ error: messageOf(error) }, 'a connection could not be accepted'));
   chmodSync(path, 0o600);
-  return { close: () => close(server, parts, idle) };
+  return { close: () => close(server, opened, idle) };
 }
 
 function accept(socket: Socket, parts: SocketParts, idle: Set<Socket>): void {
@@ -105,8 +108,18 @@ function hand(socket: Socket, parts: SocketParts, handing: Handing): void {
     return;
   }
   if (first.subarray(0, HTTP2.length).equals(HTTP2)) {
-    handing.idle.delete(socket);
-    parts.grpc.injectConnection(socket);
+    parts.grpc().then(
+      (grpc) => {
+        handing.idle.delete(socket);
+        if (!socket.destroyed) {
+          grpc.injectConnection(socket);
+        }
+      },
+      (error: unknown) => {
+        parts.log.error({ error: messageOf(error) }, 'gRPC cannot be served');
+        socket.destroy();
+      },
+    );
   } else {
     parts.http.emit('connection', socket);
   }
@@ -121,9 +134,11 @@ function strangerOf(socket: Socket, peerOf: (fd: number) => PeerCredentials): Pe
   return peer.uid === 0 || peer.uid === process.geteuid?.() ? undefined : peer;
 }
 
-async function close(server: Server, { grpc }: SocketParts, idle: ReadonlySet<Socket>): Promise<void> {
+/** @param grpc undefined: nobody has spoken it */
+async function close(server: Server, grpc: Promise<Injector> | undefined, idle: ReadonlySet<Socket>): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  grpc.drain(DRAIN_MS);
+  // What failed was told to the log.
+  (await grpc?.catch(() => undefined))?.drain(DRAIN_MS);
   const endIdle = (): void => idle.forEach((socket) => socket.destroy());
   // A connection that is kept alive is idle from the end of its call on.
   const again = setInterval(endIdle, IDLE_POLL_MS);

@@ -17,7 +17,7 @@ import { completeRestore, prepareRestore } from '../engine/restore-agent.ts';
 import type { SourceAccess } from '../engine/restore-source.ts';
 import { sweepRestores } from '../engine/restore-sweep.ts';
 import type { PeerCredentials } from '../native/libc/peer.ts';
-import { agentGrpc, injectorOf } from './agent-grpc.ts';
+import type { Injector } from './agent-grpc.ts';
 import { agentRequests, type AgentHttpCalls } from './agent-http.ts';
 import { agentOperations, type AgentOperations, type OperationsDeps } from './agent-operations.ts';
 import { countCheckpoint, countedComplete } from './agent-metrics.ts';
@@ -65,9 +65,16 @@ export async function startAgent(options: AgentOptions): Promise<AgentServer> {
   http.requestTimeout = 0;
   // Node would close the connection and say nothing.
   http.on('connect', (_request, socket) => socket.end('HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\n\r\n'));
-  const grpcServer = agentGrpc(calls);
+  let endGrpc = (): void => undefined;
+  // The wrapper speaks HTTP. What gRPC needs is a sixth of the time of a worker's start: loaded when somebody speaks it.
+  const grpc = async (): Promise<Injector> => {
+    const { agentGrpc, injectorOf } = await import('./agent-grpc.ts');
+    const server = agentGrpc(calls);
+    endGrpc = () => server.forceShutdown();
+    return injectorOf(server);
+  };
   openPodStarts(deps.settings);
-  const parts = { http, grpc: injectorOf(grpcServer), log, ...(peerOf === undefined ? {} : { peerOf }) };
+  const parts = { http, grpc, log, ...(peerOf === undefined ? {} : { peerOf }) };
   const socket = await listenForAgents(socketPath, runDir, parts);
   await sweepRestores(deps, op);
   const sweep = setInterval(() => {
@@ -83,7 +90,7 @@ export async function startAgent(options: AgentOptions): Promise<AgentServer> {
       clearInterval(sweep);
       stop.abort();
       await socket.close();
-      grpcServer.forceShutdown();
+      endGrpc();
     },
   };
 }

@@ -1,6 +1,7 @@
 /*
- * A control worker, a node worker and a sidecar over the servers of the run, with a state directory and a store of their
- * own, and what a test does to containers. Workers are real processes: a test may kill them.
+ * A node worker and a sidecar over the servers of the lane, with a state directory of their own, and what a test does to
+ * containers. Workers are real processes: a test may kill them. The control worker and the store are the lane's, and
+ * serve its files one after the other, unless a test has settings of its own for them.
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -9,11 +10,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openContainerd } from '../../cli/dev/containerd-client.ts';
 import { devVariables, withoutSettings } from '../../cli/dev/environment.ts';
 import { findDaemon, stopDaemon } from '../../cli/dev/process.ts';
-import { startWorkers, stopWorkers } from '../../cli/dev/workers.ts';
+import { type DaemonName, startWorkers, stopWorkers } from '../../cli/dev/workers.ts';
 import { createKybernateClient, type KybernateClient, type OperationHandle } from '../../client/index.ts';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RestoreRequest, RestoreResult } from '../../core/contract/restore.ts';
-import { requireProgram } from '../../cli/setup/programs.ts';
 import { operationPids } from '../../engine/operation-cgroup.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import type { Containerd } from '../../native/containerd/containerd.ts';
@@ -25,8 +25,11 @@ export const BUSYBOX = 'docker.io/kybernate/busybox:1';
 export const REDIS = 'docker.io/kybernate/redis:1';
 export const PYTHON = 'docker.io/kybernate/python:1';
 
+/** Settings that a control worker reads, too: with one of them a stack has its own. */
+const OF_CONTROL = /^(KYBERNATE_(STORE|S3|ENCRYPTION|SIGN|TRUSTED|LOG|METRICS)|AWS_|OTEL_)/;
+
 export interface StackOptions {
-  /** `s3` uses the run's S3 server with a prefix of its own; default: a directory */
+  /** `s3` uses the lane's S3 server with a prefix of its own, `dir` a directory of its own; default: the lane's directory */
   readonly store?: 'dir' | 's3';
   readonly env?: Readonly<Record<string, string>>;
   /** made by the test: a small tmpfs, for example */
@@ -45,6 +48,7 @@ export class Stack {
   readonly client: KybernateClient;
   readonly variables: Record<string, string>;
   withSidecar: boolean;
+  readonly #ownControl: boolean;
   readonly #containerd: Containerd;
   readonly #containers: string[] = [];
 
@@ -58,7 +62,9 @@ export class Stack {
     this.runDir = runDir;
     this.stateDir = options.stateDir ?? join(dir, 'node');
     this.withSidecar = options.withSidecar ?? true;
-    this.storeDir = join(dir, 'store');
+    this.#ownControl =
+      options.store !== undefined || Object.keys(options.env ?? {}).some((name) => OF_CONTROL.test(name));
+    this.storeDir = join(this.#ownControl ? dir : containerdDir, 'store');
     const paths = { dir, runDir, stateDir: this.stateDir, storeDir: this.storeDir };
     const servers = {
       containerd: openContainerd(containerdDir, process.env),
@@ -83,17 +89,25 @@ export class Stack {
     const temporal = fromLane('temporal');
     const client = await createKybernateClient({ address: temporal.address, namespace: temporal.namespace });
     const stack = new Stack(dir, `node-${dir.slice(-6).toLowerCase()}`, client, options);
-    for (const path of [stack.runDir, stack.stateDir, stack.storeDir]) {
-      mkdirSync(path, { recursive: true, mode: 0o700 });
-    }
+    [stack.runDir, stack.stateDir, stack.storeDir].forEach((path) => mkdirSync(path, { recursive: true, mode: 0o700 }));
     await stack.startWorkers();
     return stack;
   }
 
   async startWorkers(): Promise<void> {
     const env = { ...withoutSettings(process.env), ...this.variables, PATH: fromLane('containerd').path };
-    const { dir, node, withSidecar } = this;
-    await startWorkers({ dir, node, temporal: fromLane('temporal'), env, withSidecar });
+    const { dir, node } = this;
+    const lane = fromLane('containerd').dir;
+    const start = (of: string, names: readonly DaemonName[]): Promise<void> =>
+      startWorkers({ dir: of, node, temporal: fromLane('temporal'), env, names });
+    if (this.#ownControl) {
+      // Two control workers would take turns.
+      await stopWorkers(lane);
+    }
+    await Promise.all([
+      start(this.#ownControl ? dir : lane, ['worker-control']),
+      start(dir, this.withSidecar ? ['worker-node', 'sidecar'] : ['worker-node']),
+    ]);
   }
 
   /** Another disk under the same node: workers that are started from now on know no checkpoint of before. */
@@ -105,7 +119,7 @@ export class Stack {
     await this.startWorkers();
   }
 
-  pidOf(name: 'worker-control' | 'worker-node' | 'sidecar'): number {
+  pidOf(name: 'worker-node' | 'sidecar'): number {
     return findDaemon(this.dir, name)?.pid ?? 0;
   }
 
@@ -283,8 +297,4 @@ export async function until(
     }
     await sleep(everyMs);
   }
-}
-
-export function criuPath(): string {
-  return requireProgram('criu', process.env);
 }

@@ -72,7 +72,8 @@ describe('an operation by the socket of the agent', () => {
   it('goes on through the end of the agent that started it, and its key joins it', async () => {
     await startCounter('steady');
     const container = { id: 'steady', namespace: stack.namespace };
-    const wish = { container, idempotencyKey: 'nightly', durability: 'remote' };
+    const timeouts = { heartbeatMs: 3000 };
+    const wish = { container, idempotencyKey: 'nightly', durability: 'remote', timeouts };
 
     const first = (await curl('/v1/checkpoint', wish)) as AgentOperation;
     await stack.killNodeWorker();

@@ -24,7 +24,7 @@ let before: MemoryState;
 beforeAll(async () => {
   stateDir = mkdtempSync(join(tmpdir(), 'kybernate-small-'));
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', stateDir]);
-  stack = await Stack.open({ stateDir });
+  stack = await Stack.open({ withSidecar: false, stateDir });
   await stack.runContainer('large', PYTHON, memoryCommand(80, 4), workload());
 });
 afterAll(async () => {

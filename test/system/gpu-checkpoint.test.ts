@@ -28,7 +28,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
 
   beforeAll(async () => {
     fake = FakeGpu.open([FIRST, SECOND]);
-    stack = await Stack.open({ env: { ...fake.environment, KYBERNATE_RECONCILE_MS: '2000' } });
+    stack = await Stack.open({ withSidecar: false, env: { ...fake.environment, KYBERNATE_RECONCILE_MS: '2000' } });
     gpu = new GpuContainers(stack, fake);
   });
   afterEach(async () => {

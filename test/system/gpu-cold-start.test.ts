@@ -27,7 +27,7 @@ beforeAll(async () => {
   conf = join(shimDirOf(dir), 'kybernate-runtime/kybernate-shim.conf');
   confText = readFileSync(conf, 'utf8');
   writeFileSync(conf, `${confText}driver-root=${root}\n`);
-  stack = await Stack.open();
+  stack = await Stack.open({ withSidecar: false });
 });
 
 afterAll(async () => {

@@ -23,7 +23,7 @@ describe.skipIf(reason !== undefined)(`a rehearsal${reason === undefined ? '' : 
 
   beforeAll(async () => {
     fake = FakeGpu.open([fakeDevice(0)]);
-    stack = await Stack.open({ env: fake.environment });
+    stack = await Stack.open({ withSidecar: false, env: fake.environment });
     gpu = new GpuContainers(stack, fake);
   });
 

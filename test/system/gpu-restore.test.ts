@@ -31,7 +31,7 @@ describe.skipIf(reason !== undefined)(
 
     beforeAll(async () => {
       fake = FakeGpu.open([FIRST, SECOND]);
-      stack = await Stack.open({ env: fake.environment });
+      stack = await Stack.open({ withSidecar: false, env: fake.environment });
       gpu = new GpuContainers(stack, fake);
     });
 
@@ -314,7 +314,7 @@ describe.skipIf(reason !== undefined)(
       fake.clearCalls();
       fake.setRules([{ call: 'Restore', nth: 1, action: 'slow=60000' }]);
 
-      const restoring = stack.restore(checkpointId, id);
+      const restoring = stack.restore(checkpointId, id, { timeouts: { heartbeatMs: 3000 } });
       // A slow call of the test before may end only now.
       const begun = (): number | undefined =>
         fake.calls().find(({ call, what }) => call === 'Restore' && what === 'begin')?.pid;

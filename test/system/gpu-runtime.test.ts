@@ -34,7 +34,7 @@ describe.skipIf(reason !== undefined)(`runc checkpoint${reason === undefined ? '
     fake = FakeGpu.open([fakeDevice(0)]);
     roots = join(fromLane('containerd').dir, 'gpu-images');
     mkdirSync(roots, { mode: 0o700 });
-    stack = await Stack.open({ env: { ...fake.environment, KYBERNATE_RESTORE_ROOTS: roots } });
+    stack = await Stack.open({ withSidecar: false, env: { ...fake.environment, KYBERNATE_RESTORE_ROOTS: roots } });
     gpu = new GpuContainers(stack, fake);
   });
 

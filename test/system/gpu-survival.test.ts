@@ -55,7 +55,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
 
   beforeAll(async () => {
     fake = FakeGpu.open([FIRST, SECOND]);
-    stack = await Stack.open({ env: fake.environment });
+    stack = await Stack.open({ withSidecar: false, env: fake.environment });
     gpu = new GpuContainers(stack, fake);
   });
   afterEach(async () => {
@@ -135,14 +135,15 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
   const ended = (result: Promise<CheckpointResult>): Promise<{ source?: string; type?: string; name?: string }> =>
     result.catch((error: unknown) => error as Error);
 
-  const timeouts = { heartbeatMs: 3000 };
+  /** A lock whose caller died is looked for until its time is over. */
+  const request = { timeouts: { heartbeatMs: 3000 }, gpu: { lockTimeoutMs: 3000 } };
 
   describe.each(Object.entries(POINTS))('%s', (_name, point) => {
     test('the runner dies: the workload runs, and nothing half-made stays', async () => {
       const job = await start();
       fake.setRules(point.rules);
 
-      const handle = await stack.startCheckpoint(job.id, { timeouts });
+      const handle = await stack.startCheckpoint(job.id, request);
       killRunner(await untilReached(job.id, point));
       const end = await ended(handle.result());
 
@@ -155,7 +156,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
       const job = await start();
       fake.setRules(point.rules);
 
-      const handle = await stack.startCheckpoint(job.id, { timeouts });
+      const handle = await stack.startCheckpoint(job.id, request);
       const operation = await untilReached(job.id, point);
       const killed = stack.killNodeWorker();
       killRunner(operation);
@@ -176,7 +177,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
       const job = await start();
       fake.setRules(point.rules);
 
-      const handle = await stack.startCheckpoint(job.id, { timeouts });
+      const handle = await stack.startCheckpoint(job.id, request);
       await untilReached(job.id, point);
       await stack.killNodeWorker();
       await stack.startWorkers();
@@ -190,7 +191,7 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
       const job = await start();
       fake.setRules(point.rules);
 
-      const handle = await stack.startCheckpoint(job.id, { timeouts: { heartbeatMs: 1500 } });
+      const handle = await stack.startCheckpoint(job.id, { ...request, timeouts: { heartbeatMs: 1500 } });
       await untilReached(job.id, point);
       await handle.cancel();
       const end = await ended(handle.result());

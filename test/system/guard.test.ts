@@ -31,7 +31,7 @@ let token: string;
 const stateOf = (): Promise<MemoryState> => stack.readJson<MemoryState>(ID, '/tmp/state.json');
 
 beforeAll(async () => {
-  stack = await Stack.open();
+  stack = await Stack.open({ withSidecar: false });
   await stack.runContainer(ID, PYTHON, memoryCommand(300), workload());
   ({ token } = await stateOf());
 });

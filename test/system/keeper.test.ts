@@ -61,7 +61,7 @@ class Client {
 describe('a CRIU that is killed in the middle of the pages', () => {
   let stack: Stack;
   beforeAll(async () => {
-    stack = await Stack.open();
+    stack = await Stack.open({ withSidecar: false });
   });
   afterAll(async () => {
     await stack.close();

@@ -48,6 +48,7 @@ async function start(
     durability: 'local',
     tcp: 'keep',
     after,
+    timeouts: { heartbeatMs: 3000 },
   });
 }
 

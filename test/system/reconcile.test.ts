@@ -23,7 +23,7 @@ beforeAll(async () => {
   const { address, namespace } = fromLane('temporal');
   connection = await Connection.connect({ address });
   temporal = new Client({ connection, namespace });
-  stack = await Stack.open();
+  stack = await Stack.open({ withSidecar: false });
 });
 afterEach(() => stack.removeContainers());
 afterAll(async () => {

@@ -14,7 +14,7 @@ let stack: Stack;
 
 beforeAll(async () => {
   // A guard would let the workload go by itself.
-  stack = await Stack.open({ env: { KYBERNATE_GUARD: 'off' } });
+  stack = await Stack.open({ withSidecar: false, env: { KYBERNATE_GUARD: 'off' } });
 });
 afterAll(async () => {
   // What the dead worker has left is still reserved: the run directory is that of all test files.

@@ -17,7 +17,7 @@ import { fromLane } from '../harness/provided.ts';
 let stack: Stack;
 
 beforeAll(async () => {
-  stack = await Stack.open();
+  stack = await Stack.open({ withSidecar: false });
 });
 afterEach(() => stack.removeContainers());
 afterAll(async () => {

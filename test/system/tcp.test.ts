@@ -9,7 +9,7 @@ const PORT = 7001;
 let stack: Stack;
 
 beforeAll(async () => {
-  stack = await Stack.open();
+  stack = await Stack.open({ withSidecar: false });
 });
 afterAll(async () => {
   await stack.close();
