@@ -49,9 +49,10 @@ chaos: $(STAMP) ## kills everything at any moment, KILLS times, and looks what b
 	@$(CLI) setup --for test
 	@$(NODE) test/chaos/main.ts --kills=$(KILLS) $(if $(SEED),--seed=$(SEED)) $(if $(FRESH),--fresh)
 
+# KUBERNETES=1: a cluster, too, for `test/gpu/run.sh --kubernetes`.
 gpu-bundle: $(STAMP) ## what gpu-test needs on a bare GPU machine, in .gpu-bundle/
-	@$(CLI) setup --for test
-	@$(NODE) tools/gpu-bundle.ts
+	@$(CLI) setup --for test$(if $(KUBERNETES),$(comma)kubernetes)
+	@$(NODE) tools/gpu-bundle.ts $(if $(KUBERNETES),--kubernetes)
 
 # Needs no set-up: the machine has what gpu-bundle made elsewhere. CASES chooses, for example `CASES=cpu`.
 gpu-test: ## the cases of test/gpu, on a machine with a GPU and .gpu-bundle/

@@ -1,12 +1,15 @@
 /*
  * node tools/gpu-bundle.ts: everything that test/gpu needs on a machine that has a GPU, Python with PyTorch, nvcc and
- * gcc, but neither a network nor Node, containerd, runc, CRIU or Temporal. Four archives in .gpu-bundle/, made again
- * only when what is in them has changed:
+ * gcc, but neither a network nor Node, containerd, runc, CRIU or Temporal. Archives in .gpu-bundle/, made again only
+ * when what is in them has changed:
  *   runtime.tar.xz    Node, the packages that the project runs with, two images
  *   programs.tar.xz   the container stack, CRIU and Temporal with their shared libraries
  *   code.tar.xz       the sources as they are now, with the workflow bundle and the wrapper's bundle made of them
  *   chaos.tar.xz      what test/chaos needs beside them: an S3 server and redis
- * Each of the two big ones stays below what such a machine takes at a time. test/gpu/run.sh unpacks them.
+ * and with --kubernetes, beside all of these, for test/gpu/kubernetes.ts:
+ *   control-plane.tar.xz, kubelet.tar.xz   Kubernetes; with the latter kubectl, helm and CNI
+ *   image.tar.xz                           the container image of these sources
+ * Each stays below what such a machine takes at a time. test/gpu/run.sh unpacks them.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -21,12 +24,14 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { parseArgs } from 'node:util';
 
 import { buildImage, type ImageName } from '../cli/dev/images.ts';
 import { sharedLibraries } from '../cli/dev/rootfs.ts';
-import { PROGRAMS, type ProgramSpec } from '../cli/setup/programs.ts';
+import { type ProgramName, PROGRAMS, type ProgramSpec } from '../cli/setup/programs.ts';
 import { workflowBundlePath } from '../workers/build-bundle.ts';
 import { ROOT } from './check-steps.ts';
+import { kybernateImage } from './image.ts';
 import { YAML_BUNDLE } from '../shim/install.ts';
 import {
   cachedProgram,
@@ -50,6 +55,9 @@ const FORMAT = 1;
 const STACK = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', 'criu', 'temporal'] as const;
 /** Taken from this machine; util-linux, tar and coreutils are on every machine. */
 const SYSTEM_PROGRAMS = ['nft', 'ss', 'ip'] as const;
+const CONTROL_PLANE = ['etcd', 'kube-apiserver', 'kube-controller-manager', 'kube-scheduler'] as const;
+const KUBELET = ['kubelet', 'kubectl', 'helm', 'bridge', 'loopback', 'host-local'] as const;
+const PAUSE_IMAGE = 'docker.io/kybernate/pause:1';
 const REDIS_IMAGE = 'docker.io/kybernate/redis:1';
 const IMAGES: readonly ImageName[] = ['docker.io/kybernate/busybox:1', 'docker.io/kybernate/python:1'];
 const FOLDERS = [
@@ -67,6 +75,7 @@ const FOLDERS = [
   'tools',
   'test',
   'proto',
+  'helm',
 ];
 
 interface Bundle {
@@ -135,17 +144,40 @@ async function programInputs(): Promise<string> {
   return [...sources, ...(await sharedLibraries(sources.slice(0, -1)))].map(fileFacts).join('\n');
 }
 
+/** Go's programs: they load nothing but libc, if anything. */
+function packGoPrograms(names: readonly ProgramName[], dir: string): void {
+  for (const name of names) {
+    const spec: ProgramSpec = PROGRAMS[name];
+    const file = join(dir, 'programs', `${spec.package}-${spec.version}`, spec.subdir, name);
+    mkdirSync(dirname(file), { recursive: true });
+    copyFileSync(cachedProgram(name), file);
+    must('strip', [file]);
+  }
+}
+
 async function fillChaos(dir: string): Promise<void> {
-  const spec: ProgramSpec = PROGRAMS.versitygw;
-  const file = join(dir, 'chaos/programs', `${spec.package}-${spec.version}`, spec.subdir, 'versitygw');
-  mkdirSync(dirname(file), { recursive: true });
-  copyFileSync(cachedProgram('versitygw'), file);
-  must('strip', [file]);
+  packGoPrograms(['versitygw'], join(dir, 'chaos'));
   copyFileSync(await buildImage(REDIS_IMAGE, process.env), join(dir, 'chaos/redis.tar'));
 }
 
 async function chaosInputs(): Promise<string> {
   return [cachedProgram('versitygw'), await buildImage(REDIS_IMAGE, process.env)].map(fileFacts).join('\n');
+}
+
+// ---- Kubernetes ----
+
+async function fillControlPlane(dir: string): Promise<void> {
+  packGoPrograms(CONTROL_PLANE, join(dir, 'control-plane'));
+  copyFileSync(await buildImage(PAUSE_IMAGE, process.env), join(dir, 'control-plane/pause.tar'));
+}
+
+async function controlPlaneInputs(): Promise<string> {
+  return [...CONTROL_PLANE.map(cachedProgram), await buildImage(PAUSE_IMAGE, process.env)].map(fileFacts).join('\n');
+}
+
+async function fillImage(dir: string): Promise<void> {
+  mkdirSync(join(dir, 'image'));
+  copyFileSync(await kybernateImage(), join(dir, 'image/kybernate.tar'));
 }
 
 // ---- the sources ----
@@ -197,6 +229,15 @@ const BUNDLES: readonly Bundle[] = [
   { name: 'code', inputs: codeInputs, fill: fillCode },
   { name: 'chaos', inputs: chaosInputs, fill: fillChaos },
 ];
+const KUBERNETES: readonly Bundle[] = [
+  { name: 'control-plane', inputs: controlPlaneInputs, fill: fillControlPlane },
+  {
+    name: 'kubelet',
+    inputs: () => KUBELET.map(cachedProgram).map(fileFacts).join('\n'),
+    fill: (dir) => Promise.resolve(packGoPrograms(KUBELET, join(dir, 'kubelet'))),
+  },
+  { name: 'image', inputs: async () => fileFacts(await kybernateImage()), fill: fillImage },
+];
 
 async function make({ name, inputs, fill }: Bundle): Promise<void> {
   const target = join(OUT, `${name}.tar.xz`);
@@ -228,7 +269,11 @@ function report(name: string, target: string, how: string): void {
   console.log(`${name}: ${(statSync(target).size / MIB).toFixed(1)} MiB, ${how}`);
 }
 
+const { kubernetes } = parseArgs({ options: { kubernetes: { type: 'boolean', default: false } } }).values;
 mkdirSync(OUT, { recursive: true });
-for (const bundle of BUNDLES) {
+if (kubernetes) {
+  must(process.execPath, [join(ROOT, 'tools/build.ts')]);
+}
+for (const bundle of kubernetes ? [...BUNDLES, ...KUBERNETES] : BUNDLES) {
   await make(bundle);
 }

@@ -131,7 +131,7 @@ export const workerEnv = z.object({
   /** whose checkpoints pods may be restored from, beside their own namespace's: `staging=production,*=golden`; `-` is a checkpoint of no pod */
   KYBERNATE_RESTORE_GRANTS: restoreGrants.prefault(''),
   /** socket of kubelet's PodResources API, which names the GPUs of a pod; one that is not there names none */
-  KYBERNATE_POD_RESOURCES: absolutePath.default('/var/lib/kubelet/pod-resources/kubelet.sock'),
+  KYBERNATE_POD_RESOURCES: absolutePath.optional(),
   /** kubelet's `--root-dir`, below which the emptyDir volumes of pods lie, and in `checkpoints` what its checkpoint API leaves */
   KYBERNATE_KUBELET_DIR: absolutePath.default('/var/lib/kubelet'),
   /** most that the volumes hold which one checkpoint takes along, emptyDirs and /dev/shm: they are copied while the workload stands still */

@@ -89,7 +89,9 @@ export async function startNodeWorker(options: NodeWorkerOptions = {}): Promise<
     docker: connectDocker(config.KYBERNATE_DOCKER_SOCKET),
     run: runExeca,
     gpu: () => openGpuDriver(settings),
-    podDevices: podDevicesOf(config.KYBERNATE_POD_RESOURCES),
+    podDevices: podDevicesOf(
+      config.KYBERNATE_POD_RESOURCES ?? join(config.KYBERNATE_KUBELET_DIR, 'pod-resources/kubelet.sock'),
+    ),
   };
   const server = temporalConfig(env);
   const { connection, namespace } = await connectTemporal(server);

@@ -10,7 +10,6 @@ import { Client, Connection } from '@temporalio/client';
 import type { Containerd as ContainerdTools } from '../../cli/dev/containerd-client.ts';
 import { startContainerd } from '../../cli/dev/containerd.ts';
 import { devVariables, withoutSettings } from '../../cli/dev/environment.ts';
-import { importImages } from '../../cli/dev/images.ts';
 import { findDaemon, isAlive, startDaemon } from '../../cli/dev/process.ts';
 import type { S3Server } from '../../cli/dev/s3.ts';
 import { serverArgs, type TemporalServer } from '../../cli/dev/temporal.ts';
@@ -26,7 +25,7 @@ import type { Backend } from '../../store/backend/backend.ts';
 import { openS3Backend } from '../../store/backend/s3.ts';
 import { openTestServers, type TestServers } from '../harness/dev-servers.ts';
 import { FakeGpu } from '../harness/fake-gpu.ts';
-import { BUSYBOX_IMAGE, PYTHON_IMAGE, REDIS_IMAGE } from '../harness/images.ts';
+import { BUSYBOX_IMAGE, importTestImages, PYTHON_IMAGE, REDIS_IMAGE } from '../harness/images.ts';
 import { S3Proxy } from '../harness/s3-proxy.ts';
 
 export const SERVICES = ['temporal', 'containerd', 'worker-control', 'worker-node', 'sidecar'] as const;
@@ -112,7 +111,7 @@ export class Rig {
       const { temporal, start } = await fixedTemporal(dir);
       const [tools, s3] = await Promise.all([servers.containerd(), servers.s3(), start()]);
       const namespace = basename(dir).toLowerCase();
-      await importWorkloads(tools, namespace);
+      await importTestImages(tools, namespace, [BUSYBOX_IMAGE, PYTHON_IMAGE, REDIS_IMAGE]);
       const connection = await Connection.connect({ address: temporal.address });
       const client = await createKybernateClient({ connection, namespace: NAMESPACE });
       const proxy = await S3Proxy.start(Number(new URL(s3.endpoint).port));
@@ -236,18 +235,6 @@ interface Parts {
   readonly connection: Connection;
   readonly client: KybernateClient;
   readonly startTemporal: () => Promise<unknown>;
-}
-
-/** Made of this machine's programs; on a machine that lacks them, those that `make gpu-bundle` has made elsewhere. */
-async function importWorkloads(tools: ContainerdTools, namespace: string): Promise<void> {
-  const bundle = process.env['KYBERNATE_GPU_DIR'];
-  if (bundle === undefined) {
-    await importImages(tools, namespace, [BUSYBOX_IMAGE, PYTHON_IMAGE, REDIS_IMAGE], process.env);
-    return;
-  }
-  for (const file of ['images/busybox.tar', 'images/python.tar', 'chaos/redis.tar']) {
-    await tools.ctrOk(['-n', namespace, 'images', 'import', '--local', join(bundle, file)]);
-  }
 }
 
 /** A Temporal server that comes back where it was. */

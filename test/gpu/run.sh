@@ -9,6 +9,9 @@
 #   2. with .gpu-bundle/programs.tar.xz and .gpu-bundle/code.tar.xz test/gpu/run.sh cpu
 #   3. with .gpu-bundle/code.tar.xz                                 test/gpu/run.sh gpu
 #   4. with .gpu-bundle/chaos.tar.xz                                test/gpu/run.sh --chaos --kills=250 --seed=1
+#   5. with .gpu-bundle/control-plane.tar.xz                        test/gpu/run.sh --unpack
+#      with .gpu-bundle/kubelet.tar.xz                              test/gpu/run.sh --unpack
+#      with .gpu-bundle/image.tar.xz                                test/gpu/run.sh --kubernetes
 # `make gpu-bundle` comes before each of them when a source file has changed. The results go to $OUT/gpu-results.json.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -43,6 +46,9 @@ unpack runtime bin node_modules images
 unpack programs cache extra lib
 unpack code src built
 unpack chaos chaos
+unpack control-plane control-plane
+unpack kubelet kubelet
+unpack image image
 if [ "${1:-}" = --unpack ]; then
   exit 0
 fi
@@ -52,9 +58,9 @@ for name in runtime programs code; do
     exit 3
   fi
 done
-# test/chaos looks for its programs where all are.
-for package in "$dir"/chaos/programs/*; do
-  [ ! -d "$package" ] || ln -sfn "$package" "$dir/cache/programs/${package##*/}"
+# Programs of the other archives are looked for where all are.
+for archive in chaos control-plane kubelet; do
+  [ ! -d "$dir/$archive" ] || cp -rsf "$dir/$archive/programs/." "$dir/cache/programs/"
 done
 # Where workers look for the bundles of these very sources.
 mkdir -p "$dir/node_modules/.cache/kybernate"
@@ -73,5 +79,10 @@ cd "$dir/src"
 if [ "${1:-}" = --chaos ]; then
   shift
   exec "$dir/bin/node" test/chaos/main.ts "$@"
+fi
+if [ "${1:-}" = --kubernetes ]; then
+  shift
+  # A cluster has a network namespace of its own.
+  exec unshare --net "$dir/bin/node" test/gpu/kubernetes.ts "$@"
 fi
 exec "$dir/bin/node" test/gpu/main.ts "$@"

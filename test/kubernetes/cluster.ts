@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { type Containerd, openContainerd } from '../../cli/dev/containerd-client.ts';
 import { endTasks, removeTraces, unmountBelow } from '../../cli/dev/containerd-traces.ts';
-import { type ImageName, importImages } from '../../cli/dev/images.ts';
+import type { ImageName } from '../../cli/dev/images.ts';
 import {
   findDaemon,
   isAlive,
@@ -25,6 +25,7 @@ import {
 import { waitFor } from '../../cli/dev/wait.ts';
 import { type ProgramName, requireProgram } from '../../cli/setup/programs.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
+import { importTestImages } from '../harness/images.ts';
 import {
   ADDRESSES,
   API_PORT,
@@ -315,7 +316,7 @@ export function openCluster(paths: ClusterPaths, token: string): Cluster {
     },
     restartCommand: `p=$(cat ${paths.dir}/containerd.pid); kill $p; while kill -0 $p 2>/dev/null; do sleep 0.05; done`,
     hostPid: () => findDaemon(paths.dir, 'containerd')?.pid ?? 1,
-    importImages: (names) => importImages(containerd, NAMESPACE, names, process.env),
+    importImages: (names) => importTestImages(containerd, NAMESPACE, names),
     close: () => closeCluster(cluster),
   };
   return cluster;

@@ -10,6 +10,7 @@ import { requireProgram } from '../../cli/setup/programs.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { ROOT } from '../../tools/check-steps.ts';
 import { IMAGE_NAME, kybernateImage } from '../../tools/image.ts';
+import { bundledImage } from '../harness/images.ts';
 import { ADDRESSES, API_PORT } from './cluster-config.ts';
 import type { Cluster } from './cluster.ts';
 
@@ -76,8 +77,8 @@ async function startObjectStore({ paths }: Cluster): Promise<void> {
   });
 }
 
-/** What a user would write into values.yaml. */
-export function chartValues(cluster: Cluster): Record<string, unknown> {
+/** What a user would write into values.yaml. @param nodeEnv more variables of the node worker */
+export function chartValues(cluster: Cluster, nodeEnv: Readonly<Record<string, string>> = {}): Record<string, unknown> {
   const [repository, tag] = IMAGE_NAME.split(':');
   return {
     image: { repository, tag, pullPolicy: 'Never' },
@@ -100,7 +101,13 @@ export function chartValues(cluster: Cluster): Record<string, unknown> {
     signing: { existingSecret: 'signing' },
     restore: { grants: [{ to: 'lab', from: 'default' }] },
     control: { replicas: 1, resources: {} },
-    node: { resources: {}, extraEnv: [{ name: 'KYBERNATE_RESTORE_ROOTS', value: imagesDir(cluster) }] },
+    node: {
+      resources: {},
+      extraEnv: Object.entries({ KYBERNATE_RESTORE_ROOTS: imagesDir(cluster), ...nodeEnv }).map(([name, value]) => ({
+        name,
+        value,
+      })),
+    },
     operator: {
       replicas: 2,
       resources: {},
@@ -146,9 +153,13 @@ export async function explain(cluster: Cluster): Promise<string> {
 }
 
 /** Imports the image, starts the servers and installs the chart; returns when every pod of it is ready. */
-export async function installChart(cluster: Cluster): Promise<void> {
+export async function installChart(cluster: Cluster, values = chartValues(cluster)): Promise<void> {
   const { containerd } = cluster;
-  const [image] = await Promise.all([kybernateImage(), startTemporalServer(cluster), startObjectStore(cluster)]);
+  const [image] = await Promise.all([
+    bundledImage('kybernate') ?? kybernateImage(),
+    startTemporalServer(cluster),
+    startObjectStore(cluster),
+  ]);
   await containerd.ctrOk(['-n', 'k8s.io', 'images', 'import', '--local', image]);
   mkdirSync(hostPaths(cluster).runDir, { mode: 0o711 });
   mkdirSync(imagesDir(cluster), { mode: 0o700 });
@@ -167,7 +178,7 @@ export async function installChart(cluster: Cluster): Promise<void> {
     `--from-literal=signing.pem=${pem}`,
   ]);
   try {
-    const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster), '--wait', '--timeout', '240s'];
+    const flags = ['--namespace', NAMESPACE, '--values', writeValues(cluster, values), '--wait', '--timeout', '240s'];
     await helm(cluster, ['install', RELEASE, CHART, ...flags]);
   } catch (error) {
     throw new Error(`${String(error)}\n${await explain(cluster)}`, { cause: error });
