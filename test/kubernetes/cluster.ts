@@ -150,7 +150,7 @@ function writeFiles(paths: ClusterPaths, token: string): void {
   writeFileSync(join(dir, 'sa.key'), key.export({ type: 'pkcs1', format: 'pem' }), { mode: 0o600 });
   writeFileSync(join(dir, 'tokens.csv'), `${token},admin,1,"system:masters"\n`, { mode: 0o600 });
   writeFileSync(paths.kubeconfig, kubeconfigText(token, `https://${ADDRESSES.node}:${API_PORT}`), { mode: 0o600 });
-  const cniDirs = (['bridge', 'loopback', 'host-local', 'portmap'] as const).map((name) =>
+  const cniDirs = (['bridge', 'loopback', 'host-local'] as const).map((name) =>
     dirname(requireProgram(name, process.env)),
   );
   const config = containerdConfigText(paths, {
