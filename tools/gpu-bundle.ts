@@ -4,7 +4,7 @@
  * when what is in them has changed:
  *   runtime.tar.xz    Node, the packages that the project runs with, two images
  *   programs.tar.xz   the container stack, CRIU and Temporal with their shared libraries
- *   code.tar.xz       the sources as they are now, with the workflow bundle and the wrapper's bundle made of them
+ *   code.tar.xz       the sources as they are now, with the bundles made of them
  *   chaos.tar.xz      what test/chaos needs beside them: an S3 server and redis
  * and with --kubernetes, beside all of these, for test/gpu/kubernetes.ts:
  *   control-plane.tar.xz, kubelet.tar.xz   Kubernetes; with the latter kubectl, helm and CNI
@@ -30,6 +30,7 @@ import { buildImage, type ImageName } from '../cli/dev/images.ts';
 import { sharedLibraries } from '../cli/dev/rootfs.ts';
 import { type ProgramName, PROGRAMS, type ProgramSpec } from '../cli/setup/programs.ts';
 import { workflowBundlePath } from '../workers/build-bundle.ts';
+import { processBundlePath } from '../workers/process-bundle.ts';
 import { ROOT } from './check-steps.ts';
 import { kybernateImage } from './image.ts';
 import { YAML_BUNDLE } from '../shim/install.ts';
@@ -209,7 +210,8 @@ async function fillCode(dir: string): Promise<void> {
   const built = join(dir, 'built');
   mkdirSync(built);
   const wrapper = await wrapperBundlePath();
-  for (const path of [await workflowBundlePath(), wrapper, join(dirname(wrapper), YAML_BUNDLE)]) {
+  const processes = [await processBundlePath('runner'), await processBundlePath('guard')];
+  for (const path of [await workflowBundlePath(), wrapper, join(dirname(wrapper), YAML_BUNDLE), ...processes]) {
     copyFileSync(path, join(built, basename(path)));
   }
   if (codeInputs() !== before) {

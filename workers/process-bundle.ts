@@ -60,7 +60,7 @@ export async function withBundles(settings: NodeSettings): Promise<NodeSettings>
 }
 
 /** Path of the bundle that fits the code it lies beside; builds it in the repository (a moment) unless it is there. */
-async function processBundlePath(role: Role): Promise<string> {
+export async function processBundlePath(role: Role): Promise<string> {
   if (!FROM_SOURCE) {
     return join(ROOT, 'workers', `${role}.js`);
   }
