@@ -89,6 +89,9 @@ export function kubeletConfigText(paths: ClusterPaths): string {
     localStorageCapacityIsolation: false,
     evictionHard: { 'memory.available': '50Mi' },
     resolvConf: join(dir, 'resolv.conf'),
+    // Nobody answers names there; without one the kubelet writes an event at every look at every pod.
+    clusterDNS: ['127.0.0.1'],
+    clusterDomain: 'cluster.local',
     podLogsDir: join(dir, 'pod-logs'),
     volumePluginDir: join(kubeletDir, 'volume-plugins'),
     // A restored pod is seen as running at the next look at the runtime; once a second is the default.

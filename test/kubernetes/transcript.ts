@@ -26,6 +26,17 @@ spec:
       livenessProbe: { tcpSocket: { port: 6379 }, periodSeconds: 2 }
 `;
 
+const OBJECTS = `apiVersion: kybernate.io/v1alpha1
+kind: Checkpoint
+metadata: { name: nightly }
+spec: { pod: cache-2 }
+---
+apiVersion: kybernate.io/v1alpha1
+kind: Restore
+metadata: { name: cache-3 }
+spec: { checkpoint: nightly }
+`;
+
 /** What is typed; the checkpoint has a name of its own, so that the second file can be written before. */
 const COMMANDS = [
   'helm list --namespace kybernate',
@@ -45,6 +56,11 @@ const COMMANDS = [
   'kubectl exec cache-2 -- hostname',
   'kubectl get pods -o wide',
   'kubectl exec cache-2 -- redis-cli info server | grep uptime_in_seconds',
+  'cat objects.yaml',
+  'kubectl apply -f objects.yaml',
+  'kubectl wait --for=condition=Ready restore/cache-3 --timeout=60s',
+  'kubectl get checkpoints,restores',
+  'kubectl exec cache-3 -- redis-cli get token',
   'kubectl -n kybernate rollout restart daemonset/kybernate-node',
   'kubectl -n kybernate rollout status daemonset/kybernate-node',
   'kubectl exec cache-2 -- redis-cli get token',
@@ -57,6 +73,7 @@ function prepare({ paths }: Cluster): { dir: string; env: Record<string, string>
   mkdirSync(bin);
   writeFileSync(join(dir, 'cache-1.yaml'), pod('cache-1', ''));
   writeFileSync(join(dir, 'cache-2.yaml'), pod('cache-2', ', annotations: { kybernate.io/restore-from: cache }'));
+  writeFileSync(join(dir, 'objects.yaml'), OBJECTS);
   for (const name of ['kubectl', 'helm'] as const) {
     symlinkSync(requireProgram(name, process.env), join(bin, name));
   }
