@@ -3,7 +3,7 @@
  * standard input. Everything that an undo needs is loaded before: whatever happens to the node's files meanwhile, an
  * upgrade or a full disk, it can act.
  */
-import { writeFileSync } from 'node:fs';
+import { realpathSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { messageOf } from '../core/errors.ts';
 import { armGuard, watchRunner } from '../engine/guard.ts';
@@ -60,6 +60,7 @@ function lastToBeKilled(): void {
   }
 }
 
-if (process.argv[1] !== undefined && import.meta.filename === process.argv[1]) {
+// The one is a real path, the other as it was given: node_modules may be a link.
+if (process.argv[1] !== undefined && import.meta.filename === realpathSync(process.argv[1])) {
   await guardMain(String(process.argv[2]));
 }

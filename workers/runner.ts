@@ -3,7 +3,7 @@
  * its standard input. It moves itself into the operation's cgroup before it does anything else, and ignores the signals
  * that end a worker.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { basename } from 'node:path';
 import { messageOf, KybernateError } from '../core/errors.ts';
 import { joinOperationCgroup } from '../engine/operation-cgroup.ts';
@@ -76,6 +76,7 @@ export async function runnerMain(argument: string): Promise<void> {
   }
 }
 
-if (process.argv[1] !== undefined && import.meta.filename === process.argv[1]) {
+// The one is a real path, the other as it was given: node_modules may be a link.
+if (process.argv[1] !== undefined && import.meta.filename === realpathSync(process.argv[1])) {
   await runnerMain(String(process.argv[2]));
 }

@@ -65,6 +65,8 @@ done
 # Where workers look for the bundles of these very sources.
 mkdir -p "$dir/node_modules/.cache/kybernate"
 cp "$dir"/built/* "$dir/node_modules/.cache/kybernate/"
+# A bundle looks for proto/ in the folders above itself.
+ln -sfn src/proto "$dir/proto"
 
 export KYBERNATE_GPU_DIR="$dir" KYBERNATE_CACHE="$dir/cache" KYBERNATE_DEV_DIR="$dir/dev" KYBERNATE_NODE=gpu
 # The machine's own programs first: the bundle has only what it may lack.
