@@ -46,6 +46,25 @@ it.each<[string, string, object]>([
   expect(fake.calls[0]).toEqual(['checkpoint', { node: 'node-a', container: { id: 'redis' }, ...fields }, {}]);
 });
 
+it('a container is captured with the volumes of its pod that are named, in this order', async () => {
+  const fake = createFakeCli();
+
+  expect(
+    await run('checkpoint redis --json --capture-volume cache --capture-volume /dev/shm'.split(' '), fake.cli),
+  ).toBe(0);
+
+  expect(fake.calls[0]?.[1]).toMatchObject({ captureVolumes: ['cache', '/dev/shm'] });
+});
+
+it.each(['../etc', 'a/b', '- --capture-volume cache', ''])('no volume is called %j', async (name) => {
+  const fake = createFakeCli();
+
+  expect(await run(['checkpoint', 'redis', '--capture-volume', ...name.split(' ')], fake.cli)).toBe(2);
+
+  expect(fake.stderr()).toContain('--capture-volume');
+  expect(fake.calls).toEqual([]);
+});
+
 it.each(['10s', '[1]', '{"periodSeconds":0}'])('a container is not captured with a probe that is %s', async (probe) => {
   const fake = createFakeCli();
 

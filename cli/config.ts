@@ -4,6 +4,7 @@
  */
 import { hostname } from 'node:os';
 import type { SignatureMode } from '../core/checkpoint/signature.ts';
+import { parseByteSize } from '../core/byte-size.ts';
 import { KybernateError } from '../core/errors.ts';
 import { parseNodeName } from '../core/ids.ts';
 import type { KeyRingSettings } from '../store/crypto/key-ring.ts';
@@ -15,6 +16,8 @@ export interface CliConfig {
   readonly node: string;
   /** KYBERNATE_STATE_DIR: where `ls`, `inspect` and `rm` look for the checkpoints of this node */
   readonly stateDir: string;
+  /** KYBERNATE_MIN_FREE_BYTES: free space below the state directory that an import does not use up */
+  readonly minFreeBytes: number;
   /** KYBERNATE_RUN_DIR */
   readonly runDir: string;
   /** KYBERNATE_STORE: `file:///dir` or `s3://bucket[/prefix]` */
@@ -40,6 +43,7 @@ export function readCliConfig(env: Environment): CliConfig {
   return {
     node: readNode(env),
     stateDir: setOr(env['KYBERNATE_STATE_DIR'], '/var/lib/kybernate'),
+    minFreeBytes: readMinFreeBytes(set(env['KYBERNATE_MIN_FREE_BYTES']) ?? '512MiB'),
     runDir: setOr(env['KYBERNATE_RUN_DIR'], '/run/kybernate'),
     store: set(env['KYBERNATE_STORE']),
     s3Endpoint: set(env['KYBERNATE_S3_ENDPOINT']),
@@ -56,6 +60,18 @@ export function readCliConfig(env: Environment): CliConfig {
     trustedKeys: set(env['KYBERNATE_TRUSTED_KEYS']),
     uiUrl: set(env['KYBERNATE_UI'])?.replace(/\/+$/, ''),
   };
+}
+
+function readMinFreeBytes(text: string): number {
+  const bytes = parseByteSize(text);
+  if (bytes === undefined) {
+    const got = JSON.stringify(text);
+    throw new KybernateError(
+      'InvalidInput',
+      `KYBERNATE_MIN_FREE_BYTES: ${got} is no size: write a number and a unit: 512MiB`,
+    );
+  }
+  return bytes;
 }
 
 /** Written out: the schema would load zod for every command. */

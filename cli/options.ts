@@ -35,6 +35,11 @@ export function labelArgument(text: string, previous: Readonly<Record<string, st
   return { ...previous, [text.slice(0, at)]: text.slice(at + 1) };
 }
 
+/** Collects the names of an option that is given any number of times. */
+export function nameArgument(text: string, previous: readonly string[] = []): string[] {
+  return [...previous, text];
+}
+
 /** Collects `--gpu <from>=<to>`, given any number of times. */
 export function gpuPairArgument(
   text: string,

@@ -10,6 +10,8 @@ export interface AnalysisRequest {
   readonly after: 'resume' | 'hold' | 'stop';
   /** CRIU's images alone are taken, for somebody who sees to the files */
   readonly imagesOnly?: boolean;
+  /** volumes whose content is wanted; absent: what the annotation of the pod says */
+  readonly captureVolumes?: readonly string[];
 }
 
 export interface ChosenOption {

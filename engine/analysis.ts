@@ -52,7 +52,7 @@ export async function analyzeContainer(
   const usesGpu = surveys.some((survey) => survey.usesGpu);
   const hooks = usesGpu ? chooseHookMounts(facts, choice, refusals) : [];
   refusals.push(...engineRefusals(request, choice, { linkRemap, usesGpu }));
-  const outside = request.imagesOnly === true ? NOTHING_OUTSIDE : await lookOutside(deps, facts, surveys);
+  const outside = request.imagesOnly === true ? NOTHING_OUTSIDE : await lookOutside(deps, facts, surveys, request);
   refusals.push(...outside.refusals);
   warnings.push(...containerWarnings(facts), ...outside.warnings);
   return {
@@ -85,9 +85,10 @@ async function lookOutside(
   { run, settings }: Pick<NodeDeps, 'run' | 'settings'>,
   facts: ContainerFacts,
   surveys: readonly ProcessSurvey[],
+  { captureVolumes }: AnalysisRequest,
 ): Promise<Outside> {
   const spec = parseSpec(facts.record.spec, 'specification of the container');
-  const choice = chooseVolumes(facts, surveys, settings);
+  const choice = chooseVolumes(facts, surveys, settings, captureVolumes);
   const { bytes, refusals } = await measureVolumes(run, choice.volumes, settings);
   return { ...choice, bytes, refusals: [...choice.refusals, ...refusals, ...orphanRefusals(facts, spec)] };
 }

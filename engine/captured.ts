@@ -7,6 +7,7 @@ import type { RestoreContext } from '../core/contract/restore.ts';
 import { KybernateError } from '../core/errors.ts';
 import { findingDetails, problem, type Finding } from '../core/preflight.ts';
 import type { GpuFit } from '../core/oci/gpu-fit.ts';
+import type { OwnMounts } from '../core/oci/own-mounts.ts';
 import type { restoredSpec } from '../core/oci/restored-spec.ts';
 import { type OciSpec, parseSpec } from '../core/oci/spec.ts';
 import { readMetadata } from './restore-source.ts';
@@ -47,11 +48,12 @@ export interface SpecWish {
   readonly tcp: 'keep' | 'close';
   readonly networkNamespace?: string;
   readonly fit: GpuFit | undefined;
+  readonly own: OwnMounts;
 }
 
 export function specInput(
   { metadata, spec }: Captured,
-  { operationId, context, tcp, networkNamespace, fit }: SpecWish,
+  { operationId, context, tcp, networkNamespace, fit, own }: SpecWish,
 ): Omit<Parameters<typeof restoredSpec>[0], 'onFailure'> {
   return {
     captured: spec,
@@ -61,6 +63,7 @@ export function specInput(
     restoreFrom: context.checkpointId ?? context.path ?? metadata.checkpointId,
     tcp,
     unverified: context.path !== undefined,
+    ...(own.replaced.size === 0 ? {} : { mounts: own.mounts }),
     ...(networkNamespace === undefined ? {} : { networkNamespace }),
     ...(fit === undefined ? {} : { gpu: fit }),
   };

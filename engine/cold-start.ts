@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs';
 import type { CreateColdInput } from '../core/contract/restore.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import { isOwnLayer } from '../core/oci/foreign-spec.ts';
+import { normalizedDestination } from '../core/oci/pod-volumes.ts';
 import { namespaceReasons, restoredSpec } from '../core/oci/restored-spec.ts';
 import { bindSources, type OciSpec } from '../core/oci/spec.ts';
 import type { Op } from '../core/op.ts';
@@ -15,6 +16,7 @@ import { planGpu } from './gpu/restore-steps.ts';
 import { withImageHere } from './imported-image.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
+import { makeOwnPlaces, ownMountsFor } from './own-places.ts';
 import { asStep } from './operation-steps.ts';
 import { imageFindings } from './preflight/image.ts';
 import { refuseFor } from './preflight/refuse.ts';
@@ -51,12 +53,16 @@ async function createOnce(deps: NodeDeps, op: Op, input: ColdStart): Promise<voi
   const { metadata } = captured;
   checkToken(deps.settings, context.container, context.token);
   const gpu = await planGpu(deps, metadata, { operationId, map: [] });
-  const spec = coldSpec(
-    restoredSpec({ ...specInput(captured, { ...input, tcp: 'close', fit: gpu.plan?.fit }), onFailure: 'cold-start' }),
+  const own = ownMountsFor(deps.settings, operationId, captured);
+  const wish = { ...input, tcp: 'close', fit: gpu.plan?.fit, own } as const;
+  const spec = coldSpec(restoredSpec({ ...specInput(captured, wish), onFailure: 'cold-start' }));
+  const missing = metadata.mounts.filter(
+    ({ captured: inside, source, destination }) =>
+      !inside && !own.replaced.has(normalizedDestination(destination)) && !existsSync(source),
   );
-  const missing = metadata.mounts.filter(({ captured: own, source }) => !own && !existsSync(source));
   const findings = [
     ...gpu.findings,
+    ...own.reasons.map((message) => problem('mounts', message)),
     ...(await imageFindings(deps, metadata, context.container.namespace)),
     ...namespaceReasons(spec, existsSync).map((message) => problem('container', message)),
     ...bindSources(spec)
@@ -79,5 +85,6 @@ async function createOnce(deps: NodeDeps, op: Op, input: ColdStart): Promise<voi
     attempt: 0,
     cold: true,
   });
+  await makeOwnPlaces(deps.settings, operationId, context.container, own.places);
   await makeContainer(deps, op, { context, operationId, metadata, spec });
 }

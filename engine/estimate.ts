@@ -28,14 +28,28 @@ export async function estimateBytes(
 
 /** Undefined when they could not be measured in a minute. */
 export async function diskUsage(run: Run, dirs: readonly string[]): Promise<number | undefined> {
+  return totalOf(run, ['--block-size=1'], dirs);
+}
+
+async function totalOf(run: Run, unit: readonly string[], dirs: readonly string[]): Promise<number | undefined> {
   if (dirs.length === 0) {
     return 0;
   }
-  const args = ['--summarize', '--total', '--one-file-system', '--block-size=1', '--', ...dirs];
+  const args = ['--summarize', '--total', '--one-file-system', ...unit, '--', ...dirs];
   // a file that goes while du looks makes its exit code 1; the total stands
   const result = await run('du', args, { timeoutMs: 60_000 });
   const total = /^(\d+)\ttotal$/m.exec(result.stdout)?.[1];
   return total === undefined ? undefined : Number(total);
+}
+
+/** What tar writes of a file beside its content: two headers and the exact times, and what fills the last block. */
+const TAR_ENTRY_BYTES = 2048;
+
+/** What an archive of directories takes; as `diskUsage`. An empty file takes no room on a disk, but some in an archive. */
+export async function archiveBytes(run: Run, dirs: readonly string[]): Promise<number | undefined> {
+  const bytes = await diskUsage(run, dirs);
+  const files = bytes === undefined ? undefined : await totalOf(run, ['--inodes'], dirs);
+  return bytes === undefined || files === undefined ? undefined : bytes + files * TAR_ENTRY_BYTES;
 }
 
 /** Of the files of one directory, by their length. */

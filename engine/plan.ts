@@ -123,13 +123,14 @@ function traceOf(): Pick<OperationPlan, 'traceparent'> {
 type Survey = Pick<Source, 'facts' | 'analysis' | 'gpu'>;
 
 async function surveyContainer(deps: NodeDeps, request: PlanRequest): Promise<Survey> {
-  const { engine, tcp, after, imagesOnlyIn } = request;
+  const { engine, tcp, after, imagesOnlyIn, captureVolumes } = request;
   const facts = await inspectContainer(deps, request.context.container);
   const analysis = await analyzeContainer(deps, facts, {
     engine,
     tcp,
     after,
     imagesOnly: imagesOnlyIn !== undefined,
+    ...(captureVolumes === undefined ? {} : { captureVolumes }),
   });
   const gpu = await analyzeGpu(deps, facts, analysis.gpuHolders, {
     operationId: request.operationId,

@@ -1,9 +1,10 @@
-/* Which mounts of a container are its pod's own directories, at a checkpoint and at a restore, and what goes where. */
+/* Which mounts of a container are its pod's own directories, or its own, at a checkpoint and at a restore, and what goes where. */
 import { existsSync, lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import { FS_FILES } from '../core/checkpoint/file-names.ts';
 import type { CapturedVolume, Metadata } from '../core/checkpoint/metadata.ts';
 import { criAnnotation } from '../core/oci/annotations.ts';
+import { ownPlaceName } from '../core/oci/own-mounts.ts';
 import { DEV_SHM, emptyDirOf, isSandboxShm, normalizedDestination } from '../core/oci/pod-volumes.ts';
 import { isBind, type OciSpec } from '../core/oci/spec.ts';
 import type { NodeSettings } from './node-deps.ts';
@@ -21,7 +22,7 @@ export interface PodDirectory {
   readonly isDirectory: boolean;
 }
 
-/** In the order of the mounts; one that is mounted at two places counts twice. */
+/** Of a pod's container, in the order of the mounts; one that is mounted at two places counts twice. */
 export function podDirectories(spec: OciSpec, settings: Pick<NodeSettings, 'kubeletDir'>): PodDirectory[] {
   const sandboxId = criAnnotation(spec, 'sandboxId');
   const podUid = criAnnotation(spec, 'podUid');
@@ -35,6 +36,26 @@ export function podDirectories(spec: OciSpec, settings: Pick<NodeSettings, 'kube
     const isShm = destination === DEV_SHM && isSandboxShm(source, sandboxId);
     const name = emptyDir !== undefined && isDirectory(emptyDir.dir) ? emptyDir.name : isShm ? DEV_SHM : undefined;
     return name === undefined ? [] : [{ name, destination, source, isDirectory: isDirectory(source) }];
+  });
+}
+
+/** Volumes of restored containers outside of pods lie below it (own-places.ts). */
+export function ownVolumesDir({ stateDir }: Pick<NodeSettings, 'stateDir'>): string {
+  return join(stateDir, 'volumes');
+}
+
+/** Those of a container that an earlier restore has made, in the order of its mounts. */
+export function ownDirectories(
+  spec: Pick<OciSpec, 'mounts'>,
+  settings: Pick<NodeSettings, 'stateDir'>,
+): ReadonlyArray<{ readonly name: string; readonly destination: string; readonly source: string }> {
+  return (spec.mounts ?? []).flatMap((mount) => {
+    const { source } = mount;
+    const isOwn = isBind(mount) && source?.startsWith(`${ownVolumesDir(settings)}/`) === true;
+    const name = isOwn ? ownPlaceName(source) : undefined;
+    return source === undefined || name === undefined || !isDirectory(source)
+      ? []
+      : [{ name, destination: normalizedDestination(mount.destination), source }];
   });
 }
 
@@ -75,6 +96,19 @@ export function volumePlaces(
     }
   }
   return { places, reasons };
+}
+
+/** As `volumePlaces`, for a container outside of pods that our own restore has made: the places that it was made with. */
+export function ownVolumePlaces(
+  volumes: readonly CapturedVolume[],
+  spec: OciSpec,
+  settings: Pick<NodeSettings, 'stateDir'>,
+): readonly VolumePlace[] {
+  const here = ownDirectories(spec, settings);
+  return volumes.flatMap(({ destination, file }) => {
+    const found = here.find((directory) => directory.destination === destination);
+    return found === undefined ? [] : [{ file, dir: found.source }];
+  });
 }
 
 /** Of a checkpoint on this node. One of before volumes were noted may have a /dev/shm. */

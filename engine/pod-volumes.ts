@@ -10,17 +10,15 @@ import { KybernateError } from '../core/errors.ts';
 import { ANNOTATIONS, ownAnnotation } from '../core/oci/annotations.ts';
 import { DEV_SHM, normalizedDestination } from '../core/oci/pod-volumes.ts';
 import { type OciSpec, parseSpec } from '../core/oci/spec.ts';
-import { openFds } from '../native/proc/fds.ts';
-import { readMaps } from '../native/proc/maps.ts';
-import { type MountInfo, readMounts } from '../native/proc/mounts.ts';
+import { readMounts } from '../native/proc/mounts.ts';
 import { pathFacts } from '../native/proc/path-facts.ts';
-import { readProcLink } from '../native/proc/read.ts';
 import type { Run } from '../native/run/run.ts';
 import type { ProcessSurvey } from './analysis-process.ts';
 import type { ContainerFacts } from './container-facts.ts';
-import { diskUsage } from './estimate.ts';
+import { archiveBytes } from './estimate.ts';
+import { heldIn, mountOver } from './held-paths.ts';
 import type { NodeSettings } from './node-deps.ts';
-import { type PodDirectory, podDirectories } from './pod-directories.ts';
+import { ownDirectories, type PodDirectory, podDirectories } from './pod-directories.ts';
 
 /** One that is captured. */
 export interface ChosenVolume extends CapturedVolume {
@@ -39,22 +37,34 @@ const LIST = new RegExp(`^(?:-|${NAME}(?:,${NAME})*)$`);
 /** So many names of files are told. */
 const TOLD = 5;
 
+const BY_REQUEST = 'captureVolumes of the request';
+/** By whom volumes are named. */
+interface Asked {
+  readonly names: readonly string[];
+  readonly by: string;
+}
+const BY_POD = `the annotation ${ANNOTATIONS.captureVolumes}`;
+
 type Facts = Pick<ContainerFacts, 'record' | 'mounts' | 'processes' | 'pod'>;
 
-/** @throws InvalidInput the annotation is no list of names */
+/**
+ * @param wanted names in a request, which count more than the annotation of the pod
+ * @throws InvalidInput the annotation is no list of names
+ */
 export function chooseVolumes(
   facts: Facts,
   surveys: readonly ProcessSurvey[],
-  settings: Pick<NodeSettings, 'kubeletDir'>,
+  settings: Pick<NodeSettings, 'kubeletDir' | 'stateDir'>,
+  wanted?: readonly string[],
 ): VolumeChoice {
   const spec = parseSpec(facts.record.spec, 'specification of the container');
   if (facts.pod === undefined) {
-    return choiceBesidePods(facts, surveys);
+    return choiceBesidePods(facts, spec, surveys, { settings, wanted });
   }
-  const asked = listOf(spec);
+  const asked = listOf(spec, wanted);
   const all = podDirectories(spec, settings);
   const isAsked = ({ name, destination }: PodDirectory): boolean =>
-    (asked ?? [DEV_SHM]).some((wanted) => wanted === name || wanted === destination);
+    (asked?.names ?? [DEV_SHM]).some((one) => one === name || one === destination);
   const volumes = numbered(all.filter(isAsked));
   const left = all.filter(
     (directory) => !isAsked(directory) && !volumes.some(({ source }) => source === directory.source),
@@ -62,9 +72,13 @@ export function chooseVolumes(
   return {
     volumes,
     refusals: [
-      ...(asked ?? []).flatMap((wanted) => refuseUnknown(wanted, all, facts)),
+      ...(asked?.names ?? []).flatMap((name) => refuseUnknown({ name, by: asked?.by ?? '' }, all, facts)),
       ...all.filter(isAsked).flatMap(refuseKind),
-      ...refuseHeld(facts.processes, left),
+      ...heldIn(facts.processes, left).map(
+        ({ process, paths, directory }) =>
+          `process ${process.hostPid} (${process.command}) has ${told(paths)} open, in ${nameOf(directory)}, which another pod ` +
+          `has empty: name ${directory.name} in captureVolumes or in the pod's annotation ${ANNOTATIONS.captureVolumes}, or have it closed`,
+      ),
       ...refuseLinks(surveys, volumes),
     ],
     warnings: left
@@ -73,23 +87,48 @@ export function chooseVolumes(
   };
 }
 
-/** Beside pods a /dev/shm from outside is the container's own as far as anybody knows: root has made it. */
-function choiceBesidePods({ mounts }: Facts, surveys: readonly ProcessSurvey[]): VolumeChoice {
-  const mount = mounts.find(({ destination, captured }) => normalizedDestination(destination) === DEV_SHM && !captured);
-  if (mount === undefined || mount.sourceKind !== 'directory') {
-    const missing =
-      mount === undefined ? [] : [`${DEV_SHM} comes from ${mount.source}, which is no directory: it is not captured`];
-    return { volumes: [], refusals: [], warnings: missing };
-  }
-  const volumes = [{ name: DEV_SHM, destination: DEV_SHM, source: mount.source, file: FS_FILES.devShm }];
-  return { volumes, refusals: refuseLinks(surveys, volumes), warnings: [] };
+/**
+ * Beside pods a /dev/shm from outside is the container's own as far as anybody knows: root has made it. So are the volumes that
+ * an earlier restore has made for it.
+ */
+function choiceBesidePods(
+  { mounts }: Facts,
+  spec: OciSpec,
+  surveys: readonly ProcessSurvey[],
+  {
+    settings,
+    wanted = [],
+  }: {
+    readonly settings: Pick<NodeSettings, 'stateDir'>;
+    readonly wanted: readonly string[] | undefined;
+  },
+): VolumeChoice {
+  const shm = mounts.find(({ destination, captured }) => normalizedDestination(destination) === DEV_SHM && !captured);
+  const isTaken = shm?.sourceKind === 'directory';
+  const volumes = numbered([
+    ...(isTaken ? [{ name: DEV_SHM, destination: DEV_SHM, source: shm.source }] : []),
+    ...ownDirectories(spec, settings),
+  ]);
+  return {
+    volumes,
+    refusals: [
+      ...wanted
+        .filter((name) => name !== '-')
+        .flatMap((name) => refuseUnknown({ name, by: BY_REQUEST }, volumes, { mounts })),
+      ...refuseLinks(surveys, volumes),
+    ],
+    warnings:
+      shm === undefined || isTaken
+        ? []
+        : [`${DEV_SHM} comes from ${shm.source}, which is no directory: it is not captured`],
+  };
 }
 
 /** What is mounted at two places is captured once. */
-function numbered(directories: readonly PodDirectory[]): readonly ChosenVolume[] {
+function numbered(directories: ReadonlyArray<Omit<PodDirectory, 'isDirectory'>>): readonly ChosenVolume[] {
   const bySource = new Map(directories.toReversed().map((directory) => [directory.source, directory]));
   const own = [...bySource.values()].reverse();
-  const isShm = ({ destination }: PodDirectory): boolean => destination === DEV_SHM;
+  const isShm = ({ destination }: { readonly destination: string }): boolean => destination === DEV_SHM;
   return [
     ...own.filter(isShm).map(({ source }) => ({ name: DEV_SHM, destination: DEV_SHM, source, file: FS_FILES.devShm })),
     ...own
@@ -112,7 +151,7 @@ export async function measureVolumes(
   settings: Pick<NodeSettings, 'volumeLimitBytes'>,
 ): Promise<{ readonly bytes: number; readonly refusals: readonly string[] }> {
   const sources = volumes.map(({ source }) => source);
-  const bytes = await diskUsage(run, sources);
+  const bytes = await archiveBytes(run, sources);
   const limit = volumeLimit(settings);
   const names = volumes.map(({ name }) => name).join(', ');
   if (bytes === undefined) {
@@ -125,13 +164,18 @@ export async function measureVolumes(
     bytes,
     refusals:
       bytes > limit
-        ? [`the volumes to capture (${names}) hold ${bytes} bytes, ${limit} are allowed (KYBERNATE_VOLUME_LIMIT)`]
+        ? [
+            `the volumes to capture (${names}) take ${bytes} bytes as archives, ${limit} are allowed (KYBERNATE_VOLUME_LIMIT)`,
+          ]
         : [],
   };
 }
 
-/** @returns undefined when the pod says nothing */
-function listOf(spec: OciSpec): readonly string[] | undefined {
+/** @returns undefined when neither says anything */
+function listOf(spec: OciSpec, wanted: readonly string[] | undefined): Asked | undefined {
+  if (wanted !== undefined) {
+    return { names: wanted.filter((name) => name !== '-'), by: BY_REQUEST };
+  }
   const text = ownAnnotation(spec, ANNOTATIONS.captureVolumes)?.replaceAll(' ', '');
   if (text !== undefined && !LIST.test(text)) {
     throw new KybernateError(
@@ -139,14 +183,23 @@ function listOf(spec: OciSpec): readonly string[] | undefined {
       `annotation ${ANNOTATIONS.captureVolumes}: ${JSON.stringify(text)} is no list of volumes such as cache,${DEV_SHM}`,
     );
   }
-  return text === '-' ? [] : text?.split(',');
+  return text === undefined ? undefined : { names: text === '-' ? [] : text.split(','), by: BY_POD };
+}
+
+function told(paths: readonly string[]): string {
+  const more = paths.length - TOLD;
+  return `${paths.slice(0, TOLD).join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
 }
 
 function nameOf({ name }: Pick<PodDirectory, 'name'>): string {
   return name === DEV_SHM ? 'the shared memory of the pod' : `the volume ${name} (emptyDir)`;
 }
 
-function refuseUnknown(wanted: string, all: readonly PodDirectory[], { mounts }: Facts): string[] {
+function refuseUnknown(
+  { name: wanted, by }: { readonly name: string; readonly by: string },
+  all: ReadonlyArray<Pick<PodDirectory, 'name' | 'destination'>>,
+  { mounts }: Pick<Facts, 'mounts'>,
+): string[] {
   if (all.some(({ name, destination }) => wanted === name || wanted === destination)) {
     return [];
   }
@@ -155,13 +208,11 @@ function refuseUnknown(wanted: string, all: readonly PodDirectory[], { mounts }:
     // The container's own is in CRIU's images.
     return at === undefined || at.captured
       ? []
-      : [
-          `${ANNOTATIONS.captureVolumes} names ${DEV_SHM}, which is ${at.source} of the node here: it cannot be captured`,
-        ];
+      : [`${by} names ${DEV_SHM}, which is ${at.source} of the node here: it cannot be captured`];
   }
   const names = [...new Set(all.map(({ name }) => name))].join(', ');
   return [
-    `${ANNOTATIONS.captureVolumes} names the volume ${wanted}, and the container has no emptyDir of this name ` +
+    `${by} names the volume ${wanted}, and the container has no emptyDir of this name ` +
       `(it has: ${names === '' ? 'none' : names})`,
   ];
 }
@@ -176,68 +227,8 @@ function refuseKind(directory: PodDirectory): string[] {
   return why === undefined
     ? []
     : [
-        `${nameOf(directory)} at ${directory.destination} ${why}: it cannot be captured, take it off ${ANNOTATIONS.captureVolumes}`,
+        `${nameOf(directory)} at ${directory.destination} ${why}: it cannot be captured, take it off the list of volumes`,
       ];
-}
-
-function refuseHeld(processes: ContainerFacts['processes'], left: readonly PodDirectory[]): string[] {
-  if (left.length === 0) {
-    return [];
-  }
-  return processes
-    .filter(({ entered }) => !entered)
-    .flatMap(({ hostPid, command }) => {
-      const held = heldPaths(hostPid);
-      return left.flatMap((directory) => {
-        const paths = new Set(
-          // The directory itself is there in every pod.
-          held
-            .filter(({ mountPoint, path }) => mountPoint === directory.destination && path !== mountPoint)
-            .map(({ path }) => path),
-        );
-        return paths.size === 0
-          ? []
-          : [
-              `process ${hostPid} (${command}) has ${told([...paths])} open, in ${nameOf(directory)}, which another pod ` +
-                `has empty: add ${directory.name} to the pod's annotation ${ANNOTATIONS.captureVolumes}, or have it closed`,
-            ];
-      });
-    });
-}
-
-function told(paths: readonly string[]): string {
-  const more = paths.length - TOLD;
-  return `${paths.slice(0, TOLD).join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
-}
-
-interface HeldPath {
-  readonly path: string;
-  /** of the mount that it lies on */
-  readonly mountPoint: string | undefined;
-}
-
-/** What CRIU will look up by its name: open files and directories, mapped files, programs, the working directory. */
-function heldPaths(hostPid: number): HeldPath[] {
-  const mounts = readMounts(hostPid);
-  const points = new Map(mounts.map(({ id, mountPoint }) => [id, mountPoint]));
-  const opened = openFds(hostPid)
-    .filter(({ kind }) => kind === 'file' || kind === 'deleted')
-    .map(({ target, mountId }) => ({ path: target, mountPoint: points.get(mountId) }));
-  const named = [...readMaps(hostPid).map(({ path }) => path), readProcLink(`/proc/${hostPid}/cwd`) ?? ''];
-  return [
-    ...opened,
-    ...named
-      .filter((path) => path.startsWith('/'))
-      .map((path) => ({ path, mountPoint: mountOver(mounts, path)?.mountPoint })),
-  ];
-}
-
-function mountOver(mounts: readonly MountInfo[], path: string): MountInfo | undefined {
-  const above = mounts.filter(
-    ({ mountPoint }) => mountPoint === '/' || path === mountPoint || path.startsWith(`${mountPoint}/`),
-  );
-  const deepest = Math.max(0, ...above.map(({ mountPoint }) => mountPoint.length));
-  return above.findLast(({ mountPoint }) => mountPoint.length === deepest);
 }
 
 /** CRIU's own link to such a file exists only until CRIU returns, and we keep those of the writable layer alone. */

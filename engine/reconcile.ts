@@ -18,6 +18,7 @@ import { runnerPid } from './runner-process.ts';
 import { listOperations, operationPaths, readPlan, removeOperation, type OperationPlan } from './operation.ts';
 import { isCommandAlive, readOwner } from './operation-owner.ts';
 import { endRestore } from './restore-end.ts';
+import { sweepOwnPlaces } from './own-places.ts';
 import { listNotes, readNote } from './restore-notes.ts';
 import { undoWithoutRunner } from './undo-dead.ts';
 import { readRestore } from './restore-operation.ts';
@@ -55,7 +56,8 @@ export async function reconcile(deps: NodeDeps, op: Op, isRunClosed: IsRunClosed
   // Held by an operation whose directory is gone: a removal that died half-way.
   releaseHugePages(settings).forEach((warning) => op.log.warn({}, warning));
   await sweepOperationCgroups(settings);
-  return { undone, cleaned, removed: await sweepDisk(settings, op), failed: [...standing, ...failed] };
+  const removed = [...(await sweepDisk(settings, op)), ...(await sweepOwnPlaces(deps, op))];
+  return { undone, cleaned, removed, failed: [...standing, ...failed] };
 }
 
 /**

@@ -24,7 +24,8 @@ import type { NodeDeps } from './node-deps.ts';
 import { checkToken } from './operation.ts';
 import { AGENT, claimOperation, whileUnderWay } from './operation-owner.ts';
 import { oneAtATime } from './one-at-a-time.ts';
-import { volumePlaces, volumesOf } from './pod-directories.ts';
+import { hasOwnPlaces } from './own-places.ts';
+import { ownVolumePlaces, volumePlaces, volumesOf } from './pod-directories.ts';
 import { refuseFor } from './preflight/refuse.ts';
 import { surveyForeignRestore } from './preflight/restore.ts';
 import {
@@ -101,17 +102,21 @@ async function takeBackUnwanted(deps: NodeDeps, op: Op, record: RestoreRecord): 
   op.signal.throwIfAborted();
 }
 
-/** By the specification of the pod's own container: the wrapper fills what it is told here. */
+/** By the specification of the new container: the wrapper fills what it is told here. */
 function volumesFor(
   { settings }: NodeDeps,
   { pod, bundle }: PrepareRestoreRequest,
   { checkpointDir, hasMetadata }: RestoreRecord,
 ): Pick<PrepareRestoreResponse, 'volumes'> {
-  if (pod === undefined || !hasMetadata) {
+  if (!hasMetadata || (pod === undefined && !hasOwnPlaces(settings))) {
     return {};
   }
   const captured = volumesOf(readCaptured(checkpointDir).metadata, checkpointDir);
-  return { volumes: volumePlaces(captured, specIn(bundle), settings).places };
+  const spec = specIn(bundle);
+  return {
+    volumes:
+      pod === undefined ? ownVolumePlaces(captured, spec, settings) : volumePlaces(captured, spec, settings).places,
+  };
 }
 
 /** The wrapper runs them: it is there when CRIU tells of an event, and ends with its container's restore. */

@@ -14,6 +14,7 @@ import { isFinishedInDocker, keepInDocker, removeFromDocker, settleInDocker } fr
 import { putBackRaises } from './gpu/restore-steps.ts';
 import { bundleUsers, hasShim, makersIn, removeDeadBundle } from './dead-bundle.ts';
 import type { NodeDeps } from './node-deps.ts';
+import { removeOwnPlaces } from './own-places.ts';
 import { retireToken } from './operation.ts';
 import { isStepUnderWay } from './operation-steps.ts';
 import { clearDeadRestore, endHalfRestored } from './restore-leftovers.ts';
@@ -57,6 +58,7 @@ export async function removeRestored(deps: NodeDeps, op: Op, ref: RestoreRef): P
     }
     await putBackRaises(deps, op, record);
   }
+  await removeOwnPlaces(deps.settings, ref.operationId);
   forgetRestore(deps.settings, ref.operationId);
   op.log.info({ operationId: ref.operationId, ...ref.container }, 'restored container removed');
 }

@@ -23,6 +23,7 @@ import { planGpu, reservationOf } from './gpu/restore-steps.ts';
 import { withImageHere } from './imported-image.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { oneAtATime } from './one-at-a-time.ts';
+import { makeOwnPlaces, ownMountsFor } from './own-places.ts';
 import { checkToken, listOperations, type OperationPlan } from './operation.ts';
 import { claimOperation, isEarlierRun, readOwner } from './operation-owner.ts';
 import { asStep } from './operation-steps.ts';
@@ -172,7 +173,7 @@ export async function endEarlierRuns(deps: NodeDeps, op: Op, { operationId, work
   }
 }
 
-/** Writes the record, with which the room on the GPUs is taken. @returns the specification of the container */
+/** Writes the record, with which the room on the GPUs is taken, and makes the container's places. @returns the specification of the container */
 async function register(
   deps: NodeDeps,
   input: CreateContainerInput & OperationRun,
@@ -182,8 +183,9 @@ async function register(
   const { operationId, localPath } = input;
   const known = readRestore(deps.settings, operationId);
   const gpu = known?.gpu ?? (await gpuNow(deps, captured.metadata, operationId, input));
+  const own = ownMountsFor(deps.settings, operationId, captured);
   const spec = restoredSpec({
-    ...specInput(captured, { ...input, fit: gpu?.fit }),
+    ...specInput(captured, { ...input, fit: gpu?.fit, own }),
     onFailure: input.onFailure,
   });
   const noted = snapshotKey === '' ? '' : (captured.metadata.rootfs.snapshotter ?? 'overlayfs');
@@ -198,6 +200,7 @@ async function register(
     attempt: known?.attempt ?? 0,
     ...reservationOf(gpu),
   });
+  await makeOwnPlaces(deps.settings, operationId, input.context.container, own.places);
   return spec;
 }
 

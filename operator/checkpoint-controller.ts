@@ -154,7 +154,7 @@ function requestOf(
     readonly checkpointId: string;
   },
 ): CheckpointRequest {
-  const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = spec;
+  const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, captureVolumes, gpu, health, labels } = spec;
   const probe = livenessOf(pod, target.container);
   return {
     node,
@@ -167,6 +167,7 @@ function requestOf(
     ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
     holdBudgetMs,
     ...(probe === undefined ? {} : { livenessProbe: probe }),
+    ...(captureVolumes === undefined ? {} : { captureVolumes }),
     gpu,
     ...(health === undefined ? {} : { health }),
     labels,

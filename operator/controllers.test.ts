@@ -124,6 +124,14 @@ describe('a Checkpoint', () => {
     expect(started[0]?.[1]).not.toHaveProperty('freezeBudgetMs');
   });
 
+  it('tells the workflow which volumes are captured, where the object names them', async () => {
+    checkpoint = newObject({ pod: 'llm', captureVolumes: ['cache', '/dev/shm'] });
+
+    await turn();
+
+    expect(started[0]?.[1]).toMatchObject({ captureVolumes: ['cache', '/dev/shm'] });
+  });
+
   it('keeps a template of its pod without its node and its token', async () => {
     await turn();
 

@@ -1,6 +1,6 @@
 /* Archives of checkpoints: what is written, what GNU tar makes of it, and what an import refuses. */
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { zstdCompressSync } from 'node:zlib';
@@ -117,6 +117,16 @@ describe('exportCheckpoint', () => {
 });
 
 describe('importCheckpoint', () => {
+  it('does not use up what must stay free of the disk', async () => {
+    const { bavail, bsize } = await statfs(tmpdir());
+
+    await expect(load(await exported(), { minFreeBytes: bavail * bsize + 2 ** 34 })).rejects.toMatchObject({
+      type: 'DiskFull',
+      message: expect.stringContaining('KYBERNATE_MIN_FREE_BYTES') as string,
+    });
+    expect(await readdir(checkpoints)).toEqual([]);
+  });
+
   it('makes the same checkpoint again, for its owner alone', async () => {
     const imported = await load(await exported());
 

@@ -3,11 +3,10 @@
  * those of a fetch: manifest, metadata and signature first, all of it checked before a file is made; then exactly the
  * files of the manifest, in its order, every chunk compared before it is written; the directory gets its name last.
  */
-import { mkdir, open, rm, statfs, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, rm, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { checkpointDirName, METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import type { Manifest, ManifestFile } from '../core/checkpoint/manifest.ts';
-import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { readArchiveHead, refusedArchive, type ArchiveHead } from './archive-head.ts';
 import { ofArchive, openPlain } from './archives/plain.ts';
@@ -17,6 +16,7 @@ import { isZero } from './chunk-jobs.ts';
 import { digestOf } from './digest.ts';
 import { mapDiskFull, syncDir, writeAll, writeSynced } from './files.ts';
 import { isThere, removeLeftovers, renameIntoPlace, stagingPath } from './import-place.ts';
+import { noRoom, roomIn } from './room.ts';
 import { readPadding, readTarEntry, type TarEntry } from './tar.ts';
 import { damage } from './verify.ts';
 
@@ -28,6 +28,8 @@ export interface ImportRequest {
   /** the directory of checkpoints: the new one gets its usual name there */
   readonly checkpointsDir: string;
   readonly op: Op;
+  /** free space of its disk that stays free; absent: all may be used */
+  readonly minFreeBytes?: number;
   /** called when everything is known but the content: throws where the checkpoint must not be taken */
   readonly accept?: (head: ArchiveHead) => void;
 }
@@ -62,7 +64,7 @@ export async function importCheckpoint(request: ImportRequest): Promise<Imported
     const staging = stagingPath(checkpointsDir, checkpointId);
     await rm(staging, { recursive: true, force: true });
     try {
-      await checkRoom(checkpointsDir, manifest);
+      await checkRoom(request, manifest);
       await writeFiles(staging, head, { source, first, op });
       await writeSynced(join(staging, METADATA_FILE), head.metadataText);
       await syncDir(staging);
@@ -79,17 +81,16 @@ export async function importCheckpoint(request: ImportRequest): Promise<Imported
   }
 }
 
-async function checkRoom(dir: string, manifest: Manifest): Promise<void> {
-  const { bavail, bsize } = await statfs(dir);
+async function checkRoom({ checkpointsDir, minFreeBytes }: ImportRequest, manifest: Manifest): Promise<void> {
   let needed = SPARE_BYTES;
   for (const file of manifest.files) {
     for (const { digest, bytes } of chunksOf(file)) {
       needed += digest === undefined ? 0 : bytes;
     }
   }
-  if (bavail * bsize < needed) {
-    const message = `${dir} has ${bavail * bsize} bytes free; the checkpoint needs ${needed}; nothing was written`;
-    throw new KybernateError('DiskFull', message, { details: { dir, freeBytes: bavail * bsize, neededBytes: needed } });
+  const room = await roomIn(checkpointsDir, minFreeBytes);
+  if (room.bytes < needed) {
+    throw noRoom(room, `the checkpoint needs ${needed}; nothing was written`);
   }
 }
 

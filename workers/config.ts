@@ -55,7 +55,7 @@ export const workerEnv = z.object({
   KYBERNATE_NODE: nodeName.prefault(() => hostname().toLowerCase()),
   /** checkpoints of this node; survives a reboot */
   KYBERNATE_STATE_DIR: absolutePath.default('/var/lib/kybernate'),
-  /** free space below the state directory that no checkpoint and no fetch may use up; `0` for none */
+  /** free space below the state directory that no checkpoint, fetch or import may use up; `0` for none */
   KYBERNATE_MIN_FREE_BYTES: byteSizeOrNone.prefault('512MiB'),
   /** journals, locks and sockets; must be a tmpfs */
   KYBERNATE_RUN_DIR: absolutePath.default('/run/kybernate'),

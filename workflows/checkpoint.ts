@@ -61,7 +61,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
     progress.enter('planning');
     undo.push('endOperation', () => steps.undo.endOperation(step));
     undo.push('discardCapture', () => steps.undo.discardCapture(step));
-    const { engine, tcp, after, holdBudgetMs, gpu, health } = input;
+    const { engine, tcp, after, holdBudgetMs, gpu, health, captureVolumes } = input;
     const plan = await steps.capture.planCheckpoint({
       context,
       ...(process === undefined ? {} : { process }),
@@ -72,6 +72,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       holdBudgetMs,
       gpu,
       ...(health === undefined ? {} : { health }),
+      ...(captureVolumes === undefined ? {} : { captureVolumes }),
     });
     progress.gpu(plan.gpuProcesses, plan.vramBytes);
 

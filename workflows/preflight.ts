@@ -40,8 +40,12 @@ export async function preflight(request: PreflightRequest): Promise<PreflightRes
   return runOperation(frame, async () => {
     checkProtocol(await steps.probe.probeNode({}), node);
     if (container !== undefined) {
-      const { engine, after, gpu, tcp = 'keep' } = input;
-      return resultOf(input, await steps.preflight.preflightCheckpoint({ container, engine, after, gpu, tcp }));
+      const { engine, after, gpu, tcp = 'keep', captureVolumes } = input;
+      const wanted = captureVolumes === undefined ? {} : { captureVolumes };
+      return resultOf(
+        input,
+        await steps.preflight.preflightCheckpoint({ container, engine, after, gpu, tcp, ...wanted }),
+      );
     }
     const found = await findCopy(input, checkpointId ?? '', steps, summary);
     return resultOf(input, await lookAt(input, checkpointId ?? '', found, steps), found.from);

@@ -72,6 +72,7 @@ async function importFile(
     return await importStream({
       stream: handle.createReadStream({ highWaterMark: READ_BYTES, autoClose: false }) as AsyncIterable<Uint8Array>,
       checkpointsDir: join(node.settings.stateDir, 'checkpoints'),
+      minFreeBytes: node.settings.minFreeBytes ?? 0,
       op,
       accept: (head) => {
         signed(head);

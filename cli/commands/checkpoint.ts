@@ -21,6 +21,7 @@ import {
   addHelpTexts,
   durationArgument,
   livenessArgument,
+  nameArgument,
   podArgument,
   programArgument,
   withoutUndefined,
@@ -34,6 +35,7 @@ import type { FlagNames } from '../validate.ts';
 export interface CheckpointFlags extends CaptureFlags, ContainerFlags, GpuFlags {
   readonly engine?: CheckpointRequest['engine'];
   readonly livenessProbe?: ReturnType<typeof livenessArgument>;
+  readonly captureVolume?: readonly string[];
   readonly health?: readonly string[];
   readonly healthTimeout?: number;
   readonly input?: string;
@@ -46,6 +48,7 @@ export const CHECKPOINT_FLAGS: FlagNames = {
   ...GPU_FLAGS,
   engine: '--engine',
   livenessProbe: '--liveness-probe',
+  captureVolumes: '--capture-volume',
   health: '--health',
   'health.command': '--health',
   'health.timeoutMs': '--health-timeout',
@@ -66,6 +69,7 @@ export function checkpointRequest(
     ...captureFields(flags),
     engine: flags.engine,
     livenessProbe: flags.livenessProbe === 'none' ? undefined : flags.livenessProbe,
+    captureVolumes: flags.captureVolume,
     gpu: gpuOptionsOf(flags, base['gpu']),
     health: healthOf(flags, base['health']),
     labels: flags.label === undefined ? undefined : { ...(base['labels'] as object | undefined), ...flags.label },
@@ -118,6 +122,11 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
       livenessArgument,
     )
     .option(
+      '--capture-volume <name>',
+      "take along this emptyDir of its pod, or /dev/shm; any number of times, - for none (default: as the pod's annotation says)",
+      nameArgument,
+    )
+    .option(
       '--health <program>',
       'run in the container when it was let go: exit code 0 says that it is well; words, or a JSON array',
       programArgument,
@@ -136,6 +145,10 @@ export function addCheckpointCommand(program: Command, cli: Cli): void {
       [
         `kybernate checkpoint --pod shop/cart-0/app --liveness-probe "$(kubectl -n shop get pod cart-0 -o jsonpath='{.spec.containers[?(@.name=="app")].livenessProbe}')"`,
         'never freeze it for longer than its liveness probe allows',
+      ],
+      [
+        'kybernate checkpoint --pod shop/cart-0/app --capture-volume cache --capture-volume /dev/shm',
+        'take its emptyDir "cache" along, and the shared memory',
       ],
       ['kybernate checkpoint --docker web', 'a container of the Docker daemon of this host'],
       [

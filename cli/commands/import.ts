@@ -144,7 +144,8 @@ async function importInto(checkpoints: string, { file, input, ...archive }: Arch
 
 async function toNode(config: CliConfig, archive: Archive): Promise<AnyImported> {
   try {
-    const imported = await importInto(checkpointsDir(config), archive);
+    const { minFreeBytes } = config;
+    const imported = await importInto(checkpointsDir(config), { ...archive, minFreeBytes });
     await shareWithSidecar(config, imported.path);
     return imported;
   } catch (error) {

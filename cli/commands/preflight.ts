@@ -12,6 +12,7 @@ import {
   addHelpTexts,
   gpuPairArgument,
   jsonOption,
+  nameArgument,
   podArgument,
   withoutUndefined,
   type PodArgument,
@@ -34,6 +35,7 @@ export interface PreflightFlags extends Pick<GpuFlags, 'gpuAllowShared' | 'gpuAs
   readonly gpu?: PreflightRequest['gpuMap'];
   readonly engine?: PreflightRequest['engine'];
   readonly after?: PreflightRequest['after'];
+  readonly captureVolume?: readonly string[];
   readonly workflowId?: string;
   readonly json?: boolean;
 }
@@ -53,6 +55,7 @@ export const PREFLIGHT_FLAGS: FlagNames = {
   source: '--source',
   engine: '--engine',
   after: '--after',
+  captureVolumes: '--capture-volume',
 };
 
 export function preflightRequest(
@@ -78,6 +81,7 @@ export function preflightRequest(
     gpuMap: flags.gpu,
     engine: flags.engine,
     after: flags.after,
+    captureVolumes: flags.captureVolume,
     gpu: gpuOptionsOf(flags, undefined),
   });
 }
@@ -146,6 +150,11 @@ export function addPreflightCommand(program: Command, cli: Cli): void {
         'hold',
         'stop',
       ]),
+    )
+    .option(
+      '--capture-volume <name>',
+      'of a checkpoint: would take this volume of the pod along; any number of times',
+      nameArgument,
     )
     .option('--gpu-allow-shared', 'allow a GPU that processes outside of the container use')
     .option('--gpu-assume-safe', 'vouch that no CUDA IPC, peer access or NCCL over P2P is used where it cannot be seen')

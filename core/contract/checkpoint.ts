@@ -16,6 +16,15 @@ export const healthCheck = z.strictObject({
 });
 export type HealthCheck = z.output<typeof healthCheck>;
 
+/** Names of the volumes whose content a checkpoint takes along; `-` alone for none. */
+export const captureVolumes = z
+  .array(
+    z.string().regex(/^(?:-|\/dev\/shm|[a-z0-9][a-z0-9-]{0,62})$/, 'a name of a volume such as cache, /dev/shm, or -'),
+  )
+  .min(1)
+  .max(64)
+  .refine((names) => names.length === 1 || !names.includes('-'), '- stands alone: it means none');
+
 export const checkpointInput = z
   .strictObject({
     /** node that runs the container; its worker serves the queue `kybernate-node-<node>` */
@@ -52,6 +61,11 @@ export const checkpointInput = z
      * allows are `Incompatible`. The node cannot look it up.
      */
     livenessProbe: livenessProbe.optional(),
+    /**
+     * Volumes of the container's pod whose content is taken along: names of emptyDirs, and `/dev/shm`; `-` alone for none. What
+     * the pod's annotation `kybernate.io/capture-volumes` says otherwise, and `/dev/shm` where it says nothing.
+     */
+    captureVolumes: captureVolumes.optional(),
     /** what holds for the processes of the container that use a GPU; ignored where there are none */
     gpu: gpuOptionsWithDefaults,
     /**
@@ -66,6 +80,10 @@ export const checkpointInput = z
   .refine((input) => (input.container === undefined) !== (input.process === undefined), {
     message: 'give either container or process',
     path: ['container'],
+  })
+  .refine((input) => input.process === undefined || input.captureVolumes === undefined, {
+    message: "processes have no volumes: their files stay the node's",
+    path: ['captureVolumes'],
   });
 export type CheckpointInput = z.output<typeof checkpointInput>;
 /** What a caller writes: every field with a default may be left out. */
@@ -174,6 +192,8 @@ export interface PlanStepInput {
   readonly freezeBudgetMs: number;
   readonly gpu: GpuOptions;
   readonly health?: HealthCheck;
+  /** absent: what the annotation of the pod says */
+  readonly captureVolumes?: readonly string[];
   /** GPU state is saved and restored in place, nothing is captured: what only `rehearse` can find out is no reason to refuse */
   readonly rehearsal?: boolean;
 }

@@ -18,7 +18,8 @@ const containerName = z
   .max(63)
   .regex(/^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/, 'a name of a container in a pod');
 
-const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, gpu, health, labels } = checkpointInput.shape;
+const { after, durability, engine, tcp, freezeBudgetMs, holdBudgetMs, captureVolumes, gpu, health, labels } =
+  checkpointInput.shape;
 
 export const kubernetesCheckpointSpec = z
   .strictObject({
@@ -52,6 +53,11 @@ export const kubernetesCheckpointSpec = z
     freezeBudgetMs,
     /** longest time that `hold` keeps the workload frozen; with `freezeBudgetMs` no longer than the probe allows */
     holdBudgetMs,
+    /**
+     * volumes of the pod whose content is taken along: names of emptyDirs, and `/dev/shm`; `-` alone for none. What the pod's
+     * annotation says otherwise
+     */
+    captureVolumes,
     /** what holds for processes that use a GPU */
     gpu,
     /** program of the container that exits with 0 while the workload is well; asked when it was let go */

@@ -14,6 +14,7 @@ import {
   nodeName,
   timeoutsWithDefaults,
 } from './common.ts';
+import { captureVolumes } from './checkpoint.ts';
 import { gpuOptionsWithDefaults, gpuPair, type GpuOptions } from './gpu.ts';
 
 export const preflightInput = z
@@ -45,6 +46,8 @@ export const preflightInput = z
     engine: z.enum(['runc', 'containerd']).default('runc'),
     /** of a checkpoint: what is to become of the source */
     after: z.enum(['resume', 'hold', 'stop']).default('resume'),
+    /** of a checkpoint: volumes of the pod whose content is to be taken along, as in its request */
+    captureVolumes: captureVolumes.optional(),
     /** of a checkpoint: what holds for its GPU processes */
     gpu: gpuOptionsWithDefaults,
     /** time limits of the steps */
@@ -93,6 +96,7 @@ export interface PreflightCheckpointInput {
   readonly engine: 'runc' | 'containerd';
   readonly tcp: 'keep' | 'close';
   readonly after: 'resume' | 'hold' | 'stop';
+  readonly captureVolumes?: readonly string[];
   readonly gpu: GpuOptions;
 }
 

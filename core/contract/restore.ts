@@ -292,7 +292,7 @@ export interface PrepareRestoreResponse {
   readonly restoreBudgetMs: number;
   /** what the specification must offer for GPU processes; absent without one */
   readonly gpu?: GpuFit;
-  /** what the checkpoint has of volumes, and the pod's own directories that take it; absent for a container of no pod */
+  /** what the checkpoint has of volumes, and the directories of the pod, or of a container outside of pods, that take it */
   readonly volumes?: ReadonlyArray<{
     /** archive, below `checkpointDir` */
     readonly file: string;

@@ -54,7 +54,7 @@ export function isOwnLayer(source: string): boolean {
 }
 
 /** Made by the engine for each container, gone with it. */
-const ENGINE_MOUNTS: Readonly<Record<string, Omit<LayerPlace, 'name'>>> = {
+export const ENGINE_MOUNTS: Readonly<Record<string, Omit<LayerPlace, 'name'>>> = {
   '/etc/resolv.conf': { kind: 'file', mode: 0o644, text: '' },
   '/etc/hosts': { kind: 'file', mode: 0o644, text: '127.0.0.1\tlocalhost\n::1\tlocalhost\n' },
   '/etc/hostname': { kind: 'file', mode: 0o644, text: '' },

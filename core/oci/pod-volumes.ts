@@ -4,6 +4,8 @@
  * which a pod could leave a link to anywhere. The shared memory of a pod is told by the id of its sandbox, which nobody knows
  * before it is made.
  */
+import { criAnnotation } from './annotations.ts';
+import type { OciSpec } from './spec.ts';
 
 /** Name by which a list of volumes means the shared memory of the pod. */
 export const DEV_SHM = '/dev/shm';
@@ -47,6 +49,21 @@ export function isSandboxShm(source: string, sandboxId: string | undefined): boo
     sandboxId !== undefined &&
     [`/sandboxes/${sandboxId}/shm`, `/overlay-containers/${sandboxId}/userdata/shm`].some((end) => source.endsWith(end))
   );
+}
+
+/**
+ * Does a mount's source belong to the pod of the container with this specification, as what kubelet and the CRI runtime make
+ * for each pod does? A claim of a pod has its own place below the pod's directory, too; a hostPath has not.
+ * Source: as above; kubelet_getters.go: `<root>/pods/<uid>/{volumes,volume-subpaths,containers,etc-hosts}`.
+ */
+export function isPodsOwn(source: string, spec: Pick<OciSpec, 'annotations'>): boolean {
+  const sandboxId = criAnnotation(spec, 'sandboxId');
+  const podUid = criAnnotation(spec, 'podUid');
+  const parts = [
+    ...(sandboxId === undefined ? [] : [`/sandboxes/${sandboxId}/`, `/overlay-containers/${sandboxId}/`]),
+    ...(podUid === undefined ? [] : [`/pods/${podUid}/`]),
+  ];
+  return parts.some((part) => source.includes(part));
 }
 
 /** Destinations are compared without a slash at their end. */

@@ -244,4 +244,53 @@ describe('restorePlan', () => {
       'mount /data: /srv/data does not exist on this node',
     ]);
   });
+
+  describe("outside of pods, of a pod's container", () => {
+    const podDir = '/var/lib/kubelet/pods/u-1';
+    const shm = { destination: '/dev/shm', type: 'bind', source: '/run/sandboxes/s-1/shm', options: ['rbind'] };
+    const capturedSpec = {
+      ...CAPTURED,
+      annotations: { 'io.kubernetes.cri.sandbox-id': 's-1', 'io.kubernetes.cri.sandbox-uid': 'u-1' },
+      mounts: [...(CAPTURED.mounts ?? []), shm],
+    };
+    const presentSources = new Set([...INPUT.presentSources, shm.source, `${podDir}/etc-hosts`]);
+    const tmpfs = { destination: '/dev/shm', type: 'tmpfs', source: 'shm' };
+
+    it.each([
+      ['asks for none', NEW],
+      ['asks for a tmpfs', { ...NEW, mounts: [...(NEW.mounts ?? []), tmpfs] }],
+    ])('has a /dev/shm of its own where the new container %s', (_what, newSpec) => {
+      const plan = restorePlan({ ...INPUT, capturedSpec, newSpec, presentSources });
+
+      expect(plan.ownShm).toBe(true);
+      expect(plan.criuConfigText).toContain('external mnt[/dev/shm]:/dev/shm\n');
+      expect(plan.spec.mounts?.filter(({ destination }) => destination === '/dev/shm')).toEqual([
+        expect.objectContaining({ type: 'tmpfs' }),
+      ]);
+    });
+
+    it('takes the /dev/shm that its creator mounts there', () => {
+      const newSpec = { ...NEW, mounts: [...(NEW.mounts ?? []), { ...shm, source: '/srv/shm' }] };
+
+      const plan = restorePlan({ ...INPUT, capturedSpec, newSpec, presentSources });
+
+      expect(plan.ownShm).toBeUndefined();
+      expect(plan.spec.mounts).toContainEqual({ ...shm, source: '/srv/shm' });
+    });
+
+    it('is not given what the pod may still write to, and is told', () => {
+      const hosts = { destination: '/etc/hosts', type: 'bind', source: `${podDir}/etc-hosts`, options: ['rbind'] };
+      const token = { ...hosts, destination: '/token', options: ['rbind', 'ro'] };
+      const newSpec = { ...NEW, mounts: [] };
+
+      const reasons = reasonsOf({
+        ...INPUT,
+        capturedSpec: { ...capturedSpec, mounts: [hosts, token] },
+        newSpec,
+        presentSources,
+      });
+
+      expect(reasons).toEqual([expect.stringContaining(`mount /etc/hosts: ${podDir}/etc-hosts belongs to the pod`)]);
+    });
+  });
 });

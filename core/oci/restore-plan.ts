@@ -18,6 +18,9 @@ import { CRIU_OPTIONS, criuOptionNamed, NO_PLUGINS } from './criu-options.ts';
 import type { CriuOptionRow } from './criu-options.ts';
 import { type GpuFit, hookMountLines, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
 import { withLoopback } from './loopback.ts';
+import { isOwnLayer } from './foreign-spec.ts';
+import { OWN_SHM, podsMount } from './own-mounts.ts';
+import { DEV_SHM, isPodsOwn, normalizedDestination as normalized } from './pod-volumes.ts';
 import type { RuncCreate } from './runc-argv.ts';
 import { runcRestoreArgv } from './runc-argv.ts';
 import type { OciDeviceRule, OciHook, OciLinux, OciMount, OciSpec } from './spec.ts';
@@ -59,6 +62,8 @@ export interface RestorePlan {
   readonly hostname?: { readonly keep: string } | { readonly set: string };
   /** network namespace that was there before the container, and the ports that the restore takes there */
   readonly sharedNetwork?: { readonly path: string; readonly ports: readonly number[] };
+  /** the container gets a tmpfs for what was a mount from outside: it must be there, filled, when CRIU looks for it */
+  readonly ownShm?: true;
   /** nftables table that holds the kept connections back; to be deleted after the restore */
   readonly networkHoldTable?: string;
   readonly warnings: readonly string[];
@@ -91,6 +96,7 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
   const hostname = hostnamePlan(input.newSpec, input.capturedSpec);
   const hold = input.metadata?.capture.networkHold;
   const imageReader = mappedRoot(spec);
+  const ownShm = isShmFromOutside(input.capturedSpec) && !(spec.mounts ?? []).some(isBoundShm);
   return {
     spec,
     argv: runcRestoreArgv(input.create, {
@@ -108,15 +114,25 @@ export function restorePlan(input: RestorePlanInput): RestorePlan {
       ...(keepTcp ? [] : [CRIU_OPTIONS.tcpClose.criu]),
       ...(pluginsOff ? [`${CRIU_OPTIONS.pluginDir.criu} ${NO_PLUGINS}`] : []),
       ...hookMounts,
+      ...(ownShm ? [`external mnt[${DEV_SHM}]:${DEV_SHM}`] : []),
     ]
       .map((line) => `${line}\n`)
       .join(''),
     ...(imageReader === undefined ? {} : { imageReader }),
     ...(hostname === undefined ? {} : { hostname }),
     ...sharedNetwork(spec, input.metadata?.capture.tcpPorts ?? []),
+    ...(ownShm ? { ownShm } : {}),
     ...(hold === undefined ? {} : { networkHoldTable: hold.table }),
     warnings,
   };
+}
+
+function isBoundShm(mount: OciMount): boolean {
+  return isBind(mount) && normalized(mount.destination) === DEV_SHM;
+}
+
+function isShmFromOutside(captured: OciSpec | undefined): boolean {
+  return (captured?.mounts ?? []).some(isBoundShm);
 }
 
 /** Without a namespace of its own in the specification a container has the network of its creator. */
@@ -231,10 +247,15 @@ function fitMounts(
   reasons: string[],
   warnings: string[],
 ): readonly OciMount[] {
+  const inPod = isInPod(input.newSpec);
   const wanted = new Map((captured.mounts ?? []).map((mount) => [normalized(mount.destination), mount]));
   const kept = (input.newSpec.mounts ?? []).flatMap((mount) => {
     const destination = normalized(mount.destination);
     const before = wanted.get(destination);
+    if (before !== undefined && getsOwnShm(before, mount, inPod)) {
+      wanted.delete(destination);
+      return [OWN_SHM];
+    }
     if (before === undefined) {
       warnings.push(`mount ${destination} is not in the checkpoint and will not be there`);
       return [mount];
@@ -248,21 +269,36 @@ function fitMounts(
     wanted.delete(destination);
     return [mount];
   });
-  const inPod = isInPod(input.newSpec);
-  const injected = [...wanted.values()].filter((mount) => {
+  const injected = [...wanted.values()].flatMap((mount): OciMount[] => {
     if (inPod && isBind(mount)) {
       reasons.push(
         `mount ${mount.destination}: the source had a volume there, and this pod has none: give its container a volumeMount`,
       );
-      return false;
+      return [];
+    }
+    if (getsOwnShm(mount, undefined, inPod)) {
+      return [OWN_SHM];
+    }
+    if (isBind(mount) && isPodsOwn(mount.source ?? '', captured) && mount.options?.includes('ro') !== true) {
+      reasons.push(podsMount(mount.destination, mount.source ?? ''));
+      return [];
     }
     const usable = !isBind(mount) || (mount.source !== undefined && input.presentSources.has(mount.source));
     if (!usable) {
       reasons.push(`mount ${mount.destination}: ${mount.source ?? 'its source'} does not exist on this node`);
     }
-    return usable;
+    return usable ? [mount] : [];
   });
   return [...kept, ...injected];
+}
+
+/**
+ * Beside pods: what was mounted as /dev/shm from outside is its source's, who may live, or its pod's.
+ * @param now that the new container asks for at the same place; absent: nothing
+ */
+function getsOwnShm(before: OciMount, now: OciMount | undefined, inPod: boolean): boolean {
+  const isOutside = isBoundShm(before) && !isOwnLayer(before.source ?? '');
+  return !inPod && isOutside && (now === undefined || !isBind(now));
 }
 
 /** @param refuse gets a reason for each device that only the source had; absent: they are added */
@@ -320,8 +356,4 @@ function hostnamePlan(newSpec: OciSpec, captured: OciSpec | undefined): RestoreP
   const wanted = newSpec.hostname;
   const named = wanted !== undefined && wanted !== '' && namespaceKind(newSpec, 'uts') === 'own';
   return named && wanted !== captured?.hostname ? { set: wanted } : undefined;
-}
-
-function normalized(destination: string): string {
-  return destination.length > 1 ? destination.replace(/\/+$/, '') : destination;
 }

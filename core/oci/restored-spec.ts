@@ -4,7 +4,7 @@
  */
 import { ANNOTATIONS, RESTORE_FROM_VARIABLE } from './annotations.ts';
 import { type GpuFit, withGpus, withoutGpus } from './gpu-fit.ts';
-import type { OciNamespace, OciSpec } from './spec.ts';
+import type { OciMount, OciNamespace, OciSpec } from './spec.ts';
 
 export interface RestoredSpecInput {
   readonly captured: OciSpec;
@@ -18,6 +18,8 @@ export interface RestoredSpecInput {
   readonly unverified: boolean;
   /** instead of the captured one */
   readonly networkNamespace?: string;
+  /** instead of the captured ones (own-mounts.ts) */
+  readonly mounts?: readonly OciMount[];
   /** absent for a checkpoint without GPU processes */
   readonly gpu?: GpuFit;
 }
@@ -38,6 +40,7 @@ export function restoredSpec(input: RestoredSpecInput): OciSpec {
   const env = (captured.process?.env ?? []).filter((entry) => !entry.startsWith(`${RESTORE_FROM_VARIABLE}=`));
   return {
     ...captured,
+    ...(input.mounts === undefined ? {} : { mounts: input.mounts }),
     ...(captured.process === undefined ? {} : { process: { ...captured.process, env } }),
     annotations: {
       ...Object.fromEntries(kept),

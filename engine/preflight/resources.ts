@@ -142,7 +142,7 @@ export interface SourceHere {
   readonly fileSystem?: string;
 }
 
-/** That a source is there is for core/oci/restore-plan.ts to say, which knows what may take its place. */
+/** That a source is there others say: mounts.ts, and core/oci/restore-plan.ts for a container that somebody else has made. */
 export function mountFindings(
   mounts: Metadata['mounts'],
   sourceAt: (path: string) => SourceHere | undefined,

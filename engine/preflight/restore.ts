@@ -11,7 +11,7 @@ import type { RestoreContext } from '../../core/contract/restore.ts';
 import { KybernateError } from '../../core/errors.ts';
 import { type GpuFit, sourcesToCheck } from '../../core/oci/gpu-fit.ts';
 import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
-import { DEV_SHM } from '../../core/oci/pod-volumes.ts';
+import { normalizedDestination } from '../../core/oci/pod-volumes.ts';
 import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { namespaceReasons, restoredSpec } from '../../core/oci/restored-spec.ts';
 import { namespaceKind, namespacePath, type OciSpec } from '../../core/oci/spec.ts';
@@ -33,10 +33,12 @@ import type { GpuRestorePlan } from '../gpu/restore-target.ts';
 import type { NodeDeps } from '../node-deps.ts';
 import { withImageHere } from '../imported-image.ts';
 import { unreachableSources } from '../mount-reach.ts';
+import { ownMountsFor } from '../own-places.ts';
 import { volumePlaces } from '../pod-directories.ts';
 import { hookFindings } from './hooks.ts';
 import { imageFindings } from './image.ts';
 import { criuTooOld, lsmFindings, nodeFindings } from './node.ts';
+import { missingSources, ownMountFindings } from './mounts.ts';
 import { missingPrograms } from './programs.ts';
 import { mountFindings, networkFindings, pidFindings, roomFindings } from './resources.ts';
 
@@ -70,7 +72,8 @@ export async function surveyRestore(
   const captured = await withImageHere(deps, context.container.namespace, checkpoint);
   const { metadata } = captured;
   const gpu = await planGpu(deps, metadata, { operationId, map: input.gpuMap, avoid: input.avoidGpus ?? [] });
-  const target = restoredSpec({ ...specInput(captured, { ...input, fit: gpu.plan?.fit }), onFailure: 'fail' });
+  const own = ownMountsFor(deps.settings, operationId, captured);
+  const target = restoredSpec({ ...specInput(captured, { ...input, fit: gpu.plan?.fit, own }), onFailure: 'fail' });
   const [node, network, room, image] = await Promise.all([
     nodeReasons(deps, metadata, input.tcp),
     networkReasons(deps, target, metadata, input.tcp),
@@ -83,24 +86,18 @@ export async function surveyRestore(
     ...gpu.findings,
     ...image,
     ...containerReasons(captured, target, input, gpu.plan),
-    ...mountFindings(metadata.mounts, pathFacts, fileSystems()),
-    ...volumesLeft(metadata),
+    ...mountFindings(
+      metadata.mounts.filter(({ destination }) => !own.replaced.has(normalizedDestination(destination))),
+      pathFacts,
+      fileSystems(),
+    ),
+    ...ownMountFindings(own),
+    ...missingSources(target, own, gpu.plan?.fit),
     ...network,
     ...pidReasons(metadata, target),
     ...room,
   ];
   return { findings, ...(gpu.plan === undefined ? {} : { gpu: gpu.plan }) };
-}
-
-function volumesLeft({ volumes = [] }: Metadata): Finding[] {
-  return volumes
-    .filter(({ name }) => name !== DEV_SHM)
-    .map(({ name, destination }) =>
-      caution(
-        'mounts',
-        `mount ${destination}: the content of the volume ${name} stays in the checkpoint, only a container of a pod takes it`,
-      ),
-    );
 }
 
 /** Its root file system and its network are made by Docker, and containerd alone has neither. */

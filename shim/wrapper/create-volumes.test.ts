@@ -99,3 +99,16 @@ it('no container is started afresh where files of a checkpoint lie among those o
   });
   expect(readdirSync(volume).sort()).toEqual(['of-a-sidecar', 'segment']);
 });
+
+it('a container of no pod has its own volumes filled as the agent names them, beside its /dev/shm', async () => {
+  await archive('dev-shm');
+  const file = await archive('volume-0');
+  const cache = join(made.dir, 'cache');
+  mkdirSync(cache);
+  asks('/dev/shm', {});
+
+  const { within } = await failingRestore([{ file, dir: cache }]);
+
+  expect(within).toEqual(['segment']);
+  expect(readdirSync(cache)).toEqual([]);
+});

@@ -158,13 +158,14 @@ async function applyFiles(
     job.pristine = rememberRootfs(rootfs);
     await applyRootfs(rootfs, checkpointDir, deps.run);
   }
-  for (const { file, dir } of volumes ?? (has(FS_FILES.devShm) ? ownShm(job, spec) : [])) {
+  const shm = job.wish.pod === undefined && has(FS_FILES.devShm) ? shmBesidePods(job, spec) : [];
+  for (const { file, dir } of [...(volumes ?? []), ...shm]) {
     await fill(deps, job, dir, join(checkpointDir, file));
   }
 }
 
-/** Beside pods whoever made the container is root, and says where its /dev/shm comes from. */
-function ownShm(job: Job, spec: OciSpec): NonNullable<PrepareRestoreResponse['volumes']> {
+/** Whoever has made the container there is root, and says where its /dev/shm comes from. One of its own is filled by runc's. */
+function shmBesidePods(job: Job, spec: OciSpec): NonNullable<PrepareRestoreResponse['volumes']> {
   const source = (spec.mounts ?? []).find((mount) => mount.destination === '/dev/shm' && isBind(mount))?.source;
   return source === undefined ? [] : [{ file: FS_FILES.devShm, dir: resolve(job.bundle, source) }];
 }

@@ -1,7 +1,8 @@
-/* Why a restore failed: what kept the images from CRIU, else CRIU's own error lines, else runc's. */
+/* Why a restore failed: what kept the images from CRIU, or a /dev/shm from the container, else CRIU's own error lines, else runc's. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { restoreErrorLines } from '../../native/criu/log.ts';
+import { OWN_SHM_LOG } from './own-shm.ts';
 import { SHOWN_IMAGES_LOG } from './shown-images.ts';
 
 const MAX_LINES = 12;
@@ -15,6 +16,10 @@ export async function restoreErrors(workDir: string, runcLog: string | undefined
   const shown = linesOf(join(workDir, SHOWN_IMAGES_LOG));
   if (shown.length > 0) {
     return [`the images cannot be shown to the root of the user namespace: ${shown.join('; ')}`];
+  }
+  const shm = linesOf(join(workDir, OWN_SHM_LOG));
+  if (shm.length > 0) {
+    return [`its /dev/shm cannot be made: ${shm.slice(-MAX_LINES).join('; ')}`];
   }
   const criu = await restoreErrorLines(join(workDir, 'restore.log'));
   if (criu.length > 0) {

@@ -1,6 +1,7 @@
 /* `runc restore` itself, and what must be cleared away before and after one that failed. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { FS_FILES } from '../../core/checkpoint/file-names.ts';
 import type { PrepareRestoreResponse } from '../../core/contract/restore.ts';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import type { RestorePlan } from '../../core/oci/restore-plan.ts';
@@ -10,9 +11,10 @@ import { createHooks } from '../../engine/hooks.ts';
 import { clearDeadRestore, endHalfRestored, type HalfRestored } from '../../engine/restore-leftovers.ts';
 import { criuConfigText } from '../../native/criu/config-file.ts';
 import type { RunOptions, RunResult } from '../../native/run/run.ts';
-import { pidIn } from './files.ts';
+import { exists, pidIn } from './files.ts';
 import { type Job, type WrapperDeps, containerOf, timed } from './job.ts';
 import { restoreErrors } from './restore-errors.ts';
+import { withOwnShm } from './own-shm.ts';
 import { withShownImages } from './shown-images.ts';
 
 const CRIU_CONFIG = 'criu.conf';
@@ -34,7 +36,9 @@ export async function runRestore(
   job.runcStarted = true;
   // By the environment, not by the annotation org.criu.config: runc would keep that for the container's whole life, and
   // the next dump would read it.
-  const command = [deps.runcPath, ...plan.argv];
+  const runc = [deps.runcPath, ...plan.argv];
+  const tar = join(prepared.checkpointDir, FS_FILES.devShm);
+  const command = plan.ownShm === true ? withOwnShm(runc, prepared.workDir, exists(tar) ? tar : undefined) : runc;
   const shown =
     plan.imageReader === undefined ? command : withShownImages(command, { ...prepared, reader: plan.imageReader });
   const result = await runBoundToUs(deps, shown, {

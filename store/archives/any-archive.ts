@@ -1,5 +1,7 @@
 /* An archive of a checkpoint, of ours or of another engine: told by how it begins. */
+import { mkdir } from 'node:fs/promises';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import { type Room, roomIn } from '../room.ts';
 import { importCheckpoint, type Imported, type ImportRequest } from '../import.ts';
 import { type ForeignImport, importForeign } from './import-foreign.ts';
 import { readImageArchive } from './oci-layout.ts';
@@ -38,6 +40,12 @@ export async function importImage(
   return importStream({ ...request, stream: readImageArchive(dir, tag) }, 'oci-image');
 }
 
+/** Nothing says how large an archive of another engine is before it has been read: what it writes is counted. */
+async function roomFor({ checkpointsDir, minFreeBytes }: Omit<AnyImport, 'stream'>): Promise<Room> {
+  await mkdir(checkpointsDir, { recursive: true, mode: 0o700 });
+  return roomIn(checkpointsDir, minFreeBytes);
+}
+
 async function importStream(request: AnyImport, form: ForeignImport['form']): Promise<AnyImported> {
   const { acceptForeign, foreign, checkpointsDir, op } = request;
   const plain = await openPlain(request.stream);
@@ -47,8 +55,9 @@ async function importStream(request: AnyImport, form: ForeignImport['form']): Pr
       return { ...(await importCheckpoint({ ...request, stream: source.remaining() })), warnings: [] };
     }
     acceptForeign(form === 'archive' ? 'an archive of another engine' : 'a checkpoint image');
-    const limits = limited(plain, foreign.limits);
-    return await importForeign({ ...foreign, source: limits, form, checkpointsDir, op });
+    const room = await roomFor(request);
+    const limits = { ...foreign.limits, room };
+    return await importForeign({ ...foreign, limits, source: limited(plain, limits), form, checkpointsDir, op });
   } catch (error) {
     throw ofArchive(error);
   } finally {

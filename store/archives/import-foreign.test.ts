@@ -1,6 +1,6 @@
 /* Archives of other engines: what becomes of an honest one, and what is refused of all others. */
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
@@ -36,8 +36,13 @@ async function* streamOf(bytes: Uint8Array, pieceBytes = 7001): AsyncGenerator<U
   }
 }
 
-function load(bytes: Uint8Array, foreign: Partial<AnyImport['foreign']> = {}): Promise<AnyImported> {
+function load(
+  bytes: Uint8Array,
+  foreign: Partial<AnyImport['foreign']> = {},
+  more: Partial<AnyImport> = {},
+): Promise<AnyImported> {
   return importArchive({
+    ...more,
     stream: streamOf(bytes),
     checkpointsDir: checkpoints,
     op: testOp(),
@@ -77,6 +82,22 @@ async function metadataOf(path: string): Promise<Metadata> {
 const PATIENT = { timeout: 30_000 };
 
 describe('an archive of Podman', PATIENT, () => {
+  it.each([
+    ['packed', zstdCompressSync],
+    ['plain', (bytes: Buffer) => bytes],
+  ])('that is %s does not use up what must stay free of the disk, and leaves nothing', async (_what, pack) => {
+    const { bavail, bsize } = await statfs(root);
+
+    // Nothing else may be written here; what a busy machine frees meanwhile is less.
+    const refused = load(pack(changed({})), {}, { minFreeBytes: bavail * bsize + 2 ** 34 });
+
+    await expect(refused).rejects.toMatchObject({
+      type: 'DiskFull',
+      message: expect.stringContaining('KYBERNATE_MIN_FREE_BYTES') as string,
+    });
+    expect(await readdir(checkpoints)).toEqual([]);
+  });
+
   it('becomes a whole checkpoint, however it is packed, and the same one twice', async () => {
     const plain = changed({});
 

@@ -1,5 +1,6 @@
 /* How much an archive of unknown origin may ask for. Nothing of it is believed before it is counted. */
 import { KybernateError } from '../../core/errors.ts';
+import type { Room } from '../room.ts';
 
 export interface ArchiveLimits {
   /** of the archive when it is unpacked, headers included */
@@ -10,6 +11,8 @@ export interface ArchiveLimits {
   readonly maxRatio: number;
   /** device nodes in the layer: an archive needs nobody's permission to name one */
   readonly allowDevices: boolean;
+  /** of the disk that it is unpacked to; absent: nobody looks before it is full */
+  readonly room?: Room;
 }
 
 export const DEFAULT_LIMITS: ArchiveLimits = {

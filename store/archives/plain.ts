@@ -4,6 +4,7 @@ import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import { ByteSource } from '../byte-source.ts';
 import { errnoOf } from '../files.ts';
+import { noRoom } from '../room.ts';
 import { type ArchiveLimits, RATIO_FREE_BYTES, refused } from './limits.ts';
 
 const ZSTD_MAGIC = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
@@ -33,8 +34,10 @@ export async function openPlain(stream: AsyncIterable<Uint8Array>): Promise<Plai
   };
 }
 
-/** As it is, but for the limits: beyond them reading throws CheckpointCorrupt. */
-export function limited(plain: Plain, limits: Pick<ArchiveLimits, 'maxBytes' | 'maxRatio'>): ByteSource {
+type StreamLimits = Pick<ArchiveLimits, 'maxBytes' | 'maxRatio' | 'room'>;
+
+/** As it is, but for the limits: beyond them reading throws CheckpointCorrupt, and DiskFull beyond the room. */
+export function limited(plain: Plain, limits: StreamLimits): ByteSource {
   return new ByteSource(counted(plain.source.remaining(), limits, plain.packedBytes));
 }
 
@@ -52,7 +55,7 @@ function unpackerFor(head: Uint8Array): Transform | undefined {
 
 async function* counted(
   pieces: AsyncIterable<Uint8Array>,
-  { maxBytes, maxRatio }: Pick<ArchiveLimits, 'maxBytes' | 'maxRatio'>,
+  { maxBytes, maxRatio, room }: StreamLimits,
   packedBytes: () => number,
 ): AsyncGenerator<Uint8Array> {
   let bytes = 0;
@@ -63,6 +66,9 @@ async function* counted(
     }
     if (bytes > RATIO_FREE_BYTES && bytes > packedBytes() * maxRatio) {
       throw refused(`it unpacks to more than ${maxRatio} times its size (--max-ratio)`);
+    }
+    if (room !== undefined && bytes > room.bytes) {
+      throw noRoom(room, `the archive unpacks to ${bytes} and more; nothing of it is left`);
     }
     yield piece;
   }

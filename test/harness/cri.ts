@@ -33,6 +33,8 @@ export interface PodContainer {
   readonly tty?: boolean;
   /** host directory, mounted read-only at /w */
   readonly workloads?: string;
+  /** path in the container to directory of the host, for writing: an emptyDir */
+  readonly volumes?: Readonly<Record<string, string>>;
 }
 
 export class Cri {
@@ -120,7 +122,11 @@ export class Cri {
   }
 
   /** @returns its id, which is that of containerd, too */
-  async startContainer(pod: Pod, name: string, { image, command, tty, workloads }: PodContainer): Promise<string> {
+  async startContainer(
+    pod: Pod,
+    name: string,
+    { image, command, tty, workloads, volumes = {} }: PodContainer,
+  ): Promise<string> {
     const config = {
       metadata: { name },
       image: { image },
@@ -128,7 +134,10 @@ export class Cri {
       tty,
       labels: { ...pod.labels, 'io.kubernetes.container.name': name },
       logPath: `${name}.log`,
-      mounts: workloads === undefined ? [] : [{ containerPath: '/w', hostPath: workloads, readonly: true }],
+      mounts: [
+        ...(workloads === undefined ? [] : [{ containerPath: '/w', hostPath: workloads, readonly: true }]),
+        ...Object.entries(volumes).map(([containerPath, hostPath]) => ({ containerPath, hostPath })),
+      ],
       linux: { securityContext: NAMESPACES },
     };
     const request = { podSandboxId: pod.id, config, sandboxConfig: pod.config };
