@@ -168,8 +168,43 @@ describe('the chart', () => {
       });
       expect(Object.keys(envOf(find(plain, kind, name))).filter((variable) => variable.startsWith('OTEL'))).toEqual([]);
     }
-    expect(JSON.stringify(find(objects, 'NetworkPolicy', '-sidecar'))).toContain('4318');
-    expect(JSON.stringify(find(plain, 'NetworkPolicy', '-sidecar'))).not.toContain('4318');
+  });
+
+  const keys = { existingSecret: 'keys' };
+  it.each([
+    ['those of AWS', { store: { url: 's3://b', s3: keys } }, [7233, 443]],
+    ['and of who gives keys where no secret does', {}, [7233, 443, 80]],
+    ['none of a store that is a directory', { store: { url: 'file:///srv/checkpoints' } }, [7233]],
+    ['of the embedded Temporal server', { temporal: { embedded: { enabled: true } } }, [7233, 443, 80]],
+    [
+      'those of the addresses in the values',
+      {
+        temporal: { address: 't.example:443' },
+        store: { url: 's3://b', s3: { ...keys, endpoint: 'http://minio.storage.svc:9000' } },
+        tracing: { endpoint: 'http://[fd00::1]:4318/otlp' },
+      },
+      [443, 9000, 4318],
+    ],
+    [
+      'those of pods whose Service has another one',
+      {
+        store: { url: 's3://b', s3: { ...keys, endpoint: 'http://minio.storage.svc' } },
+        networkPolicy: { egress: { temporalPorts: [7234], storePorts: [9000], tracingPorts: [4319] } },
+      },
+      [7233, 80, 7234, 9000, 4319],
+    ],
+  ])('lets sidecar and control reach the ports that they need and no others: %s', async (_what, values, ports) => {
+    const objects = await render({ ...MUST, ...values });
+
+    const dns = [
+      { protocol: 'UDP', port: 53 },
+      { protocol: 'TCP', port: 53 },
+    ];
+    for (const name of ['-sidecar', '-control']) {
+      expect(find(objects, 'NetworkPolicy', name).spec).toMatchObject({
+        egress: [{ ports: [...dns, ...ports.map((port) => ({ protocol: 'TCP', port }))] }],
+      });
+    }
   });
 
   it('gives keys that sign and keys that are trusted to the nodes alone, from what exists', async () => {

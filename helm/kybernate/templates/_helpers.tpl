@@ -31,6 +31,37 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end }}
 
+{{/*
+TCP ports that sidecar and control must reach, with blanks between: those of the addresses that the values give, and those of
+networkPolicy.egress. Without a secret they ask for keys of the store: STS, or by http an agent of the node.
+*/}}
+{{- define "kybernate.egressPorts" -}}
+{{- $ports := list (include "kybernate.temporalAddress" . | splitList ":" | last) -}}
+{{- if hasPrefix "s3://" .Values.store.url -}}
+{{- with .Values.store.s3 -}}
+{{- $ports = append $ports (include "kybernate.urlPort" (.endpoint | default "https://s3")) -}}
+{{- $ports = concat $ports (ternary (list 443 80) list (empty .existingSecret)) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.tracing.endpoint -}}
+{{- $ports = append $ports (include "kybernate.urlPort" .) -}}
+{{- end -}}
+{{- with .Values.networkPolicy.egress -}}
+{{- $ports = concat $ports .temporalPorts .storePorts .tracingPorts -}}
+{{- end -}}
+{{- $numbers := list -}}
+{{- range $ports -}}
+{{- $numbers = append $numbers (int .) -}}
+{{- end -}}
+{{- $numbers | uniq | join " " -}}
+{{- end }}
+
+{{/* of an http or https URL; that of its scheme where it names none */}}
+{{- define "kybernate.urlPort" -}}
+{{- $host := (urlParse .).host -}}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (ternary "443" "80" (hasPrefix "https:" .)) -}}
+{{- end }}
+
 {{/* Certificates by value: the node worker leaves the mount namespace of its pod. */}}
 {{- define "kybernate.temporalEnv" -}}
 - name: TEMPORAL_ADDRESS
