@@ -32,6 +32,7 @@ import type { ErrorRow } from '../core/errors.ts';
 import { PREFLIGHT_CHECKS } from '../core/preflight.ts';
 import { controlEnv, nodeEnv, operatorEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
 import { ALL_KINDS, KINDS, type Outcome, readRows, reasonOf } from '../test/harness/matrix-data.ts';
+import { chartValues } from './chart-values.ts';
 import { crdFiles } from './crds.ts';
 import { schemaComments } from './schema-comments.ts';
 
@@ -44,6 +45,7 @@ export const GENERATED_FILES = [
   'docs/hooks.md',
   'docs/support.md',
   'docs/metrics.md',
+  'docs/kubernetes.md',
 ] as const;
 
 /** Every generated section, by its name. */
@@ -71,6 +73,7 @@ export function generatedSections(): ReadonlyMap<string, string> {
     ['timeouts', fieldTable(timeouts, comments('common', 'timeouts'))],
     ['annotations', annotationTable()],
     ['variables', variableTable()],
+    ['chart-values', chartValueTable()],
     ['metrics', metricTable()],
     ['matrix', matrixTable()],
     ['cli', cliReference()],
@@ -300,6 +303,17 @@ function variableTable(): string {
     return [`\`${name}\``, readers.join(', '), value === '``' ? '' : value, `${described.get(name) ?? ''}${choices}`];
   });
   return table(['Variable', 'Read by', 'Default', 'Meaning'], rows);
+}
+
+function chartValueTable(): string {
+  const rows = chartValues()
+    .filter((value) => value.default !== undefined)
+    .map(({ name, default: value, meaning = '', choices }) => [
+      `\`${name}\``,
+      value === '' ? '' : `\`${typeof value === 'string' ? value : JSON.stringify(value)}\``,
+      `${meaning}${choices.length === 0 ? '' : ` (${choices.map((choice) => `\`${choice}\``).join(', ')})`}`,
+    ]);
+  return table(['Value', 'Default', 'Meaning'], rows);
 }
 
 function cliReference(): string {

@@ -14,18 +14,39 @@ hooks="${KYBERNATE_HOOKS_DIR:-/etc/kybernate/hooks.d}"
 hold="/run/kybernate-hold-$container"
 id="hooks-example-$(date +%s)"
 
-trap 'rm -f "$hold" "$hooks/pre-dump/10-hold" "$hooks/post-dump/50-report"' EXIT
+made='' # directories that were not there before, the innermost first
+
+clean_up() {
+  rm -f "$hold" "$hooks/pre-dump/10-hold" "$hooks/post-dump/50-report"
+  [ -z "$made" ] || rmdir $made
+}
+trap clean_up EXIT
+
+for directory in "$(dirname "$hooks")" "$hooks" "$hooks/pre-dump" "$hooks/post-dump"; do
+  if [ ! -d "$directory" ]; then
+    mkdir --mode=0755 "$directory"
+    made="$directory $made"
+  fi
+done
 for hook in pre-dump/10-hold post-dump/50-report; do
-  install -D --owner=root --group=root --mode=0755 "$here/$hook" "$hooks/$hook"
+  install --owner=root --group=root --mode=0755 "$here/$hook" "$hooks/$hook"
 done
 "$kybernate" doctor | grep -i hook || true
 
 touch "$hold"
-if "$kybernate" checkpoint "$container" --id "$id-1" --durability local "$@"; then
-  echo "the hook did not refuse: do the workers look in $hooks?" >&2
-  exit 1
-fi
-echo "refused, as it should be; the container runs on"
+status=0
+"$kybernate" checkpoint "$container" --id "$id-1" --durability local "$@" || status=$?
+case $status in
+  24) echo "refused, as it should be; the container runs on" ;; # HookFailed
+  0)
+    echo "the hook did not refuse: do the workers look in $hooks?" >&2
+    exit 1
+    ;;
+  *)
+    echo "the checkpoint failed, and not by the hook" >&2
+    exit "$status"
+    ;;
+esac
 
 rm "$hold"
 "$kybernate" checkpoint "$container" --id "$id-2" --durability local "$@"

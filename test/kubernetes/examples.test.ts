@@ -25,13 +25,35 @@ beforeAll(() => {
 
 afterAll(() => pods.removeAll());
 
+function textOf(name: string): string {
+  return readFileSync(join(ROOT, 'examples/kubernetes', name), 'utf8');
+}
+
 function example(name: string, places: Readonly<Record<string, string>> = {}): PodManifest {
-  const text = readFileSync(join(ROOT, 'examples/kubernetes', name), 'utf8');
-  const here = Object.entries(places).reduce((left, [place, ours]) => left.replaceAll(place, ours), text);
+  const here = Object.entries(places).reduce((left, [place, ours]) => left.replaceAll(place, ours), textOf(name));
   return parse(here) as PodManifest;
 }
 
 describe('an example', () => {
+  it('checkpoint keeps a pod for a restore by its object and for one by its id', async () => {
+    await pods.untilReady(await pods.run(podManifest('cache-1', SERVE, REDIS)));
+    await pods.exec('cache-1', 'redis-cli set token by-object');
+
+    await cluster.kubectl(['apply', '-f', '-'], textOf('checkpoint.yaml'));
+    await cluster.kubectl(['wait', '--for=condition=Ready', 'checkpoint/before-the-upgrade', '--timeout=60s']);
+    await cluster.kubectl(['apply', '-f', '-'], textOf('restore.yaml'));
+    const restores = ['restore/cache-2', 'restore/cache-3'];
+    await cluster.kubectl(['wait', '--for=condition=Ready', ...restores, '--timeout=90s']);
+
+    const how = await cluster.kubectl(['get', ...restores, '-o', 'jsonpath={.items[*].status.how}']);
+    expect(how).toBe('restored restored');
+    for (const name of ['cache-2', 'cache-3']) {
+      expect(await pods.exec(name, 'redis-cli get token')).toBe('by-object');
+      await pods.remove(name);
+    }
+    await cluster.kubectl(['delete', ...restores, 'checkpoint/before-the-upgrade', '--timeout=60s']);
+  });
+
   it('offload-job ends a pod when its state is verified in the store, and another one goes on', async () => {
     await pods.untilReady(await pods.run(podManifest('notebook', SERVE, REDIS)));
     await pods.exec('notebook', 'redis-cli set token kept');

@@ -1,6 +1,8 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { runExeca } from '../../native/run/run-execa.ts';
 import { SOAK } from '../harness/soak.ts';
 import { BUSYBOX, PYTHON, Stack, until } from '../harness/stack.ts';
 import { workload } from '../harness/workloads.ts';
@@ -142,4 +144,27 @@ test('hold keeps the source frozen until it is released', async () => {
   expect(result.source).toBe('running');
   const seen = await counter('held');
   await until('the source to count on', async () => (await counter('held')) > seen);
+});
+
+test('examples/checkpoint-from-code/main.ts makes a second container of one, from code', async () => {
+  await stack.runContainer('from-code', BUSYBOX, COUNTER);
+  await until('the counter to move', async () => (await counter('from-code').catch(() => 0)) > 5);
+  const program = fileURLToPath(new URL('../../examples/checkpoint-from-code/main.ts', import.meta.url));
+
+  const result = await runExeca(process.execPath, [program, 'from-code'], { env: stack.variables });
+
+  expect(result.stderr).toMatch(/stood still for [\d.]+ ms; \d+ bytes sent/);
+  const { container } = JSON.parse(result.stdout) as { container: { id: string } };
+  expect(await counter(container.id)).toBeGreaterThan(5);
+});
+
+test('examples/gpu/run.sh says on a node without a GPU that there is none', async () => {
+  const script = fileURLToPath(new URL('../../examples/gpu/run.sh', import.meta.url));
+
+  const result = await runExeca('/bin/sh', [script, 'nobody'], {
+    env: { ...stack.variables, KYBERNATE_LIBCUDA: '/nowhere' },
+  });
+
+  expect(result.stdout).toMatch(/^skipped: this node has no GPU that can be checkpointed: /);
+  expect(result.exitCode).toBe(0);
 });

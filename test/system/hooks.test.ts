@@ -153,14 +153,16 @@ test('every event of a checkpoint and of a restore comes in its order, with the 
   await stack.removeContainer('hooked-back');
 });
 
+function runExample(container: string): ReturnType<typeof runExeca> {
+  const script = fileURLToPath(new URL('../../examples/hooks/run.sh', import.meta.url));
+  return runExeca('/bin/sh', [script, container, '--namespace', stack.namespace], { env: stack.variables });
+}
+
 test('the example refuses a checkpoint, lets one pass, and takes its hooks away', async () => {
   const container = `held-${stack.node}`;
   await stack.runContainer(container, BUSYBOX, COUNTER);
-  const script = fileURLToPath(new URL('../../examples/hooks/run.sh', import.meta.url));
 
-  const result = await runExeca('/bin/sh', [script, container, '--namespace', stack.namespace], {
-    env: stack.variables,
-  });
+  const result = await runExample(container);
 
   expect(result.stderr).toContain(
     `HookFailed: hook ${dir}/hooks.d/pre-dump/10-hold at pre-dump ended with exit code 1`,
@@ -169,12 +171,20 @@ test('the example refuses a checkpoint, lets one pass, and takes its hooks away'
     /refused, as it should be; the container runs on\n[^]*\npost-dump [^]*checkpoint hooks-/,
   );
   expect(result.exitCode).toBe(0);
-  expect(readdirSync(join(dir, 'hooks.d'), { recursive: true }).filter((name) => /-/.test(String(name)))).toEqual([
-    'post-dump',
-    'pre-dump',
-  ]);
+  expect(readdirSync(join(dir, 'hooks.d'))).toEqual([]);
   await countsOn(container);
   await stack.removeContainer(container);
+});
+
+test('the example takes no other failure for the refusal of its hook', async () => {
+  hook('post-dump', 'exit 0');
+
+  const result = await runExample(`nobody-${stack.node}`);
+
+  expect(result.stderr).toMatch(/ContainerNotFound[^]*the checkpoint failed, and not by the hook/);
+  expect(result.stdout).not.toContain('refused');
+  expect(result.exitCode).toBe(3);
+  expect(readdirSync(join(dir, 'hooks.d'), { recursive: true })).toEqual(['post-dump', 'post-dump/10-test']);
 });
 
 test('with the engine containerd there are two moments, before the freeze and after the dump', async () => {
