@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { METADATA_FILE, OWN_FILES } from '../core/checkpoint/file-names.ts';
 import { isOutsideContent } from '../core/checkpoint/manifest.ts';
-import { commitCheckpoint, draftPath, removeUncommitted, type MetadataDraft } from './commit.ts';
+import { commitCheckpoint, removeUncommitted } from './commit.ts';
+import { draftPath, type MetadataDraft } from './draft.ts';
 
 let root: string;
 let dir: string;

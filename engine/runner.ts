@@ -22,12 +22,12 @@ import { handedOverError } from './undo-dead.ts';
 import type { Capture } from './capture.ts';
 import { createCriuCapture } from './capture-criu.ts';
 import { createProcessCapture } from './capture-process.ts';
-import { draftMetadata, writeDraft } from './commit.ts';
 import { takeContainerLock } from './container-flock.ts';
 import { asDiskFull } from './disk-full.ts';
+import { writeDraft } from './draft.ts';
 import { failedLogsDir, pruneFailedLogs } from './failed-logs.ts';
 import { FreezeBudget, refuseSmallBudget } from './freeze-budget.ts';
-import { checkDriver, hasGpu, measuredMemory, saveGpuSection } from './gpu-section.ts';
+import { checkDriver, hasGpu, saveGpuSection } from './gpu-section.ts';
 import { Held, type Holder } from './held.ts';
 import { appendJournal, tryAppendJournal } from './journal.ts';
 import { checkToken, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
@@ -277,8 +277,7 @@ export class Runner {
   async #finish(method: Capture, timer: PhaseTimer): Promise<CaptureResult> {
     const outcome = await method.finish();
     const phases = timer.times();
-    const memory = hasGpu(this.plan) ? measuredMemory(this.plan) : [];
-    await writeDraft(this.plan, draftMetadata(this.plan, method.method, outcome, phases, memory), memory);
+    await writeDraft(this.plan, { method: method.method, outcome, phases });
     const warnings = [...outcome.warnings, ...this.#held.warnings];
     return { phases, imageBytes: outcome.imageBytes, rootfsBytes: outcome.rootfsBytes, warnings };
   }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { METADATA_FILE } from '../../core/checkpoint/file-names.ts';
 import { parseOperationId } from '../../core/ids.ts';
-import { draftPath } from '../../engine/commit.ts';
+import { draftPath } from '../../engine/draft.ts';
 import type { NodeSettings } from '../../engine/node-deps.ts';
 import { bootId, checkToken, operationPaths, writePlan, type OperationPlan } from '../../engine/operation.ts';
 import { localCatalog } from '../../store/local-catalog.ts';
