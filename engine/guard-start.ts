@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import type { NodeSettings } from './node-deps.ts';
-import { operationPaths, type OperationPaths } from './operation.ts';
+import { operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
 import { guardPid, launch, type Launched } from './runner-process.ts';
 
 const GUARD_START_MS = 15_000;
@@ -49,4 +49,16 @@ export async function confirmGuard(settings: NodeSettings, op: Op, operationId: 
 /** The operation has ended. */
 export function forgetGuard(operationId: string): void {
   arming.delete(operationId);
+}
+
+/** Nothing is locked or frozen unless somebody is there who lets it go when the runner cannot. @throws Internal */
+export function refuseUnguarded({ settings, operationId }: OperationPlan): void {
+  const paths = operationPaths(settings, operationId);
+  if (settings.guardCommand !== undefined && guardPid(paths) === undefined) {
+    throw new KybernateError(
+      'Internal',
+      `the freeze guard of operation ${operationId} is not there (see ${paths.guardLog}); the container was not touched ` +
+        'and runs; the next attempt starts another guard',
+    );
+  }
 }

@@ -33,6 +33,18 @@ export function tryAppendJournal(file: string, entry: Omit<JournalEntry, 'at'>, 
   }
 }
 
+/** Without these nobody would undo what follows them, or somebody would let a source go that was given up. */
+const MUST_BE_WRITTEN: readonly RunnerStep[] = ['armed', 'freezing', 'handover'];
+
+/** A step of the runner. @throws what keeps an entry from being written that must be there before the act */
+export function journalStep(file: string, entry: Omit<JournalEntry, 'at'>, log: Logger): void {
+  if (MUST_BE_WRITTEN.includes(entry.step)) {
+    appendJournal(file, entry);
+  } else {
+    tryAppendJournal(file, entry, log);
+  }
+}
+
 /**
  * Entries in order; what was torn (the writer died in the write, or found no room) is left out, also where a later entry
  * follows on the same line. An absent file is an empty journal.

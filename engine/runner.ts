@@ -11,29 +11,28 @@
  * comes back after every thaw (gpu-section.ts). What is held of the workload, and how it is let go: held.ts.
  */
 import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
-import { workloadName } from '../core/contract/process.ts';
-import { isKybernateError, KybernateError } from '../core/errors.ts';
+import { KybernateError } from '../core/errors.ts';
 import type { Logger } from '../core/op.ts';
 import type { RunnerStep } from '../core/phases.ts';
 import type { Containerd } from '../native/containerd/containerd.ts';
 import type { GpuDriverOrNot } from '../native/cuda/gpu-driver.ts';
 import type { Run } from '../native/run/run.ts';
-import { handedOverError } from './undo-dead.ts';
 import type { Capture } from './capture.ts';
 import { createCriuCapture } from './capture-criu.ts';
 import { createProcessCapture } from './capture-process.ts';
 import { takeContainerLock } from './container-flock.ts';
 import { asDiskFull } from './disk-full.ts';
 import { writeDraft } from './draft.ts';
-import { failedLogsDir, pruneFailedLogs } from './failed-logs.ts';
-import { FreezeBudget, refuseSmallBudget } from './freeze-budget.ts';
-import { checkDriver, hasGpu, saveGpuSection } from './gpu-section.ts';
+import { errorAfterUndo, keepFailedLogs } from './failed-operation.ts';
+import { FreezeBudget } from './freeze-budget.ts';
+import { GpuSave } from './gpu-save.ts';
+import { refuseUnguarded } from './guard-start.ts';
+import { Handover } from './handover.ts';
 import { Held, type Holder } from './held.ts';
-import { appendJournal, tryAppendJournal } from './journal.ts';
+import { journalStep } from './journal.ts';
 import { checkToken, operationPaths, type OperationPaths, type OperationPlan } from './operation.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import { Release } from './release.ts';
-import { guardPid } from './runner-process.ts';
 import { initIsAlive } from './verify-running.ts';
 
 export interface RunnerDeps {
@@ -52,15 +51,14 @@ export class Runner {
   readonly #budget: FreezeBudget;
   readonly #held: Held;
   readonly #release: Release;
+  readonly #handover: Handover;
+  readonly #gpu: GpuSave;
   readonly #lockFd: number;
   #timer: PhaseTimer | undefined;
-  #gpu: Promise<SaveGpuStateResult> | undefined;
   #capture: Promise<CaptureResult> | undefined;
   #method: Capture | undefined;
-  #saving = false;
   #capturing = false;
   #captured = false;
-  #handedOver = false;
 
   constructor(plan: OperationPlan, deps: RunnerDeps) {
     this.plan = plan;
@@ -72,7 +70,26 @@ export class Runner {
       isHeld: () => this.#held.isHeld(),
       isGone: () => !initIsAlive(plan),
       // A source that was given up is ended, whatever that takes; every other one is let go.
-      again: () => (this.#handedOver ? this.stop() : this.resume()),
+      again: () => (this.#handover.done ? this.stop() : this.resume()),
+    });
+    this.#handover = new Handover({
+      plan,
+      held: this.#held,
+      budget: this.#budget,
+      note: () => this.#journal('handover', 'done'),
+    });
+    this.#gpu = new GpuSave({
+      section: { plan, ...deps },
+      signal: this.#abort.signal,
+      onLocking: () => {
+        this.#held.locksGpu();
+        this.#startBudget();
+      },
+      undo: (error) => this.#undo(error),
+      onBusy: () => {
+        this.#timer = undefined;
+        this.#release.reopen();
+      },
     });
     this.#paths = operationPaths(plan.settings, plan.operationId);
     this.#lockFd = takeContainerLock(plan);
@@ -82,32 +99,24 @@ export class Runner {
 
   /** Locks and saves the GPU processes; without one nothing is done. Joins a save that is under way. */
   saveGpuState(): Promise<SaveGpuStateResult> {
-    if (this.#gpu === undefined) {
-      if (hasGpu(this.plan)) {
-        this.#refuseEnded();
-        this.#refuseUnguarded();
-        this.#saving = true;
-        this.#gpu = this.#saveOnce().finally(() => (this.#saving = false));
-      } else {
-        this.#gpu = Promise.resolve({ gpuProcesses: 0, vramBytes: 0, durationMs: 0, parts: {} });
-      }
-    }
-    return this.#gpu;
+    return this.#gpu.run(
+      () => this.#refuseBegin(),
+      () => this.#startTimer(),
+    );
   }
 
   /** Captures; with `after: resume` the workload runs again when this returns. Joins a capture that is under way. */
   capture(): Promise<CaptureResult> {
     if (this.#capture === undefined) {
-      this.#refuseEnded();
-      this.#refuseUnguarded();
+      this.#refuseBegin();
       this.#capturing = true;
       this.#capture = this.#captureOnce().finally(() => (this.#capturing = false));
     }
     return this.#capture;
   }
 
-  /** @throws why it was ended: the budget that was over between two steps, or a resume that somebody asked for */
-  #refuseEnded(): void {
+  /** @throws why it was ended: the budget that was over between two steps, or a resume that was asked for; no guard */
+  #refuseBegin(): void {
     if (this.#release.current !== undefined) {
       this.#abort.signal.throwIfAborted();
       throw new KybernateError(
@@ -115,16 +124,8 @@ export class Runner {
         `operation ${this.plan.operationId} was ended before its capture began; the container runs`,
       );
     }
-  }
-
-  /** Nothing is locked or frozen unless somebody is there who lets it go when this process cannot. @throws Internal */
-  #refuseUnguarded(): void {
-    if (this.plan.settings.guardCommand !== undefined && !this.#held.any && guardPid(this.#paths) === undefined) {
-      throw new KybernateError(
-        'Internal',
-        `the freeze guard of operation ${this.plan.operationId} is not there (see ${this.#paths.guardLog}); the ` +
-          'container was not touched and runs; the next attempt starts another guard',
-      );
+    if (!this.#held.any) {
+      refuseUnguarded(this.plan);
     }
   }
 
@@ -133,13 +134,11 @@ export class Runner {
    * @throws Poisoned; LockLost it was handed over
    */
   async resume(): Promise<ResumeResult> {
-    if (this.#handedOver) {
-      throw handedOverError(this.plan);
-    }
+    this.#handover.refuseDone();
     this.cancel(
       new KybernateError('DumpFailed', 'the operation was asked to resume the workload before its capture ended'),
     );
-    await this.#gpu?.catch(() => undefined);
+    await this.#gpu.over();
     if (!this.#captured) {
       await this.#capture?.catch(() => undefined);
     }
@@ -157,13 +156,9 @@ export class Runner {
     await this.#capture;
     if (this.#release.current !== undefined) {
       await this.#release.current;
-      const { namespace, id } = this.plan.container;
-      throw new KybernateError(
-        'LockLost',
-        `container ${namespace}/${id} was let go before it could be handed over: it runs on, no second owner may run`,
-      );
+      throw this.#handover.tooLate();
     }
-    this.#giveUp();
+    this.#handover.giveUp();
     return { handedOver: true };
   }
 
@@ -173,75 +168,35 @@ export class Runner {
     if (this.#release.current !== undefined) {
       return this.#release.current;
     }
-    this.#giveUp();
+    this.#handover.giveUp();
     return this.#release.by(() => this.#held.end(this.#holder()));
-  }
-
-  /** The hold has no end of its own any more. */
-  #giveUp(): void {
-    if (this.#handedOver) {
-      return;
-    }
-    checkToken(this.plan.settings, this.plan.container, this.plan.token);
-    // A tree is held by a CRIU that somebody else may have ended.
-    const hasSlipped = this.plan.facts.tree !== undefined && initIsAlive(this.plan) && !this.#held.isHeld();
-    if (!this.#held.frozen || hasSlipped) {
-      throw new KybernateError(
-        'Internal',
-        `${workloadName(this.plan.container)} is not held by this operation (any more); it runs on`,
-      );
-    }
-    this.#held.staysStill();
-    this.#journal('handover', 'done');
-    this.#handedOver = true;
-    this.#budget.stop();
   }
 
   /** Stops a save or a capture that is under way; it undoes itself and fails with the reason. */
   cancel(reason: Error): void {
-    if (this.#saving || (this.#capture !== undefined && !this.#captured)) {
+    if (this.#gpu.underWay || (this.#capture !== undefined && !this.#captured)) {
       this.#abort.abort(reason);
     }
   }
 
   /** A step is under way, or the workload or its GPU stands still: the process must not end. */
   get busy(): boolean {
-    return this.#saving || this.#capturing || this.frozen;
+    return this.#gpu.underWay || this.#capturing || this.frozen;
   }
 
   get frozen(): boolean {
     return this.#held.any;
   }
 
-  async #saveOnce(): Promise<SaveGpuStateResult> {
-    checkToken(this.plan.settings, this.plan.container, this.plan.token);
-    refuseSmallBudget(this.plan);
-    const section = { plan: this.plan, ...this.#deps };
-    checkDriver(section);
-    const timer = (this.#timer ??= new PhaseTimer());
-    try {
-      const saved = await saveGpuSection(section, timer, this.#abort.signal, () => {
-        this.#held.locksGpu();
-        this.#startBudget();
-      });
-      timer.part('step-gap');
-      return saved;
-    } catch (error) {
-      const reported = await this.#undo(error);
-      if (isKybernateError(reported, 'GpuBusy')) {
-        // Everything is as it was, and nobody asked for an end: the same step may be tried again.
-        this.#gpu = undefined;
-        this.#timer = undefined;
-        this.#release.reopen();
-      }
-      throw reported;
-    }
+  /** Of the whole frozen section: the save of the GPU begins it, where there is one. */
+  #startTimer(): PhaseTimer {
+    return (this.#timer ??= new PhaseTimer());
   }
 
   async #captureOnce(): Promise<CaptureResult> {
     checkToken(this.plan.settings, this.plan.container, this.plan.token);
     await this.saveGpuState();
-    const timer = (this.#timer ??= new PhaseTimer());
+    const timer = this.#startTimer();
     timer.part('prepare');
     const method = this.#createMethod(timer);
     this.#method = method;
@@ -310,7 +265,7 @@ export class Runner {
   #startBudget(): void {
     this.#budget.start((reason) => {
       this.#abort.abort(reason);
-      if (!this.#saving && !this.#capturing) {
+      if (!this.#gpu.underWay && !this.#capturing) {
         // Between two steps nobody hears the signal.
         this.resume().catch(() => undefined);
       }
@@ -321,30 +276,10 @@ export class Runner {
   async #undo(error: unknown): Promise<unknown> {
     this.#budget.stop();
     const reported: unknown = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
-    try {
-      await this.#release.by(() => this.#held.undo());
-    } catch (undoError) {
-      await this.#keepLogs();
-      if (isKybernateError(undoError, 'Poisoned')) {
-        return new KybernateError('Poisoned', `${undoError.message} (after: ${String(reported)})`, {
-          details: undoError.details,
-          cause: reported,
-        });
-      }
-      return undoError;
-    }
-    await this.#keepLogs();
-    return isKybernateError(reported, 'Poisoned') ? broughtBack(reported) : reported;
-  }
-
-  /** The evidence of a failed capture, after the undo. */
-  async #keepLogs(): Promise<void> {
-    try {
-      await this.#method?.saveLogs(failedLogsDir(this.plan.settings, this.plan.checkpointId));
-      await pruneFailedLogs(this.plan.settings);
-    } catch (error) {
-      this.#deps.log.error({ error: String(error) }, 'the logs of the failed capture could not be kept');
-    }
+    const undoing = this.#release.by(() => this.#held.undo());
+    const toReport = await errorAfterUndo(reported, undoing);
+    await keepFailedLogs(this.plan, this.#method, this.#deps.log);
+    return toReport;
   }
 
   /** The images are whole whatever becomes of the source's GPU: who asks for the release hears of that. */
@@ -380,27 +315,6 @@ export class Runner {
   }
 
   #journal(step: RunnerStep, state: 'begin' | 'done' | 'failed', data?: Record<string, unknown>): void {
-    const entry = { step, state, ...(data === undefined ? {} : { data }) };
-    if (step === 'armed' || step === 'freezing' || step === 'handover') {
-      // Without this entry nobody would undo what follows it, or somebody would let a source go that was given up.
-      appendJournal(this.#paths.journal, entry);
-    } else {
-      tryAppendJournal(this.#paths.journal, entry, this.#deps.log);
-    }
+    journalStep(this.#paths.journal, { step, state, ...(data === undefined ? {} : { data }) }, this.#deps.log);
   }
-}
-
-/** What a save could not bring back by itself runs by now, as the undo has read back: why it failed is left to tell. */
-function broughtBack(poisoned: KybernateError): unknown {
-  const { cause, message, details } = poisoned;
-  if (isKybernateError(cause, 'Poisoned')) {
-    return broughtBack(cause);
-  }
-  return (
-    cause ??
-    new KybernateError('DumpFailed', `${message}; a later try brought it back, and the container runs`, {
-      details,
-      cause: poisoned,
-    })
-  );
 }
