@@ -18,6 +18,7 @@ interface InstallFlags extends RuntimeFlags {
   readonly payload?: string;
   readonly hostRoot: string;
   readonly runc?: string;
+  readonly requireCri?: boolean;
   readonly runDir: string;
 }
 
@@ -31,12 +32,13 @@ export function addRuntimeCommand(program: Command, cli: Cli): void {
     .summary('install the runtimes and name them in containerd')
     .description(
       'Installs shim and wrapper below --dir and names the runtimes in a file of our own beside the configuration of ' +
-        'containerd, which is restarted. When it does not come back, everything is as before. A second call changes ' +
+        'containerd, which is restarted. When it does not come back, or its CRI plug-in does not load them, everything is as before. A second call changes ' +
         'nothing. Containers that run go on.',
     )
     .option('--payload <dir>', "tree of Kybernate's container image to copy; default: what this command runs from")
     .option('--host-root <dir>', 'where the root of the node is seen, to look for runc', '/')
     .option('--runc <path>', 'runc of the node; default: the first one in its usual places')
+    .option('--require-cri', 'fail, and change nothing, where pods cannot use them: the CRI plug-in is off')
     .option('--run-dir <dir>', "the node worker's KYBERNATE_RUN_DIR", '/run/kybernate')
     .addOption(jsonOption());
   addHelpTexts(install, {

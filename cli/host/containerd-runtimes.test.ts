@@ -11,6 +11,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import type { CriState } from '../../native/containerd/cri.ts';
 import { addRuntimes, type ContainerdOptions, removeRuntimes } from './containerd-runtimes.ts';
 
 const CONFIG = 'version = 3\n# of its user\n';
@@ -32,11 +33,17 @@ function options(more: Partial<ContainerdOptions> = {}): ContainerdOptions {
   return {
     configFile: config,
     version: () => Promise.resolve('v2.4.2'),
+    cri: () =>
+      Promise.resolve(knowing(text().includes('kybernate') ? ['runc', 'kybernate', 'kybernate-gpu'] : ['runc'])),
     restart: 'restart it',
     run: () => Promise.resolve({ exitCode: restarts.shift()?.() ?? 0, stderr: 'it does not start' } as never),
     say: () => undefined,
     ...more,
   };
+}
+
+function knowing(handlers: readonly string[]): CriState {
+  return { plugin: 'loaded', runtimes: new Map(handlers.map((handler) => [handler, '/opt/k/shim'])) };
 }
 
 const dropIn = (): string => join(dir, 'conf.d/kybernate.toml');
@@ -118,4 +125,57 @@ it('refuses a containerd that would ignore the path of our shim', async () => {
     { type: 'Incompatible' },
   );
   expect(text()).toBe(CONFIG);
+});
+
+it.each<[string, () => CriState, RegExp]>([
+  [
+    'does not start',
+    () => ({ plugin: 'failed', error: 'io.containerd.cri.v1.runtime: no CNI' }),
+    /does not work: .*no CNI/,
+  ],
+  ['has read another file', () => knowing(['runc']), /no runtime kybernate, kybernate-gpu .*--containerd-config/],
+])('puts everything back when containerd answers, and its CRI plug-in %s', async (_what, after, message) => {
+  const states: CriState[] = [knowing(['runc']), after()];
+
+  const added = addRuntimes('/opt/k/shim', options({ cri: () => Promise.resolve(states.shift() ?? knowing([])) }));
+
+  await expect(added).rejects.toMatchObject({
+    type: 'Incompatible',
+    message: expect.stringMatching(message) as string,
+  });
+  expect(text()).toBe(CONFIG);
+  expect(existsSync(dropIn())).toBe(false);
+});
+
+it('waits for a CRI plug-in that does not answer yet', async () => {
+  let asked = 0;
+  const cri = (): Promise<CriState> => {
+    asked += 1;
+    const known = knowing(['kybernate', 'kybernate-gpu']);
+    return asked === 2 ? Promise.reject(new Error('server is not initialized yet')) : Promise.resolve(known);
+  };
+
+  expect(await addRuntimes('/opt/k/shim', options({ cri }))).toBe('restarted');
+});
+
+it('changes nothing where the CRI plug-in has failed before, or is off and pods are to run', async () => {
+  const failed = options({ cri: () => Promise.resolve({ plugin: 'failed', error: 'cri: bad' }) });
+  const off = options({ cri: () => Promise.resolve({ plugin: 'off' }) });
+
+  await expect(addRuntimes('/opt/k/shim', failed)).rejects.toThrow(/no pod runs .*cri: bad; nothing was changed/);
+  await expect(addRuntimes('/opt/k/shim', { ...off, requireCri: true })).rejects.toThrow(/disabled_plugins/);
+  expect(text()).toBe(CONFIG);
+
+  const said: string[] = [];
+  expect(await addRuntimes('/opt/k/shim', { ...off, say: (line) => said.push(line) })).toBe('restarted');
+  expect(said.join()).toMatch(/disabled_plugins/);
+});
+
+it('tells a containerd that was never restarted with what lies there', async () => {
+  await addRuntimes('/opt/k/shim', options());
+
+  await expect(addRuntimes('/opt/k/shim', options({ cri: () => Promise.resolve(knowing(['runc'])) }))).rejects.toThrow(
+    /was not restarted since/,
+  );
+  expect(text()).toContain('kybernate.toml');
 });

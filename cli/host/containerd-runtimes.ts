@@ -16,12 +16,14 @@ import {
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { KybernateError, messageOf } from '../../core/errors.ts';
+import { isKybernateError, KybernateError, messageOf } from '../../core/errors.ts';
 import { makeDirsDurably, replaceDurably } from '../../engine/durable-file.ts';
+import type { CriState } from '../../native/containerd/cri.ts';
 import { compareVersions } from '../../native/criu/version.ts';
 import type { Run } from '../../native/run/run.ts';
 import {
   configVersion,
+  RUNTIME_HANDLERS,
   minimalConfig,
   runtimesConfig,
   usesSystemdCgroup,
@@ -37,6 +39,10 @@ export interface ContainerdOptions {
   readonly configFile: string;
   /** containerd's own word, when it answers */
   readonly version: () => Promise<string>;
+  /** whether pods can be run, and by which runtimes */
+  readonly cri: () => Promise<CriState>;
+  /** pods are to run under ours: without the CRI plug-in nothing is changed */
+  readonly requireCri?: boolean;
   /** shell command that restarts containerd; absent: a person does it */
   readonly restart?: string;
   readonly run: Run;
@@ -129,17 +135,23 @@ function writeFiles(configFile: string, { config, dropIn }: Files): void {
 
 /**
  * Adds the runtimes `kybernate` and `kybernate-gpu`. Idempotent.
- * @throws Incompatible containerd is too old, its configuration is not understood, or it does not start with the change,
- *   which has been taken back then
+ * @throws Incompatible containerd is too old, its configuration is not understood, its CRI plug-in does not work, or it does
+ *   not start with the change, or without knowing our runtimes: then the change has been taken back
  */
 export async function addRuntimes(launcher: string, options: ContainerdOptions): Promise<Change> {
   const { configFile } = options;
   await requireVersion(options);
+  await requireCri(options);
   const before = readFiles(configFile);
   const config = withImport(before.config ?? minimalConfig(dropInOf(configFile)), dropInOf(configFile), configFile);
   const systemdCgroup = usesSystemdCgroup(config);
   const dropIn = runtimesConfig(configVersion(config, configFile), { launcher, systemdCgroup });
-  return change(options, before, { config, dropIn });
+  const check = (): Promise<void> => checkRuntimes(launcher, options);
+  const changed = await change(options, before, { config, dropIn }, check);
+  if (changed === 'unchanged') {
+    await check();
+  }
+  return changed;
 }
 
 /** The reverse; the user's file is as it was before, but for what others have changed in it. */
@@ -148,10 +160,16 @@ export async function removeRuntimes(options: ContainerdOptions): Promise<Change
   const before = readFiles(configFile);
   const own = before.config === minimalConfig(dropInOf(configFile));
   const config = own || before.config === undefined ? undefined : withoutImport(before.config, dropInOf(configFile));
-  return change(options, before, { config, dropIn: undefined });
+  return change(options, before, { config, dropIn: undefined }, () => Promise.resolve());
 }
 
-async function change(options: ContainerdOptions, before: Files, after: Files): Promise<Change> {
+/** @param check of a containerd that answers again */
+async function change(
+  options: ContainerdOptions,
+  before: Files,
+  after: Files,
+  check: () => Promise<void>,
+): Promise<Change> {
   const { configFile } = options;
   const same = before.config === after.config && before.dropIn === after.dropIn;
   if (same && !existsSync(markOf(configFile))) {
@@ -166,10 +184,10 @@ async function change(options: ContainerdOptions, before: Files, after: Files): 
     return 'restart needed';
   }
   try {
-    await restart(options);
+    await restart(options, check);
   } catch (error) {
     writeFiles(configFile, good);
-    await restart(options);
+    await restart(options, () => Promise.resolve());
     write(markOf(configFile), undefined);
     throw new KybernateError(
       'Incompatible',
@@ -182,7 +200,10 @@ async function change(options: ContainerdOptions, before: Files, after: Files): 
   return 'restarted';
 }
 
-async function restart({ restart: command = 'true', version, run, say }: ContainerdOptions): Promise<void> {
+async function restart(
+  { restart: command = 'true', version, run, say }: ContainerdOptions,
+  check: () => Promise<void>,
+): Promise<void> {
   say(`restarting containerd: ${command}`);
   const result = await run('/bin/sh', ['-c', command], { timeoutMs: 120_000 });
   if (result.exitCode !== 0) {
@@ -192,9 +213,10 @@ async function restart({ restart: command = 'true', version, run, say }: Contain
   for (;;) {
     try {
       await version();
+      await check();
       return;
     } catch (error) {
-      if (performance.now() > deadline) {
+      if (isKybernateError(error, 'Incompatible') || performance.now() > deadline) {
         throw error;
       }
     }
@@ -206,5 +228,44 @@ async function requireVersion({ version: ask }: ContainerdOptions): Promise<void
   const version = /\d+\.\d+\.\d+/.exec(await ask())?.[0];
   if (version !== undefined && compareVersions(version, MINIMUM) < 0) {
     throw new KybernateError('Incompatible', `containerd is ${version}: ${MINIMUM} or newer is needed`);
+  }
+}
+
+/** Before anything is changed: what does not work without us is not our doing, and would not be mended by going back. */
+async function requireCri({ cri, requireCri: required, say }: ContainerdOptions): Promise<void> {
+  const state = await cri();
+  if (state.plugin === 'failed') {
+    throw new KybernateError(
+      'Incompatible',
+      `the CRI plug-in of containerd does not work, so no pod runs on this node: ${state.error}; nothing was changed: ` +
+        'mend its configuration first (`containerd config dump` prints it)',
+    );
+  }
+  if (state.plugin === 'off') {
+    const what =
+      'the CRI plug-in of this containerd is off, so pods cannot use its runtimes: take "cri" out of disabled_plugins in its ' +
+      'configuration, or name the containerd that kubelet uses (--containerd-address, --containerd-config)';
+    if (required === true) {
+      throw new KybernateError('Incompatible', `${what}; nothing was changed`);
+    }
+    say(what);
+  }
+}
+
+/** @throws Incompatible containerd runs, and its CRI plug-in does not, or has read something else than what was written */
+async function checkRuntimes(launcher: string, { cri, configFile }: ContainerdOptions): Promise<void> {
+  const state = await cri();
+  if (state.plugin === 'failed') {
+    throw new KybernateError('Incompatible', `its CRI plug-in does not work: ${state.error}`);
+  }
+  const { runtimes } = state.plugin === 'loaded' ? state : {};
+  const missing =
+    runtimes === undefined ? [] : RUNTIME_HANDLERS.filter((handler) => runtimes.get(handler) !== launcher);
+  if (missing.length > 0) {
+    throw new KybernateError(
+      'Incompatible',
+      `its CRI plug-in knows no runtime ${missing.join(', ')} with the shim ${launcher}: containerd reads another file than ` +
+        `${configFile} (its option --config says which; name it with --containerd-config), or was not restarted since`,
+    );
   }
 }

@@ -4,6 +4,7 @@ import { isAbsolute, join } from 'node:path';
 
 import { KybernateError } from '../../core/errors.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
+import { criState } from '../../native/containerd/cri.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { installShim, type ShimInstallation } from '../../shim/install.ts';
 import { wrapperBundle } from '../dev/shim.ts';
@@ -36,6 +37,7 @@ export interface InstallOptions extends RuntimesOptions {
   readonly payload?: string;
   readonly hostRoot: string;
   readonly runc?: string;
+  readonly requireCri?: boolean;
   readonly runDir: string;
   readonly env: Env;
 }
@@ -61,6 +63,7 @@ function containerdOptions({ containerdConfig, containerdAddress, restart, say }
   return {
     configFile: containerdConfig,
     version: () => containerdVersion(containerdAddress),
+    cri: () => criState(containerdAddress),
     ...(restart === undefined || restart === '' ? {} : { restart }),
     run: runExeca,
     say,
@@ -105,7 +108,8 @@ export async function installRuntimes(options: InstallOptions): Promise<InstallR
     agentSocket: join(runDir, 'agent.sock'),
   };
   const launcher = installShim(installation, hostRoot);
-  const containerd = await addRuntimes(launcher, containerdOptions(options));
+  const { requireCri = false } = options;
+  const containerd = await addRuntimes(launcher, { ...containerdOptions(options), requireCri });
   removeOldVersions(dir, version);
   return { launcher, runc, containerd, ...(version === undefined ? {} : { version }) };
 }

@@ -18,6 +18,7 @@ const FILES = [
   'leases',
   'version',
   'introspection',
+  'cri',
   'runc-options',
 ];
 
@@ -40,9 +41,9 @@ function definitions(): PackageDefinition {
 
 export type Method = MethodDefinition<object, object>;
 
-/** @param service for example `tasks.v1.Tasks` */
+/** @param service for example `tasks.v1.Tasks`; of CRI, which is not containerd's own, `runtime.v1.RuntimeService` */
 export function methodOf(service: string, name: string): Method {
-  const definition = definitions()[`containerd.services.${service}`];
+  const definition = definitions()[`containerd.services.${service}`] ?? definitions()[service];
   const method = definition === undefined ? undefined : (definition as Record<string, Method>)[name];
   if (method === undefined) {
     throw new KybernateError('Internal', `proto/containerd has no ${service}/${name}`);

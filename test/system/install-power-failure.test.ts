@@ -92,6 +92,7 @@ describe('the installation on a node whose power fails when it has ended', () =>
     await addRuntimes(launcher, {
       configFile: config,
       version: () => Promise.resolve('v2.4.2'),
+      cri: () => Promise.resolve({ plugin: 'loaded' }),
       run: () => Promise.reject(new Error('nothing is restarted')),
       say: () => undefined,
     });
