@@ -52,6 +52,21 @@ cpu-vendor: another vendor
 `);
   });
 
+  it('asks whether the liveness probe of a container allows a checkpoint with these budgets', async () => {
+    const probe = '{"periodSeconds":2,"timeoutSeconds":1,"failureThreshold":3,"httpGet":{"port":80}}';
+    const budgets = ['--freeze-budget', '8s', '--hold-budget', '1m'];
+    const [fake, exit] = preflight(FITS, ['--container', 'redis', '--liveness-probe', probe, ...budgets]);
+
+    expect(await exit).toBe(0);
+    expect(fake.calls[0]?.[1]).toEqual({
+      node: 'node-a',
+      container: { id: 'redis' },
+      livenessProbe: { periodSeconds: 2, timeoutSeconds: 1, failureThreshold: 3 },
+      freezeBudgetMs: 8000,
+      holdBudgetMs: 60_000,
+    });
+  });
+
   it('asks whether a container can be checkpointed', async () => {
     const [fake, exit] = preflight({ ...FITS, checkpointId: undefined }, ['--container', 'redis', '--namespace', 'n']);
 

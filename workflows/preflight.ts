@@ -1,3 +1,4 @@
+import { planStandstill } from '../core/contract/liveness.ts';
 import {
   preflightInput,
   type PreflightInput,
@@ -7,6 +8,7 @@ import {
 } from '../core/contract/preflight.ts';
 import type { ResolveResult } from '../core/contract/restore.ts';
 import { DOCKER_NAMESPACE } from '../core/ids.ts';
+import { caution, problem, type Finding } from '../core/preflight.ts';
 import { Compensation } from './compensation.ts';
 import { failure } from './failures.ts';
 import { runOperation } from './operation.ts';
@@ -42,14 +44,22 @@ export async function preflight(request: PreflightRequest): Promise<PreflightRes
     if (container !== undefined) {
       const { engine, after, gpu, tcp = 'keep', captureVolumes } = input;
       const wanted = captureVolumes === undefined ? {} : { captureVolumes };
-      return resultOf(
-        input,
-        await steps.preflight.preflightCheckpoint({ container, engine, after, gpu, tcp, ...wanted }),
-      );
+      const request = { container, engine, after, gpu, tcp, ...wanted };
+      const looked = await steps.preflight.preflightCheckpoint(request);
+      return resultOf(input, { ...looked, findings: [...looked.findings, ...standstillFindings(input)] });
     }
     const found = await findCopy(input, checkpointId ?? '', steps, summary);
     return resultOf(input, await lookAt(input, checkpointId ?? '', found, steps), found.from);
   });
+}
+
+/** As the workflow `checkpoint` would see it, before any step. */
+function standstillFindings(input: PreflightInput): readonly Finding[] {
+  const { refusal, warning } = planStandstill(input);
+  return [
+    ...(refusal === undefined ? [] : [problem('liveness-probe', refusal)]),
+    ...(warning === undefined ? [] : [caution('liveness-probe', warning)]),
+  ];
 }
 
 function resultOf(input: PreflightInput, step: PreflightStepResult, from?: ResolveResult['from']): PreflightResult {

@@ -10,8 +10,10 @@ import { exitCodesHelp } from '../exit-codes.ts';
 import { GPU_FLAGS, gpuOptionsOf, type GpuFlags } from '../gpu-options.ts';
 import {
   addHelpTexts,
+  durationArgument,
   gpuPairArgument,
   jsonOption,
+  livenessArgument,
   nameArgument,
   podArgument,
   withoutUndefined,
@@ -36,6 +38,9 @@ export interface PreflightFlags extends Pick<GpuFlags, 'gpuAllowShared' | 'gpuAs
   readonly engine?: PreflightRequest['engine'];
   readonly after?: PreflightRequest['after'];
   readonly captureVolume?: readonly string[];
+  readonly livenessProbe?: ReturnType<typeof livenessArgument>;
+  readonly freezeBudget?: number;
+  readonly holdBudget?: number;
   readonly workflowId?: string;
   readonly json?: boolean;
 }
@@ -56,6 +61,9 @@ export const PREFLIGHT_FLAGS: FlagNames = {
   engine: '--engine',
   after: '--after',
   captureVolumes: '--capture-volume',
+  livenessProbe: '--liveness-probe',
+  freezeBudgetMs: '--freeze-budget',
+  holdBudgetMs: '--hold-budget',
 };
 
 export function preflightRequest(
@@ -82,6 +90,9 @@ export function preflightRequest(
     engine: flags.engine,
     after: flags.after,
     captureVolumes: flags.captureVolume,
+    livenessProbe: flags.livenessProbe === 'none' ? undefined : flags.livenessProbe,
+    freezeBudgetMs: flags.freezeBudget,
+    holdBudgetMs: flags.holdBudget,
     gpu: gpuOptionsOf(flags, undefined),
   });
 }
@@ -156,6 +167,21 @@ export function addPreflightCommand(program: Command, cli: Cli): void {
       'of a checkpoint: would take this volume of the pod along; any number of times',
       nameArgument,
     )
+    .option(
+      '--liveness-probe <json>',
+      'of a checkpoint: the liveness probe of the container, as kubectl prints it; would it allow the freeze?',
+      livenessArgument,
+    )
+    .option(
+      '--freeze-budget <duration>',
+      'of a checkpoint with a liveness probe: as it would be given',
+      durationArgument,
+    )
+    .option(
+      '--hold-budget <duration>',
+      'of a checkpoint with a liveness probe, --after hold or stop (default: 10m)',
+      durationArgument,
+    )
     .option('--gpu-allow-shared', 'allow a GPU that processes outside of the container use')
     .option('--gpu-assume-safe', 'vouch that no CUDA IPC, peer access or NCCL over P2P is used where it cannot be seen')
     .option('--workflow-id <id>', 'workflow id, to make the call idempotent (default: made by the client)')
@@ -165,6 +191,10 @@ export function addPreflightCommand(program: Command, cli: Cli): void {
       ['kybernate preflight nightly --node worker-4', 'would it run there?'],
       ['kybernate preflight nightly --node worker-4 --tcp keep --network-namespace /run/netns/app', 'with connections'],
       ['kybernate preflight web-1 --name web-copy --docker', 'would Docker restore it here, under that name?'],
+      [
+        `kybernate preflight --pod shop/cart-0/app --liveness-probe "$(kubectl -n shop get pod cart-0 -o jsonpath='{.spec.containers[?(@.name=="app")].livenessProbe}')"`,
+        'would its liveness probe allow the freeze?',
+      ],
       ['kybernate preflight --container redis --json', 'can it be checkpointed on this host?'],
     ],
     exitCodes: exitCodesHelp([

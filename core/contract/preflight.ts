@@ -10,12 +10,14 @@ import {
   containerId,
   containerTarget,
   dockerName,
+  durationMs,
   namespace,
   nodeName,
   timeoutsWithDefaults,
 } from './common.ts';
 import { captureVolumes } from './checkpoint.ts';
 import { gpuOptionsWithDefaults, gpuPair, type GpuOptions } from './gpu.ts';
+import { livenessProbe } from './liveness.ts';
 
 export const preflightInput = z
   .strictObject({
@@ -48,6 +50,12 @@ export const preflightInput = z
     after: z.enum(['resume', 'hold', 'stop']).default('resume'),
     /** of a checkpoint: volumes of the pod whose content is to be taken along, as in its request */
     captureVolumes: captureVolumes.optional(),
+    /** of a checkpoint: would the kubelet restart its source by this probe? The node cannot look it up. */
+    livenessProbe: livenessProbe.optional(),
+    /** of a checkpoint with a liveness probe: as it would be given */
+    freezeBudgetMs: durationMs.optional(),
+    /** of a checkpoint with a liveness probe that is to `hold`, or to `stop` */
+    holdBudgetMs: durationMs.default(600_000),
     /** of a checkpoint: what holds for its GPU processes */
     gpu: gpuOptionsWithDefaults,
     /** time limits of the steps */

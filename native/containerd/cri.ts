@@ -68,5 +68,10 @@ function runtimesOf(config: string | undefined): ReadonlyMap<string, string | un
   const runtimes = containerd?.runtimes;
   return runtimes === undefined
     ? undefined
-    : new Map(Object.entries(runtimes).map(([handler, { runtimePath }]) => [handler, runtimePath]));
+    : new Map(
+        Object.entries(runtimes).map(([handler, { runtimePath }]) => [
+          handler,
+          runtimePath === '' ? undefined : runtimePath,
+        ]),
+      );
 }

@@ -114,6 +114,20 @@ describe('checkpoint of a container with a liveness probe', () => {
 
     expect(await planned.promise).toBe(20_000);
   });
+
+  it.concurrent('is told by a preflight what it would fail with, and nothing where it would not', async () => {
+    const ask = async (id: string, livenessProbe?: object): Promise<unknown> => {
+      const request = { node: NODE, container: { id }, freezeBudgetMs: 60_000, livenessProbe };
+      return (await harness.start('preflight', id, {}, request)).result();
+    };
+
+    expect(await ask('liveness-short', {})).toMatchObject({
+      fits: false,
+      findings: [{ code: 'liveness-probe', severity: 'error', message: expect.stringMatching(/21000 ms/) as string }],
+    });
+    expect(await ask('liveness-long', { failureThreshold: 30 })).toMatchObject({ fits: true, findings: [] });
+    expect(await ask('liveness-none')).toMatchObject({ fits: true, findings: [] });
+  });
 });
 
 describe('checkpoint on a node without a worker', () => {
