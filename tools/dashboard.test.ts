@@ -155,6 +155,17 @@ describe('the alerts', () => {
     }
   });
 
+  it('tell when no operator leads, and also when none is left that could tell', () => {
+    const { expr = '' } = rules.find(({ alert }) => alert === 'KybernateNoOperatorLeads') ?? {};
+    const [waiting = '', gone = ''] = expr.split(' or ').map((part) => part.trim());
+
+    expect(waiting).toBe('sum(kybernate_operator_leader) < 1');
+    // An installation that never had one has nothing to tell.
+    expect(gone).toMatch(
+      /^\(sum\(present_over_time\(kybernate_operator_leader\[1d\]\)\) and absent\(kybernate_operator_leader\)\)$/,
+    );
+  });
+
   it('are those that docs/metrics.md lists, with their severity', () => {
     const text = readFileSync(join(import.meta.dirname, '../docs/metrics.md'), 'utf8');
     const listed = [...text.matchAll(/^\| `(Kybernate\w+)` +\| (\w+)/gm)].map(
