@@ -33,8 +33,7 @@ function options(more: Partial<ContainerdOptions> = {}): ContainerdOptions {
   return {
     configFile: config,
     version: () => Promise.resolve('v2.4.2'),
-    cri: () =>
-      Promise.resolve(knowing(text().includes('kybernate') ? ['runc', 'kybernate', 'kybernate-gpu'] : ['runc'])),
+    cri: () => Promise.resolve(knowing(existsSync(dropIn()) ? ['runc', 'kybernate', 'kybernate-gpu'] : ['runc'])),
     restart: 'restart it',
     run: () => Promise.resolve({ exitCode: restarts.shift()?.() ?? 0, stderr: 'it does not start' } as never),
     say: () => undefined,
