@@ -15,6 +15,8 @@ import { opener } from './runtime.ts';
 
 /** Between two looks at what was deleted from the store. */
 const TIDY_MS = 1_800_000;
+/** The same for what is pinned: few checkpoints, one question each. */
+const TIDY_PINS_MS = 60_000;
 
 export interface SidecarTiers {
   /** the store behind the tiers, opened at its first use */
@@ -55,7 +57,7 @@ export async function sidecarTiers({ config, log, pathOf, openStore }: SidecarTi
     return tiered;
   });
   let server: Server | undefined;
-  let tidying: NodeJS.Timeout | undefined;
+  const timers: NodeJS.Timeout[] = [];
   return {
     backend,
     async start() {
@@ -67,12 +69,13 @@ export async function sidecarTiers({ config, log, pathOf, openStore }: SidecarTi
       }
       if (opened.length > 0) {
         const tidy = (): Promise<void> => tidied(backend, log);
-        tidying = setInterval(() => void tidy(), TIDY_MS);
+        timers.push(setInterval(() => void tidy(), TIDY_MS));
+        timers.push(setInterval(() => void tidiedPins(backend, log), TIDY_PINS_MS));
         void tidy();
       }
     },
     async close() {
-      clearInterval(tidying);
+      timers.forEach((timer) => clearInterval(timer));
       server?.closeAllConnections();
       await new Promise<void>((resolve) => (server === undefined ? resolve() : server.close(() => resolve())));
       await tiered?.close();
@@ -87,6 +90,15 @@ async function tidied(backend: () => Promise<TieredBackend>, log: Logger): Promi
   } catch (error) {
     // Whatever is wrong with the store: the next look is half an hour away.
     log.warn({ reason: messageOf(error) }, 'not known what was deleted from the store: the tiers stay as they are');
+  }
+}
+
+async function tidiedPins(backend: () => Promise<TieredBackend>, log: Logger): Promise<void> {
+  try {
+    await (await backend()).tidy('pins');
+  } catch (error) {
+    // A store that is away: the pins hold for another minute, and the tidying of everything tells of it.
+    log.debug({ reason: messageOf(error) }, 'not known whether pinned checkpoints were deleted');
   }
 }
 

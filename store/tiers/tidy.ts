@@ -41,16 +41,53 @@ export async function tidyTiers({ store, tiers, guard, log }: TidyParts, signal:
         dropped += 1;
       }
     }
-    for (const id of new Set([...tier.checkpoints(), ...tier.pins.list().map(({ checkpointId }) => checkpointId)])) {
+    for (const id of new Set([...tier.checkpoints(), ...pinnedIn([tier])])) {
       // Published since the list was made, perhaps.
       if (!published.has(id) && (await store.head(manifestKey(id), { signal })) === undefined) {
-        await tier.dropCheckpoint(id);
-        await tier.pins.remove(id);
+        await forgetDeleted([tier], id);
         dropped += 1;
       }
     }
   }
   if (dropped > 0) {
     log.info({ dropped }, 'copies of what the store has no longer were dropped from the tiers');
+  }
+}
+
+/**
+ * The same when pinned checkpoints were deleted, which costs one question each: a pin keeps packs from being evicted, so it
+ * must not outlive its checkpoint for long.
+ * @throws as `tidyTiers`
+ */
+export async function tidyPins(parts: TidyParts, signal: AbortSignal): Promise<void> {
+  const { store, tiers, log } = parts;
+  const deleted: string[] = [];
+  for (const id of pinnedIn(tiers)) {
+    if ((await store.head(manifestKey(id), { signal })) === undefined) {
+      await forgetDeleted(tiers, id);
+      deleted.push(id);
+    }
+  }
+  if (deleted.length > 0) {
+    log.info({ checkpointIds: deleted }, 'pins of checkpoints that were deleted from the store were taken away');
+    await tidyTiers(parts, signal);
+  }
+}
+
+function pinnedIn(tiers: readonly Tier[]): Set<string> {
+  return new Set(tiers.flatMap(({ pins }) => pins.list().map(({ checkpointId }) => checkpointId)));
+}
+
+/**
+ * The store has no such checkpoint: its manifest, file lists and pins go. Its packs may be others', too.
+ * @param checkpointId undefined where it was none
+ */
+export async function forgetDeleted(tiers: readonly Tier[], checkpointId: string | undefined): Promise<void> {
+  if (checkpointId === undefined) {
+    return;
+  }
+  for (const tier of tiers) {
+    await tier.dropCheckpoint(checkpointId);
+    await tier.pins.remove(checkpointId);
   }
 }

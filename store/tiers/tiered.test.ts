@@ -353,6 +353,30 @@ describe('evictions', () => {
     expect(backend.tiers[1]?.pins.list()).toEqual([]);
   });
 
+  it('take the pin with them: at once where it is seen here, and at the next look at the pins elsewhere', async () => {
+    const backend = await tiered({ ram: 1e9 });
+    const pins = backend.tiers[1]?.pins;
+    for (const id of ['ck-1', 'ck-2', 'ck-3', 'ck-4']) {
+      await publish(backend, id);
+      await pins?.add({ checkpointId: id, packs: await packsOf(place, id) });
+    }
+    const left = (): string[] => pins?.list().map(({ checkpointId }) => checkpointId) ?? [];
+
+    await removeCheckpoint(backend, 'ck-1', testOp());
+    expect(left()).toEqual(['ck-2', 'ck-3', 'ck-4']);
+
+    await removeCheckpoint(place, 'ck-2', testOp());
+    expect(await backend.get(manifestKey('ck-2'))).toBeUndefined();
+    expect(left()).toEqual(['ck-3', 'ck-4']);
+
+    const gone = await packsOf(place, 'ck-3');
+    await removeCheckpoint(place, 'ck-3', testOp());
+    await backend.tidy('pins');
+    expect(left()).toEqual(['ck-4']);
+    expect(gone.filter((pack) => !isStored(pack) && backend.tiers[1]?.packs().has(pack))).toEqual([]);
+    expect(await readdir(join(root, 'node/nvme/pins'))).toEqual(['ck-4.json']);
+  });
+
   it('do not happen in a tidying to a pack that the store has lost, nor while the store is away', async () => {
     const backend = await tiered();
     await publish(backend);

@@ -9,11 +9,11 @@ import { isKybernateError, KybernateError, messageOf } from '../../core/errors.t
 import type { Logger } from '../../core/op.ts';
 import type { Backend, ByteRange, CallOptions, GetOptions, ObjectInfo } from '../backend/backend.ts';
 import type { StoreKeys } from '../crypto/store-keys.ts';
-import { packOfKey } from '../keys.ts';
+import { checkpointOfManifest, packOfKey } from '../keys.ts';
 import { Bringer, orAborted, type Coming, type Peer } from './bring.ts';
 import { CopyGuard } from './copy-guard.ts';
 import { Moves, type MovePolicy } from './moves.ts';
-import { tidyTiers } from './tidy.ts';
+import { forgetDeleted, tidyPins, tidyTiers } from './tidy.ts';
 import type { Tier, TierName } from './tier.ts';
 import { kindOf, type Kind } from './units.ts';
 
@@ -124,6 +124,7 @@ export class TieredBackend implements Backend {
     await this.#store.delete(key, options);
     if (kindOf(key) !== undefined) {
       await this.#dropCopies(key);
+      await forgetDeleted(this.tiers, checkpointOfManifest(key));
     }
   }
 
@@ -163,10 +164,10 @@ export class TieredBackend implements Backend {
     await tier.store(key, bytes, this.#guard);
   }
 
-  /** Drops copies of what was deleted from the store. @throws as `tidyTiers` */
-  async tidy(): Promise<void> {
+  /** Drops copies of what was deleted from the store; `pins`: looks for what is pinned alone. @throws as `tidyTiers` */
+  async tidy(what: 'all' | 'pins' = 'all'): Promise<void> {
     const parts = { store: this.#store, tiers: this.tiers, guard: this.#guard, log: this.#log };
-    await tidyTiers(parts, this.#closed.signal);
+    await (what === 'all' ? tidyTiers : tidyPins)(parts, this.#closed.signal);
   }
 
   /** Evicts in the background where a tier is nearly full, and forgets pins that are over. */
@@ -191,6 +192,7 @@ export class TieredBackend implements Backend {
     }
     if (bytes === undefined) {
       await this.#dropCopies(key);
+      await forgetDeleted(this.tiers, checkpointOfManifest(key));
     } else if (options.range === undefined) {
       await this.#refresh(key, bytes);
     }
