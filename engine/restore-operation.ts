@@ -16,7 +16,7 @@ import type { DockerTraces } from './docker/undo.ts';
 import type { MemoryRaise } from './gpu/gpu-plan.ts';
 import type { GpuRestorePlan } from './gpu/restore-target.ts';
 import type { NodeSettings } from './node-deps.ts';
-import { listOperations, operationPaths, readJson, removeOperation, writeJson } from './operation.ts';
+import { checkToken, listOperations, operationPaths, readJson, removeOperation, writeJson } from './operation.ts';
 import { readOwner } from './operation-owner.ts';
 import { removeNote } from './restore-notes.ts';
 
@@ -83,6 +83,13 @@ const MAX_SAVED_LOGS = 50;
 
 function recordFile(settings: Settings, operationId: string): string {
   return join(operationPaths(settings, operationId).dir, 'restore.json');
+}
+
+/** @throws LockLost the operation was ended meanwhile: nothing more may come of it */
+export function refuseEnded(settings: Settings, { container, token }: RestoreRecord): void {
+  if (token !== undefined) {
+    checkToken(settings, container, token);
+  }
 }
 
 /** @returns undefined when this node knows no such restore */

@@ -9,7 +9,7 @@ import { scriptedDriver, type ScriptedDriver } from '../test/harness/scripted-dr
 import { IMAGE_GPU_FILE } from './gpu/image-gpu.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { operationPaths } from './operation.ts';
-import { completeRestore } from './restore-agent.ts';
+import { completeRestore } from './complete-restore.ts';
 import { readRestore, writeRestore } from './restore-operation.ts';
 
 const OPERATION = 'a'.repeat(32);
