@@ -33,7 +33,6 @@ import {
   saveGpuState,
   startRunner,
   stopContainer,
-  type OperationRef,
 } from './attach.ts';
 import { failedLogsDir } from './failed-logs.ts';
 import { freeze, freezerState, thaw } from './freezer.ts';
@@ -41,6 +40,7 @@ import { containerPids, withGpuTraces } from './gpu-traces.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { lockFile, newestToken } from './operation.ts';
 import { AGENT, whileUnderWay } from './operation-owner.ts';
+import type { OperationRef } from './runner-client.ts';
 import { planCheckpoint } from './plan.ts';
 
 /** runc itself knows no limit; GPUs of 80 GB take a minute. */

@@ -6,12 +6,13 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Op } from '../core/op.ts';
 import { readProcess } from '../native/proc/tree.ts';
-import { captureContainer, discardCapture, resumeContainer, type OperationRef } from './attach.ts';
+import { captureContainer, discardCapture, resumeContainer } from './attach.ts';
 import { NO_GPU } from './gpu/gpu-plan.ts';
 import { appendJournal, readJournal } from './journal.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
 import { checkToken, operationPaths, writeJson, writePlan, type OperationPlan } from './operation.ts';
 import { forgetOperation, reconcile, undoAbandoned } from './reconcile.ts';
+import type { OperationRef } from './runner-client.ts';
 import { undoWithoutRunner } from './undo-dead.ts';
 
 const ID = '0'.repeat(32);

@@ -3,15 +3,14 @@
  * any number of times, by any worker process, before and after the runner's death.
  */
 import { existsSync, readFileSync } from 'node:fs';
-import { request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CaptureResult, ResumeResult, SaveGpuStateResult } from '../core/contract/checkpoint.ts';
 import { isErrorType, KybernateError, messageOf } from '../core/errors.ts';
 import type { Op } from '../core/op.ts';
 import { removeUncommitted } from './commit.ts';
 import { checkHealth } from './health.ts';
-import { guardError, readGuardReport, untilGuarded } from './guard-report.ts';
-import { confirmGuard, forgetGuard, startGuard } from './guard-start.ts';
+import { readGuardReport } from './guard-report.ts';
+import { forgetGuard, startGuard } from './guard-start.ts';
 import { handedOver, lastDone, mayBeFrozen, readJournal, tryAppendJournal } from './journal.ts';
 import type { NodeDeps } from './node-deps.ts';
 import { killOperation, operationPids, removeOperationCgroup } from './operation-cgroup.ts';
@@ -26,28 +25,13 @@ import {
   type OperationPaths,
   type OperationPlan,
 } from './operation.ts';
+import { ask, type OperationRef, planOf, RunnerGone } from './runner-client.ts';
 import { launch, runnerPid } from './runner-process.ts';
-import type { RunnerAnswer, RunnerCall } from './runner-server.ts';
 import { removeDiffView } from './rootfs-diff-service.ts';
 import { entriesOf } from './undo.ts';
 import { endDead, undoWithoutRunner } from './undo-dead.ts';
 
-/** Names an operation in every step. */
-export interface OperationRef {
-  readonly operationId: string;
-  readonly checkpointId: string;
-  readonly container: { readonly namespace: string; readonly id: string };
-  readonly token: number;
-}
-
 const RUNNER_START_MS = 15_000;
-/** For a call that is only noted. */
-const NOTE_MS = 10_000;
-/** Beyond the budgets: an undo, with its verification. */
-const UNDO_GRACE_MS = 120_000;
-/** Beyond the budgets: starting runc and CRIU, and what is written when the workload runs again. */
-const STEP_GRACE_MS = 600_000;
-
 /**
  * Starts the operation's runner and its guard, and returns when the runner holds the container's flock; joins a live one.
  * @throws LockLost when another operation holds the container
@@ -252,104 +236,4 @@ export async function discardCapture(deps: NodeDeps, op: Op, ref: OperationRef):
   const removed = plan === undefined ? false : await removeUncommitted(plan.checkpointDir);
   removeOperation(deps.settings, ref.operationId);
   return { removed };
-}
-
-/** Its guard brings the workload back meanwhile; a worker does where there is none. */
-export class RunnerGone extends KybernateError {
-  constructor(operationId: string, cause: unknown) {
-    super('DumpFailed', `the runner of operation ${operationId} is gone; what it left is undone`, { cause });
-  }
-}
-
-function planOf(deps: NodeDeps, ref: OperationRef): OperationPlan {
-  const plan = readPlan(deps.settings, ref.operationId);
-  if (plan === undefined) {
-    throw new KybernateError(
-      'DumpFailed',
-      `operation ${ref.operationId} is unknown on node ${deps.settings.node} (was the node rebooted?); nothing is frozen by it`,
-    );
-  }
-  return plan;
-}
-
-async function ask(deps: NodeDeps, op: Op, ref: OperationRef, call: RunnerCall): Promise<unknown> {
-  const deadlineMs = answerMs(planOf(deps, ref), call);
-  if (call !== 'resume' && call !== 'end') {
-    // The token orders operations, but never keeps a workload that stands still from running again.
-    checkToken(deps.settings, ref.container, ref.token);
-  }
-  const paths = operationPaths(deps.settings, ref.operationId);
-  if ((call === 'capture' || call === 'save-gpu-state') && runnerPid(paths) !== undefined) {
-    await confirmGuard(deps.settings, op, ref.operationId);
-  }
-  function cancel(): void {
-    // Its answer comes through the call that it ends.
-    callRunner(paths, 'cancel', NOTE_MS).catch(() => undefined);
-  }
-  if (call === 'capture' || call === 'save-gpu-state') {
-    if (op.signal.aborted) {
-      // A step that nobody wants any more must not begin now.
-      cancel();
-      op.signal.throwIfAborted();
-    }
-    op.signal.addEventListener('abort', cancel, { once: true });
-  }
-  try {
-    const answer = await callRunner(paths, call, deadlineMs).catch(async (error: unknown) => {
-      throw await runnerGone(planOf(deps, ref), call, error);
-    });
-    if (answer.error !== undefined) {
-      throw toError(answer.error, op);
-    }
-    return answer.result;
-  } finally {
-    op.signal.removeEventListener('abort', cancel);
-  }
-}
-
-/** @returns what became of the workload, as its guard tells; those who let it go themselves need not wait for that */
-async function runnerGone(plan: OperationPlan, call: RunnerCall, cause: unknown): Promise<KybernateError> {
-  if (call !== 'capture' && call !== 'save-gpu-state') {
-    return new RunnerGone(plan.operationId, cause);
-  }
-  const report = await untilGuarded(plan);
-  return report === undefined ? new RunnerGone(plan.operationId, cause) : guardError(plan, report);
-}
-
-function toError(error: NonNullable<RunnerAnswer['error']>, op: Op): unknown {
-  if (error.type === 'Cancelled') {
-    return op.signal.aborted ? op.signal.reason : new DOMException(error.message, 'AbortError');
-  }
-  return new KybernateError(isErrorType(error.type) ? error.type : 'Internal', error.message, {
-    details: (error.details ?? {}) as Record<string, unknown>,
-  });
-}
-
-/** After it the runner counts as gone, and is ended by the undo: its own budgets were over long before. */
-function answerMs({ freezeBudgetMs, gpu }: OperationPlan, call: RunnerCall): number {
-  const hooksMs = (gpu.quiesce?.timeoutMs ?? 0) + (gpu.resume?.timeoutMs ?? 0);
-  const gpuMs = gpu.lockTimeoutMs + 2 * gpu.estimatedRestoreMs + hooksMs;
-  const isStep = call === 'capture' || call === 'save-gpu-state';
-  return freezeBudgetMs + gpuMs + (isStep ? STEP_GRACE_MS : UNDO_GRACE_MS);
-}
-
-function callRunner(paths: OperationPaths, call: RunnerCall, deadlineMs: number): Promise<RunnerAnswer> {
-  return new Promise((resolve, reject) => {
-    const sent = request({ socketPath: paths.socket, path: `/${call}`, method: 'POST', agent: false }, (response) => {
-      let text = '';
-      response.setEncoding('utf8');
-      response.on('data', (part: string) => (text += part));
-      response.on('error', reject);
-      response.on('end', () => {
-        try {
-          resolve(JSON.parse(text) as RunnerAnswer);
-        } catch (error) {
-          reject(error);
-        }
-      });
-    });
-    sent.setTimeout(deadlineMs, () => sent.destroy(new Error(`no answer to ${call} in ${deadlineMs} ms`)));
-    sent.on('error', reject);
-    sent.end();
-  });
 }

@@ -6,13 +6,13 @@ import {
   saveGpuState,
   startRunner,
   stopContainer,
-  type OperationRef,
 } from '../../engine/attach.ts';
 import { readMetadata } from '../../engine/commit.ts';
 import type { NodeDeps } from '../../engine/node-deps.ts';
 import { recordRehearsal } from '../../engine/gpu/rehearsals.ts';
 import { readPlan } from '../../engine/operation.ts';
 import { planCheckpoint } from '../../engine/plan.ts';
+import type { OperationRef } from '../../engine/runner-client.ts';
 import { forgetSpans, withRunnerSpans } from '../../engine/runner-spans.ts';
 import { removePendingMark } from '../../store/publish.ts';
 import type { NodeActivities, NodeControlActivities, StepInput, TransferInput } from '../contract.ts';
