@@ -7,11 +7,8 @@
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import type { Command } from 'commander';
 import { format, resolveConfig } from 'prettier';
-import * as z from 'zod';
 import { CLI_ERRORS } from '../cli/exit-codes.ts';
-import { createProgram } from '../cli/program.ts';
 import { containerTarget, timeouts } from '../core/contract/common.ts';
 import { checkpointInput } from '../core/contract/checkpoint.ts';
 import { gpuOptions, rehearseInput, workloadHook } from '../core/contract/gpu.ts';
@@ -30,10 +27,12 @@ import { HOOK_EVENTS, type HookEventRow } from '../core/hooks.ts';
 import { ANNOTATIONS } from '../core/oci/annotations.ts';
 import type { ErrorRow } from '../core/errors.ts';
 import { PREFLIGHT_CHECKS } from '../core/preflight.ts';
-import { controlEnv, nodeEnv, operatorEnv, sidecarEnv, workerEnv } from '../workers/config.ts';
 import { ALL_KINDS, KINDS, type Outcome, readRows, reasonOf } from '../test/harness/matrix-data.ts';
 import { chartValues } from './chart-values.ts';
 import { crdFiles } from './crds.ts';
+import { cliReference } from './docs/cli.ts';
+import { comments, fieldTable, HOOKS, inputTable, variableTable } from './docs/fields.ts';
+import { table } from './docs/table.ts';
 import { schemaComments } from './schema-comments.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -98,11 +97,6 @@ export async function currentAndWanted(file: string): Promise<{ readonly current
   // The formatter aligns tables; it has the last word over the file.
   const config = (await resolveConfig(path)) ?? {};
   return { current, wanted: await format(withSections(current, generatedSections()), { ...config, filepath: path }) };
-}
-
-function table(header: readonly string[], rows: ReadonlyArray<readonly string[]>): string {
-  const lines = [header, header.map(() => '---'), ...rows];
-  return lines.map((cells) => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`).join('\n');
 }
 
 const WORKLOAD_MEANING: Readonly<Record<ErrorRow['workload'], string>> = {
@@ -212,99 +206,6 @@ function matrixTable(): string {
   return [table(['Platform', 'Runtime', ...ALL_KINDS.map((kind) => KINDS[kind])], rows), ...notes].join('\n\n');
 }
 
-function comments(file: string, constName: string): Map<string, string> {
-  return schemaComments(readFileSync(join(ROOT, `core/contract/${file}.ts`), 'utf8'), constName);
-}
-
-/** The part of JSON Schema that our contracts use. */
-interface Field {
-  readonly type?: string;
-  readonly enum?: readonly string[];
-  readonly default?: unknown;
-  readonly properties?: Readonly<Record<string, Field>>;
-  readonly required?: readonly string[];
-  readonly additionalProperties?: unknown;
-}
-
-/** A workflow's input; fields that several contracts share have tables of their own. */
-function inputTable(schema: z.ZodType, file: string, constName: string): string {
-  return fieldTable(schema, comments(file, constName), {
-    timeouts: 'time limits, see [Timeouts](#timeouts)',
-    ...(constName !== 'restoreInput' && {
-      container: 'the source, see [Container](#container)',
-      gpu: 'what holds for the processes that use a GPU, see [GPU](#gpu)',
-    }),
-  });
-}
-
-/** Both fields have the form of a hook. */
-const HOOKS = {
-  quiesce:
-    'before the lock, for example a call of `torch.cuda.empty_cache()`: what is not held is not saved; a [hook](#hook)',
-  resume: 'after the unlock; a [hook](#hook)',
-};
-
-/** @param shared fields that are described elsewhere, with the words for it */
-function fieldTable(
-  schema: z.ZodType,
-  described: ReadonlyMap<string, string>,
-  shared: Readonly<Record<string, string>> = {},
-): string {
-  const rows: string[][] = [];
-  function add(field: Field, path: string, required: boolean): void {
-    const nested = shared[path] === undefined && field.properties !== undefined;
-    if (path !== '' && (!nested || described.has(path))) {
-      rows.push([
-        `\`${path}\``,
-        typeText(field),
-        defaultText(field, required),
-        shared[path] ?? described.get(path) ?? '',
-      ]);
-    }
-    for (const [name, child] of Object.entries(nested ? (field.properties ?? {}) : {})) {
-      add(child, path === '' ? name : `${path}.${name}`, field.required?.includes(name) ?? false);
-    }
-  }
-  add(z.toJSONSchema(schema, { io: 'input' }) as Field, '', true);
-  return table(['Field', 'Type', 'Default', 'Meaning'], rows);
-}
-
-function typeText(field: Field): string {
-  if (field.enum !== undefined) {
-    return field.enum.map((value) => `\`${value}\``).join(', ');
-  }
-  if (field.type === 'object') {
-    return field.properties === undefined ? 'object of strings' : 'object';
-  }
-  return field.type ?? '';
-}
-
-function defaultText(field: Field, required: boolean): string {
-  if (required) {
-    return 'required';
-  }
-  const value = field.default;
-  // The default of an object is put together from those of its fields.
-  return value === undefined || typeof value === 'object' ? '' : `\`${JSON.stringify(value).replaceAll('"', '')}\``;
-}
-
-/** Variables whose default is found out on the machine. */
-const FOUND_DEFAULTS: Readonly<Record<string, string>> = { KYBERNATE_NODE: 'host name' };
-
-const READERS = { control: controlEnv, node: nodeEnv, sidecar: sidecarEnv, operator: operatorEnv };
-
-function variableTable(): string {
-  const described = schemaComments(readFileSync(join(ROOT, 'workers/config.ts'), 'utf8'), 'workerEnv');
-  const { properties = {} } = z.toJSONSchema(workerEnv, { io: 'input' }) as Field;
-  const rows = Object.entries(properties).map(([name, field]) => {
-    const choices = field.enum === undefined ? '' : ` (${typeText(field)})`;
-    const value = FOUND_DEFAULTS[name] ?? defaultText(field, false);
-    const readers = Object.entries(READERS).flatMap(([reader, schema]) => (name in schema.shape ? [reader] : []));
-    return [`\`${name}\``, readers.join(', '), value === '``' ? '' : value, `${described.get(name) ?? ''}${choices}`];
-  });
-  return table(['Variable', 'Read by', 'Default', 'Meaning'], rows);
-}
-
 function chartValueTable(): string {
   const rows = chartValues()
     .filter((value) => value.default !== undefined)
@@ -314,61 +215,6 @@ function chartValueTable(): string {
       `${meaning}${choices.length === 0 ? '' : ` (${choices.map((choice) => `\`${choice}\``).join(', ')})`}`,
     ]);
   return table(['Value', 'Default', 'Meaning'], rows);
-}
-
-function cliReference(): string {
-  const program = createProgram(documentedCli());
-  return visibleCommands(program, []).map(commandReference).join('\n\n');
-}
-
-function visibleCommands(command: Command, path: readonly string[]): Array<{ name: string; command: Command }> {
-  return command
-    .createHelp()
-    .visibleCommands(command)
-    .filter((child) => child.name() !== 'help')
-    .flatMap((child) => {
-      const name = [...path, child.name()];
-      return child.commands.length > 0 ? visibleCommands(child, name) : [{ name: name.join(' '), command: child }];
-    });
-}
-
-function commandReference({ name, command }: { name: string; command: Command }): string {
-  const args = command.registeredArguments.map((argument) =>
-    argument.required ? ` <${argument.name()}>` : ` [${argument.name()}]`,
-  );
-  const rows = command.options
-    .filter((option) => !option.hidden)
-    .map((option) => {
-      const choices = option.argChoices?.map((choice) => `\`${choice}\``).join(', ');
-      return [`\`${option.flags}\``, `${option.description}${choices === undefined ? '' : `; one of ${choices}`}`];
-    });
-  const heading = `### \`kybernate ${name}${args.join('')}\`\n\n${command.description()}`;
-  return rows.length === 0 ? heading : `${heading}\n\n${table(['Option', 'Meaning'], rows)}`;
-}
-
-/** Commands are only described here, never run. */
-function documentedCli(): Parameters<typeof createProgram>[0] {
-  function unused(): never {
-    throw new Error('gen-docs runs no command');
-  }
-  const silent = { write: () => undefined };
-  return {
-    env: {},
-    streams: { stdout: silent, stderr: silent },
-    terminal: {
-      interactive: false,
-      listen: unused,
-      ask: unused,
-      readAll: unused,
-      input: unused,
-      write: unused,
-      onStop: unused,
-    },
-    isRoot: false,
-    config: unused,
-    connect: unused,
-    setExitCode: unused,
-  };
 }
 
 async function main(check: boolean): Promise<number> {
