@@ -2,6 +2,7 @@ import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parseAllDocuments } from 'yaml';
+import { newCheckpointId } from '../core/ids.ts';
 import { kubernetesCheckpointSpec, kubernetesRestoreSpec } from '../core/contract/kubernetes.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -35,6 +36,16 @@ function textOf(file: string): string {
 }
 
 describe('an example', () => {
+  it('has ids of checkpoints as they are made', () => {
+    const shape = /^ck-\d{14}-[0-9a-f]{8}$/;
+    const texts = globSync(['*.md', 'docs/*.md', 'examples/**/*.{md,yaml,sh}'], { cwd: ROOT }).map(textOf);
+    const ids = texts.flatMap((text) => [...text.matchAll(/\bck-\d[\w-]*/g)].map(([id]) => id));
+
+    expect(newCheckpointId('2026-01-01T12:00:00.000Z', '0a1b2c3d-4e5f')).toMatch(shape);
+    expect(ids.length).toBeGreaterThan(5);
+    expect(ids.filter((id) => !shape.test(id))).toEqual([]);
+  });
+
   it.each(ourObjects())('asks for what there is: %s', (_place, { kind, spec }) => {
     expect(Object.keys(SPECS)).toContain(kind);
 
