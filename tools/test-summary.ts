@@ -3,13 +3,15 @@
  * the processors to themselves. The others wait most of the time: the last one shows what it does, the rest run beside it
  * and are silent until their end. A project whose set-up fails or that ends without a report counts as a failure: nothing
  * is passed by not running. The last line is always `N passed, N failed`.
- * KYBERNATE_E2E=cached adds the project `kubernetes` where set-up has built its programs, after all others.
+ * KYBERNATE_E2E=cached adds the project `kubernetes`, after all others, where set-up has built its programs and a cluster can
+ * have a network of its own.
  */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 
+import { KUBERNETES_PROGRAMS } from '../cli/setup/kubernetes.ts';
 import { findProgram } from '../cli/setup/programs.ts';
 import { CHECK_STEPS, ROOT, runCheck, TOOL_ENV } from './check-steps.ts';
 import { readReport, type Tally } from './test-report.ts';
@@ -99,17 +101,30 @@ async function main(projects: readonly string[]): Promise<void> {
   process.exitCode = failures.length === 0 ? 0 : 1;
 }
 
+/** @returns why no cluster can run here; undefined when one can */
+function whyNoCluster(): string | undefined {
+  const missing = [...KUBERNETES_PROGRAMS, 'helm' as const].filter(
+    (name) => findProgram(name, process.env) === undefined,
+  );
+  if (missing.length > 0) {
+    return `${missing.join(', ')} not built here; \`make e2e-kubernetes\` builds them`;
+  }
+  const tried = spawnSync('unshare', ['--net', 'ip', 'link', 'add', 'kyb-try', 'type', 'veth'], { encoding: 'utf8' });
+  // It has gone with its namespace.
+  return tried.status === 0
+    ? undefined
+    : `no network namespace with interfaces can be made here: ${tried.error?.message ?? tried.stderr}`;
+}
+
 function defaultProjects(): string[] {
   if (process.env['KYBERNATE_E2E'] !== 'cached') {
     return PROJECTS;
   }
-  const cached = ['kubelet', 'helm'].every(
-    (name) => findProgram(name as 'kubelet' | 'helm', process.env) !== undefined,
-  );
-  if (!cached) {
-    console.log('kubernetes: not run, its programs are not built here; `make e2e-kubernetes` builds them');
+  const reason = whyNoCluster();
+  if (reason !== undefined) {
+    console.log(`kubernetes: not run: ${reason}`);
   }
-  return cached ? [...PROJECTS, E2E] : PROJECTS;
+  return reason === undefined ? [...PROJECTS, E2E] : PROJECTS;
 }
 
 const chosen = process.argv.slice(2);
