@@ -53,6 +53,7 @@ it('directories are for everybody, files those of the source or, where they are 
   writeFileSync(join(places[0]?.path ?? '', 'own'), 'kept');
   await makeOwnPlaces(settings, OPERATION, CONTAINER, places);
 
+  expect(statSync(join(settings.stateDir, 'volumes')).mode & 0o777).toBe(0o700);
   expect(statSync(places[0]?.path ?? '').mode & 0o777).toBe(0o777);
   expect(readFileSync(join(places[0]?.path ?? '', 'own'), 'utf8')).toBe('kept');
   expect(places.slice(1).map(({ path }) => readFileSync(path, 'utf8'))).toEqual(['10.0.0.1 web\n', 'default\n']);

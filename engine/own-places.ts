@@ -5,7 +5,7 @@
  * They go with the container: at the undo of its restore, or at the first look after somebody has removed it. Nobody but root
  * can put anything above them, and a container sees what is below its own.
  */
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { chmod, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf } from '../core/errors.ts';
@@ -55,17 +55,23 @@ export async function makeOwnPlaces(
     return;
   }
   const dir = placesDir(settings, operationId);
+  // Volumes are for everybody in their containers, and for nobody else of the node: the sidecar may walk as far as here. Who
+  // has containers in user namespaces opens it, as the preflight of such a restore says.
+  mkdirSync(ownVolumesDir(settings), { recursive: true, mode: 0o700 });
   mkdirSync(dir, { recursive: true });
-  await chmod(ownVolumesDir(settings), WALKABLE);
   await chmod(dir, WALKABLE);
   writeJson(join(dir, OWNER), { namespace: container.namespace, id: container.id });
-  for (const place of places.filter(({ path }) => !existsSync(path))) {
+  for (const place of places) {
     if (place.kind === 'directory') {
-      mkdirSync(place.path);
-    } else {
-      writeFileSync(place.path, copied(place.from) ?? place.text);
+      mkdirSync(place.path, { recursive: true });
+      await chmod(place.path, place.mode);
+    } else if (!existsSync(place.path)) {
+      // Under its name it is whole.
+      const temporary = `${place.path}.tmp`;
+      writeFileSync(temporary, copied(place.from) ?? place.text);
+      await chmod(temporary, place.mode);
+      renameSync(temporary, place.path);
     }
-    await chmod(place.path, place.mode);
   }
 }
 
