@@ -10,7 +10,7 @@ import { type Env, requireProgram } from '../setup/programs.ts';
 import { type Containerd, openContainerd } from './containerd-client.ts';
 import { endTasks, removeTraces } from './containerd-traces.ts';
 import type { ImageName } from './images.ts';
-import { isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
+import { endedAtStart, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import { ensureShim } from './shim.ts';
 import { waitFor } from './wait.ts';
 
@@ -119,7 +119,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<Conta
     30_000,
     async () => {
       if (!isAlive(record)) {
-        throw new KybernateError('Internal', `containerd ended at its start:\n${logTail(record.logFile)}`);
+        throw endedAtStart(record);
       }
       return (await containerd.ctr(['namespaces', 'ls', '-q'], 2000)).exitCode === 0;
     },

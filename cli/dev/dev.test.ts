@@ -1,11 +1,11 @@
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chownSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { containerdConfig } from './containerd.ts';
 import { removeDevDefaults, devDefaults, writeDevDefaults } from './defaults.ts';
-import { devPaths, shellQuote, withoutSettings } from './environment.ts';
+import { devPaths, shellQuote, sidecarAccount, withoutSettings } from './environment.ts';
 import { withDevLock } from './lock.ts';
 import { imagePath } from './rootfs.ts';
 import { serverArgs } from './temporal.ts';
@@ -38,6 +38,21 @@ describe('the settings of the dev environment', () => {
     removeDevDefaults(dir);
 
     expect(devDefaults({ KYBERNATE_DEV_DIR: dir })).toEqual({});
+  });
+});
+
+describe('the account of the sidecar', () => {
+  it.runIf(process.getuid?.() === 0)('is the one that has what an earlier sidecar left', () => {
+    mkdirSync(join(dir, 'sidecar'));
+    chownSync(join(dir, 'sidecar'), 58_712, 58_713);
+
+    const account = sidecarAccount({ stateDir: dir });
+
+    expect(account).toEqual({ KYBERNATE_SIDECAR_USER: '58712', KYBERNATE_GROUP: '58713' });
+  });
+
+  it('is a number where there is nothing yet', () => {
+    expect(Object.values(sidecarAccount({ stateDir: dir })).join(' ')).toMatch(/^\d+ \d+$/);
   });
 });
 

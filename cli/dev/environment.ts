@@ -3,6 +3,7 @@
  * on disk, and one below /run for what must not survive a reboot (journals, locks, the agent's socket).
  */
 import { createHash } from 'node:crypto';
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { findKeeper } from '../setup/keeper.ts';
@@ -49,7 +50,7 @@ export function devVariables(paths: DevPaths, node: string, servers: DevServers,
     KYBERNATE_RUNC: requireProgram('runc', env),
     KYBERNATE_CRIU: requireProgram('criu', env),
     ...(keeper === undefined ? {} : { KYBERNATE_KEEPER_DIR: keeper }),
-    ...sidecarAccount(),
+    ...sidecarAccount(paths),
     KYBERNATE_STORE: s3 === undefined ? `file://${paths.storeDir}` : `s3://${s3.bucket}`,
     ...(s3 === undefined
       ? {}
@@ -69,13 +70,20 @@ export function devVariables(paths: DevPaths, node: string, servers: DevServers,
 }
 
 /** Above what systems give to services, below what Debian gives out: no account is needed for a number. */
-const DEV_ACCOUNT = '58711';
+const DEV_ACCOUNT = 58711;
 
-/** The account that `kybernate setup` makes, or a number where it was not run. */
-function sidecarAccount(): Record<string, string> {
-  const known = idOf('user', 'kybernate') !== undefined && idOf('group', 'kybernate') !== undefined;
-  const account = known ? 'kybernate' : DEV_ACCOUNT;
-  return { KYBERNATE_SIDECAR_USER: account, KYBERNATE_GROUP: account };
+/**
+ * Whoever has the directories of an earlier sidecar; else the account that `kybernate setup` makes, or a number where it
+ * was not run. An account that is made meanwhile does not shut the environment out of its own checkpoints.
+ */
+export function sidecarAccount({ stateDir }: Pick<DevPaths, 'stateDir'>): Record<string, string> {
+  const left = statSync(join(stateDir, 'sidecar'), { throwIfNoEntry: false });
+  const user = idOf('user', 'kybernate');
+  const group = idOf('group', 'kybernate');
+  const made = user !== undefined && group !== undefined ? { user, group } : { user: DEV_ACCOUNT, group: DEV_ACCOUNT };
+  // Root's is one that no sidecar has had yet.
+  const account = left === undefined || left.uid === 0 ? made : { user: left.uid, group: left.gid };
+  return { KYBERNATE_SIDECAR_USER: String(account.user), KYBERNATE_GROUP: String(account.group) };
 }
 
 /** The caller's environment without what would point a worker to another server, store or node. */

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import {
+  endedAtStart,
   findDaemon,
   isAlive,
   ownedProcesses,
@@ -26,6 +27,33 @@ afterEach(async () => {
 function start(name: string, script = 'exec sleep 1000') {
   return startDaemon(dir, { name, file: '/bin/sh', args: ['-c', script], env: { PATH: '/usr/bin:/bin' } });
 }
+
+describe('a daemon that ended at its start', () => {
+  function ended(log: string) {
+    const logFile = join(dir, 'a.log');
+    writeFileSync(logFile, log);
+    const { type, message, details } = endedAtStart({ name: 'sidecar', logFile });
+    return { type, message, details };
+  }
+
+  it('has failed with the error that it told', () => {
+    const text =
+      '{"level":30}\nkybernate: Incompatible: older\n{"level":30}\nkybernate: InvalidInput: /d is of user 7:\n  two lines\n  workload: untouched\n  remedy:   chown it\n';
+
+    expect(ended(text)).toEqual({
+      type: 'InvalidInput',
+      message: 'sidecar ended at its start: /d is of user 7:\n  two lines',
+      details: { log: join(dir, 'a.log'), remedy: 'chown it' },
+    });
+  });
+
+  it.each(['{"level":30}\nSegmentation fault\n', 'kybernate: InvalidInput: of an earlier start\n{"level":30}\n'])(
+    'without a word of its own is shown with the end of its log: %j',
+    (text) => {
+      expect(ended(text)).toMatchObject({ type: 'Internal', message: `sidecar ended at its start:\n${text.trimEnd()}` });
+    },
+  );
+});
 
 describe('a daemon', () => {
   it('is started once: a second call gives the live one', async () => {

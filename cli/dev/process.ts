@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as z from 'zod';
 
-import { KybernateError } from '../../core/errors.ts';
+import { KybernateError, isErrorType } from '../../core/errors.ts';
 
 export const OWNER_VARIABLE = 'KYBERNATE_DEV_OWNER';
 
@@ -101,6 +101,22 @@ export function logTail(logFile: string, lines = 15): string {
     // No log was written: nothing to add to the message.
     return '';
   }
+}
+
+/**
+ * Why a daemon has ended that was just started. One of our own has said so as every command does, at the end of its log:
+ * that is the error, with its type and remedy. Of any other program the end of the log is all there is.
+ */
+export function endedAtStart({ name, logFile }: Pick<DaemonRecord, 'name' | 'logFile'>): KybernateError {
+  const tail = logTail(logFile);
+  const said = /(?:^|\n)kybernate: (\w+): ((?:(?!\nkybernate: |\n\{)[^])*)$/.exec(tail);
+  const [message = '', ...lines] = (said?.[2] ?? '').split(/\n {2}(?=(?:workload|where|remedy): )/);
+  const remedy = lines.find((line) => line.startsWith('remedy:'))?.replace(/^remedy: */, '');
+  return isErrorType(said?.[1])
+    ? new KybernateError(said[1], `${name} ended at its start: ${message}`, {
+        details: { log: logFile, ...(remedy === undefined ? {} : { remedy }) },
+      })
+    : new KybernateError('Internal', `${name} ended at its start:\n${tail}`, { details: { log: logFile } });
 }
 
 /**

@@ -4,9 +4,8 @@ import { mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 
-import { KybernateError } from '../../core/errors.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
-import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
+import { type DaemonRecord, endedAtStart, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import { freePort, waitFor } from './wait.ts';
 
 export interface S3Server {
@@ -95,7 +94,7 @@ export async function startS3(
     20_000,
     () => {
       if (!isAlive(record)) {
-        throw new KybernateError('Internal', `the S3 server ended at its start:\n${logTail(record.logFile)}`);
+        throw endedAtStart(record);
       }
       return accepts(Number(new URL(server.endpoint).port));
     },

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { KybernateError, messageOf } from '../../core/errors.ts';
 import { SEARCH_ATTRIBUTES } from '../../core/search-attributes.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
-import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
+import { type DaemonRecord, endedAtStart, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import { answers, freePort, waitFor } from './wait.ts';
 
 const PREFERRED = { port: 7233, uiPort: 8233 } as const;
@@ -132,7 +132,7 @@ async function startOnFreePorts(options: TemporalOptions): Promise<TemporalServe
     60_000,
     async () => {
       if (!isAlive(record)) {
-        throw new KybernateError('Internal', `Temporal ended at its start:\n${logTail(record.logFile)}`);
+        throw endedAtStart(record);
       }
       const up = await Promise.all(ready.map((url) => answers(`${url}/api/v1/namespaces/${namespace}/workflows`)));
       return up.every(Boolean);

@@ -3,7 +3,6 @@ import { request } from 'node:http';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-import { KybernateError } from '../../core/errors.ts';
 import {
   CONTROL_QUEUE,
   fetchQueue,
@@ -13,7 +12,7 @@ import {
   verifyQueue,
 } from '../../core/task-queues.ts';
 import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
-import { type DaemonRecord, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
+import { type DaemonRecord, endedAtStart, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
 import type { TemporalServer } from './temporal.ts';
 import { waitFor } from './wait.ts';
 
@@ -122,7 +121,7 @@ export async function startWorkers(options: WorkerOptions): Promise<void> {
     async () => {
       const dead = records.find((record) => !isAlive(record));
       if (dead !== undefined) {
-        throw new KybernateError('Internal', `${dead.name} ended at its start:\n${logTail(dead.logFile)}`);
+        throw endedAtStart(dead);
       }
       return (await Promise.all(names.map((name) => isServed(name, options)))).every(Boolean);
     },

@@ -20,9 +20,12 @@ function result(exitCode: number, stdout = ''): RunResult {
   return { exitCode, stdout, stderr: '', timedOut: false, cancelled: false, forceKilled: false, durationMs: 1 };
 }
 
-async function rowsNamed(pattern: RegExp, more: { criuExit?: number; temporalAddress?: string } = {}) {
+async function rowsNamed(
+  pattern: RegExp,
+  more: { criuExit?: number; temporalAddress?: string; env?: Record<string, string> } = {},
+) {
   const rows = await diagnose({
-    env: { ...process.env, KYBERNATE_CACHE: join(dir, 'cache'), KYBERNATE_CRIU: '/criu' },
+    env: { ...process.env, ...more.env, KYBERNATE_CACHE: join(dir, 'cache'), KYBERNATE_CRIU: '/criu' },
     run: async () => result(more.criuExit ?? 0, 'Looks good.\n'),
     runDir: join(dir, 'run'),
     stateDir: join(dir, 'state'),
@@ -127,6 +130,20 @@ describe('doctor', () => {
 
     expect(rows.find(({ name }) => name === 'sidecar')).toMatchObject({ state: 'warn' });
     expect(rows.find(({ name }) => name === 'account')?.state).not.toBe('fail');
+  });
+
+  it('takes the account that the variables name', async () => {
+    const env = { KYBERNATE_SIDECAR_USER: '58711', KYBERNATE_GROUP: '58711' };
+
+    expect(await rowsNamed(/^account$/, { env })).toMatchObject([{ state: 'ok', detail: 'user 58711, group 58711' }]);
+  });
+
+  it('misses an account that the variables name and nobody made', async () => {
+    const env = { KYBERNATE_SIDECAR_USER: 'no-such-user', KYBERNATE_GROUP: '58711' };
+
+    const [row] = await rowsNamed(/^account$/, { env });
+
+    expect(row).toMatchObject({ state: 'warn', detail: expect.stringContaining('no user no-such-user') as string });
   });
 
   it('gives a remedy with every row that is not right', async () => {
