@@ -10,7 +10,7 @@ export const CLI_ERRORS = {
   OperationNotFound: {
     exitCode: 66,
     workload: 'none',
-    remedy: 'list the operations with `temporal workflow list`; Temporal forgets closed ones after its retention time',
+    remedy: 'list the operations with `kybernate ps`; Temporal forgets closed ones after its retention time',
   },
   OperationTerminated: {
     exitCode: 68,
@@ -27,7 +27,8 @@ export const CLI_ERRORS = {
   Cancelled: {
     exitCode: EXIT_CANCELLED,
     workload: 'running',
-    remedy: 'nothing to do: the steps that had been made were undone',
+    remedy:
+      'nothing to do: what had been made was undone, but for a checkpoint that was committed before: `kybernate ls` shows it',
   },
 } as const satisfies Record<string, Pick<ErrorRow, 'exitCode' | 'workload' | 'remedy'>>;
 
@@ -170,7 +171,10 @@ export function exitCodesHelp(types: ReadonlyArray<ErrorType | CliErrorType>): s
     [EXIT_OK, 'done'],
     [ERRORS.InvalidInput.exitCode, 'wrong usage or InvalidInput'],
     [ERRORS.Internal.exitCode, 'Internal (a bug)'],
-    ...types.map((type): [number, string] => [rowOf(type).exitCode, type]),
+    ...types.map((type): [number, string] => [
+      rowOf(type).exitCode,
+      type === 'Cancelled' ? 'Cancelled, or detached from at Ctrl-C' : type,
+    ]),
   ];
   const sorted = rows.sort(([left], [right]) => left - right);
   return ['', 'Exit codes:', ...sorted.map(([code, text]) => `  ${String(code).padStart(3)}  ${text}`)].join('\n');

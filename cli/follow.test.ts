@@ -93,6 +93,35 @@ describe('follow', () => {
     expect(said).toEqual(['painted for the last time', 'listening ended']);
   });
 
+  it('names the checkpoint that stays when an operation is cancelled after the commit', async () => {
+    const { operation, followOptions, interrupts, answer, cancelled, end, said } = scene({ interactive: true });
+    const progress: Operation<string>['progress'] = async () =>
+      ({ phase: 'holding', finished: [], committed: true, checkpointId: 'ck-1', node: 'n' }) as never;
+    const asked: string[] = [];
+    const terminal = {
+      ...followOptions.terminal,
+      ask: (question: string, signal: AbortSignal) => {
+        asked.push(question);
+        return followOptions.terminal.ask(question, signal);
+      },
+    };
+    const following = follow({ ...operation, progress }, { ...followOptions, terminal });
+    // A look at the progress comes first.
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    interrupts.press();
+    answer.resolve('c');
+    await cancelled;
+    end.reject(Object.assign(new Error('cancelled'), { name: 'CancelledFailure' }));
+
+    await expect(following).rejects.toMatchObject({
+      type: 'Cancelled',
+      message: expect.stringContaining('checkpoint ck-1 had been committed before and stays on node n') as string,
+      details: { checkpointId: 'ck-1', remedy: 'nothing to do; to remove it: kybernate rm ck-1' },
+    });
+    expect(asked).toEqual([expect.stringContaining('(its checkpoint stays)')]);
+    expect(said[0]).toContain('checkpoint ck-1 is committed and stays');
+  });
+
   it('throws what the operation failed with', async () => {
     const { operation, followOptions, end } = scene({ interactive: true });
 

@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../core/errors.ts';
 import type { OperationProgress } from '../core/contract/progress.ts';
+import { CliError, reportOf } from './exit-codes.ts';
 import type { Operation } from './operation.ts';
 import type { ProgressPainter } from './progress.ts';
 import type { Interrupts, Terminal } from './terminal.ts';
@@ -25,11 +26,15 @@ const LAST_LOOK_MS = 1_000;
 
 type Answer = 'detach' | 'cancel' | 'watch';
 
-const QUESTION = 'Ctrl-C: [d]etach (the operation goes on), [c]ancel it (it is undone), or [w]atch on? ';
+function question(progress: OperationProgress | undefined): string {
+  const fate = progress?.committed ? 'its checkpoint stays' : 'it is undone';
+  return `Ctrl-C: [d]etach (the operation goes on), [c]ancel it (${fate}), or [w]atch on? `;
+}
 
 /**
  * @returns the result, or `detached` when the user stopped watching
- * @throws what the operation failed with; a cancelled one throws Temporal's CancelledFailure
+ * @throws what the operation failed with; a cancelled one throws Temporal's CancelledFailure, or Cancelled naming the
+ *   checkpoint that stays
  */
 export async function follow<Result>(operation: Operation<Result>, options: FollowOptions): Promise<Followed<Result>> {
   const interrupts = options.terminal.listen();
@@ -44,8 +49,8 @@ export async function follow<Result>(operation: Operation<Result>, options: Foll
       const outcome = await Promise.race([end, interrupts.next()]);
       if (outcome !== undefined) {
         watch.over.abort();
-        await paintLast(operation, options);
-        return finish(outcome);
+        watch.progress = (await paintLast(operation, options)) ?? watch.progress;
+        return finish(outcome, watch.progress);
       }
       const answer = cancelling ? 'detach' : await decide(interrupts, end, options, watch);
       if (answer === 'detach') {
@@ -56,7 +61,7 @@ export async function follow<Result>(operation: Operation<Result>, options: Foll
       if (answer === 'cancel') {
         cancelling = true;
         options.painter.pause();
-        options.note('cancelling: what was made is undone; Ctrl-C stops watching');
+        options.note(cancellingText(watch.progress));
         await operation.cancel();
       }
     }
@@ -72,6 +77,8 @@ interface Watch {
   asking: boolean;
   /** a worker has told of progress */
   served: boolean;
+  /** what was told last */
+  progress?: OperationProgress | undefined;
 }
 
 type Settled<Result> = { readonly result: Result } | { readonly error: unknown };
@@ -85,11 +92,22 @@ async function settle<Result>(promise: Promise<Result>): Promise<Settled<Result>
   }
 }
 
-function finish<Result>(outcome: Settled<Result>): Followed<Result> {
-  if ('error' in outcome) {
+function finish<Result>(outcome: Settled<Result>, progress: OperationProgress | undefined): Followed<Result> {
+  if ('result' in outcome) {
+    return { kind: 'done', result: outcome.result };
+  }
+  const { committed, checkpointId, node } = progress ?? {};
+  if (committed !== true || checkpointId === undefined || reportOf(outcome.error).type !== 'Cancelled') {
     throw outcome.error;
   }
-  return { kind: 'done', result: outcome.result };
+  const message = `the operation was cancelled; checkpoint ${checkpointId} had been committed before and stays on node ${node}`;
+  const remedy = `nothing to do; to remove it: kybernate rm ${checkpointId}`;
+  throw new CliError('Cancelled', message, { details: { checkpointId, node, remedy }, cause: outcome.error });
+}
+
+function cancellingText(progress: OperationProgress | undefined): string {
+  const stays = `checkpoint ${progress?.checkpointId} is committed and stays, all else is undone`;
+  return `cancelling: ${progress?.committed ? stays : 'what was made is undone'}; Ctrl-C stops watching`;
 }
 
 async function decide(
@@ -106,7 +124,7 @@ async function decide(
   watch.asking = true;
   try {
     return await Promise.race([
-      options.terminal.ask(QUESTION, asked.signal).then(answerOf),
+      options.terminal.ask(question(watch.progress), asked.signal).then(answerOf),
       interrupts.next().then((): Answer => 'cancel'),
       end.then((): Answer => 'watch'),
     ]);
@@ -142,6 +160,7 @@ async function paint<Result>(operation: Operation<Result>, options: FollowOption
     try {
       progress = await operation.progress();
       watch.served ||= progress !== undefined;
+      watch.progress = progress ?? watch.progress;
     } catch (error) {
       // Progress is a courtesy: a query that fails (no worker, a closed workflow) must not end the watching, and the
       // end of the operation is learnt from its result alone.
@@ -181,11 +200,15 @@ async function tellUnserved({ unserved, painter, note }: FollowOptions, watch: W
 }
 
 /** The phases that ended since the last look; not worth waiting for when nobody answers. */
-async function paintLast<Result>(operation: Operation<Result>, options: FollowOptions): Promise<void> {
+async function paintLast<Result>(
+  operation: Operation<Result>,
+  options: FollowOptions,
+): Promise<OperationProgress | undefined> {
   const looked = operation.progress().catch(() => undefined);
   const progress = await Promise.race([looked, sleep(LAST_LOOK_MS, undefined, { ref: false })]);
   if (progress !== undefined) {
     options.painter.update(progress);
   }
   options.painter.end();
+  return progress;
 }

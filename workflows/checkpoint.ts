@@ -110,6 +110,7 @@ export async function checkpoint(request: CheckpointRequest): Promise<Checkpoint
       }
       const local = await steps.work.commitLocal({ context, labels: input.labels, uploadPending });
       undo.settle('discardCapture');
+      progress.committed();
       return local;
     };
     const upload = async (): Promise<Stored> => {

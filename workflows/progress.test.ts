@@ -101,6 +101,14 @@ describe('progress of an operation', () => {
     );
   });
 
+  it('says that a committed checkpoint stays, and only of an operation that did not end well', () => {
+    const text = 'The checkpoint had been committed before and stays on the node';
+
+    expect(detailsTable({ ...START, committed: true, phase: 'cancelled' }, 'x')).toContain(text);
+    expect(detailsTable({ ...START, committed: true, phase: 'done' }, 'x')).not.toContain(text);
+    expect(detailsTable({ ...START, phase: 'cancelled' }, 'x')).not.toContain(text);
+  });
+
   it('shows the VRAM of a workload on a GPU', () => {
     const gpu = { processes: 2, vramBytes: 3 * 1_073_741_824 };
 

@@ -118,6 +118,12 @@ export class ProgressTracker {
     this.#show();
   }
 
+  /** The checkpoint of this operation stays, whatever becomes of the rest. */
+  committed(): void {
+    this.#state = { ...this.#state, committed: true };
+    this.#show();
+  }
+
   /** The undo has let the source go, and looked at it. */
   rolledBack(rollback: ResumeResult): void {
     const { budget: _over, ...rest } = this.#state;
@@ -232,6 +238,9 @@ export function detailsTable(state: OperationProgress, workflowId: string): stri
     ...(state.rungs === undefined
       ? []
       : ['', ...state.rungs.map(({ rung, node, type, outcome }) => `- ${rung} on ${node}: ${type ?? outcome}`)]),
+    ...(state.committed && ['failed', 'cancelled'].includes(state.phase)
+      ? ['', 'The checkpoint had been committed before and stays on the node']
+      : []),
     ...(state.phase === 'holding'
       ? ['', `The source is frozen. To let it run on: \`kybernate release ${workflowId}\``]
       : []),

@@ -50,7 +50,8 @@ export function addCancelCommand(program: Command, cli: Cli): void {
     .command('cancel')
     .summary('cancel an operation; what it made is undone')
     .description(
-      'Asks an operation to stop at its next safe point and to undo what it made. The workload of a checkpoint runs on.',
+      'Asks an operation to stop at its next safe point and to undo what it made. The workload of a checkpoint runs on; ' +
+        'a checkpoint that is committed on its node stays there.',
     );
   addHelpTexts(command, {
     examples: [['kybernate cancel checkpoint:redis:1', 'stop a checkpoint; `kybernate watch` shows its end']],

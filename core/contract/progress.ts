@@ -8,6 +8,8 @@ export interface OperationProgress {
   readonly node: string;
   readonly container: string;
   readonly checkpointId?: string;
+  /** the checkpoint is whole on the node: nothing takes it back any more, a cancellation least of all */
+  readonly committed?: true;
   /** processes that use a GPU, and their VRAM; absent where there are none, or before it is known */
   readonly gpu?: { readonly processes: number; readonly vramBytes: number };
   /** ISO time at which the phase began */

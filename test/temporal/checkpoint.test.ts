@@ -179,6 +179,7 @@ describe('checkpoint with after: hold', () => {
     const outcome = await outcomeOf(handle);
 
     expect(outcome).toMatchObject({ type: 'Cancelled' });
+    expect(await handle.query<OperationProgress>('progress')).toMatchObject({ phase: 'cancelled', committed: true });
     expect((await stepsOf(handle)).slice(-5)).toEqual([
       'commitLocal',
       'resumeContainer',
