@@ -7,6 +7,7 @@ export function resolvedFrom(from: ResolveResult['from'], metadata: Metadata): R
   return {
     from,
     totalBytes: metadata.sizes.totalBytes,
+    kind: metadata.process === undefined ? 'container' : 'processes',
     merkleRoot: metadata.merkleRoot,
     sourceContainer: { namespace, id },
     ...(docker === undefined ? {} : { dockerName: docker.name }),

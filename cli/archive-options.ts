@@ -17,7 +17,10 @@ export interface ArchiveFlags {
 
 export function addArchiveOptions(command: Command): void {
   command
-    .option('--id <checkpoint>', 'id of the checkpoint, for an archive of another engine (default: derived from it)')
+    .option(
+      '--id <checkpoint>',
+      'id of the checkpoint, for an archive of another engine (default: derived from it); one of ours keeps its own',
+    )
     .option('-n, --namespace <name>', 'containerd namespace that it is restored into by default', 'default')
     .addOption(
       new Option('--missing-mounts <what>', 'mounts whose source is not on this node: kept as they are, or empty')

@@ -20,6 +20,7 @@ import { AGENT, claimOperation } from './operation-owner.ts';
 import { planCheckpoint, type PlanRequest } from './plan.ts';
 import { completeRestore } from './complete-restore.ts';
 import { prepareRestore } from './prepare-restore.ts';
+import { nameFindings } from './preflight/image.ts';
 import { endRestore, removeRestored } from './restore-end.ts';
 import { listNotes, writeNote } from './restore-notes.ts';
 import { createRestoreContainer, endEarlierRuns, planRestore } from './restore.ts';
@@ -238,6 +239,18 @@ test.each([
   await endEarlierRuns(deps, op, { operationId: 'c'.repeat(32), workflow: next });
 
   expect(readRestore(deps.settings, RESTORE) !== undefined).toBe(stays);
+});
+
+test.each([
+  ['registered', []],
+  ['restored', ['name']],
+] as const)('a name is taken by a container of a restore that is over, not by one that is %s', async (state, codes) => {
+  record(state);
+  isThere = true;
+
+  const findings = await nameFindings(deps, container);
+
+  expect(findings.map(({ code }) => code)).toEqual(codes);
 });
 
 test('the undo of a restore leaves a container of the same name alone that is not its own, and waits for no shim of it', async () => {

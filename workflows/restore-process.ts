@@ -41,6 +41,10 @@ export async function restoreProcess(request: RestoreProcessRequest): Promise<Re
     if (source === undefined) {
       throw failure('Incompatible', `${named} does not say which processes it is of`, { node });
     }
+    if (image.kind === 'container') {
+      const remedy = `kybernate restore ${checkpointId ?? `--path ${path}`}`;
+      throw failure('Incompatible', `${named} is of a container, not of processes`, { node, remedy });
+    }
     progress.resolved(workloadName(source));
 
     progress.enter('probing');

@@ -127,7 +127,7 @@ async function attempt(run: Attempt, at: Place): Promise<Attempted> {
 /**
  * Everything that can be known of the node, before the lock and before anything is downloaded. Warnings are told by the
  * plan, which looks again when the bytes are there.
- * @throws Incompatible with every reason
+ * @throws Incompatible with every reason; InvalidInput the name is taken
  */
 async function lookFirst({ input, steps, target }: Attempt, at: Place): Promise<void> {
   const { checkpointId, node, image } = at;
@@ -143,9 +143,19 @@ async function lookFirst({ input, steps, target }: Attempt, at: Place): Promise<
     tcp,
     gpuMap,
     avoidGpus: at.avoidGpus,
+    name: true,
     ...(networkNamespace === undefined ? {} : { networkNamespace }),
   });
   const problems = problemsIn(findings);
+  const taken = problems.find(({ code }) => code === 'name');
+  if (taken !== undefined) {
+    // No other copy and no other node would help: the ladder ends here.
+    throw failure('InvalidInput', `container.id: ${taken.message}; nothing was touched`, {
+      node,
+      remedy: taken.remedy,
+      ...findingDetails(problems),
+    });
+  }
   if (problems.length > 0) {
     const why = problems.map(({ message }) => message).join('; ');
     throw failure('Incompatible', `${checkpointId} cannot be restored on ${node}: ${why}`, {

@@ -101,7 +101,7 @@ function ofFile(error: unknown, file: string): unknown {
   if (!isKybernateError(error, 'CheckpointCorrupt')) {
     return error;
   }
-  const details = { ...error.details, file, remedy: 'the archive is damaged: export it again' };
+  const details = { remedy: 'the archive is damaged: export it again', ...error.details, file };
   return new KybernateError('CheckpointCorrupt', `${file}: ${error.message}`, { details, cause: error });
 }
 

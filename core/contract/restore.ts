@@ -150,6 +150,8 @@ export interface ResolveInput {
 export interface ResolveResult {
   readonly from: 'local' | 'store' | 'path';
   readonly totalBytes: number;
+  /** absent where it is not known before the copy is read */
+  readonly kind?: 'container' | 'processes';
   readonly merkleRoot?: string;
   readonly sourceContainer?: { readonly namespace: string; readonly id: string };
   /** name of the source in Docker; absent for a container that was not Docker's */

@@ -6,9 +6,12 @@ import { statfs } from 'node:fs/promises';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { IdMapping } from '../../core/oci/user-namespace.ts';
 import { messageOf } from '../../core/errors.ts';
+import { LABELS } from '../../core/oci/annotations.ts';
 import { caution, type Finding, problem } from '../../core/preflight.ts';
 import { REMAPS_IDS } from '../imported-image.ts';
 import type { NodeDeps } from '../node-deps.ts';
+import { listOperations } from '../operation.ts';
+import { readRestore } from '../restore-operation.ts';
 
 /** @param namespace of containerd, in which the container is to be */
 export async function imageFindings(
@@ -92,12 +95,20 @@ async function layerRoom(deps: Pick<NodeDeps, 'containerd'>, snapshotter: string
       ];
 }
 
-/** A restore itself refuses a taken name with `InvalidInput`: no other node or copy would help. */
+/**
+ * A restore itself refuses a taken name with `InvalidInput`: no other node or copy would help. What a restore that has not
+ * come to its end made under the name does not take it: that is undone before another one makes its own.
+ */
 export async function nameFindings(
   { containerd, settings }: Pick<NodeDeps, 'containerd' | 'settings'>,
   { namespace, id }: { readonly namespace: string; readonly id: string },
 ): Promise<Finding[]> {
-  return (await containerd.getContainer(namespace, id)) === undefined
+  const existing = await containerd.getContainer(namespace, id);
+  const maker = existing?.labels[LABELS.operation] ?? '';
+  // A label is anybody's: only the name of an operation becomes a path.
+  const restore = (await listOperations(settings)).includes(maker) ? readRestore(settings, maker) : undefined;
+  const unfinished = restore !== undefined && restore.state !== 'restored' && restore.state !== 'cold-started';
+  return existing === undefined || unfinished
     ? []
     : [problem('name', `${namespace}/${id} exists already on ${settings.node}`, { here: `${namespace}/${id}` })];
 }

@@ -137,3 +137,17 @@ test('a repair that fails is told, and keeps no other from being tried', async (
   ]);
   expect(await repair(findings, { ...ASKED, named: true })).toHaveLength(3);
 });
+
+test.each([
+  ['left', 'drops nothing', []],
+  ['stands still', 'connections are cut off', [{ chain: { policy: 'drop' } }]],
+])('a table of a CRIU that is gone is %s when it %s', async (state, why, content) => {
+  const table = { table: { family: 'inet', name: 'CRIU-1' } };
+  const answer = { exitCode: 0, timedOut: false, cancelled: false, forceKilled: false, durationMs: 1, stderr: '' };
+  const run: RescueDeps['run'] = (_program, args) =>
+    Promise.resolve({ ...answer, stdout: JSON.stringify({ nftables: args.includes('tables') ? [table] : content }) });
+
+  const [finding] = (await survey({ ...deps, run }, 'CRIU-1')).findings;
+
+  expect(finding).toMatchObject({ kind: 'network lock', state, detail: expect.stringContaining(why) as string });
+});

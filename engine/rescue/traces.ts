@@ -1,7 +1,7 @@
 /* What lies or stands around without an operation: files, cgroups, mounts, network locks, locked GPU processes. */
 import { basename, dirname } from 'node:path';
 import { KybernateError, messageOf } from '../../core/errors.ts';
-import { deleteTable, isCriuTable, listTables } from '../../native/net/nft.ts';
+import { deleteTable, dropsPackets, isCriuTable, listTables } from '../../native/net/nft.ts';
 import { readMounts } from '../../native/proc/mounts.ts';
 import { namespaceInode } from '../../native/proc/ns.ts';
 import { numericEntries } from '../../native/proc/read.ts';
@@ -101,11 +101,14 @@ export async function networkFindings({ run, settings }: RescueDeps): Promise<re
     for (const table of await listTables(run, pid)) {
       const where = `table inet ${table.name} in the network namespace of pid ${pid}`;
       if (isCriuTable(table) && !isDumping) {
+        const drops = await dropsPackets(run, pid, table);
         findings.push({
           kind: 'network lock',
           id: table.name,
-          state: 'stands still',
-          detail: `${where}: connections are cut off, and no CRIU is there to give them back`,
+          state: drops ? 'stands still' : 'left',
+          detail: drops
+            ? `${where}: connections are cut off, and no CRIU is there to give them back`
+            : `${where}: left by a CRIU that has ended; it names no connection and drops nothing`,
           remedy: '`kybernate rescue --apply` deletes it',
           repair: async () => {
             await refuseLiveOperations(settings);

@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo } from 'node:net';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { Run, RunResult } from '../run/run.ts';
-import { criuTableName, deleteTable, holdRules, isCriuTable, listTables } from './nft.ts';
+import { criuTableName, deleteTable, dropsPackets, holdRules, isCriuTable, listTables } from './nft.ts';
 import { ownedSockets } from './socket-kinds.ts';
 import { socketsInRepair } from './tcp-repair.ts';
 import { parseSs } from './unix-peers.ts';
@@ -33,6 +33,35 @@ test('tables are listed from the answer of nft', async () => {
   });
 
   expect(await listTables(answering({ stdout }), 1)).toEqual([{ family: 'inet', name: 'CRIU-1' }]);
+});
+
+describe('a table of CRIU', () => {
+  const conns = (elem?: unknown[]): object => ({ set: { name: 'conns4', ...(elem === undefined ? {} : { elem }) } });
+  const chain = (policy: string): object => ({ chain: { name: 'output', policy } });
+  const rule = (...expr: object[]): object => ({ rule: { chain: 'output', expr } });
+  const named = { match: { op: '==', left: { concat: [] }, right: '@conns4' } };
+  const marked = rule({ match: { op: '==', left: { meta: { key: 'mark' } }, right: 49_428 } }, { accept: null });
+  const drop = { drop: null };
+
+  test.each([
+    ['nothing: its sets are empty', [conns(), chain('accept'), marked, rule(named, drop)], false],
+    ['nothing: it has no rules', [chain('accept')], false],
+    ['the connections that it names', [conns([{ concat: [] }]), chain('accept'), marked, rule(named, drop)], true],
+    ['everything, by its policy', [conns(), chain('drop'), marked], true],
+    ['everything, by a rule', [conns(), chain('accept'), marked, rule(drop)], true],
+    ['all but what an empty set names', [conns(), rule({ match: { ...named.match, op: '!=' } }, drop)], true],
+    ['what a set of another table may name', [rule(named, drop)], true],
+  ])('drops %s', async (_what, nftables, drops) => {
+    const run = answering({ stdout: JSON.stringify({ nftables }) });
+
+    expect(await dropsPackets(run, 1, { family: 'inet', name: 'CRIU-1' })).toBe(drops);
+  });
+
+  test('that is gone drops nothing', async () => {
+    const run = answering({ exitCode: 1, stderr: 'Error: No such file or directory' });
+
+    expect(await dropsPackets(run, 1, { family: 'inet', name: 'CRIU-1' })).toBe(false);
+  });
 });
 
 test('a namespace or a table that is gone is success', async () => {

@@ -91,6 +91,38 @@ export async function listTables(run: Run, namespace: NetworkNamespaceRef): Prom
   );
 }
 
+interface NftObject {
+  readonly set?: { readonly name: string; readonly elem?: readonly unknown[] };
+  readonly chain?: { readonly policy?: string };
+  readonly rule?: { readonly expr: ReadonlyArray<Readonly<Record<string, unknown>>> };
+}
+
+/**
+ * Can the table drop a packet? One of CRIU that names connections and has none left does nothing. Whatever is not known
+ * to be harmless counts as a drop; a table that is gone does not.
+ */
+export async function dropsPackets(run: Run, namespace: NetworkNamespaceRef, table: NftTable): Promise<boolean> {
+  const result = await nft(run, namespace, ['--json', 'list', 'table', table.family, table.name]);
+  if (isAbsent(result)) {
+    return false;
+  }
+  if (result.exitCode !== 0) {
+    throw nftFailed(`list the table ${table.family} ${table.name}`, namespace, result);
+  }
+  const { nftables } = JSON.parse(result.stdout) as { nftables: readonly NftObject[] };
+  const empty = new Set(
+    nftables.flatMap(({ set }) => (set !== undefined && (set.elem ?? []).length === 0 ? [`@${set.name}`] : [])),
+  );
+  const isHarmless = ({ expr }: NonNullable<NftObject['rule']>): boolean =>
+    expr.some((part) => {
+      const { op, right } = (part['match'] ?? {}) as { op?: unknown; right?: unknown };
+      return 'accept' in part || (op === '==' && typeof right === 'string' && empty.has(right));
+    });
+  return nftables.some(
+    ({ chain, rule }) => (chain?.policy ?? 'accept') !== 'accept' || (rule !== undefined && !isHarmless(rule)),
+  );
+}
+
 /** An absent table, or a namespace that is gone, is success. */
 export async function deleteTable(run: Run, namespace: NetworkNamespaceRef, table: NftTable): Promise<void> {
   const result = await nft(run, namespace, ['delete', 'table', table.family, table.name]);

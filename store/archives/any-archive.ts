@@ -1,16 +1,18 @@
 /* An archive of a checkpoint, of ours or of another engine: told by how it begins. */
 import { mkdir } from 'node:fs/promises';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
+import { KybernateError } from '../../core/errors.ts';
 import { type Room, roomIn } from '../room.ts';
 import { importCheckpoint, type Imported, type ImportRequest } from '../import.ts';
 import { type ForeignImport, importForeign } from './import-foreign.ts';
 import { readImageArchive } from './oci-layout.ts';
 import { limited, ofArchive, openPlain } from './plain.ts';
 
+const HEADER_BYTES = 512;
 /** Of a tar header: the name. */
 const NAME_BYTES = 100;
 /** Nothing else writes such a name first. */
-const OURS = /^checkpoint-[^/]+\/manifest\.json\0/;
+const OURS = /^checkpoint-([^/]+)\/manifest\.json\0/;
 
 export interface AnyImport extends ImportRequest {
   readonly foreign: Omit<ForeignImport, 'source' | 'form' | 'checkpointsDir' | 'op'>;
@@ -51,8 +53,13 @@ async function importStream(request: AnyImport, form: ForeignImport['form']): Pr
   const plain = await openPlain(request.stream);
   const { source } = plain;
   try {
-    if (OURS.test(Buffer.from(await source.peek(NAME_BYTES)).toString('latin1', 0, NAME_BYTES))) {
+    const own = OURS.exec(Buffer.from(await source.peek(NAME_BYTES)).toString('latin1', 0, NAME_BYTES));
+    if (own !== null) {
+      refuseOtherId(own[1] ?? '', foreign.checkpointId);
       return { ...(await importCheckpoint({ ...request, stream: source.remaining() })), warnings: [] };
+    }
+    if (form === 'archive' && !isTarHeader(await source.peek(HEADER_BYTES))) {
+      throw notAnArchive();
     }
     acceptForeign(form === 'archive' ? 'an archive of another engine' : 'a checkpoint image');
     const room = await roomFor(request);
@@ -63,4 +70,26 @@ async function importStream(request: AnyImport, form: ForeignImport['form']): Pr
   } finally {
     await source.close();
   }
+}
+
+/** The id is part of what was signed. @throws InvalidInput */
+function refuseOtherId(id: string, wanted: string | undefined): void {
+  if (wanted !== undefined && wanted !== id) {
+    throw new KybernateError(
+      'InvalidInput',
+      `--id: the archive is of the checkpoint ${id}, which keeps its id (it is signed with it); only an archive of another ` +
+        'engine is given one; nothing was imported',
+    );
+  }
+}
+
+/** The magic of every tar that engines write; of a file without it nothing is shown or unpacked. */
+function isTarHeader(head: Uint8Array): boolean {
+  return head.length === HEADER_BYTES && Buffer.from(head).toString('latin1', 257, 262) === 'ustar';
+}
+
+function notAnArchive(): KybernateError {
+  return new KybernateError('CheckpointCorrupt', 'it is no archive of a checkpoint: it does not begin as one', {
+    details: { remedy: 'give an archive of `kybernate export`, Podman, CRI-O or containerd; nothing was imported' },
+  });
 }

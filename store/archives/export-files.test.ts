@@ -201,6 +201,22 @@ describe('an export', PATIENT, () => {
     await expect(load()).rejects.toMatchObject({ type: 'InvalidInput' });
   });
 
+  it('of ours keeps its id, and is refused under another', async () => {
+    const dir = await ours();
+    const { checkpointId } = JSON.parse(await readFile(join(dir, METADATA_FILE), 'utf8')) as { checkpointId: string };
+    const name = `checkpoint-${checkpointId}/manifest.json`;
+    const stream = (): AsyncGenerator<Uint8Array> => streamOf(tarOf([{ name, content: '{}' }]));
+    const foreign = { ...request().foreign, checkpointId: 'ck-other' };
+
+    await expect(importArchive({ ...request(), foreign, stream: stream() })).rejects.toMatchObject({
+      type: 'InvalidInput',
+      message: expect.stringContaining(`archive is of the checkpoint ${checkpointId}`) as string,
+    });
+    await expect(
+      importArchive({ ...request(), foreign: { ...foreign, checkpointId }, stream: stream() }),
+    ).rejects.not.toMatchObject({ type: 'InvalidInput' });
+  });
+
   it('is refused of a checkpoint with GPU processes', async () => {
     const gpu = [{ hostPid: 1, nsPid: 1, vramBytes: 1, devices: [], visible: [] }];
     const dir = await ours({ gpuProcesses: gpu });

@@ -493,6 +493,9 @@ describe('an archive is refused with', PATIENT, () => {
     for (const bytes of [Buffer.alloc(0), Buffer.alloc(10_240), Buffer.from('#!/bin/sh\n'.repeat(200))]) {
       await expect(load(bytes)).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
     }
+    await expect(load(Buffer.from('root:x:0:0:root:/root:/bin/bash\n'.repeat(40)))).rejects.toMatchObject({
+      message: 'it is no archive of a checkpoint: it does not begin as one',
+    });
     for (let length = 512; length < whole.length - 1024; length += 4999) {
       await expect(load(whole.subarray(0, length)), `${length}`).rejects.toMatchObject({ type: 'CheckpointCorrupt' });
     }

@@ -279,6 +279,60 @@ describe('the ladder of a restore', () => {
   });
 });
 
+describe('a restore under a name that is taken', () => {
+  it.concurrent('ends before anything is downloaded, and tries nothing else', async () => {
+    const findings = [{ code: 'name', severity: 'error', message: 'default/web exists already', remedy: 'another' }];
+    const asked: unknown[] = [];
+    const preflightRestore: Script = async (input, happy) => {
+      asked.push(input);
+      return { ...((await happy()) as object), findings };
+    };
+    const { outcome, steps } = await ended(
+      'ladder-name',
+      { preflightRestore },
+      { container: { id: 'web' }, otherNodes: ['node-b'] },
+    );
+
+    expect(outcome).toMatchObject({
+      type: 'InvalidInput',
+      message: 'container.id: default/web exists already; nothing was touched',
+      details: { remedy: 'another' },
+    });
+    expect(asked).toMatchObject([{ name: true, container: { namespace: 'default', id: 'web' } }]);
+    expect(steps).toEqual(['resolveLocal', 'probeNode', 'preflightRestore']);
+  });
+});
+
+describe('a restore of processes', () => {
+  it.concurrent(
+    'is refused for the checkpoint of a container before anything is downloaded, with the command',
+    async () => {
+      const id = 'processes-of-container';
+      const found = {
+        from: 'local',
+        totalBytes: 1,
+        kind: 'container',
+        sourceContainer: { namespace: 'default', id: 'web' },
+      };
+      const resolveLocal: Script = () => Promise.resolve({ found });
+      harness.script(id, { steps: { resolveLocal } });
+      const args = [{ node: NODE, timeouts: TIMEOUTS, checkpointId: 'ck-web' }];
+      const handle = await harness.client.workflow.start('restoreProcess', {
+        workflowId: id,
+        taskQueue: CONTROL_QUEUE,
+        args,
+      });
+
+      expect(await outcomeOf(handle)).toMatchObject({
+        type: 'Incompatible',
+        message: expect.stringContaining('ck-web is of a container') as string,
+        details: { remedy: 'kybernate restore ck-web' },
+      });
+      expect(await stepsOf(handle)).toEqual(['resolveLocal']);
+    },
+  );
+});
+
 describe('preflight', () => {
   const preflight = async (id: string, steps: Steps, request: object): Promise<Outcome> => {
     harness.script(id, { steps });
