@@ -71,6 +71,6 @@ comma := ,
 
 $(STAMP): package-lock.json
 	@tools/prerequisites.sh
-	@echo 'npm ci: the packages of the lock file, Node 24 among them'
+	@echo 'npm ci: the packages of the lock file, Node 24 among them; says nothing for a minute or two'
 	@npm ci --ignore-scripts --no-audit --no-fund --no-progress --loglevel=error
 	@touch $@

@@ -187,6 +187,7 @@ restore it: kybernate restore ck-1
     expect(JSON.parse(json.stdout())).toEqual({ operations });
     const { renderOperations } = await import('./commands/ps.ts');
     expect(renderOperations(operations, Date.now())).toMatch(/\ngc:1 +collectGarbage +- +- +terminated +.* 2\.00 s$/);
+    expect(renderOperations(operations, Date.now(), 60)).toMatch(/^OPERATION +NODE +STATE +TOOK\n/);
   });
 
   it('that is left at Ctrl-C ends the command with 130', async () => {

@@ -136,12 +136,29 @@ const WORKLOAD_TEXT: Readonly<Record<WorkloadState, string | undefined>> = {
   none: undefined,
 };
 
-/** What, where, state of the workload, remedy; one line each. */
-export function renderError(error: ErrorReport): string {
+/** The commands that stop a running workload for a while, or are about those that do. Of any other one it is not known. */
+const ON_WORKLOADS = new Set([
+  'checkpoint',
+  'process checkpoint',
+  'gpu rehearse',
+  'gpu test',
+  'watch',
+  'cancel',
+  'release',
+]);
+/** After these somebody has to look at a workload, whatever the command was. */
+const ALARMS: readonly string[] = ['Poisoned', 'CompensationFailed'] satisfies ErrorType[];
+
+/**
+ * What, where, state of the workload, remedy; one line each.
+ * @param command words of the command, without the name of the program; absent: one on a workload
+ */
+export function renderError(error: ErrorReport, command?: string): string {
   const lines = [`kybernate: ${error.type}: ${error.message}`];
   const state = WORKLOAD_TEXT[error.workload];
   // Before anything was started there is nothing to say of a workload.
-  if (state !== undefined && error.type !== 'InvalidInput') {
+  const isKnown = command === undefined || ON_WORKLOADS.has(command) || ALARMS.includes(error.type);
+  if (state !== undefined && isKnown && error.type !== 'InvalidInput') {
     lines.push(`  workload: ${state}`);
   }
   const where = (['node', 'container', 'checkpointId', 'log'] as const)
@@ -165,8 +182,12 @@ export function errorJson(error: ErrorReport): { readonly error: Omit<ErrorRepor
 /**
  * The section "Exit codes" of a command's help.
  * @param types what the command can fail with, beside bad usage, Temporal and bugs
+ * @param own codes that say something else here than in the table of errors
  */
-export function exitCodesHelp(types: ReadonlyArray<ErrorType | CliErrorType>): string {
+export function exitCodesHelp(
+  types: ReadonlyArray<ErrorType | CliErrorType>,
+  own: ReadonlyArray<readonly [code: number, text: string]> = [],
+): string {
   const rows: Array<[number, string]> = [
     [EXIT_OK, 'done'],
     [ERRORS.InvalidInput.exitCode, 'wrong usage or InvalidInput'],
@@ -176,6 +197,6 @@ export function exitCodesHelp(types: ReadonlyArray<ErrorType | CliErrorType>): s
       type === 'Cancelled' ? 'Cancelled, or detached from at Ctrl-C' : type,
     ]),
   ];
-  const sorted = rows.sort(([left], [right]) => left - right);
+  const sorted = [...rows, ...own].sort(([left], [right]) => left - right);
   return ['', 'Exit codes:', ...sorted.map(([code, text]) => `  ${String(code).padStart(3)}  ${text}`)].join('\n');
 }

@@ -56,7 +56,13 @@ export async function withCopy<Result>(
   }
   return withStore(config, storeUrl, async (backend) => {
     const { openStoredCopy } = await import('../store/segment.ts');
-    const copy = await openStoredCopy(backend, checkpointId, op, { whole });
+    const copy = await orAbsent(openStoredCopy(backend, checkpointId, op, { whole }));
+    if (copy === undefined) {
+      const node = from === 'store' ? '' : `in ${checkpointsDir(config)} nor `;
+      throw new KybernateError('CheckpointNotFound', `no checkpoint ${checkpointId} ${node}in the store ${storeUrl}`, {
+        details: { checkpointId },
+      });
+    }
     try {
       return await use(copy, 'store');
     } finally {

@@ -56,6 +56,18 @@ describe('writeError', () => {
 });
 
 describe('renderTable', () => {
+  it('leaves out the columns of the least weight until the lines fit, and cuts no cell', () => {
+    const columns = [
+      { title: 'ID', value: () => 'long-id-123' },
+      { title: 'WHEN', value: () => 'yesterday', leaves: 1 },
+      { title: 'NODE', value: () => 'node-a', leaves: 2 },
+    ];
+
+    expect(renderTable([1], columns, 28)).toBe('ID           NODE\nlong-id-123  node-a');
+    expect(renderTable([1], columns, 30)).toContain('WHEN');
+    expect(renderTable([1], columns, 3)).toBe('ID\nlong-id-123');
+  });
+
   it('aligns columns and leaves no blanks at the end of a line', () => {
     const rows = [
       { name: 'a', bytes: '1.0 KiB', note: '' },

@@ -46,8 +46,11 @@ export function createOutput(streams: OutputStreams, options: { readonly json?: 
   };
 }
 
-/** @returns the exit code */
-export function writeError(streams: OutputStreams, error: unknown, json: boolean): number {
+/**
+ * @param command as `renderError`
+ * @returns the exit code
+ */
+export function writeError(streams: OutputStreams, error: unknown, json: boolean, command?: string): number {
   const report: ErrorReport = reportOf(error);
   if (report.exitCode === EXIT_OK) {
     return EXIT_OK;
@@ -55,7 +58,7 @@ export function writeError(streams: OutputStreams, error: unknown, json: boolean
   if (json) {
     streams.stdout.write(`${JSON.stringify(errorJson(report), null, 2)}\n`);
   } else {
-    streams.stderr.write(`${renderError(report)}\n`);
+    streams.stderr.write(`${renderError(report, command)}\n`);
   }
   return report.exitCode;
 }
@@ -64,10 +67,38 @@ export interface Column<Row> {
   readonly title: string;
   readonly value: (row: Row) => string;
   readonly align?: 'left' | 'right';
+  /** left out where the terminal is too narrow: 1 first */
+  readonly leaves?: number;
 }
 
-/** Columns two spaces apart, as wide as their widest cell; nothing is cut, so that ids can be copied. */
-export function renderTable<Row>(rows: readonly Row[], columns: ReadonlyArray<Column<Row>>): string {
+/** Of the terminal that reads standard output; undefined for a file or a pipe. */
+export function terminalWidth({ stdout }: OutputStreams): number | undefined {
+  return stdout.isTTY === true ? stdout.columns : undefined;
+}
+
+/**
+ * Columns two spaces apart, as wide as their widest cell; no cell is cut, so that ids can be copied.
+ * @param width what the lines are to fit into, if leaving out columns does it
+ */
+export function renderTable<Row>(
+  rows: readonly Row[],
+  columns: ReadonlyArray<Column<Row>>,
+  width = Number.POSITIVE_INFINITY,
+): string {
+  const text = renderColumns(rows, columns);
+  const order = columns.map(({ leaves }) => leaves ?? Number.POSITIVE_INFINITY);
+  const first = order.indexOf(Math.min(...order));
+  const fits = text.split('\n').every((line) => line.length <= width);
+  return fits || order[first] === Number.POSITIVE_INFINITY
+    ? text
+    : renderTable(
+        rows,
+        columns.filter((_, index) => index !== first),
+        width,
+      );
+}
+
+function renderColumns<Row>(rows: readonly Row[], columns: ReadonlyArray<Column<Row>>): string {
   const cells = [
     columns.map((column) => column.title),
     ...rows.map((row) => columns.map((column) => column.value(row))),

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { KybernateError } from '../core/errors.ts';
 import { createFakeCli } from '../test/harness/fake-cli.ts';
 import { createProgram, run } from './program.ts';
 
@@ -37,6 +38,31 @@ describe('wrong usage ends with 2, starts nothing and names the flag', () => {
     expect(fake.calls).toEqual([]);
   });
 
+  it.each<[string[], string]>([
+    [['frobnicate'], 'see `kybernate --help`'],
+    [['ps', '--bogus'], 'see `kybernate ps --help`'],
+    [['process', 'analyze', 'abc'], 'see `kybernate process analyze --help`'],
+  ])('says of %j where the right one stands', async (args, remedy) => {
+    const fake = createFakeCli();
+
+    await run(args, fake.cli);
+
+    expect(fake.stderr()).toContain(`  remedy:   ${remedy}\n`);
+  });
+
+  it.each<[string[], string]>([
+    [['process', 'analyze', 'abc'], "InvalidInput: <pid>: 'abc' is none. Give a whole number from 1."],
+    [['checkpoint', '--input', '/nowhere/x'], '--input: cannot read /nowhere/x: no such file or directory\n'],
+    [['checkpoint', '--input', '-'], '--input: standard input is no JSON: '],
+    [['import', '/nowhere/x'], 'cannot read /nowhere/x: no such file or directory\n'],
+  ])('says of %j what is wrong, once', async (args, text) => {
+    const fake = createFakeCli({ stdin: 'abc' });
+
+    expect(await run(args, fake.cli)).toBe(2);
+
+    expect(fake.stderr()).toContain(text);
+  });
+
   it('as JSON with --json', async () => {
     const fake = createFakeCli();
 
@@ -53,6 +79,31 @@ describe('wrong usage ends with 2, starts nothing and names the flag', () => {
     expect(await run(['checkpoint', 'redis'], fake.cli)).toBe(2);
 
     expect(fake.stderr()).toContain('KYBERNATE_NODE');
+  });
+});
+
+describe('an error', () => {
+  const refused = (): Promise<never> => Promise.reject(new KybernateError('RuntimeUnavailable', 'no'));
+
+  it.each<[string[], boolean]>([
+    [['checkpoint', 'redis'], true],
+    [['restore', 'ck-1'], false],
+    [['prefetch', 'ck-1', 'node-b'], false],
+  ])('of %j tells the state of a workload: %s', async (args, tells) => {
+    const fake = createFakeCli({ operation: { result: refused } });
+
+    expect(await run(args, fake.cli)).toBe(25);
+
+    expect(fake.stderr().includes('workload:')).toBe(tells);
+  });
+
+  it('after which somebody must look at a workload says so, whatever the command was', async () => {
+    const poisoned = (): Promise<never> => Promise.reject(new KybernateError('Poisoned', 'no'));
+    const fake = createFakeCli({ operation: { result: poisoned } });
+
+    await run(['restore', 'ck-1'], fake.cli);
+
+    expect(fake.stderr()).toContain('  workload: unknown: look at the node\n');
   });
 });
 
@@ -82,6 +133,28 @@ describe('help', () => {
       expect(fake.stdout()).toMatch(/\n +23 {2}KeyUnavailable\n/);
     },
   );
+
+  it.each([['ps'], ['rescue'], ['runtime', 'install'], ['runtime', 'uninstall']])(
+    'of %s %s has every exit code once, in order',
+    async (...words) => {
+      const fake = createFakeCli();
+
+      await run([...words.filter((word) => word !== undefined), '--help'], fake.cli);
+
+      const codes = [...(fake.stdout().split('Exit codes:')[1] ?? '').matchAll(/^ +(\d+) /gm)].map(([, code]) =>
+        Number(code),
+      );
+      expect(codes).toEqual([...new Set(codes)].sort((left, right) => left - right));
+    },
+  );
+
+  it('gives a default as people write it', async () => {
+    const fake = createFakeCli();
+
+    await run(['ps', '--help'], fake.cli);
+
+    expect(fake.stdout()).toContain('(default: 1d)');
+  });
 
   it('stands in for a missing command, which ends with 2', async () => {
     const fake = createFakeCli();

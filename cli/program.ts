@@ -108,21 +108,40 @@ export function createProgram(cli: Cli): Command {
  */
 export async function run(args: readonly string[], cli: Cli): Promise<number> {
   const json = args.includes('--json');
+  const program = createProgram(cli);
+  const command = commandOf(program, args);
   try {
-    const program = createProgram(cli);
     await program.parseAsync([...args], { from: 'user' });
     return EXIT_OK;
   } catch (error) {
     if (!(error instanceof CommanderError)) {
-      return writeError(cli.streams, error, json);
+      return writeError(cli.streams, error, json, command);
     }
     // Printed already: the help that was asked for (0), or that stands in for a missing command (1).
     if (error.exitCode === 0 || error.code === 'commander.help') {
       return error.exitCode === 0 ? EXIT_OK : EXIT_USAGE;
     }
-    const message = error.message.replace(/^error: /, '');
-    return writeError(cli.streams, new KybernateError('InvalidInput', message, { cause: error }), json);
+    const message = error.message
+      .replace(/^error: /, '')
+      .replace(/^command-argument value '(.*)' is invalid for argument '(.*)'\. /s, "<$2>: '$1' is none. ");
+    const remedy = `see \`${['kybernate', command, '--help'].filter((word) => word !== '').join(' ')}\``;
+    const wrong = new KybernateError('InvalidInput', message, { cause: error, details: { remedy } });
+    return writeError(cli.streams, wrong, json, command);
   }
+}
+
+/** The words that name a command: `process checkpoint`; empty where there is no such command. */
+function commandOf(program: Command, args: readonly string[]): string {
+  const words: string[] = [];
+  let found: Command | undefined = program;
+  for (const word of args) {
+    found = found.commands.find((command) => command.name() === word);
+    if (found === undefined) {
+      break;
+    }
+    words.push(word);
+  }
+  return words.join(' ');
 }
 
 /** Beside the sources in the repository, one directory further up in the built package. */

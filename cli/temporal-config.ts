@@ -7,6 +7,7 @@ import * as z from 'zod';
 import { parseInput } from '../core/contract/parse.ts';
 import { KybernateError, messageOf } from '../core/errors.ts';
 import { parseDuration } from './units.ts';
+import { whyUnread } from './validate.ts';
 
 export const ATTRIBUTE_TYPES = ['Text', 'Keyword', 'Int', 'Double', 'Bool', 'Datetime', 'KeywordList'] as const;
 export type AttributeType = (typeof ATTRIBUTE_TYPES)[number];
@@ -59,7 +60,7 @@ export async function readTemporalConfig(file: string): Promise<TemporalConfig> 
     const { parse } = await import('yaml');
     value = parse(await readFile(file, 'utf8')) as unknown;
   } catch (error) {
-    throw new KybernateError('InvalidInput', `cannot read ${file}: ${messageOf(error)}`, { cause: error });
+    throw new KybernateError('InvalidInput', `cannot read ${file}: ${whyUnread(error)}`, { cause: error });
   }
   try {
     return parseInput(temporalConfig, value);

@@ -3,6 +3,7 @@
  * again. Fields are named as the user wrote them: by flag.
  */
 import { readFile } from 'node:fs/promises';
+import { getSystemErrorMessage } from 'node:util';
 import type { ZodType, input as ZodInput } from 'zod';
 import { KybernateError, isKybernateError, messageOf } from '../core/errors.ts';
 import type { Terminal } from './terminal.ts';
@@ -61,13 +62,19 @@ export async function readRequest(file: string | undefined, terminal: Terminal):
   try {
     text = file === '-' ? await terminal.readAll() : await readFile(file, 'utf8');
   } catch (error) {
-    throw new KybernateError('InvalidInput', `--input: cannot read ${file}: ${messageOf(error)}`, { cause: error });
+    throw new KybernateError('InvalidInput', `--input: cannot read ${file}: ${whyUnread(error)}`, { cause: error });
   }
-  const value = parseJson(text, file);
+  const value = parseJson(text, file === '-' ? 'standard input' : file);
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new KybernateError('InvalidInput', `--input: ${file} does not hold a JSON object`);
   }
   return { ...value };
+}
+
+/** The system's words for an error of a file, without the name of the call and the path that the message has already. */
+export function whyUnread(error: unknown): string {
+  const number = error instanceof Error && 'errno' in error ? error.errno : undefined;
+  return typeof number === 'number' ? getSystemErrorMessage(number) : messageOf(error);
 }
 
 function parseJson(text: string, file: string): unknown {

@@ -15,7 +15,7 @@ import type { ContainerFacts, ProcessFacts } from './container-facts.ts';
 /** CRIU makes these again when the whole of one is in the tree. */
 const CAPTURED_NAMESPACES: readonly NamespaceType[] = ['net', 'ipc', 'uts'];
 
-/** @throws ProcessNotFound; InvalidInput a kernel thread, or one of our own ancestors */
+/** @throws ProcessNotFound; InvalidInput init, a kernel thread, or one of our own ancestors */
 export function resolveProcess({ pid, startTime }: ProcessTarget): ProcessId {
   const found = readProcess(pid);
   if (found === undefined || found.state === 'Z' || found.state === 'X') {
@@ -30,6 +30,9 @@ export function resolveProcess({ pid, startTime }: ProcessTarget): ProcessId {
         'it was not touched',
       { details: { pid, startTime, found: found.startTime } },
     );
+  }
+  if (pid === 1) {
+    throw new KybernateError('InvalidInput', `process 1 (${found.command}) is the init of this machine or container`);
   }
   if (readProcLink(`/proc/${pid}/exe`) === undefined) {
     throw new KybernateError('InvalidInput', `process ${pid} (${found.command}) is a thread of the kernel`);

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import type { Containerd, ContainerRecord, TaskRecord, TaskStatus } from '../native/containerd/containerd.ts';
 import { inspectContainer, resolveContainer } from './inspect.ts';
+import { resolveProcess } from './inspect-process.ts';
 import type { NodeDeps } from './node-deps.ts';
 
 const POD_LABELS = {
@@ -96,4 +97,8 @@ test('a task whose process is gone does not run', async () => {
   await expect(inspectContainer(node, { namespace: 'default', id: 'c1' })).rejects.toThrow(
     /process 2147483647 is gone/,
   );
+});
+
+test('process 1 is refused as init, whatever this process may read of it', () => {
+  expect(() => resolveProcess({ pid: 1 })).toThrow(/^process 1 \(.*\) is the init of this machine or container/);
 });

@@ -173,15 +173,42 @@ describe('repair', () => {
 });
 
 describe('export and import', () => {
-  it('a file that is no archive is named, and the remedy is another export', async () => {
+  it('a file that is no archive is called that, and nothing of it is shown', async () => {
     const file = join(root, 'garbage.tar');
     await writeFile(file, Buffer.alloc(4096, 'x'));
     const fake = cliHere();
 
     expect(await run(['import', file], fake.cli)).toBe(15);
 
+    expect(fake.stderr()).toContain(`CheckpointCorrupt: ${file}: it is no archive of a checkpoint`);
+    expect(fake.stderr()).toContain('remedy:   give an archive of `kybernate export`, ');
+    expect(fake.stderr()).not.toContain('xx');
+  });
+
+  it('a file that is damaged is named, and the remedy is another export', async () => {
+    const file = join(root, 'x.tar');
+    await run(['export', 'ck-1', '-o', file], cliHere().cli);
+    const bytes = await readFile(file);
+    await writeFile(file, bytes.fill(0xff, bytes.length / 2));
+    const fake = cliHere({ env: { KYBERNATE_STATE_DIR: join(root, 'other') } });
+
+    expect(await run(['import', file], fake.cli)).toBe(15);
+
     expect(fake.stderr()).toContain(`CheckpointCorrupt: ${file}: `);
     expect(fake.stderr()).toContain('remedy:   the archive is damaged: export it again\n');
+  });
+
+  it('a checkpoint that is nowhere is not found in each place that was looked at', async () => {
+    await publish();
+    const [both, store] = [cliHere(), cliHere()];
+
+    expect(await run(['export', 'nope', '-o', join(root, 'x')], both.cli)).toBe(5);
+    expect(await run(['export', 'nope', '-o', join(root, 'x'), '--from', 'store'], store.cli)).toBe(5);
+
+    expect(both.stderr()).toContain(
+      `no checkpoint nope in ${join(root, 'state/checkpoints')} nor in the store ${storeUrl}`,
+    );
+    expect(store.stderr()).toContain(`no checkpoint nope in the store ${storeUrl}`);
   });
 
   it.each([

@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { KybernateError, isKybernateError, messageOf } from '../../core/errors.ts';
+import { KybernateError, isKybernateError } from '../../core/errors.ts';
 import type { Backend } from '../../store/backend/backend.ts';
 import type { AnyImport, AnyImported } from '../../store/archives/any-archive.ts';
 import { checkpointsDir, withStore } from '../all-checkpoints.ts';
@@ -16,6 +16,7 @@ import { runLocally } from '../local-work.ts';
 import { addHelpTexts, jsonOption } from '../options.ts';
 import { createOutput } from '../output.ts';
 import { formatBytes } from '../units.ts';
+import { whyUnread } from '../validate.ts';
 
 interface ImportFlags extends ArchiveFlags {
   readonly store?: string | true;
@@ -110,7 +111,7 @@ async function* readArchive(file: string): AsyncGenerator<Uint8Array> {
   try {
     yield* stream as AsyncIterable<Uint8Array>;
   } catch (error) {
-    throw new KybernateError('InvalidInput', `cannot read ${file}: ${messageOf(error)}`, { cause: error });
+    throw new KybernateError('InvalidInput', `cannot read ${file}: ${whyUnread(error)}`, { cause: error });
   }
 }
 

@@ -9,7 +9,7 @@ import type { Cli } from '../cli.ts';
 import { capturedName } from '../container-argument.ts';
 import { exitCodesHelp, reportOf } from '../exit-codes.ts';
 import { addHelpTexts, countArgument, jsonOption } from '../options.ts';
-import { createOutput, renderTable } from '../output.ts';
+import { createOutput, renderTable, terminalWidth } from '../output.ts';
 import type { Operations } from '../operation.ts';
 import type { Column } from '../output.ts';
 import { formatAge, formatBytes, formatTime } from '../units.ts';
@@ -38,7 +38,8 @@ export function addLsCommand(program: Command, cli: Cli): void {
       'Lists the checkpoints on this node (below KYBERNATE_STATE_DIR) and in the store, newest first; --all-nodes adds those ' +
         'that only other nodes have. Half-made ones are ' +
         'not checkpoints and are not listed. "pending" is on this node and still on its way to the store; "verified" was ' +
-        'read back from there; "unknown" is on a node, and the store could not be read. UNIQUE is what its removal would free in the store: packs that no other checkpoint has.',
+        'read back from there; "unknown" is on a node, and the store could not be read. UNIQUE is what its removal would free in the store: packs that no other checkpoint has. ' +
+        'Columns for which a terminal is too narrow are left out; a pipe and --json have all.',
     );
   addFilterOptions(command)
     .addOption(
@@ -77,7 +78,9 @@ async function runLs(cli: Cli, flags: LsFlags): Promise<void> {
   const shown = fitting.slice(0, flags.limit ?? fitting.length);
   const tiers = flags.tiers === true ? await tiersOf(cli, shown) : undefined;
   output.result({ checkpoints: shown.map((one) => jsonRow(one, tiers)), problems }, () =>
-    shown.length === 0 ? 'no checkpoints' : renderList(shown, nowMs, tiers),
+    shown.length === 0
+      ? 'no checkpoints'
+      : renderList(shown, nowMs, { ...(tiers === undefined ? {} : { tiers }), width: terminalWidth(cli.streams) }),
   );
   if (shown.length < fitting.length) {
     output.note(`note: ${fitting.length - shown.length} more`);
@@ -131,18 +134,23 @@ async function tiersOf(cli: Cli, checkpoints: readonly ListedCheckpoint[]): Prom
   return tiers;
 }
 
-export function renderList(checkpoints: readonly ListedCheckpoint[], nowMs: number, tiers?: Tiers): string {
+export function renderList(
+  checkpoints: readonly ListedCheckpoint[],
+  nowMs: number,
+  { tiers, width }: { readonly tiers?: Tiers; readonly width?: number | undefined } = {},
+): string {
   const columns: Array<Column<ListedCheckpoint>> = [
     { title: 'CHECKPOINT', value: (row) => row.checkpointId },
     { title: 'CONTAINER', value: ({ metadata }) => capturedName(metadata.container) },
-    { title: 'NODE', value: ({ metadata }) => metadata.node.name },
-    { title: 'CREATED (UTC)', value: ({ metadata }) => formatTime(metadata.createdAt) },
+    { title: 'NODE', value: ({ metadata }) => metadata.node.name, leaves: 4 },
+    { title: 'CREATED (UTC)', value: ({ metadata }) => formatTime(metadata.createdAt), leaves: 1 },
     { title: 'AGE', value: ({ metadata }) => formatAge(nowMs - Date.parse(metadata.createdAt)), align: 'right' },
-    { title: 'SIZE', value: ({ metadata }) => formatBytes(metadata.sizes.totalBytes), align: 'right' },
+    { title: 'SIZE', value: ({ metadata }) => formatBytes(metadata.sizes.totalBytes), align: 'right', leaves: 5 },
     {
       title: 'UNIQUE',
       value: ({ remote }) => (remote === undefined ? '-' : formatBytes(remote.uniqueBytes)),
       align: 'right',
+      leaves: 3,
     },
     { title: 'DURABILITY', value: durabilityOf },
     { title: 'HERE', value: (row) => (row.local === undefined ? 'no' : 'yes') },
@@ -161,9 +169,10 @@ export function renderList(checkpoints: readonly ListedCheckpoint[], nowMs: numb
         Object.entries(metadata.labels)
           .map(([name, value]) => `${name}=${value}`)
           .join(','),
+      leaves: 2,
     },
   ];
-  return renderTable(checkpoints, columns);
+  return renderTable(checkpoints, columns, width);
 }
 
 /** `ram 40 %,nvme 100 %`: of what it has in the store. */

@@ -1,10 +1,10 @@
 /* `kybernate ps`: the operations that run, and those that have ended lately. */
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import type { OperationSummary } from '../../client/list-operations.ts';
 import type { Cli } from '../cli.ts';
 import { exitCodesHelp } from '../exit-codes.ts';
 import { addHelpTexts, countArgument, durationArgument, jsonOption } from '../options.ts';
-import { createOutput, renderTable } from '../output.ts';
+import { createOutput, renderTable, terminalWidth, type Column } from '../output.ts';
 import { formatDuration, formatTime } from '../units.ts';
 
 interface PsFlags {
@@ -24,12 +24,17 @@ export function addPsCommand(program: Command, cli: Cli): void {
     .summary('list operations: those that run, and those that ended lately')
     .description(
       'Lists checkpoints, restores and every other operation of all nodes, newest first, as the Temporal server of this ' +
-        'environment knows them. What ended is listed for a day, or as --since says; Temporal forgets it after its retention time.',
+        'environment knows them. What ended is listed for a day, or as --since says; Temporal forgets it after its retention time. ' +
+        'Columns for which a terminal is too narrow are left out; a pipe and --json have all.',
     )
     .option('--node <name>', 'only those of this node')
     .option('--container <name>', 'only those of this container: <id>, or <namespace>/<id>')
     .option('--running', 'only those that have not ended')
-    .option('--since <duration>', 'what ended longer ago is left out, for example 2h', durationArgument, DAY_MS)
+    .addOption(
+      new Option('--since <duration>', 'what ended longer ago is left out, for example 2h')
+        .argParser(durationArgument)
+        .default(DAY_MS, '1d'),
+    )
     .option('--limit <number>', 'at most so many', countArgument, 100)
     .addOption(jsonOption());
   addHelpTexts(command, {
@@ -57,7 +62,7 @@ async function runPs(cli: Cli, { node, container, running, since, limit, ...flag
     });
     const operations = found.slice(0, limit);
     output.result({ operations }, () =>
-      operations.length === 0 ? 'no operations' : renderOperations(operations, nowMs),
+      operations.length === 0 ? 'no operations' : renderOperations(operations, nowMs, terminalWidth(cli.streams)),
     );
     if (found.length > limit) {
       output.note('note: there are more; see --limit');
@@ -67,21 +72,24 @@ async function runPs(cli: Cli, { node, container, running, since, limit, ...flag
   }
 }
 
-export function renderOperations(operations: readonly OperationSummary[], nowMs: number): string {
-  return renderTable(operations, [
+export function renderOperations(operations: readonly OperationSummary[], nowMs: number, width?: number): string {
+  const columns: Array<Column<OperationSummary>> = [
     { title: 'OPERATION', value: ({ workflowId }) => workflowId },
-    { title: 'TYPE', value: ({ type }) => type },
-    { title: 'ABOUT', value: ({ container, checkpointId }) => container ?? checkpointId ?? '-' },
-    { title: 'NODE', value: ({ node }) => node ?? '-' },
+    // Most ids begin with the type and end with what it is about.
+    { title: 'TYPE', value: ({ type }) => type, leaves: 2 },
+    { title: 'ABOUT', value: ({ container, checkpointId }) => container ?? checkpointId ?? '-', leaves: 3 },
+    { title: 'NODE', value: ({ node }) => node ?? '-', leaves: 4 },
     { title: 'STATE', value: stateOf },
-    { title: 'STARTED (UTC)', value: ({ startedAt }) => formatTime(startedAt) },
+    { title: 'STARTED (UTC)', value: ({ startedAt }) => formatTime(startedAt), leaves: 1 },
     {
       title: 'TOOK',
       value: ({ startedAt, endedAt }) =>
         formatDuration(Math.max(0, (endedAt === undefined ? nowMs : Date.parse(endedAt)) - Date.parse(startedAt))),
       align: 'right',
+      leaves: 5,
     },
-  ]);
+  ];
+  return renderTable(operations, columns, width);
 }
 
 /** Where a running one is; how an ended one ended: a terminated workflow could not say it itself. */

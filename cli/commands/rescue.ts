@@ -43,11 +43,13 @@ export function addRescueCommand(program: Command, cli: Cli): void {
       ['kybernate rescue --apply', 'repair all of it'],
       ['kybernate rescue web --apply', 'let this container go, also if somebody may have paused it'],
     ],
-    exitCodes: [
-      exitCodesHelp(['ContainerNotFound', 'LockLost']),
-      '    1  something is left, nothing stands still',
-      `   ${EXIT_STANDS_STILL}  a workload stands still, or is poisoned`,
-    ].join('\n'),
+    exitCodes: exitCodesHelp(
+      ['ContainerNotFound', 'LockLost'],
+      [
+        [EXIT_LEFT, 'something is left, nothing stands still'],
+        [EXIT_STANDS_STILL, 'a workload stands still, or is poisoned'],
+      ],
+    ),
   });
   command.action((what: string | undefined, flags: RescueFlags) => runRescue(what, flags, cli));
 }

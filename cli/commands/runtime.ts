@@ -46,7 +46,7 @@ export function addRuntimeCommand(program: Command, cli: Cli): void {
       ["kybernate runtime install --restart 'systemctl restart containerd'", 'on a node with systemd'],
       ['kybernate runtime install', 'containerd is restarted by somebody else'],
     ],
-    exitCodes: exitCodesHelp(['InvalidInput', 'Incompatible', 'DiskFull']),
+    exitCodes: exitCodesHelp(['Incompatible', 'DiskFull']),
   });
   install.action(async (flags: InstallFlags) => {
     needsRoot(cli, 'runtime install');
@@ -76,7 +76,7 @@ export function addRuntimeCommand(program: Command, cli: Cli): void {
     .addOption(jsonOption());
   addHelpTexts(uninstall, {
     examples: [["kybernate runtime uninstall --restart 'systemctl restart containerd'", 'on a node with systemd']],
-    exitCodes: exitCodesHelp(['InvalidInput', 'Incompatible']),
+    exitCodes: exitCodesHelp(['Incompatible']),
   });
   uninstall.action(async (flags: RuntimeFlags) => {
     needsRoot(cli, 'runtime uninstall');

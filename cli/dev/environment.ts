@@ -92,6 +92,7 @@ export function withoutSettings(env: Env): Record<string, string> {
   const kept = new Set([
     'AWS_CA_BUNDLE',
     'KYBERNATE_CACHE',
+    'KYBERNATE_DOCKER_SOCKET',
     'KYBERNATE_LIBCUDA',
     'KYBERNATE_LIBNVML',
     'KYBERNATE_LOG_LEVEL',

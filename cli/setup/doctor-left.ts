@@ -11,6 +11,7 @@ import { DIFF_PREFIX } from '../../engine/rootfs-diff-service.ts';
 import { connectContainerd } from '../../native/containerd/client.ts';
 import { openGpuDriver } from '../../native/cuda/open.ts';
 import { gpuLibraries } from '../gpu-node.ts';
+import { formatBytes } from '../units.ts';
 import { canConnect, row, type Diagnosis, type DoctorInput } from './diagnosis.ts';
 
 /** Operations whose runner is gone. One that may be frozen stands still until a node worker undoes it. */
@@ -97,7 +98,7 @@ export function diskSpace({ env, stateDir }: DoctorInput): Diagnosis[] {
   }
   const { bavail, bsize } = statfsSync(stateDir);
   const free = bavail * bsize;
-  const detail = `${free} bytes free below ${stateDir}, ${floor} stay free`;
+  const detail = `${formatBytes(free)} free below ${stateDir}, ${formatBytes(floor)} stay free`;
   return [
     row('disk', free > floor, detail, 'free some: `kybernate rm --local`, or lower KYBERNATE_MIN_FREE_BYTES', 'warn'),
   ];

@@ -32,7 +32,7 @@ async function pollers(input: DoctorInput, server: string): Promise<Diagnosis> {
   const remedy = 'start `kybernate worker control` against this server, or name the right one by TEMPORAL_ADDRESS';
   try {
     const count = await countPollers(input.env, input.temporalAddress, input.temporalNamespace);
-    const detail = `${count} control workers poll ${server}`;
+    const detail = `${count} control ${count === 1 ? 'worker polls' : 'workers poll'} ${server}`;
     return row('control workers', count > 0, count > 0 ? detail : `no control worker polls ${server}`, remedy, 'warn');
   } catch (error) {
     return row('control workers', false, `${server}: ${messageOf(error)}`, remedy, 'warn');

@@ -110,7 +110,8 @@ async function finish(deps: NodeDeps, docker: Docker, record: RestoreRecord): Pr
     throw new KybernateError(
       'RestoreFailed',
       `Docker started ${target?.name ?? id}, but its runtime ${found.HostConfig.Runtime ?? '?'} did not restore it: is the ` +
-        `agent of its kybernate-shim.conf ${deps.settings.runDir}/agent.sock? See docs/docker.md`,
+        `agent of its kybernate-shim.conf ${deps.settings.runDir}/agent.sock? KYBERNATE_RUN_DIR in the ` +
+        'environment of dockerd wins over that file. See docs/docker.md',
     );
   }
   if (target !== undefined) {

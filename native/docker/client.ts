@@ -75,7 +75,8 @@ function exchange(socketPath: string, { method, path, timeoutMs, body }: Call): 
       reject(
         new KybernateError('RuntimeUnavailable', `no Docker daemon answers at ${socketPath} (${why})`, {
           cause,
-          details: { socketPath },
+          // Whether its containers run on without it is Docker's own setting.
+          details: { socketPath, workload: 'unknown' },
         }),
       );
     const headers = { host: 'docker', 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) };
