@@ -88,7 +88,7 @@ describe('an error', () => {
   it.each<[string[], boolean]>([
     [['checkpoint', 'redis'], true],
     [['restore', 'ck-1'], false],
-    [['prefetch', 'ck-1', 'node-b'], false],
+    [['verify', 'ck-1'], false],
   ])('of %j tells the state of a workload: %s', async (args, tells) => {
     const fake = createFakeCli({ operation: { result: refused } });
 

@@ -67,7 +67,7 @@ describe.skipIf(reason !== undefined)(`kybernate gpu${reason === undefined ? '' 
   });
 
   it.each([
-    ['nine', "command-argument value 'nine' is invalid"],
+    ['nine', "<pid>: 'nine' is none"],
     ['4194300', 'there is no process 4194300 on this machine'],
   ])('status of %s is refused', async (pid, message) => {
     const { code, stderr } = await gpu(fake, 'status', pid);
