@@ -50,7 +50,10 @@ describe('a daemon that ended at its start', () => {
   it.each(['{"level":30}\nSegmentation fault\n', 'kybernate: InvalidInput: of an earlier start\n{"level":30}\n'])(
     'without a word of its own is shown with the end of its log: %j',
     (text) => {
-      expect(ended(text)).toMatchObject({ type: 'Internal', message: `sidecar ended at its start:\n${text.trimEnd()}` });
+      expect(ended(text)).toMatchObject({
+        type: 'Internal',
+        message: `sidecar ended at its start:\n${text.trimEnd()}`,
+      });
     },
   );
 });
