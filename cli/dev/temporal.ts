@@ -2,7 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { KybernateError, messageOf } from '../../core/errors.ts';
+import { messageOf } from '../../core/errors.ts';
 import { SEARCH_ATTRIBUTES } from '../../core/search-attributes.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
 import { type DaemonRecord, endedAtStart, findDaemon, isAlive, logTail, startDaemon, stopDaemon } from './process.ts';
