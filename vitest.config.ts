@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { defineConfig } from 'vitest/config';
 import { LongestFirst } from './test/harness/longest-first.ts';
@@ -5,10 +6,10 @@ import { LongestFirst } from './test/harness/longest-first.ts';
 /*
  * unit: no root, no network, beside the sources. temporal: a real Temporal server, scripted activities.
  * system: root, real containerd, runc, CRIU, Temporal, S3. One fork at a time where real servers are shared: temporal has
- * one set of them, system one for each lane. Tests of the system wait most of the time: two lanes fill two processors.
+ * one set of them, system one for each lane. Tests of the system wait most of the time: three lanes fill two processors.
  * kubernetes: one real cluster, in a network namespace that the caller makes (`unshare --net`).
  */
-const SYSTEM_LANES = 2;
+const SYSTEM_LANES = 3;
 // Every process that a test starts finds what an earlier one has compiled: half the price of its start.
 process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', '.cache', 'kybernate', 'node');
 // The servers and programs in Go: a quarter of Temporal's time was the search for memory that is free again.
@@ -33,8 +34,8 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          // vitest's own choice leaves one processor to others.
-          maxWorkers: '100%',
+          // Some of them wait.
+          maxWorkers: availableParallelism() + 1,
           // A process a file costs half as much again as all tests. They share modules, hence keep no state in them.
           isolate: false,
           retry,
@@ -62,6 +63,7 @@ export default defineConfig({
           name: 'system',
           include: ['test/system/**/*.test.ts'],
           globalSetup: ['test/system/global-setup.ts'],
+          setupFiles: ['test/system/lane.ts'],
           maxWorkers: SYSTEM_LANES,
           sequence: { groupOrder: 2 },
           ...slow,

@@ -77,7 +77,8 @@ function sidecarAnswers(env: WorkerOptions['env']): Promise<boolean> {
   });
 }
 
-async function startWorker(options: WorkerOptions, name: DaemonName): Promise<DaemonRecord> {
+/** Starts it unless it runs for the same store; it may not serve yet when this returns. */
+export async function startWorker(options: WorkerOptions, name: DaemonName): Promise<DaemonRecord> {
   // The node worker knows no store, hence serves any.
   const store = name === 'worker-node' ? '' : (options.env['KYBERNATE_STORE'] ?? '');
   const live = findDaemon(options.dir, name);

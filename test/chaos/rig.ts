@@ -5,7 +5,6 @@
  */
 import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
 import type { Containerd as ContainerdTools } from '../../cli/dev/containerd-client.ts';
 import { startContainerd } from '../../cli/dev/containerd.ts';
@@ -14,7 +13,7 @@ import { findDaemon, isAlive, startDaemon } from '../../cli/dev/process.ts';
 import type { S3Server } from '../../cli/dev/s3.ts';
 import { serverArgs, type TemporalServer } from '../../cli/dev/temporal.ts';
 import { freePort, waitFor } from '../../cli/dev/wait.ts';
-import { startWorkers } from '../../cli/dev/workers.ts';
+import { startWorker, startWorkers, type WorkerOptions } from '../../cli/dev/workers.ts';
 import { requireProgram } from '../../cli/setup/programs.ts';
 import { createKybernateClient, type KybernateClient } from '../../client/index.ts';
 import { messageOf } from '../../core/errors.ts';
@@ -37,7 +36,6 @@ const LOOK_MS = 100;
 /** A service that cannot start without another one is tried again and again. */
 const LEAST_DELAY_MS = 300;
 const READY_MS = 90_000;
-const MAIN = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
 const NAMESPACE = 'kybernate';
 
 export class Rig {
@@ -62,7 +60,7 @@ export class Rig {
   readonly #servers: TestServers;
   readonly #connection: Connection;
   readonly #starts: Record<ServiceName, () => Promise<unknown>>;
-  readonly #workerEnv: Record<string, string>;
+  readonly #workers: WorkerOptions;
   readonly #starting = new Set<ServiceName>();
   #supervisor: NodeJS.Timeout | undefined;
 
@@ -84,7 +82,7 @@ export class Rig {
     this.containerd = connectContainerd(parts.tools.address);
     const paths = { dir: this.dir, runDir: this.runDir, stateDir: this.stateDir, storeDir: join(this.dir, 'store') };
     const { tools: containerd, temporal, s3, proxy, fake } = parts;
-    this.#workerEnv = {
+    const env = {
       ...withoutSettings(process.env),
       ...devVariables(paths, this.node, { containerd, temporal, s3 }, process.env),
       KYBERNATE_STORE: `s3://${s3.bucket}/${this.node}`,
@@ -95,12 +93,13 @@ export class Rig {
       ...fake.environment,
       PATH: containerd.path,
     };
+    this.#workers = { dir: this.dir, node: this.node, temporal, env };
     this.#starts = {
       temporal: parts.startTemporal,
       containerd: () => startContainerd({ dir: this.dir, env: process.env, runDir: this.runDir }),
-      'worker-control': () => this.#startWorker('worker-control', ['worker', 'control']),
-      'worker-node': () => this.#startWorker('worker-node', ['worker', 'node']),
-      sidecar: () => this.#startWorker('sidecar', ['sidecar']),
+      'worker-control': () => startWorker(this.#workers, 'worker-control'),
+      'worker-node': () => startWorker(this.#workers, 'worker-node'),
+      sidecar: () => startWorker(this.#workers, 'sidecar'),
     };
   }
 
@@ -170,8 +169,7 @@ export class Rig {
         await Promise.all(SERVICES.map((name) => this.#starts[name]()));
       }
       try {
-        const env = this.#workerEnv;
-        await startWorkers({ dir: this.dir, node: this.node, temporal: this.temporal, env });
+        await startWorkers(this.#workers);
         return true;
       } catch (error) {
         if (performance.now() > deadline) {
@@ -202,14 +200,6 @@ export class Rig {
           .finally(() => this.#starting.delete(name));
       }, delayMs);
     }
-  }
-
-  #startWorker(name: ServiceName, args: readonly string[]): Promise<unknown> {
-    const isNode = name === 'worker-node';
-    const store = /^(KYBERNATE_STORE$|KYBERNATE_S3_|AWS_)/;
-    const env = Object.fromEntries(Object.entries(this.#workerEnv).filter(([key]) => !isNode || !store.test(key)));
-    const facts = { store: isNode ? '' : String(this.#workerEnv['KYBERNATE_STORE']) };
-    return startDaemon(this.dir, { name, file: process.execPath, args: [MAIN, ...args], env, facts });
   }
 
   async close(): Promise<void> {
@@ -250,7 +240,7 @@ async function fixedTemporal(dir: string): Promise<{ temporal: TemporalServer; s
       name: 'temporal',
       file: requireProgram('temporal', process.env),
       args: serverArgs(dir, NAMESPACE, ports),
-      env: { PATH: process.env['PATH'], HOME: dir },
+      env: { PATH: process.env['PATH'], HOME: dir, GOGC: process.env['GOGC'] },
     });
     const url = `${temporal.httpUrl}/api/v1/namespaces/${NAMESPACE}/workflows`;
     await waitFor('answer from Temporal', 60_000, async () => {

@@ -58,6 +58,11 @@ export async function openTestServers(): Promise<TestServers> {
   const dir = mkdtempSync(join(tmpdir(), PREFIX));
   const startTicks = readProcStat(process.pid)?.startTicks ?? '';
   writeFileSync(join(dir, OWNER_FILE), JSON.stringify({ pid: process.pid, startTicks }));
+  return serversIn(dir);
+}
+
+/** Those of a directory that another process has opened, and will close. */
+export function serversIn(dir: string): TestServers {
   const env = process.env;
   const runDir = join(dir, 'run');
   return {

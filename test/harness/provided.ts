@@ -3,6 +3,8 @@
  * `system` run in lanes beside each other, each lane with servers of its own: `fromLane('containerd')` and so on. Plain
  * data, it crosses process borders.
  */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { inject } from 'vitest';
 import type { S3Server } from '../../cli/dev/s3.ts';
 import type { TemporalServer } from '../../cli/dev/temporal.ts';
@@ -30,17 +32,29 @@ declare module 'vitest' {
   interface ProvidedContext {
     /** in project temporal */
     temporal: TemporalServer;
-    /** in project system */
-    lanes: readonly LaneServers[];
+    /** in project system: a directory for each lane */
+    lanes: readonly string[];
   }
 }
 
 /** Of the lane that this file runs in. vitest numbers those that are in use at once, from 1. */
-export function fromLane<Name extends keyof LaneServers>(name: Name): LaneServers[Name] {
+export function laneDir(): string {
   const number = Number(process.env['VITEST_POOL_ID']);
-  const lane = inject('lanes')[number - 1];
-  if (lane === undefined) {
-    throw new Error(`there are no servers for lane ${number}`);
+  const dir = inject('lanes')[number - 1];
+  if (dir === undefined) {
+    throw new Error(`there is no lane ${number}`);
   }
+  return dir;
+}
+
+/** What its servers are, once they run. */
+export function laneFile(): string {
+  return join(laneDir(), 'lane.json');
+}
+
+let lane: LaneServers | undefined;
+
+export function fromLane<Name extends keyof LaneServers>(name: Name): LaneServers[Name] {
+  lane ??= JSON.parse(readFileSync(laneFile(), 'utf8')) as LaneServers;
   return lane[name];
 }

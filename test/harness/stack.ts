@@ -3,7 +3,7 @@
  * containers. Workers are real processes: a test may kill them. The control worker and the store are the lane's, and
  * serve its files one after the other, unless a test has settings of its own for them.
  */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -90,8 +90,14 @@ export class Stack {
     const client = await createKybernateClient({ address: temporal.address, namespace: temporal.namespace });
     const stack = new Stack(dir, `node-${dir.slice(-6).toLowerCase()}`, client, options);
     [stack.runDir, stack.stateDir, stack.storeDir].forEach((path) => mkdirSync(path, { recursive: true, mode: 0o700 }));
-    await stack.startWorkers();
-    return stack;
+    try {
+      await stack.startWorkers();
+      return stack;
+    } catch (error) {
+      // A worker that is left serves the socket of the lane, and no other file would have one.
+      await stack.close();
+      throw error;
+    }
   }
 
   async startWorkers(): Promise<void> {
@@ -194,11 +200,7 @@ export class Stack {
   /** Directories of operations in the run directory, newest last. */
   operations(): string[] {
     const dir = join(this.runDir, 'operations');
-    try {
-      return readdirSync(dir).map((name) => join(dir, name));
-    } catch {
-      return [];
-    }
+    return existsSync(dir) ? readdirSync(dir).map((name) => join(dir, name)) : [];
   }
 
   /** Live processes of that name in this stack's operations: other test runs on the machine dump, too. */
@@ -263,11 +265,8 @@ export class Stack {
   /** Ids of committed checkpoints on the node. */
   localCheckpoints(): string[] {
     const dir = join(this.stateDir, 'checkpoints');
-    try {
-      return readdirSync(dir).filter((name) => name.startsWith('checkpoint-') && !name.endsWith('.json'));
-    } catch {
-      return [];
-    }
+    const names = existsSync(dir) ? readdirSync(dir) : [];
+    return names.filter((name) => name.startsWith('checkpoint-') && !name.endsWith('.json'));
   }
 
   async close(): Promise<void> {
