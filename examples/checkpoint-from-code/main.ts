@@ -42,6 +42,8 @@ async function main(containerId: string | undefined): Promise<void> {
     throw new Error('usage: main.ts <container id>');
   }
   const node = process.env['KYBERNATE_NODE'] ?? hostname().toLowerCase();
+  // As ctr and the CLI read it.
+  const container = { id: containerId, namespace: process.env['CONTAINERD_NAMESPACE'] ?? 'default' };
   // TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and temporal.toml say where.
   const kybernate = await createKybernateClient();
   try {
@@ -49,7 +51,7 @@ async function main(containerId: string | undefined): Promise<void> {
     const generation = `example-${String(process.pid)}`;
     const checkpoint = await resultOf(
       await kybernate.checkpoint(
-        { node, container: { id: containerId }, durability: 'verified', labels: { made: 'from-code' } },
+        { node, container, durability: 'verified', labels: { made: 'from-code' } },
         { generation },
       ),
     );

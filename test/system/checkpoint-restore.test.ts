@@ -151,7 +151,9 @@ test('examples/checkpoint-from-code/main.ts makes a second container of one, fro
   await until('the counter to move', async () => (await counter('from-code').catch(() => 0)) > 5);
   const program = fileURLToPath(new URL('../../examples/checkpoint-from-code/main.ts', import.meta.url));
 
-  const result = await runExeca(process.execPath, [program, 'from-code'], { env: stack.variables });
+  const result = await runExeca(process.execPath, [program, 'from-code'], {
+    env: { ...stack.variables, CONTAINERD_NAMESPACE: stack.namespace },
+  });
 
   expect(result.stderr).toMatch(/stood still for [\d.]+ ms; \d+ bytes sent/);
   const { container } = JSON.parse(result.stdout) as { container: { id: string } };
