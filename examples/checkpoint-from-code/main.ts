@@ -2,7 +2,7 @@
  * Checkpoints a container and restores it, from code: what an operator or a scheduler would do.
  *
  *   eval "$(cli/kybernate up --env)"
- *   ctr run --detach docker.io/kybernate/redis:1 redis-1
+ *   ctr run --detach --null-io docker.io/kybernate/redis:1 redis-1
  *   node_modules/.bin/node examples/checkpoint-from-code/main.ts redis-1
  *
  * The last line on stdout is a JSON object with the ids of the checkpoint and of the new container.
@@ -42,7 +42,7 @@ async function main(containerId: string | undefined): Promise<void> {
     throw new Error('usage: main.ts <container id>');
   }
   const node = process.env['KYBERNATE_NODE'] ?? hostname().toLowerCase();
-  // As ctr and the CLI read it.
+  // As ctr reads it.
   const container = { id: containerId, namespace: process.env['CONTAINERD_NAMESPACE'] ?? 'default' };
   // TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and temporal.toml say where.
   const kybernate = await createKybernateClient();
