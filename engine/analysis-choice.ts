@@ -97,7 +97,9 @@ export async function chooseUnix(
 ): Promise<void> {
   const inodes = new Map(
     surveys.flatMap(({ process, sockets }) =>
-      sockets.filter((socket) => socket.name === 'unix').map((socket) => [socket.inode, process] as const),
+      sockets
+        .filter(({ name }) => name === 'unix')
+        .map(({ inode, fd }) => [inode, { hostPid: process.hostPid, command: process.command, fd }] as const),
     ),
   );
   if (inodes.size === 0) {

@@ -69,7 +69,10 @@ export function surveyProcess(process: ProcessFacts, subject: Subject = 'contain
       ...outsideRefusals(process.hostPid, name, fds, subject),
       ...sockets
         .filter((socket) => socket.name === 'other')
-        .map((socket) => `${name} has a socket of a kind that CRIU cannot dump (${socket.text}): close it`),
+        .map(
+          ({ fd, text }) =>
+            `${name} has a socket of a kind that CRIU cannot dump (${text}) as descriptor ${fd}: close it`,
+        ),
     ],
   };
 }
@@ -113,33 +116,38 @@ function limitRefusals(hostPid: number, name: string, subject: Subject): string[
 }
 
 function anonRefusals(name: string, fds: readonly OpenFd[], maps: readonly Mapping[]): string[] {
-  const kinds = new Set(
-    [...fds.map((open) => open.target), ...maps.map((mapping) => mapping.path)]
-      .map((target) => /^anon_inode:\[?([^\]]+)\]?$/.exec(target)?.[1])
-      .filter((kind) => kind !== undefined),
+  const where = new Map<string, string>();
+  const note = (target: string, place: string): void => {
+    const kind = /^anon_inode:\[?([^\]]+)\]?$/.exec(target)?.[1];
+    if (kind !== undefined && !ANON_INODES.has(kind) && !where.has(kind)) {
+      where.set(kind, place);
+    }
+  };
+  fds.forEach(({ target, fd }) => note(target, `descriptor ${fd}`));
+  // Its descriptor may be closed, and the ring lives on.
+  maps.forEach(({ path }) => note(path, 'mapped'));
+  return [...where].map(([kind, place]) =>
+    kind === 'io_uring'
+      ? `${name} uses io_uring (${place}), which CRIU cannot dump: switch it off in the program ` +
+        '(Node.js and libuv: UV_USE_IO_URING=0), or by the sysctl kernel.io_uring_disabled=2, and start it again'
+      : `${name} has an open ${kind} (${place}), which CRIU cannot dump: close it`,
   );
-  return [...kinds]
-    .filter((kind) => !ANON_INODES.has(kind))
-    .map((kind) =>
-      kind === 'io_uring'
-        ? `${name} uses io_uring, which CRIU cannot dump: switch it off in the program ` +
-          '(Node.js and libuv: UV_USE_IO_URING=0), or by the sysctl kernel.io_uring_disabled=2, and start it again'
-        : `${name} has an open ${kind}, which CRIU cannot dump: close it`,
-    );
 }
 
 function deviceRefusals(hostPid: number, name: string, fds: readonly OpenFd[]): string[] {
-  const refused = new Set<string>();
+  const refused = new Map<string, number>();
   for (const open of fds) {
     if (open.kind === 'device' && !GPU_DEVICE.test(open.target)) {
       const stats = statOf(`/proc/${hostPid}/fd/${open.fd}`);
       const unknown = stats?.isCharacterDevice() === true && !isKnownDevice(stats.rdev);
-      if (unknown || stats?.isBlockDevice() === true) {
-        refused.add(open.target);
+      if ((unknown || stats?.isBlockDevice() === true) && !refused.has(open.target)) {
+        refused.set(open.target, open.fd);
       }
     }
   }
-  return [...refused].map((path) => `${name} has the device ${path} open, which CRIU cannot dump: close it`);
+  return [...refused].map(
+    ([path, fd]) => `${name} has the device ${path} open as descriptor ${fd}, which CRIU cannot dump: close it`,
+  );
 }
 
 /** Mapped or open, but without the name by which it was opened. */

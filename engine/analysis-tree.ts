@@ -3,7 +3,6 @@
  * before anything is touched. What containers have in common with it: analysis-choice.ts.
  */
 import { KybernateError } from '../core/errors.ts';
-import { ownedSockets } from '../native/net/socket-kinds.ts';
 import { hugePagesOf } from '../native/proc/huge-pages.ts';
 import { readMaps } from '../native/proc/maps.ts';
 import { namespaceInode, type NamespaceType } from '../native/proc/ns.ts';
@@ -165,9 +164,4 @@ function outsideWarnings(tree: Tree): string[] {
   return tree.terminal
     ? [...pipes, 'its terminal is held from outside: it is restored on a terminal, attached (process restore --attach)']
     : pipes;
-}
-
-/** Sockets of the whole tree, for the report. */
-export function treeSockets(facts: ContainerFacts): ReturnType<typeof ownedSockets> {
-  return facts.processes.flatMap(({ hostPid }) => ownedSockets(hostPid));
 }

@@ -16,6 +16,8 @@ export interface UnixFindings {
 interface Owner {
   readonly hostPid: number;
   readonly command: string;
+  /** of one of the tree's own */
+  readonly fd?: number;
 }
 
 interface UnixOptions {
@@ -52,7 +54,10 @@ export function unixFindings(
       externalDatagram ??= `${name} sends datagrams to ${far.path} of ${other}`;
     } else {
       const why = far === undefined ? 'in another network namespace' : `by a ${far.type} socket`;
-      refusals.push(`${name} is connected ${why} to ${other}, and CRIU cannot dump half of it: close the connection`);
+      const which = owner.fd === undefined ? '' : ` (descriptor ${owner.fd})`;
+      refusals.push(
+        `${name} is connected ${why}${which} to ${other}, and CRIU cannot dump half of it: close the connection`,
+      );
     }
   }
   return { refusals, ...(externalDatagram === undefined ? {} : { externalDatagram }) };

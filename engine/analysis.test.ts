@@ -65,12 +65,12 @@ test('a process that has ended has nothing', () => {
   });
 });
 
-const OURS = new Map([[10, { hostPid: 1, command: 'app' }]]);
+const OURS = new Map([[10, { hostPid: 1, command: 'app', fd: 5 }]]);
 const outside = (): { hostPid: number; command: string } => ({ hostPid: 7, command: 'journald' });
 const stream = (inode: number, peerInode: number): UnixPeer => ({ type: 'stream', inode, peerInode });
 
 test('a connection inside the container needs nothing', () => {
-  const inside = new Map([...OURS, [11, { hostPid: 2, command: 'worker' }]]);
+  const inside = new Map([...OURS, [11, { hostPid: 2, command: 'worker', fd: 6 }]]);
 
   expect(unixFindings(inside, [stream(10, 11), stream(11, 10)], { ownerOf: outside })).toEqual({ refusals: [] });
 });
@@ -96,6 +96,6 @@ test.each<[string, UnixPeer[]]>([
   ['a connection into another network namespace', [{ type: 'datagram', inode: 10, peerInode: 20 }]],
 ])('%s is refused and names both ends', (_title, peers) => {
   expect(unixFindings(OURS, peers, { ownerOf: outside }).refusals).toEqual([
-    expect.stringMatching(/process 1 \(app\).*process 7 \(journald\)/),
+    expect.stringMatching(/process 1 \(app\).*\(descriptor 5\).*process 7 \(journald\)/),
   ]);
 });

@@ -167,14 +167,13 @@ async function makeOnce(deps: NodeDeps, op: Op, captured: Captured, making: Maki
   const wish = { operationId, checkpointId, sourceId: metadata.container.id, image: target.image };
   const id = await createInDocker(docker, name, createBody(facts, wish));
   op.log.info({ operationId, checkpointId, container: name, dockerId: id }, 'container of Docker made');
-  const madeUpperDir = upperDirOf(await docker.container(id));
-  if (madeUpperDir !== undefined && !making.isCold) {
-    holdLayer(madeUpperDir, operationId);
+  const layer = making.isCold ? undefined : upperDirOf(await docker.container(id));
+  // Not there where Docker's files are hidden from this process: then nothing guards it from its own restart policy.
+  if (layer === undefined || !existsSync(layer)) {
+    return writeRestore(deps.settings, { ...record, docker: { name, id } });
   }
-  return writeRestore(deps.settings, {
-    ...record,
-    docker: { name, id, ...(madeUpperDir === undefined ? {} : { madeUpperDir }) },
-  });
+  holdLayer(layer, operationId);
+  return writeRestore(deps.settings, { ...record, docker: { name, id, madeUpperDir: layer } });
 }
 
 /** Idempotent: a container of that name is the operation's own, or the survey had refused. */

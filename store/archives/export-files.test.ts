@@ -103,6 +103,28 @@ describe('an export', PATIENT, () => {
     expect(again.origin).toMatchObject({ format: 'podman', missing: [] });
   });
 
+  it("has every file of CRI-O's archive again, those that nobody knows too", async () => {
+    const names = ['pod.options', 'pod.dump', 'bind.mounts', 'status.dump', 'io.kubernetes.cri-o.LogPath'];
+    const added = [...names, 'container.log', 'artifacts/a', 'of/nobody', 'volumes/w.tar'];
+    const members = sampleMembers();
+    const spec = JSON.stringify({ ...sampleSpec(), annotations: { 'io.container.manager': 'cri-o' }, mounts: [] });
+    members.set('spec.dump', { name: 'spec.dump', content: spec });
+    members.delete('volumes/v.tar');
+    added.forEach((name) => members.set(name, { name, content: `of ${name}` }));
+
+    const { path, origin } = await importArchive({ ...request(), stream: streamOf(tarOf([...members.values()])) });
+
+    expect(origin).toMatchObject({ format: 'cri-o', missing: [] });
+    expect(origin?.carried).toEqual([...added, 'ctr.log', 'network.status', 'stats-dump'].sort());
+    for (const format of ['cri', 'podman'] as const) {
+      const files = await contents(await exportedFiles(await openDirectoryCopy(path, testOp()), format, undefined));
+      for (const name of added) {
+        expect(files.get(name)?.toString(), `${name} for ${format}`).toBe(`of ${name}`);
+      }
+      expect(files.get('spec.dump')?.toString() === spec, format).toBe(format === 'cri');
+    }
+  });
+
   it('to Podman of ours has a configuration that names image, name and id, and every file that CRIU opens', async () => {
     const exported = await exportedFiles(await openDirectoryCopy(await ours(), testOp()), 'podman', undefined);
 

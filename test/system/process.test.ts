@@ -1,16 +1,28 @@
 /* Processes of the host: what comes back after a checkpoint, and what is refused before anything is touched. */
 import { createServer, type AddressInfo, type Server } from 'node:net';
-import { closeSync, openSync, readFileSync, readlinkSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { CheckpointRequest, CheckpointResult } from '../../core/contract/checkpoint.ts';
 import type { RestoreProcessRequest, RestoreProcessResult } from '../../core/contract/process.ts';
-import { type KybernateError, messageOf } from '../../core/errors.ts';
+import { renderReport } from '../../cli/commands/process-analyze.ts';
+import { ERRORS, type KybernateError, messageOf } from '../../core/errors.ts';
+import type { ProcessReport } from '../../engine/analysis-report.ts';
 import { limitsKeptBy } from '../../native/proc/limits-access.ts';
 import { namespaceInode } from '../../native/proc/ns.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { readProcess } from '../../native/proc/tree.ts';
 import { Processes } from '../harness/processes.ts';
+import { runCli } from '../harness/run-cli.ts';
 import { Stack, until } from '../harness/stack.ts';
 
 let stack: Stack;
@@ -265,7 +277,10 @@ test('held, it stands still after its commit, and runs on when it is released', 
 
 test.each([
   ['linked', /lives on under another one/],
-  ['outside', /connected by a stream socket to process .* outside of the tree.*close the connection/],
+  [
+    'outside',
+    /connected by a stream socket \(descriptor \d+\) to process .* outside of the tree.*close the connection/,
+  ],
 ])('a process with %s is refused before anything is touched, with the reason', async (kind, reason) => {
   const path = processes.fileOf('outside.sock');
   const server = createServer().listen(path);
@@ -282,6 +297,38 @@ test.each([
   } finally {
     server.close();
   }
+});
+
+test('an analysis tells each kind that a process holds, and what keeps it from being captured, with descriptor and remedy', async () => {
+  const device = ['/dev/loop-control', '/dev/fuse'].find((path) => existsSync(path)) ?? '/dev/hwrng';
+  const through = ['unshare', '--uts', '--'];
+  const pid = await processes.start('everything', { argument: device, through, stdio: ['pipe', 'ignore', 'ignore'] });
+
+  const { stdout, exitCode } = await runCli(stack.variables, 'process', 'analyze', String(pid), '--json');
+
+  const report = JSON.parse(stdout) as ProcessReport;
+  const kinds = new Map(report.holdings.map(({ kind, examples }) => [kind, examples[0]]));
+  expect([...kinds.keys()]).toEqual(
+    expect.arrayContaining([
+      ...['tcp established', 'tcp listen', 'udp socket', 'unix socket', 'pipe', 'eventfd'],
+      ...['signalfd', 'timerfd', 'epoll', 'inotify', 'io_uring', 'memfd', 'deleted file', 'file lock', 'ptrace'],
+      ...['seccomp filter', 'terminal', 'device', 'zombie', 'stopped process', 'own namespace', 'cgroup', 'file'],
+    ]),
+  );
+  expect(kinds.get('io_uring')).toMatch(new RegExp(`^pid ${pid} fd \\d+: anon_inode:\\[io_uring\\]$`));
+  expect({ possible: report.possible, exitCode }).toEqual({ possible: false, exitCode: ERRORS.Incompatible.exitCode });
+  expect(report.refusals).toEqual(
+    expect.arrayContaining([
+      expect.stringMatching(/uses io_uring \(descriptor \d+\), which CRIU cannot dump: switch it off/),
+      expect.stringMatching(new RegExp(`has the device ${device} open as descriptor \\d+, .*: close it`)),
+      // What Node calls a pipe.
+      expect.stringMatching(/is connected by a stream socket \(descriptor 0\) to process .* outside of the tree/),
+      expect.stringMatching(/is traced by process \d+, .*: detach the debugger/),
+    ]),
+  );
+  expect(report.options).toContainEqual({ option: 'tcp-established', reason: expect.any(String) as string });
+  expect(renderReport(report)).toMatch(/HOLDS +COUNT[^]*it cannot be checkpointed as it is:\n {2}- /);
+  await processes.countsOn('everything');
 });
 
 test('who is not there, and who has the pid by now, is told', async () => {
