@@ -308,13 +308,10 @@ test('an analysis tells each kind that a process holds, and what keeps it from b
 
   const report = JSON.parse(stdout) as ProcessReport;
   const kinds = new Map(report.holdings.map(({ kind, examples }) => [kind, examples[0]]));
-  expect([...kinds.keys()]).toEqual(
-    expect.arrayContaining([
-      ...['tcp established', 'tcp listen', 'udp socket', 'unix socket', 'pipe', 'eventfd'],
-      ...['signalfd', 'timerfd', 'epoll', 'inotify', 'io_uring', 'memfd', 'deleted file', 'file lock', 'ptrace'],
-      ...['seccomp filter', 'terminal', 'device', 'zombie', 'stopped process', 'own namespace', 'cgroup', 'file'],
-    ]),
-  );
+  const wanted =
+    'tcp established, tcp listen, udp socket, unix socket, pipe, eventfd, signalfd, timerfd, epoll, inotify, io_uring, memfd, ' +
+    'deleted file, file lock, ptrace, seccomp filter, terminal, device, zombie, stopped process, own namespace, cgroup, file';
+  expect([...kinds.keys()]).toEqual(expect.arrayContaining(wanted.split(', ')));
   expect(kinds.get('io_uring')).toMatch(new RegExp(`^pid ${pid} fd \\d+: anon_inode:\\[io_uring\\]$`));
   expect({ possible: report.possible, exitCode }).toEqual({ possible: false, exitCode: ERRORS.Incompatible.exitCode });
   expect(report.refusals).toEqual(
