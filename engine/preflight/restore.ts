@@ -8,11 +8,8 @@ import { freemem } from 'node:os';
 import type { Metadata } from '../../core/checkpoint/metadata.ts';
 import type { NodeFacts } from '../../core/contract/checkpoint.ts';
 import type { RestoreContext } from '../../core/contract/restore.ts';
-import { KybernateError } from '../../core/errors.ts';
-import { type GpuFit, sourcesToCheck } from '../../core/oci/gpu-fit.ts';
-import { isOwnLayer } from '../../core/oci/foreign-spec.ts';
+import type { GpuFit } from '../../core/oci/gpu-fit.ts';
 import { normalizedDestination } from '../../core/oci/pod-volumes.ts';
-import { restorePlan } from '../../core/oci/restore-plan.ts';
 import { namespaceReasons, restoredSpec } from '../../core/oci/restored-spec.ts';
 import { namespaceKind, namespacePath, type OciSpec } from '../../core/oci/spec.ts';
 import { userNamespaceReasons } from '../../core/oci/user-namespace.ts';
@@ -41,6 +38,7 @@ import { criuTooOld, lsmFindings, nodeFindings } from './node.ts';
 import { missingSources, ownMountFindings } from './mounts.ts';
 import { missingPrograms } from './programs.ts';
 import { mountFindings, networkFindings, pidFindings, roomFindings } from './resources.ts';
+import { planReasons } from './restore-plan.ts';
 
 export interface RestoreSurveyInput {
   readonly operationId: string;
@@ -197,47 +195,6 @@ function containerReasons(
     ...unreachableSources(target).map((message) => problem('mounts', message)),
     ...planReasons(captured, target, { id: context.container.id, imageDir, tcp, ...fit }),
   ];
-}
-
-/** What the plan of the restore says of the two specifications. */
-function planReasons(
-  { metadata, spec }: Captured,
-  target: OciSpec,
-  place: { readonly id: string; readonly imageDir: string; readonly tcp: 'keep' | 'close'; readonly fit?: GpuFit },
-): Finding[] {
-  const { id, imageDir, tcp, fit } = place;
-  const hookSources = (metadata.hookMounts ?? []).map(({ source }) => source);
-  const sources = sourcesToCheck([spec, target], hookSources, fit);
-  const findings: Finding[] = [];
-  try {
-    const { warnings } = restorePlan({
-      newSpec: target,
-      capturedSpec: spec,
-      metadata,
-      create: { globals: [], root: '/', logFormat: 'json', id, noPivot: false },
-      bundle: '/',
-      imageDir,
-      workDir: '/',
-      tcp,
-      presentSources: new Set(sources.filter((path) => isOwnLayer(path) || existsSync(path))),
-      ...(fit === undefined ? {} : { gpu: fit }),
-    });
-    findings.push(...warnings.map((message) => caution('container', message)));
-  } catch (error) {
-    findings.push(...planFindings(error));
-  }
-  if (tcp === 'keep' && metadata.capture.tcp === 'close') {
-    findings.push(caution('container', 'the checkpoint was taken with its connections closed: they cannot be kept'));
-  }
-  return findings;
-}
-
-function planFindings(error: unknown): readonly Finding[] {
-  const reasons = error instanceof KybernateError ? error.details['reasons'] : undefined;
-  if (!Array.isArray(reasons)) {
-    throw error;
-  }
-  return reasons.map(String).map((message) => problem(message.startsWith('mount ') ? 'mounts' : 'container', message));
 }
 
 /** A namespace of its own comes from the images, with its addresses. */
