@@ -16,19 +16,17 @@ import { parseSpec } from '../core/oci/spec.ts';
 import { criuConfigText } from '../native/criu/config-file.ts';
 import { dumpErrorLines } from '../native/criu/log.ts';
 import { rearmExpiredTimers } from '../native/criu/timers.ts';
-import type { RunResult } from '../native/run/run.ts';
 import type { Capture, CaptureContext, CaptureOutcome } from './capture.ts';
 import { captureHooks, saveCaptureLogs, type CaptureHooks } from './capture-hooks.ts';
 import { installActionScript, listenToCriu, makeEventPipes, type ScriptEvent } from './criu-events.ts';
-import { keeperVariables } from './criu-keeper.ts';
 import { endDump } from './end-dump.ts';
 import { directoryBytes } from './estimate.ts';
 import { freeze, thaw } from './freezer.ts';
-import { failedLogsDir } from './failed-logs.ts';
 import { hasGpu } from './gpu-section.ts';
 import { holdNetwork } from './network-hold.ts';
 import { checkToken } from './operation.ts';
 import { captureLinkRemap, captureRootfs, type RootfsCapture } from './rootfs.ts';
+import { checkpointFailed, runCheckpoint } from './runc-checkpoint.ts';
 import { setAside, takeBack } from './set-aside.ts';
 import { sharedIds } from './shared-pids.ts';
 import { captureVolumes } from './volume-capture.ts';
@@ -148,14 +146,16 @@ class CriuCapture implements Capture {
     };
     signal.addEventListener('abort', abort, { once: true });
     try {
-      const result = await this.#runCheckpoint(criu.env);
+      const dirs = { imageDir: this.#imageDir, workDir: this.#workDir };
+      const env = { CRIU_CONFIG_FILE: this.#config, ...criu.env };
+      const result = await runCheckpoint(this.#context, dirs, env);
       const failure = criu.failure() ?? endFailure;
       if (failure !== undefined) {
         throw failure;
       }
       signal.throwIfAborted();
       if (result.exitCode !== 0) {
-        throw await this.#dumpFailed(result);
+        throw await checkpointFailed(plan, this.#workDir, result);
       }
       if (this.#rootfs === undefined) {
         throw new KybernateError(
@@ -169,35 +169,6 @@ class CriuCapture implements Capture {
       await takeBack(plan, log);
       await criu.close();
     }
-  }
-
-  async #runCheckpoint(env: Readonly<Record<string, string>>): Promise<RunResult> {
-    const { plan, run, lockFd } = this.#context;
-    const { facts, settings } = plan;
-    const argv = [
-      '--root',
-      facts.runcRoot,
-      '--log',
-      join(this.#workDir, 'runc.log'),
-      '--log-format',
-      'json',
-      'checkpoint',
-      '--image-path',
-      this.#imageDir,
-      '--work-path',
-      this.#workDir,
-      '--leave-running',
-      ...plan.analysis.runcFlags,
-      plan.container.id,
-    ];
-    return run(settings.runcPath, argv, {
-      env: {
-        CRIU_CONFIG_FILE: this.#config,
-        ...env,
-        ...keeperVariables(plan),
-      },
-      extraFds: [lockFd],
-    });
   }
 
   /** @throws when the dump must not go on; CRIU is told to stop and undoes its part */
@@ -301,28 +272,6 @@ class CriuCapture implements Capture {
       await takeBack(plan, log);
     }
     await this.#hooks.run({ name: 'post-dump' });
-  }
-
-  async #dumpFailed(result: RunResult): Promise<KybernateError> {
-    const { plan } = this.#context;
-    const lines = await dumpErrorLines(join(this.#workDir, 'dump.log'));
-    const why =
-      result.startError ?? (result.signal === undefined ? `exit code ${result.exitCode}` : `signal ${result.signal}`);
-    const text = lines.length > 0 ? lines.join(' | ') : result.stderr.trim();
-    if (/No space left on device/i.test(`${text} ${result.stderr}`)) {
-      return new KybernateError(
-        'DiskFull',
-        `the dump of ${plan.container.id} found no space below ${plan.checkpointDir}`,
-      );
-    }
-    return new KybernateError('DumpFailed', `runc checkpoint of ${plan.container.id} failed (${why}): ${text}`, {
-      details: {
-        criu: lines,
-        exitCode: result.exitCode,
-        signal: result.signal,
-        logs: failedLogsDir(plan.settings, plan.checkpointId),
-      },
-    });
   }
 
   saveLogs(logs: string): Promise<void> {
