@@ -62,8 +62,9 @@ export function installShim(installation: ShimInstallation, hostRoot = '/'): str
   replace(join(runtimeDir, 'kybernate-shim.conf'), 0o644, (path) => writeFileSync(path, text.join('')));
   const yaml = join(dirname(wrapperPath), YAML_BUNDLE);
   replace(join(runtimeDir, YAML_BUNDLE), 0o644, (path) => copyFileSync(yaml, path));
-  replace(wrapper, 0o644, (path) => copyFileSync(wrapperPath, path));
+  // Before the wrapper: what the new one leaves for `start` the old script would not understand.
   replace(join(runtimeDir, 'runc'), 0o755, (path) => copyFileSync(script('kybernate-runc'), path));
+  replace(wrapper, 0o644, (path) => copyFileSync(wrapperPath, path));
   const launcher = join(targetDir, SHIM_NAME);
   replace(launcher, 0o755, (path) => copyFileSync(script(SHIM_NAME), path));
   return launcher;
