@@ -12,6 +12,7 @@ import { strangeHooks } from '../../engine/preflight/hooks.ts';
 import { hookSettings } from '../../workers/config.ts';
 import { sidecarSockets } from '../../workers/sidecar-sockets.ts';
 import { canConnect, hostAndPort, row, type Diagnosis, type DoctorInput, type Examine } from './diagnosis.ts';
+import { criPlugin } from './doctor-cri.ts';
 import { containerdObjects, diskSpace, leftOperations, leftTraces, pendingUploads, savedLogs } from './doctor-left.ts';
 import { temporalServer } from './doctor-temporal.ts';
 import { ACCOUNT_STEP } from './account.ts';
@@ -173,6 +174,7 @@ const EXAMINATIONS: readonly Examine[] = [
   keeperUse,
   hookScripts,
   services,
+  criPlugin,
   temporalServer,
   stateDirectory,
   diskSpace,
