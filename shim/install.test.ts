@@ -160,6 +160,18 @@ describe('the fast path', () => {
     );
   });
 
+  it('hands a create to Node while a restore into the layer that Docker mounts is not over', () => {
+    installShim(installation);
+    const layer = join(dir, 'layer');
+    mkdirSync(layer);
+    const args = bundle({ root: { path: join(layer, 'merged') } });
+    expect(runc(args).stdout).toBe(`runc ${args.join(' ')}`);
+
+    writeFileSync(join(layer, 'kybernate-restoring'), 'operation');
+
+    expect(runc(args).stdout).toMatch(/^node .* create /);
+  });
+
   it('hands a restore that somebody else asks for to Node', () => {
     installShim(installation);
 
