@@ -53,12 +53,15 @@ const SAMPLES: Record<string, object> = {
   },
   cri: {
     ...BASE,
-    process: { args: ['serve'], env: ['PATH=/usr/bin'] },
+    process: {
+      args: ['serve'],
+      env: ['PATH=/usr/bin', 'NVIDIA_VISIBLE_DEVICES=GPU-00000000-0000-0000-0000-000000000001'],
+    },
     annotations: {
       'io.kubernetes.cri.container-type': 'container',
       'io.kubernetes.cri.container-name': 'server',
-      'kybernate.io/gpus': 'none',
-      'kybernate.io/gpus.server': 'GPU-00000000-0000-0000-0000-000000000001',
+      'kybernate.io/gpus': 'all',
+      'kybernate.io/gpus.server': 'all',
     },
     linux: { resources: { devices: [DENY], cpu: { shares: 2 }, memory: { limit: 1073741824 } } },
   },
@@ -138,6 +141,8 @@ describe('a specification that asks for GPUs', () => {
   });
 });
 
+const IN_POD = { 'io.kubernetes.cri.container-type': 'container', 'io.kubernetes.cri.container-name': 'server' };
+
 describe('gpuWish', () => {
   it.each<[string, OciSpec]>([
     ['asks for none', { process: { env: ['A=1'] } }],
@@ -160,8 +165,21 @@ describe('gpuWish', () => {
       'is taken back by an annotation',
       { process: { env: ['NVIDIA_VISIBLE_DEVICES=all'] }, annotations: { 'kybernate.io/gpus': 'none' } },
     ],
+    [
+      'of a pod says all, as every CUDA image does',
+      { process: { env: ['NVIDIA_VISIBLE_DEVICES=all'] }, annotations: IN_POD },
+    ],
+    ['of a pod counts GPUs', { process: { env: ['NVIDIA_VISIBLE_DEVICES=0,1'] }, annotations: IN_POD }],
+    ['of a pod asks by annotation', { annotations: { ...IN_POD, 'kybernate.io/gpus': 'all' } }],
   ])('is undefined where the specification %s', (_title, spec) => {
     expect(gpuWish(spec)).toBeUndefined();
+  });
+
+  it('takes in a pod what a device plug-in writes: UUIDs', () => {
+    const uuid = 'GPU-a0f27ab8-244e-9e45-ffc4-e79224ad60c6';
+    const env = [`NVIDIA_VISIBLE_DEVICES=${uuid}`];
+
+    expect(gpuWish({ process: { env }, annotations: IN_POD })?.gpus).toEqual([uuid]);
   });
 
   it('takes the last variable, and all when it is one of several', () => {

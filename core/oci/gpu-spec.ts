@@ -28,6 +28,7 @@ export interface GpuEdits {
 
 /** Of the NVIDIA container runtime and its images; `void` stands in every specification that CDI has edited. */
 const VISIBLE_DEVICES = 'NVIDIA_VISIBLE_DEVICES';
+const UUID = /^GPU-[0-9a-fA-F-]{36}$/;
 const NO_GPUS: ReadonlySet<string> = new Set(['', 'void', 'none']);
 
 /** The driver's libraries and devices are there already: CDI, a device list of the caller, or we have been here. */
@@ -36,17 +37,22 @@ const DRIVER_FILE = /^\/dev\/nvidia|\/libcuda\.so(?:\.|$)/;
 /**
  * Undefined when the specification asks for no GPU, or has what it asks for; always for the sandbox of a pod, which gets
  * the pod's annotations too. An annotation counts more than the variable, which CUDA images set by themselves.
+ * In a pod only UUIDs in the variable count, which is how a device plug-in names what kubelet has given: `all` is in every
+ * CUDA image, and whoever may write an annotation has not been given a GPU by it.
  */
 export function gpuWish(spec: OciSpec): GpuWish | undefined {
   const annotations = spec.annotations ?? {};
   if (isSandbox(spec) || hasDriver(spec)) {
     return undefined;
   }
-  const name = criAnnotation(spec, 'containerName');
-  const named = name === undefined ? undefined : annotations[`${ANNOTATIONS.gpus}.${name}`];
-  const annotated = named ?? annotations[ANNOTATIONS.gpus];
+  const visible = variable(spec, VISIBLE_DEVICES) ?? '';
+  const origin = `variable ${VISIBLE_DEVICES}`;
+  if (criAnnotation(spec, 'containerName') !== undefined) {
+    return parseWish(visible.split(',').every((word) => UUID.test(word.trim())) ? visible : '', origin);
+  }
+  const annotated = annotations[ANNOTATIONS.gpus];
   return annotated === undefined
-    ? parseWish(variable(spec, VISIBLE_DEVICES) ?? '', `variable ${VISIBLE_DEVICES}`)
+    ? parseWish(visible, origin)
     : parseWish(annotated, `annotation ${ANNOTATIONS.gpus}`);
 }
 

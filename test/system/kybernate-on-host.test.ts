@@ -89,3 +89,13 @@ it('keys of a secret are where the worker sees them, for root alone, as long as 
   await onHost({});
   expect(existsSync(copy)).toBe(false);
 });
+
+it('finds what the node lacks in its own tree, behind what the node has', async () => {
+  const tree = join(dir, 'tree/bin');
+  mkdirSync(tree, { recursive: true });
+  copyFileSync(join(ROOT, 'tools/image/kybernate'), join(tree, 'kybernate'));
+  writeFileSync(join(tree, 'node'), '#!/bin/sh\necho "$PATH"\n');
+  chmodSync(join(tree, 'node'), 0o755);
+  const result = await runExeca('/bin/sh', [join(tree, 'kybernate'), 'doctor'], { env: { PATH: '/usr/bin:/bin' } });
+  expect(result.stdout.trim()).toBe(`/usr/bin:/bin:${tree}`);
+});
