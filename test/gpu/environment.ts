@@ -2,7 +2,9 @@
  * What the cases of test/gpu run in: the dev environment of `kybernate up` on this machine, the client, and containers
  * whose files are read through their processes' root, so that nothing is started in a container that is looked at.
  */
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -243,12 +245,26 @@ export class Environment {
       this.#settings = wanted;
       await this.killNodeWorker();
       await this.startWorkers();
+      // Workflows wait for a worker, a pod that is made now does not.
+      await until('the agent', 30_000, () => this.#agentAnswers());
     };
     await restart(settings);
     try {
       await work();
     } finally {
       await restart({});
+    }
+  }
+
+  async #agentAnswers(): Promise<boolean> {
+    const socket = connect(join(this.runDir, 'agent.sock'));
+    try {
+      return await once(socket, 'connect').then(
+        () => true,
+        () => false,
+      );
+    } finally {
+      socket.destroy();
     }
   }
 
