@@ -51,9 +51,7 @@ export function gpuWish(spec: OciSpec): GpuWish | undefined {
     return parseWish(visible.split(',').every((word) => UUID.test(word.trim())) ? visible : '', origin);
   }
   const annotated = annotations[ANNOTATIONS.gpus];
-  return annotated === undefined
-    ? parseWish(visible, origin)
-    : parseWish(annotated, `annotation ${ANNOTATIONS.gpus}`);
+  return annotated === undefined ? parseWish(visible, origin) : parseWish(annotated, `annotation ${ANNOTATIONS.gpus}`);
 }
 
 function parseWish(text: string, origin: string): GpuWish | undefined {
