@@ -59,6 +59,10 @@ export function criAnnotation(
   return CRI_ANNOTATIONS[name].map((key) => nonEmpty(annotations[key])).find((value) => value !== undefined);
 }
 
+export function isInPod(spec: Pick<OciSpec, 'annotations'>): boolean {
+  return criAnnotation(spec, 'podName') !== undefined;
+}
+
 /** Also of one that a pod's annotations have reached: the sandbox is never ours to restore, nor to give a GPU. */
 export function isSandbox(spec: Pick<OciSpec, 'annotations'>): boolean {
   return criAnnotation(spec, 'containerType') === 'sandbox';

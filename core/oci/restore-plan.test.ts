@@ -158,7 +158,7 @@ describe('restorePlan', () => {
     const input = { ...INPUT, newSpec: { ...NEW, annotations }, presentSources };
 
     expect(reasonsOf(input)).toEqual([
-      "device true c 10 229 rwm: the source's pod was given it, and this one is not",
+      "device c 10:229 rwm: the source's pod was given it, and this one is not",
       'mount /data: the source had a volume there, and this pod has none: give its container a volumeMount',
     ]);
   });

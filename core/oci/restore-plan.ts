@@ -13,7 +13,7 @@
  */
 import type { Metadata } from '../checkpoint/metadata.ts';
 import { KybernateError } from '../errors.ts';
-import { criAnnotation, RESTORE_FROM_VARIABLE } from './annotations.ts';
+import { isInPod, RESTORE_FROM_VARIABLE } from './annotations.ts';
 import { CRIU_OPTIONS, criuOptionNamed, NO_PLUGINS } from './criu-options.ts';
 import type { CriuOptionRow } from './criu-options.ts';
 import { type GpuFit, hookMountLines, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
@@ -196,10 +196,6 @@ function fitSpec(input: RestorePlanInput, reasons: string[], warnings: string[])
   };
 }
 
-function isInPod(spec: OciSpec): boolean {
-  return criAnnotation(spec, 'podName') !== undefined;
-}
-
 function checkTerminal(input: RestorePlanInput, capturedSpec: OciSpec, reasons: string[]): void {
   const captured = input.metadata?.stdio.terminal ?? capturedSpec.process?.terminal ?? false;
   const wanted = input.newSpec.process?.terminal ?? false;
@@ -309,7 +305,7 @@ function fitLinux(linux: OciLinux, captured: OciLinux, refuse?: string[]): OciLi
   const paths = new Set((linux.devices ?? []).map((device) => device.path));
   const missingDevices = (captured.devices ?? []).filter((device) => !paths.has(device.path));
   refuse?.push(
-    ...missingRules.map((rule) => `device ${ruleKey(rule)}: the source's pod was given it, and this one is not`),
+    ...missingRules.map((rule) => `device ${ruleText(rule)}: the source's pod was given it, and this one is not`),
   );
   return {
     ...linux,
@@ -327,6 +323,11 @@ function fitGpus(linux: OciLinux, gpu: GpuFit | undefined): OciLinux {
 
 function ruleKey(rule: OciDeviceRule): string {
   return [rule.allow, rule.type ?? 'a', rule.major ?? '*', rule.minor ?? '*', rule.access ?? ''].join(' ');
+}
+
+/** `c 195:0 rwm`, as the kernel writes it. */
+function ruleText({ type = 'a', major, minor, access = '' }: OciDeviceRule): string {
+  return `${type} ${major ?? '*'}:${minor ?? '*'} ${access}`.trimEnd();
 }
 
 /** The NVIDIA hooks mount into a root that CRIU has not made yet; what they mount is in the images or injected. */

@@ -21,19 +21,21 @@ import type { WrapperDeps } from './job.ts';
  *
  * @param argv arguments of runc, a `create`
  * @param root where the driver's files lie; empty for the node's own root
+ * @param isMeant of others nothing is changed
  * @throws Incompatible a GPU is named that the node does not have
  */
 export async function giveGpus(
   deps: Pick<WrapperDeps, 'run' | 'log'>,
   argv: readonly string[],
   root: string,
+  isMeant: (spec: OciSpec) => boolean = () => true,
 ): Promise<void> {
   const create = parseRuncCreate(argv);
   const bundle = resolve(create.bundle ?? '.');
   const configFile = join(bundle, 'config.json');
   const spec = parseSpec(readFileSync(configFile, 'utf8'), configFile);
   const wish = gpuWish(spec);
-  if (wish === undefined) {
+  if (wish === undefined || !isMeant(spec)) {
     return;
   }
   const warnings: string[] = [];

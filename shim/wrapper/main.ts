@@ -9,6 +9,7 @@
 import { appendFileSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { messageOf } from '../../core/errors.ts';
+import { isInPod } from '../../core/oci/annotations.ts';
 import {
   type RuncCommand,
   parseRuncCheckpoint,
@@ -82,6 +83,8 @@ async function actOn(deps: Deps, argv: readonly string[], driverRoot: string): P
     prepareForeignRestore(argv, deps.cwd);
     return { kind: 'pass-through' };
   }
+  // Before a pod's specification is compared with that of the checkpoint, which has the files of the driver.
+  await giveGpus(deps, argv, driverRoot, isInPod);
   const outcome = await createOrRestore(deps, argv);
   if (outcome.kind === 'pass-through') {
     await giveGpus(deps, argv, driverRoot);

@@ -110,6 +110,35 @@ describe('a container that asks for GPUs', () => {
     );
   });
 
+  it('in a pod gets those that kubelet has named, and so does the pod that takes over its checkpoint', async () => {
+    const pod = (name: string, more: Readonly<Record<string, string>> = {}): string[] => [
+      ...RUNTIME,
+      ...['--label', 'io.kubernetes.pod.namespace=ml', '--label', `io.kubernetes.pod.name=${name}`],
+      ...['--label', 'io.kubernetes.container.name=app', '--env', `NVIDIA_VISIBLE_DEVICES=${UUID}`],
+      ...Object.entries({
+        'io.kubernetes.cri.container-type': 'container',
+        'io.kubernetes.cri.container-name': 'app',
+        'io.kubernetes.cri.sandbox-namespace': 'ml',
+        'io.kubernetes.cri.sandbox-name': name,
+        'io.kubernetes.cri.sandbox-uid': `uid-of-${name}`,
+        // What every user can write gives nothing.
+        'kybernate.io/gpus': 'all',
+        ...more,
+      }).flatMap(([key, value]) => ['--annotation', `${key}=${value}`]),
+    ];
+    const devices = (id: string): Promise<string> => stack.exec(id, '/bin/sh', '-c', 'ls /dev | grep nvidia');
+    await stack.runContainer('given', BUSYBOX, COMMAND, pod('given'));
+    expect(await devices('given')).toBe('nvidia1\nnvidiactl\n');
+    const { checkpointId } = await stack.checkpoint('given');
+
+    await stack.runContainer('taken', BUSYBOX, ['false'], pod('taken', { 'kybernate.io/restore-from': checkpointId }));
+
+    expect(await devices('taken')).toBe('nvidia1\nnvidiactl\n');
+    expect(await stack.exec('taken', '/bin/cat', '/proc/1/cmdline', `${PLACE}/libcuda.so.1`)).toBe(
+      'sleep\u0000600\u0000libcuda of the node\n',
+    );
+  });
+
   it('on a node without any starts without', async () => {
     writeFileSync(conf, confText);
     try {
