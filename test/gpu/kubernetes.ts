@@ -18,6 +18,7 @@ import { errorText } from './case.ts';
 import { offerGpus, RESOURCE } from './device-plugin.ts';
 import { assert, assertEqual, until } from './environment.ts';
 import { buildWorkloads, type VramState, workDir } from './gpu-container.ts';
+import { gpuDriver } from './gpu-state.ts';
 import { describeMachine, type Machine } from './machine.ts';
 
 interface Context {
@@ -87,10 +88,13 @@ async function assertGoesOn(context: Context, name: string, since: VramState): P
   });
 }
 
-/** UUIDs of the GPUs that a pod's container has, as its own nodes in /dev tell. */
-async function gpusOf({ pods, machine }: Context, name: string): Promise<string[]> {
-  const nodes = (await pods.exec(name, 'ls /dev')).split('\n');
-  return machine.gpus.filter(({ minor }) => nodes.includes(`nvidia${minor}`)).map(({ uuid }) => uuid);
+/** GPUs on which a pod's container has memory. Its nodes in /dev tell nothing: the driver's library makes all of them. */
+async function gpusOf({ cluster, pods, machine }: Context, name: string): Promise<string[]> {
+  const ids = await pods.containerIds(name);
+  const listed = await Promise.all(ids.map((id) => cluster.containerd.ctrOk(['-n', 'k8s.io', 'tasks', 'ps', id])));
+  const pids = new Set(listed.join('\n').match(/^\d+/gm)?.map(Number));
+  const used = gpuDriver(machine)?.memoryInUse() ?? [];
+  return used.filter(({ hostPid }) => pids.has(hostPid)).map(({ uuid }) => uuid);
 }
 
 function recordFreeze({ record }: Context, { freezeMs, phases }: CheckpointResult): void {

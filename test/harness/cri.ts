@@ -10,7 +10,9 @@ import { loadSync, type MethodDefinition } from '@grpc/proto-loader';
 import { type CriSettings, PAUSE_IMAGE, startContainerd, stopContainerd } from '../../cli/dev/containerd.ts';
 import type { Containerd } from '../../cli/dev/containerd-client.ts';
 import { type ImageName, importImages } from '../../cli/dev/images.ts';
+import { waitFor } from '../../cli/dev/wait.ts';
 import { type Env, requireProgram } from '../../cli/setup/programs.ts';
+import { messageOf } from '../../core/errors.ts';
 import { runExeca } from '../../native/run/run-execa.ts';
 import { until } from './stack.ts';
 
@@ -157,9 +159,20 @@ export class Cri {
     await this.#call('CheckpointContainer', { containerId, location });
   }
 
+  /** Again, as a kubelet does, where containerd has stopped it and has not heard of its end yet. */
   async removeContainer(containerId: string): Promise<void> {
-    await this.#call('StopContainer', { containerId });
-    await this.#call('RemoveContainer', { containerId });
+    await waitFor(`end of container ${containerId}`, 20_000, async () => {
+      await this.#call('StopContainer', { containerId });
+      try {
+        await this.#call('RemoveContainer', { containerId });
+        return true;
+      } catch (error) {
+        if (!/container is still running/.test(messageOf(error))) {
+          throw error;
+        }
+        return false;
+      }
+    });
     this.#containers.delete(containerId);
   }
 

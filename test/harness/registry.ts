@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { logTail, startDaemon, stopDaemon } from '../../cli/dev/process.ts';
-import { freePort, waitFor } from '../../cli/dev/wait.ts';
+import { answers, freePort, waitFor } from '../../cli/dev/wait.ts';
 import { requireProgram } from '../../cli/setup/programs.ts';
 
 const NAME = 'registry';
@@ -32,12 +32,13 @@ export async function startRegistry(dir: string): Promise<Registry> {
     args: ['serve', file],
     env: { PATH: process.env['PATH'], HOME: dir },
   });
-  const answers = (): Promise<boolean> =>
-    fetch(`http://${address}/v2/`).then(
-      ({ ok }) => ok,
-      () => false,
-    );
-  await waitFor('answer from the registry', 20_000, answers, () => `\n${logTail(record.logFile)}`);
+  const url = `http://${address}/v2/`;
+  await waitFor(
+    'answer from the registry',
+    20_000,
+    () => answers(url),
+    () => `\n${logTail(record.logFile)}`,
+  );
   return {
     address,
     close: async () => {

@@ -29,10 +29,11 @@ const COUNTER = [
 os.remove("/bin/vi")
 open("/data/own", "w").write("mine")
 count = 0
+# Always open: two checkpoints of it find the same descriptors.
+told = os.open("/tmp/n", os.O_RDWR | os.O_CREAT)
 while True:
     count += 1
-    open("/tmp/new", "w").write(str(count))
-    os.rename("/tmp/new", "/tmp/n")
+    os.pwrite(told, b"%09d" % count, 0)
     time.sleep(0.02)`,
 ];
 
