@@ -111,10 +111,15 @@ describe('a container that asks for GPUs', () => {
   });
 
   it('in a pod gets those that kubelet has named, and so does the pod that takes over its checkpoint', async () => {
+    const labels = (name: string): string[] => [
+      '--label=io.kubernetes.pod.namespace=ml',
+      `--label=io.kubernetes.pod.name=${name}`,
+      '--label=io.kubernetes.container.name=app',
+    ];
     const pod = (name: string, more: Readonly<Record<string, string>> = {}): string[] => [
       ...RUNTIME,
-      ...['--label', 'io.kubernetes.pod.namespace=ml', '--label', `io.kubernetes.pod.name=${name}`],
-      ...['--label', 'io.kubernetes.container.name=app', '--env', `NVIDIA_VISIBLE_DEVICES=${UUID}`],
+      ...labels(name),
+      `--env=NVIDIA_VISIBLE_DEVICES=${UUID}`,
       ...Object.entries({
         'io.kubernetes.cri.container-type': 'container',
         'io.kubernetes.cri.container-name': 'app',
