@@ -8,7 +8,7 @@
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { chmod, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { messageOf } from '../core/errors.ts';
+import { KybernateError, messageOf } from '../core/errors.ts';
 import { OPERATION_ID_PATTERN, parseOperationId } from '../core/ids.ts';
 import { LABELS } from '../core/oci/annotations.ts';
 import { type OwnMounts, type OwnPlace, ownMounts } from '../core/oci/own-mounts.ts';
@@ -18,8 +18,9 @@ import { namespaceInode } from '../native/proc/ns.ts';
 import { listProcesses } from '../native/proc/tree.ts';
 import type { Captured } from './captured.ts';
 import type { ContainerId } from './container-facts.ts';
+import { replaceDurably, syncPath } from './durable-file.ts';
 import type { NodeDeps, NodeSettings } from './node-deps.ts';
-import { listOperations, readJson, writeJson } from './operation.ts';
+import { listOperations, readJson } from './operation.ts';
 import { ownVolumesDir } from './pod-directories.ts';
 
 const OWNER = 'owner.json';
@@ -60,7 +61,10 @@ export async function makeOwnPlaces(
   mkdirSync(ownVolumesDir(settings), { recursive: true, mode: 0o700 });
   mkdirSync(dir, { recursive: true });
   await chmod(dir, WALKABLE);
-  writeJson(join(dir, OWNER), { namespace: container.namespace, id: container.id });
+  const owner = JSON.stringify({ namespace: container.namespace, id: container.id });
+  // containerd's record of the container outlives a power failure, and so must this.
+  replaceDurably(join(dir, OWNER), (path) => writeFileSync(path, owner, { flag: 'wx' }));
+  syncPath(ownVolumesDir(settings));
   for (const place of places) {
     if (place.kind === 'directory') {
       mkdirSync(place.path, { recursive: true });
@@ -81,9 +85,17 @@ function copied(file: string | undefined): Uint8Array | undefined {
   return file === undefined || stats?.isFile() !== true || stats.size > MAX_FILE_BYTES ? undefined : readFileSync(file);
 }
 
-/** The container is gone. Idempotent. */
+/** The container is gone. Idempotent. @throws Internal something of others is mounted below, which a removal would reach */
 export async function removeOwnPlaces(settings: Settings, operationId: string): Promise<void> {
-  await rm(placesDir(settings, operationId), { recursive: true, force: true });
+  const dir = placesDir(settings, operationId);
+  const mounted = readMounts(process.pid).find(({ mountPoint }) => mountPoint.startsWith(`${dir}/`));
+  if (mounted !== undefined) {
+    throw new KybernateError(
+      'Internal',
+      `${mounted.mountPoint} is a mount; nothing below ${dir} was removed: unmount it`,
+    );
+  }
+  await rm(dir, { recursive: true, force: true });
 }
 
 /**

@@ -160,17 +160,17 @@ async function removeContainer(deps: NodeDeps, ref: RestoreRef, record: RestoreR
 
 /** Its processes run: from here on they are nobody's left-over, also after a reboot. Fails never. */
 export function settleRestored({ settings }: NodeDeps, op: Op, { operationId, docker }: RestoreRecord): void {
-  if (docker !== undefined) {
-    try {
+  try {
+    if (docker !== undefined) {
       settleInDocker(settings, docker);
-    } catch (error) {
-      // The workload must not end for it, and the step that started it does the same again.
-      op.log.error({ operationId, container: docker.name, error: messageOf(error) }, 'its layer could not be let go');
     }
-  }
-  // The files of before of a source lie aside still, and the note leads to them.
-  if (docker?.upperDir === undefined) {
-    removeNote(settings, operationId);
+    // The files of before of a source lie aside still, and the note leads to them.
+    if (docker?.upperDir === undefined) {
+      removeNote(settings, operationId);
+    }
+  } catch (error) {
+    // The workload must not end for it, and the step that started it does the same again.
+    op.log.error({ operationId, container: docker?.name, error: messageOf(error) }, 'its restore could not be settled');
   }
 }
 
@@ -220,7 +220,7 @@ async function processesRun(deps: NodeDeps, op: Op, ref: RestoreRef): Promise<bo
   const record = readRestore(deps.settings, ref.operationId);
   const noted = record === undefined ? readNote(deps.settings, ref.operationId)?.docker : undefined;
   if (noted !== undefined) {
-    return isFinishedInDocker(ref.operationId, noted);
+    return isFinishedInDocker(noted);
   }
   const { state, docker, cold } = record ?? {};
   if (docker !== undefined) {

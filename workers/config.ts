@@ -130,7 +130,7 @@ export const workerEnv = z.object({
   KYBERNATE_RESTORE_FROM_ENV: z.enum(['allow', 'deny']).default('deny'),
   /** whose checkpoints pods may be restored from, beside their own namespace's: `staging=production,*=golden`; `-` is a checkpoint of no pod */
   KYBERNATE_RESTORE_GRANTS: restoreGrants.prefault(''),
-  /** socket of kubelet's PodResources API, which names the GPUs of a pod; one that is not there names none */
+  /** socket of kubelet's PodResources API, which names the GPUs of a pod; one that is not there names none. `pod-resources/kubelet.sock` below KYBERNATE_KUBELET_DIR otherwise */
   KYBERNATE_POD_RESOURCES: absolutePath.optional(),
   /** kubelet's `--root-dir`, below which the emptyDir volumes of pods lie, and in `checkpoints` what its checkpoint API leaves */
   KYBERNATE_KUBELET_DIR: absolutePath.default('/var/lib/kubelet'),

@@ -35,6 +35,7 @@ function options(more: Partial<ContainerdOptions> = {}): ContainerdOptions {
     version: () => Promise.resolve('v2.4.2'),
     cri: () => Promise.resolve(knowing(existsSync(dropIn()) ? ['runc', 'kybernate', 'kybernate-gpu'] : ['runc'])),
     restart: 'restart it',
+    settleMs: 0,
     run: () => Promise.resolve({ exitCode: restarts.shift()?.() ?? 0, stderr: 'it does not start' } as never),
     say: () => undefined,
     ...more,
@@ -166,8 +167,33 @@ it('changes nothing where the CRI plug-in has failed before, or is off and pods 
   expect(text()).toBe(CONFIG);
 
   const said: string[] = [];
-  expect(await addRuntimes('/opt/k/shim', { ...off, say: (line) => said.push(line) })).toBe('restarted');
+  expect(await addRuntimes('/opt/k/shim', { ...off, say: (line) => said.push(line) })).toBe('unchanged');
   expect(said.join()).toMatch(/disabled_plugins/);
+  expect(text()).toBe(CONFIG);
+});
+
+it('takes back what a killed installer has left, when pods cannot run with it', async () => {
+  let mark = '';
+  restarts = [() => ((mark = readFileSync(join(dir, 'conf.d/.kybernate-restart'), 'utf8')), 0)];
+  await addRuntimes('/opt/k/shim', options());
+  writeFileSync(join(dir, 'conf.d/.kybernate-restart'), mark);
+
+  const broken = options({ cri: () => Promise.resolve({ plugin: 'failed', error: 'cri: bad' }) });
+  await expect(addRuntimes('/opt/k/shim', broken)).rejects.toThrow(
+    /cri: bad; a killed installation .* as it was before/,
+  );
+
+  expect(text()).toBe(CONFIG);
+  expect(existsSync(dropIn())).toBe(false);
+  await expect(addRuntimes('/opt/k/shim', broken)).rejects.toThrow(/nothing was changed/);
+});
+
+it('waits for the containerd that it has started, while the one of before still answers', async () => {
+  const states = [knowing(['runc']), knowing(['runc'])];
+  const cri = (): Promise<CriState> =>
+    Promise.resolve(states.shift() ?? knowing(['runc', 'kybernate', 'kybernate-gpu']));
+
+  expect(await addRuntimes('/opt/k/shim', options({ cri, settleMs: 2000 }))).toBe('restarted');
 });
 
 it('tells a containerd that was never restarted with what lies there', async () => {

@@ -34,6 +34,8 @@ import {
 /** Older ones ignore `runtime_path`, silently: their pods would run without us. */
 const MINIMUM = '1.7.1';
 const ANSWER_MS = 60_000;
+/** A restart may be over before its command is known to be: so long it may be the containerd of before that answers. */
+const SETTLE_MS = 3000;
 
 export interface ContainerdOptions {
   readonly configFile: string;
@@ -45,6 +47,8 @@ export interface ContainerdOptions {
   readonly requireCri?: boolean;
   /** shell command that restarts containerd; absent: a person does it */
   readonly restart?: string;
+  /** default: 3 s */
+  readonly settleMs?: number;
   readonly run: Run;
   readonly say: (line: string) => void;
 }
@@ -134,14 +138,26 @@ function writeFiles(configFile: string, { config, dropIn }: Files): void {
 }
 
 /**
- * Adds the runtimes `kybernate` and `kybernate-gpu`. Idempotent.
+ * Before anything of the node is changed: can this containerd take our runtimes? What a killed installer has left, and what
+ * keeps pods from running, is taken back.
+ * @returns `runsPods` false: its CRI plug-in is off, and nobody needs it
+ * @throws Incompatible it is too old, or its CRI plug-in does not work, or is off where pods are to run
+ */
+export async function requireContainerd(options: ContainerdOptions): Promise<{ readonly runsPods: boolean }> {
+  await requireVersion(options);
+  return requireCri(options);
+}
+
+/**
+ * Adds the runtimes `kybernate` and `kybernate-gpu`. Idempotent; a containerd that runs no pods stays as it is.
  * @throws Incompatible containerd is too old, its configuration is not understood, its CRI plug-in does not work, or it does
  *   not start with the change, or without knowing our runtimes: then the change has been taken back
  */
 export async function addRuntimes(launcher: string, options: ContainerdOptions): Promise<Change> {
   const { configFile } = options;
-  await requireVersion(options);
-  await requireCri(options);
+  if (!(await requireContainerd(options)).runsPods) {
+    return 'unchanged';
+  }
   const before = readFiles(configFile);
   const config = withImport(before.config ?? minimalConfig(dropInOf(configFile)), dropInOf(configFile), configFile);
   const systemdCgroup = usesSystemdCgroup(config);
@@ -201,7 +217,7 @@ async function change(
 }
 
 async function restart(
-  { restart: command = 'true', version, run, say }: ContainerdOptions,
+  { restart: command = 'true', version, run, say, settleMs = SETTLE_MS }: ContainerdOptions,
   check: () => Promise<void>,
 ): Promise<void> {
   say(`restarting containerd: ${command}`);
@@ -209,14 +225,15 @@ async function restart(
   if (result.exitCode !== 0) {
     throw new KybernateError('Incompatible', `${command}: ${result.startError ?? result.stderr}`);
   }
-  const deadline = performance.now() + ANSWER_MS;
+  const restarted = performance.now();
   for (;;) {
     try {
       await version();
       await check();
       return;
     } catch (error) {
-      if (isKybernateError(error, 'Incompatible') || performance.now() > deadline) {
+      const waited = performance.now() - restarted;
+      if (waited > ANSWER_MS || (isKybernateError(error, 'Incompatible') && waited >= settleMs)) {
         throw error;
       }
     }
@@ -231,14 +248,17 @@ async function requireVersion({ version: ask }: ContainerdOptions): Promise<void
   }
 }
 
-/** Before anything is changed: what does not work without us is not our doing, and would not be mended by going back. */
-async function requireCri({ cri, requireCri: required, say }: ContainerdOptions): Promise<void> {
+/** What does not work without us is not our doing, and would not be mended by going back. */
+async function requireCri(options: ContainerdOptions): Promise<{ readonly runsPods: boolean }> {
+  const { cri, requireCri: required, say } = options;
   const state = await cri();
   if (state.plugin === 'failed') {
+    const done = (await takeBackLeft(options))
+      ? 'a killed installation had left our runtimes in its configuration, which is as it was before'
+      : 'nothing was changed: mend its configuration first (`containerd config dump` prints it)';
     throw new KybernateError(
       'Incompatible',
-      `the CRI plug-in of containerd does not work, so no pod runs on this node: ${state.error}; nothing was changed: ` +
-        'mend its configuration first (`containerd config dump` prints it)',
+      `the CRI plug-in of containerd does not work, so no pod runs on this node: ${state.error}; ${done}`,
     );
   }
   if (state.plugin === 'off') {
@@ -250,6 +270,20 @@ async function requireCri({ cri, requireCri: required, say }: ContainerdOptions)
     }
     say(what);
   }
+  return { runsPods: state.plugin !== 'off' };
+}
+
+/** @returns whether there was a change whose end nobody has seen */
+async function takeBackLeft(options: ContainerdOptions): Promise<boolean> {
+  const { configFile } = options;
+  const open = openChange(configFile);
+  if (open === undefined || options.restart === undefined || read(configFile) !== open.after.config) {
+    return false;
+  }
+  writeFiles(configFile, open.before);
+  await restart(options, () => Promise.resolve());
+  write(markOf(configFile), undefined);
+  return true;
 }
 
 /** @throws Incompatible containerd runs, and its CRI plug-in does not, or has read something else than what was written */

@@ -9,7 +9,7 @@ import { runExeca } from '../../native/run/run-execa.ts';
 import { installShim, type ShimInstallation } from '../../shim/install.ts';
 import { wrapperBundle } from '../dev/shim.ts';
 import { type Env, requireProgram } from '../setup/programs.ts';
-import { addRuntimes, type Change, removeRuntimes } from './containerd-runtimes.ts';
+import { addRuntimes, type Change, removeRuntimes, requireContainerd } from './containerd-runtimes.ts';
 import { installPayload, removeOldVersions } from './payload.ts';
 
 /** Where distributions, kubeadm, Docker's packages and k3s put it. */
@@ -100,6 +100,9 @@ export async function installRuntimes(options: InstallOptions): Promise<InstallR
   if (!isAbsolute(runc) || !existsSync(join(hostRoot, runc))) {
     throw new KybernateError('InvalidInput', `--runc ${runc} is no program of this node`);
   }
+  const { requireCri = false } = options;
+  // What runs under our runtimes uses the files that come next.
+  await requireContainerd({ ...containerdOptions(options), requireCri, say: () => undefined });
   const version = payload === undefined ? undefined : await installPayload(payload, dir);
   const installation: ShimInstallation = {
     targetDir: join(dir, 'bin'),
@@ -108,7 +111,6 @@ export async function installRuntimes(options: InstallOptions): Promise<InstallR
     agentSocket: join(runDir, 'agent.sock'),
   };
   const launcher = installShim(installation, hostRoot);
-  const { requireCri = false } = options;
   const containerd = await addRuntimes(launcher, { ...containerdOptions(options), requireCri });
   removeOldVersions(dir, version);
   return { launcher, runc, containerd, ...(version === undefined ? {} : { version }) };

@@ -18,7 +18,9 @@ async function makeAccount({ env, logFile, progress }: Installation): Promise<vo
   if (idOf('user', user) === undefined) {
     progress(`useradd --system ${user}`);
     const none = ['--no-create-home', '--home-dir', '/nonexistent', '--shell', '/usr/sbin/nologin'];
-    await runLong(['useradd', '--system', '--gid', group, ...none, user], { env, logFile });
+    // A number need not have a name; useradd wants one, so the user has a group of its own name then.
+    const ofUser = /^\d+$/.test(group) ? ['--user-group'] : ['--gid', group];
+    await runLong(['useradd', '--system', ...ofUser, ...none, user], { env, logFile });
   }
 }
 

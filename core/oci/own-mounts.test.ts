@@ -51,7 +51,7 @@ describe('ownMounts', () => {
       ['/scratch', `${DIR}/1-scratch`],
       ['/etc/hosts', `${DIR}/2-etc-hosts`],
       ['/etc/hostname', `${DIR}/3-etc-hostname`],
-      ['/last-words', `${DIR}/4-termination-log`],
+      ['/last-words', `${DIR}/4-termination.log`],
       ['/token', `${POD}/volumes/kubernetes.io~projected/token`],
       ['/srv', '/srv/data'],
     ]);
@@ -83,6 +83,8 @@ describe('ownMounts', () => {
         bind('/dev/shm', '/srv/shm'),
         bind('/cache', `${before}/0-cache`),
         bind('/etc/hosts', `${before}/1-etc-hosts`),
+        bind('/last-words', `${before}/2-termination.log`),
+        { ...bind('/shared', `${before}/3-shared`), options: ['rbind', 'rshared'] },
       ],
     };
     const volumes = [
@@ -95,6 +97,8 @@ describe('ownMounts', () => {
     expect(mounts[0]).toEqual(OWN_SHM);
     expect(sourceAt(mounts, '/cache')).toBe(`${DIR}/0-cache`);
     expect(places[1]).toMatchObject({ kind: 'file', from: `${before}/1-etc-hosts` });
+    expect(places[2]).toMatchObject({ kind: 'file', from: `${before}/2-termination.log` });
+    expect(mounts[4]?.options).toEqual(['rbind', 'rslave']);
   });
 
   it("leaves the host's /dev/shm of a pod with hostIPC, and what lies in the container's own layer", () => {

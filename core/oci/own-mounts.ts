@@ -46,6 +46,8 @@ export const OWN_SHM: OciMount = {
 };
 
 const EMPTY_DIR = /\/volumes\/kubernetes\.io~empty-dir\/([a-z0-9][a-z0-9-]{0,62})\/?$/;
+/** No volume of a pod can have this name. */
+const LAST_WORDS_NAME = 'termination.log';
 /** The file for a container's last words. Source: kubelet_getters.go, getPodContainerDir. */
 const LAST_WORDS = /\/pods\/[^/]+\/containers\/[^/]+\/[^/]+$/;
 /** Below the state directory of a node: `volumes/<operation>/<index>-<name>`. */
@@ -95,16 +97,21 @@ export function ownMounts(
     }
     places.set(source, found);
     replaced.add(destination);
-    return { ...mount, source: found.path };
+    return { ...mount, source: found.path, ...propagatingNothing(mount) };
   });
   return { mounts, places: [...places.values()], replaced, emptied, reasons };
+}
+
+/** What is mounted below it in the container stays there: it would be in the way of who removes the place. */
+function propagatingNothing({ options }: OciMount): Pick<OciMount, 'options'> {
+  return options === undefined ? {} : { options: options.map((one) => (/^r?shared$/.test(one) ? 'rslave' : one)) };
 }
 
 /** Why a mount of a pod is not given to a container outside of it. */
 export function podsMount(destination: string, source: string): string {
   return (
-    `mount ${destination}: ${source} belongs to the pod of the source, which may still write there, and its content is not ` +
-    `in the checkpoint: restore into a pod that has a volume there`
+    `mount ${destination}: ${source} belongs to the pod of the source, or to a copy of it, which may still write there, and its ` +
+    `content is not in the checkpoint: restore into a pod that has a volume there`
   );
 }
 
@@ -143,8 +150,8 @@ function placeOf(
     const text = destination === '/etc/hostname' ? `${spec.hostname ?? 'localhost'}\n` : file.text;
     return { ...file, kind: 'file', text, from: source, name: destination.slice(1).replaceAll('/', '-') };
   }
-  if (LAST_WORDS.test(source)) {
-    return { kind: 'file', mode: 0o666, text: '', from: source, name: 'termination-log' };
+  if (LAST_WORDS.test(source) || earlier === LAST_WORDS_NAME) {
+    return { kind: 'file', mode: 0o666, text: '', from: source, name: LAST_WORDS_NAME };
   }
   const name = earlier ?? EMPTY_DIR.exec(source)?.[1];
   return name === undefined ? undefined : directory(name);

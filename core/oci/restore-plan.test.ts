@@ -292,5 +292,21 @@ describe('restorePlan', () => {
 
       expect(reasons).toEqual([expect.stringContaining(`mount /etc/hosts: ${podDir}/etc-hosts belongs to the pod`)]);
     });
+
+    it('is not given the volume of another copy either, which lives', () => {
+      const place = `/state/volumes/${'f'.repeat(32)}/0-cache`;
+      const cache = { destination: '/cache', type: 'bind', source: place, options: ['rbind'] };
+
+      const reasons = reasonsOf({
+        ...INPUT,
+        capturedSpec: { ...capturedSpec, mounts: [cache] },
+        newSpec: { ...NEW, mounts: [] },
+        presentSources: new Set([place]),
+      });
+
+      expect(reasons).toEqual([
+        expect.stringContaining(`mount /cache: ${place} belongs to the pod of the source, or to`),
+      ]);
+    });
   });
 });

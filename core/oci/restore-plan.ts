@@ -19,7 +19,7 @@ import type { CriuOptionRow } from './criu-options.ts';
 import { type GpuFit, hookMountLines, withDriverFiles, withGpus, withMemory, withoutGpus } from './gpu-fit.ts';
 import { withLoopback } from './loopback.ts';
 import { isOwnLayer } from './foreign-spec.ts';
-import { OWN_SHM, podsMount } from './own-mounts.ts';
+import { OWN_SHM, ownPlaceName, podsMount } from './own-mounts.ts';
 import { DEV_SHM, isPodsOwn, normalizedDestination as normalized } from './pod-volumes.ts';
 import type { RuncCreate } from './runc-argv.ts';
 import { runcRestoreArgv } from './runc-argv.ts';
@@ -275,8 +275,10 @@ function fitMounts(
     if (getsOwnShm(mount, undefined, inPod)) {
       return [OWN_SHM];
     }
-    if (isBind(mount) && isPodsOwn(mount.source ?? '', captured) && mount.options?.includes('ro') !== true) {
-      reasons.push(podsMount(mount.destination, mount.source ?? ''));
+    const { source = '' } = mount;
+    const isOthers = isPodsOwn(source, captured) || ownPlaceName(source) !== undefined;
+    if (isBind(mount) && isOthers && mount.options?.includes('ro') !== true) {
+      reasons.push(podsMount(mount.destination, source));
       return [];
     }
     const usable = !isBind(mount) || (mount.source !== undefined && input.presentSources.has(mount.source));

@@ -4,6 +4,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -11,7 +12,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { bringBackLayer, dropLayer, holderOf, holderOfRoot, letLayerGo, setLayerAside } from './layer.ts';
+import { bringBackLayer, dropLayer, holderOf, holderOfRoot, isAside, letLayerGo, setLayerAside } from './layer.ts';
+import { isFinishedInDocker } from './undo.ts';
 
 let dir: string;
 let upper: string;
@@ -85,4 +87,27 @@ it('a layer is held by its restore until it is let go, or is as it was', async (
   expect(holderOfRoot(join(dir, 'merged'))).toBeUndefined();
   await bringBackLayer(upper, 'op');
   expect([readdirSync(dir), readFileSync(join(upper, 'file'), 'utf8')]).toEqual([['diff'], 'old']);
+});
+
+it('an interrupted removal of what was kept is no layer that anybody brings back', async () => {
+  await setLayerAside(upper, 'op');
+  writeFileSync(join(upper, 'file'), 'restored');
+  renameSync(`${upper}.kybernate-op`, `${upper}.kybernate-op.gone`);
+  letLayerGo(upper);
+
+  expect(isAside(upper, 'op')).toBe(false);
+  await bringBackLayer(upper, 'op');
+  expect(readFileSync(join(upper, 'file'), 'utf8')).toBe('restored');
+
+  dropLayer(upper, 'op');
+  expect(readdirSync(dir)).toEqual(['diff']);
+});
+
+it('a hold whose name alone outlived a power failure says nothing of a restore that has ended', async () => {
+  await setLayerAside(upper, 'op');
+  writeFileSync(join(dir, 'kybernate-restoring'), '');
+
+  expect(isFinishedInDocker({ name: 'web', id: 'w', upperDir: upper })).toBe(false);
+  await bringBackLayer(upper, 'op');
+  expect(isFinishedInDocker({ name: 'web', id: 'w', upperDir: upper })).toBe(true);
 });

@@ -21,6 +21,7 @@ import {
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KybernateError } from '../../core/errors.ts';
+import { replaceDurably, syncPath } from '../durable-file.ts';
 
 const UNMOUNT_MS = 20_000;
 const POLL_MS = 50;
@@ -31,14 +32,19 @@ function asideOf(upperDir: string, operationId: string): string {
   return `${upperDir}.kybernate-${operationId}`;
 }
 
-/** From now on only the operation can start the container. Idempotent. */
+/** From now on only the operation can start the container, also after a power failure. Idempotent. */
 export function holdLayer(upperDir: string, operationId: string): void {
-  writeFileSync(holdOf(upperDir), operationId, { mode: 0o600 });
+  if (holderOf(upperDir) !== operationId) {
+    replaceDurably(holdOf(upperDir), (path) => writeFileSync(path, operationId, { mode: 0o600, flag: 'wx' }));
+  }
 }
 
-/** Its files are whole again. Idempotent. */
+/** Its files are whole again. On the disk when it returns: the note of the operation may go after it. Idempotent. */
 export function letLayerGo(upperDir: string): void {
-  rmSync(holdOf(upperDir), { force: true });
+  if (existsSync(holdOf(upperDir))) {
+    rmSync(holdOf(upperDir), { force: true });
+    syncPath(dirname(upperDir));
+  }
 }
 
 /** @returns the operation that is restoring into it, or did when the node went down */
@@ -105,10 +111,19 @@ export async function bringBackLayer(upperDir: string, operationId: string): Pro
   letLayerGo(upperDir);
 }
 
-/** The restore has succeeded. Idempotent. */
+/**
+ * The restore has succeeded. Idempotent.
+ * Crash: what is left of it has another name, so that nobody takes half of it for the layer of before.
+ */
 export function dropLayer(upperDir: string, operationId: string): void {
   letLayerGo(upperDir);
-  rmSync(asideOf(upperDir, operationId), { recursive: true, force: true });
+  const aside = asideOf(upperDir, operationId);
+  const gone = `${aside}.gone`;
+  rmSync(gone, { recursive: true, force: true });
+  if (existsSync(aside)) {
+    renameSync(aside, gone);
+    rmSync(gone, { recursive: true, force: true });
+  }
 }
 
 /** Docker unmounts a moment after it has told that a container ended: in the node's mount namespace, which may not be ours. */

@@ -40,7 +40,7 @@ export async function removeFromDocker(
     return;
   }
   removeWish(deps.settings.runDir, id);
-  if (rebooted && isFinishedInDocker(operationId, traces)) {
+  if (rebooted && isFinishedInDocker(traces)) {
     keepInDocker(deps.settings, operationId, traces);
     return;
   }
@@ -54,8 +54,8 @@ export async function removeFromDocker(
 }
 
 /** Of the source, after a reboot: its files are whole, those of before or those of the restore, since nobody holds them. */
-export function isFinishedInDocker(operationId: string, { upperDir }: DockerTraces): boolean {
-  return upperDir !== undefined && holderOf(upperDir) !== operationId;
+export function isFinishedInDocker({ upperDir }: DockerTraces): boolean {
+  return upperDir !== undefined && holderOf(upperDir) === undefined;
 }
 
 /**

@@ -17,6 +17,8 @@ mount -t tmpfs -o nosuid,nodev,mode=1777 shm /dev/shm
 if [ -n "$tar" ]; then
   tar ${UNPACK_OPTIONS.map((option) => `'${option}'`).join(' ')} --directory=/dev/shm --file="$tar"
 fi
+# What tar says of files that it has unpacked is no reason why CRIU fails.
+: >"$log"
 exec 2>&8 8>&-
 exec "$@"
 `;

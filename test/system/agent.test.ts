@@ -309,12 +309,13 @@ describe('a container of a pod that asks for a checkpoint', () => {
     }
 
     it('is restored where its pids are free, and refused, with who has them, where they are taken', async () => {
-      const forty = 'i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i+1)); done; echo >/dev/shm/done; wait';
+      // runc's threads take numbers, too, as many as it has time for: what it starts has any of the first hundred.
+      const many = 'i=0; while [ $i -lt 200 ]; do sleep 1000 & i=$((i+1)); done; echo >/dev/shm/done; wait';
       await startSource('pod-p', 'uid-p', COUNT, await startPause('pause-p', 'sleep 1000'));
       const taken = await stack.checkpoint('pod-p');
       const free = await startPause('pause-q', 'sleep 1000');
-      const full = await startPause('pause-r', forty);
-      await until('forty processes', () => stack.read('pause-r', '/dev/shm/done').then(Boolean, () => false));
+      const full = await startPause('pause-r', many);
+      await until('its processes', () => stack.read('pause-r', '/dev/shm/done').then(Boolean, () => false));
 
       const refused = await run({ uid: 'uid-r' }, ...restoreFrom(taken.checkpointId), ...full);
       const restored = await run({ uid: 'uid-q' }, ...restoreFrom(taken.checkpointId), ...free);

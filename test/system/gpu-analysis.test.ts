@@ -186,21 +186,22 @@ describe.skipIf(reason !== undefined)(`GPU processes${reason === undefined ? '' 
     expect([...refusals, ...unsupported]).toEqual([]);
   });
 
-  test('the analysis of a warm worker takes no more than 20 ms', async () => {
+  test('the analysis of a warm worker takes no more than 20 ms of processor time', async () => {
     const init = await start('warm', `${program('a', ...on(FIRST))} & sleep 1000`);
     await started(init, 'a');
     const facts = await inspect('warm');
     await analyze(facts);
     const times: number[] = [];
     for (let round = 0; round < 10; round += 1) {
-      const begun = performance.now();
+      const begun = process.cpuUsage();
       await analyzeGpu(deps, facts, [], {
         operationId: '0'.repeat(32),
         options: gpuOptions.parse({}),
         freezeBudgetMs: 60_000,
         rehearsal: false,
       });
-      times.push(performance.now() - begun);
+      const { user, system } = process.cpuUsage(begun);
+      times.push((user + system) / 1000);
     }
 
     // the shortest: other programs of the machine have no part in it
